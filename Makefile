@@ -1,0 +1,30 @@
+# make train   on a fresh machine: environment, installation, phantom, training
+# make test    the tests;  make lint: style;  make install: only the environment
+PYTHON ?= python3
+VENV ?= .venv
+SPLIT ?= stratified
+BIN = $(VENV)/bin
+
+.PHONY: install train test lint clean
+
+train: install
+	$(BIN)/python -m busfast train --split=$(SPLIT)
+
+test: install
+	$(BIN)/python -m pytest
+
+lint: install
+	$(BIN)/python -m ruff check .
+
+install: $(VENV)/.installed
+
+$(VENV)/.installed: setup.cfg pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "busfast needs Python 3.10 or newer, this is " + sys.version)'
+	$(PYTHON) -m venv $(VENV) || { echo "On Debian and Ubuntu: apt install python3-venv"; rm -rf $(VENV); exit 1; }
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	@echo "installing into $(VENV) (several GB on Linux: torch brings CUDA)"
+	$(BIN)/python -m pip install --quiet --editable ".[test]"
+	touch $@
+
+clean:
+	rm -rf $(VENV)

@@ -1,0 +1,22 @@
+"""The one error a user is meant to read, and the nearest right word for a wrong one."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class UserError(Exception):
+    """Something the user can mend: the message names the value, the place and the way out."""
+
+
+def choose(kind: str, value: str, choices: Iterable[str]) -> str:
+    """Returns `value` if it is one of `choices`.
+
+    Raises:
+        UserError: otherwise; it names the value, the nearest choice and all choices.
+    """
+    choices = list(choices)
+    if value in choices:
+        return value
+    near = difflib.get_close_matches(str(value), choices, n=1)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    raise UserError(f"Unknown {kind} '{value}'.{hint} Choose from: {', '.join(choices)}.")

@@ -1,0 +1,45 @@
+"""Files that survive: written beside their place, flushed to disk, then renamed."""
+
+import os
+import tempfile
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from busfast.errors import UserError
+
+
+@contextmanager
+def atomic(path: Path, mode: str = "w") -> Iterator:
+    """Opens a file that appears at `path` whole or not at all; what stood there before stays until then.
+
+    Args:
+        path: where the file shall stand; its folder exists.
+        mode: "w" for text (UTF-8, line ends as written) or "wb" for bytes.
+
+    Raises:
+        UserError: the disk is full, the folder is read-only or gone; the old file is untouched.
+    """
+    path = Path(path)
+    text = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
+    temporary = None
+    try:
+        handle, temporary = tempfile.mkstemp(prefix=f".{path.name}-", dir=path.parent)
+        with os.fdopen(handle, mode, **text) as file:
+            yield file
+            file.flush()
+            os.fsync(file.fileno())
+        # mkstemp makes files private; a result is as readable as any other file of this user.
+        umask = os.umask(0)
+        os.umask(umask)
+        os.chmod(temporary, 0o666 & ~umask)
+        os.replace(temporary, path)
+        temporary = None
+    except OSError as error:
+        raise UserError(
+            f"Cannot write {path}: {error.strerror or error}. What stood there before is untouched. "
+            "Make room or choose a folder that can be written to, then run again."
+        ) from error
+    finally:
+        if temporary and os.path.exists(temporary):
+            os.unlink(temporary)

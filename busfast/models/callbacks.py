@@ -1,0 +1,111 @@
+"""fastai callbacks of a run, one concern each. Epochs are counted from 1, as in the log."""
+
+import math
+from pathlib import Path
+
+import numpy as np
+import torch
+from fastai.callback.core import Callback, CancelFitException
+from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback, TrackerCallback
+from fastai.learner import Learner
+
+from busfast.errors import UserError, choose
+from busfast.files import atomic
+
+COLLAPSED = 3  # epochs in a row
+
+
+def save_weights(learn: Learner, path: Path) -> Path:
+    """Writes the model's weights, whole or not at all; `torch.load(path, weights_only=True)` reads them."""
+    with atomic(path, "wb") as file:
+        try:
+            torch.save(learn.model.state_dict(), file)
+        except RuntimeError as error:  # torch hides the system's error ("unexpected pos ..." on a full disk)
+            raise OSError(None, f"{error.__cause__ or error.__context__ or error}") from error
+    return path
+
+
+def monitor_with(monitor: str, measures: tuple[str, ...]) -> dict:
+    """Returns fastai's arguments to watch a logged column, checked now rather than at the first epoch's end.
+
+    Raises:
+        UserError: no such column.
+    """
+    choose("monitor", monitor, measures)
+    return {"monitor": monitor, "comp": np.less if monitor.endswith("_loss") else np.greater}
+
+
+class SaveBest(SaveModelCallback):
+    """Saves the best epoch's weights atomically; loads them at the end of the fit, if there are any."""
+
+    def __init__(self, path: Path, **kwargs):
+        super().__init__(fname=path.stem, **kwargs)
+        self.file, self.best_epoch = path, None
+
+    def after_epoch(self):
+        TrackerCallback.after_epoch(self)
+        if self.new_best:
+            self.last_saved_path = save_weights(self.learn, self.file)
+            self.best_epoch = self.epoch + 1
+
+    def after_fit(self):
+        if self.best_epoch is None:
+            return  # never a number to compare (NaN throughout): an older file of that name must not be loaded
+        state = torch.load(self.file, map_location="cpu", weights_only=True)
+        self.learn.model.load_state_dict(state)
+
+
+class SaveFinal(Callback):
+    """Saves the last epoch's weights, before `SaveBest` puts the best ones back."""
+
+    order = SaveBest.order - 1
+
+    def __init__(self, path: Path):
+        self.file = path
+
+    def after_fit(self):
+        save_weights(self.learn, self.file)
+
+
+class EarlyStopping(EarlyStoppingCallback):
+    """fastai's, saying the epoch as the log counts it."""
+
+    stopped = False
+
+    def after_epoch(self):
+        TrackerCallback.after_epoch(self)
+        self.wait = 0 if self.new_best else self.wait + 1
+        if self.wait >= self.patience and self.epoch + 1 < self.n_epoch:
+            self.stopped = True
+            print(f"no better {self.monitor} since epoch {self.epoch + 1 - self.wait}: stopping early", flush=True)
+            raise CancelFitException
+
+
+class WarnCollapse(Callback):
+    """Says loudly when a class has not been found at all for some epochs."""
+
+    order = 56
+
+    def before_fit(self):
+        self.zeros = {}
+
+    def after_epoch(self):
+        values = dict(zip(self.recorder.metric_names[1:], self.recorder.values[-1], strict=False))
+        for name, value in values.items():
+            if name.startswith("recall_"):
+                self.zeros[name] = self.zeros.get(name, 0) + 1 if value == 0 else 0
+                if self.zeros[name] and self.zeros[name] % COLLAPSED == 0:
+                    print(f"\n*** WARNING: {name} has been 0 for {self.zeros[name]} epochs: the model has given this "
+                          f"class up. ***\n*** Try a lower --lr, pretrained --weights, or more images of it. ***\n",
+                          flush=True)
+
+
+class StopOnNaN(Callback):
+    """Ends the run with a clear error when the training loss is no number; what was saved stays."""
+
+    order = -8
+
+    def after_batch(self):
+        if self.training and not math.isfinite(self.loss.item()):
+            raise UserError(f"The training loss became {self.loss.item()} in epoch {self.epoch + 1}, batch "
+                            f"{self.iter + 1}. Try a lower --lr (it was {self.opt.hypers[-1]['lr']:.3g}).")

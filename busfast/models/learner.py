@@ -1,0 +1,65 @@
+"""DataLoaders -> fastai Learner around a timm model, with the experiment's loss, optimizer and schedule."""
+
+from collections.abc import Sequence
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+
+import torch
+from fastai.callback.schedule import ParamScheduler, SchedCos
+from fastai.learner import Learner
+from fastai.losses import CrossEntropyLossFlat
+from fastai.optimizer import Adam
+
+from busfast.models.memory import keep_freed_memory
+from busfast.models.metrics import make_metrics
+from busfast.models.weights import make_model
+from busfast.pipelines.dataloaders import TableDataLoaders
+
+
+def class_weights(labels: Sequence[str], classes: Sequence[str]) -> torch.Tensor:
+    """Returns n / (k * count) of each class: the weights that make every class count alike in the loss.
+
+    Args:
+        labels: one an image of the training part.
+        classes: the k labels, in the model's order; each occurs.
+
+    Returns:
+        float32, (k,).
+    """
+    counts = [sum(label == name for label in labels) for name in classes]
+    return torch.tensor([len(labels) / (len(classes) * count) for count in counts])
+
+
+def make_learner(dls: TableDataLoaders, arch: str = "efficientnet_b0", *, weights: str = "auto", dropout: float = 0.2,
+                 lr: float = 1e-3, wd: float = 1e-4, path: str | Path | None = None,
+                 model_dir: str | Path = "models") -> Learner:
+    """Makes a Learner: a timm model, weighted cross-entropy, Adam; `dls` takes the weights' mean and std.
+
+    Args:
+        dls: as `make_dls` returns them.
+        arch, weights, dropout: see `busfast.models.weights.make_model`.
+        lr, wd: learning rate and (L2) weight decay.
+        path, model_dir: where fastai puts what it saves.
+
+    Returns:
+        A fastai Learner; `learn.start` says what the model started from (text, mean, std).
+    """
+    keep_freed_memory()
+    classes = tuple(dls.vocab)
+    model, start = make_model(arch, weights, len(classes), dropout)
+    dls.normalize(start.mean, start.std)
+    weight = class_weights(list(dls.train_ds.items["label"]), classes).to(dls.device)
+    learn = Learner(dls, model.to(dls.device, memory_format=torch.channels_last),
+                    loss_func=CrossEntropyLossFlat(weight=weight), opt_func=partial(Adam, decouple_wd=False), lr=lr,
+                    wd=wd, metrics=make_metrics(classes), path=path, model_dir=model_dir)
+    learn.start = asdict(start)  # plain values: an exported learner must load without busfast
+    return learn
+
+
+def cosine(lr: float, lr_min: float) -> ParamScheduler:
+    """Returns a callback that takes the learning rate from `lr` to `lr_min` along a cosine, batch by batch,
+
+    over the epochs that `learn.fit(epochs, cbs=...)` is asked for.
+    """
+    return ParamScheduler({"lr": SchedCos(lr, lr_min)})

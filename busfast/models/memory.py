@@ -1,0 +1,21 @@
+"""Keeps memory that a training step frees, rather than giving it back to the system and asking again."""
+
+import ctypes
+import sys
+
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
+
+
+def keep_freed_memory() -> bool:
+    """Tells glibc to keep freed memory; returns whether it is glibc and took it.
+
+    A step on the CPU frees and asks for the same gigabyte again and again; without this the system clears every
+    page anew each time, which costs more than a third of the step.
+    """
+    if not sys.platform.startswith("linux"):
+        return False
+    try:
+        mallopt = ctypes.CDLL(None).mallopt
+    except (OSError, AttributeError):  # another C library, such as musl
+        return False
+    return bool(mallopt(_M_MMAP_THRESHOLD, 1 << 30) and mallopt(_M_TRIM_THRESHOLD, 2**31 - 1))

@@ -1,0 +1,89 @@
+"""What is measured on the validation part after each epoch; one fastai metric a logged column."""
+
+import sys
+
+import cloudpickle
+import numpy as np
+import torch
+import torch.nn.functional as F
+from fastai.learner import Metric
+from sklearn.metrics import roc_auc_score
+
+
+def val_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Unweighted cross-entropy, so that runs with other class weights compare (fastai's valid_loss is weighted)."""
+    return F.cross_entropy(torch.as_tensor(logits), torch.as_tensor(targets))
+
+
+def val_acc(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+    """Share of images whose most probable class is the right one."""
+    return (logits.argmax(dim=1) == targets).float().mean()
+
+
+class Recall(Metric):
+    """Recall (sensitivity) of one class: the share of its images that are found; NaN where there are none."""
+
+    def __init__(self, index: int, label: str):
+        self.index, self._name = index, f"recall_{label}"
+
+    @property
+    def name(self):
+        return self._name
+
+    def reset(self):
+        self.found = self.count = 0
+
+    def accumulate(self, learn):
+        of_class = learn.y == self.index
+        self.count += int(of_class.sum())
+        self.found += int((learn.pred.argmax(dim=1)[of_class] == self.index).sum())
+
+    @property
+    def value(self):
+        return self.found / self.count if self.count else float("nan")
+
+
+class MacroAUC(Metric):
+    """Area under the ROC curve, one class against the rest, mean over classes; NaN where a class is absent."""
+
+    name = "macro_auc"
+
+    def reset(self):
+        self.probabilities, self.targets = [], []
+
+    def accumulate(self, learn):
+        self.probabilities.append(learn.pred.detach().float().softmax(dim=1).cpu().numpy())
+        self.targets.append(learn.y.cpu().numpy())
+
+    @property
+    def value(self):
+        if not self.targets:
+            return float("nan")
+        return macro_auc(np.concatenate(self.probabilities), np.concatenate(self.targets))
+
+
+def macro_auc(probabilities: np.ndarray, targets: np.ndarray) -> float:
+    """Macro AUC, one class against the rest.
+
+    Args:
+        probabilities: (N, k).
+        targets: int, (N,).
+
+    Returns:
+        0 to 1; NaN where it is not defined (a class without images, a probability that is NaN).
+    """
+    aucs = []
+    for index in range(probabilities.shape[1]):
+        if not np.isfinite(probabilities).all() or len(set(targets == index)) < 2:
+            return float("nan")
+        aucs.append(roc_auc_score(targets == index, probabilities[:, index]))
+    return float(np.mean(aucs))
+
+
+def make_metrics(classes: tuple[str, ...]) -> list:
+    """Returns the metrics in the order of the log's columns."""
+    return [val_loss, val_acc, MacroAUC(), *(Recall(index, label) for index, label in enumerate(classes))]
+
+
+# A learner exported with its metrics must load where busfast is not installed.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])

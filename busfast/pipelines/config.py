@@ -1,0 +1,195 @@
+"""A pipeline file (pipelines/NAME.yaml) read and checked: one experiment, every choice in one flat list of keys."""
+
+import dataclasses
+import math
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, get_args, get_type_hints
+
+import yaml
+
+from busfast.data.sources import SOURCES
+from busfast.data.split import SPLITS
+from busfast.data.table import CLASSES
+from busfast.errors import UserError, choose
+
+FOLDER = Path("pipelines")
+DEFAULT = "phantom"
+LOADERS = ("auto", "dali", "torchvision")
+DEVICES = ("auto", "cuda", "mps", "cpu")
+RESIZES = ("squash", "crop", "pad")
+CHANNELS = ("rgb", "gray")
+MEASURES = ("train_loss", "val_loss", "val_acc", "macro_auc")
+
+
+@dataclass(frozen=True)
+class Config:
+    """Everything that decides a run. Defaults are those of the experiment that busfast retells.
+
+    Attributes:
+        data: folder with `table.csv` and the images.
+        source: what makes the data folder when it is not there yet (a key of `SOURCES`; "": nothing does).
+        classes: the labels, in the model's order.
+        splits: what `--split=all` trains, in turn.
+        holdout: centers held out as test part by `center_holdout` (empty: chosen from the table).
+        size: side of the model's square input, pixels.
+        resize: "squash", "crop" or "pad"; see `busfast.data.images.fit_image`.
+        channels: "rgb", or "gray" to drop colour.
+        hflip, vflip: probability of a flip in training, 0 to 1.
+        rotate: training rotates by an angle drawn evenly from [-rotate, rotate] degrees.
+        arch: any timm model name.
+        weights: "auto", "none" or a file (safetensors, or a checkpoint readable with weights_only=True).
+        dropout: before the classifier, 0 to 1.
+        epochs, bs: number of epochs; images a batch.
+        lr, lr_min: the cosine goes from `lr` to `lr_min` over all epochs asked for.
+        wd: weight decay.
+        patience: epochs without a better `monitor` before training stops.
+        monitor: the logged column that chooses the best epoch.
+        seed: of split, weights, order and augmentation.
+        loader: "auto", "dali" or "torchvision".
+        device: "auto", "cuda", "mps" or "cpu".
+        threads: decoding threads (0: one a core).
+    """
+
+    data: str = "data/phantom"
+    source: str = ""
+    classes: tuple[str, ...] = CLASSES
+    splits: tuple[str, ...] = ("stratified", "center_holdout")
+    holdout: tuple[str, ...] = ()
+    size: int = 224
+    resize: str = "squash"
+    channels: str = "rgb"
+    hflip: float = 0.5
+    vflip: float = 0.0
+    rotate: float = 15.0
+    arch: str = "efficientnet_b0"
+    weights: str = "auto"
+    dropout: float = 0.2
+    epochs: int = 50
+    bs: int = 32
+    lr: float = 1e-3
+    lr_min: float = 1e-6
+    wd: float = 1e-4
+    patience: int = 7
+    monitor: str = "val_loss"
+    seed: int = 42
+    loader: str = "auto"
+    device: str = "auto"
+    threads: int = 0
+
+    def __post_init__(self):
+        for name, kind in get_type_hints(Config).items():
+            object.__setattr__(self, name, _convert(name, getattr(self, name), kind))
+        for name, choices in (("resize", RESIZES), ("channels", CHANNELS), ("loader", LOADERS),
+                              ("device", DEVICES), ("source", ("", *SOURCES)), ("monitor", self.measures)):
+            choose(name, getattr(self, name), choices)
+        if not self.splits:
+            raise UserError(f"splits=[] names nothing to train. Choose from: {', '.join(SPLITS)}.")
+        for split in self.splits:
+            choose("split", split, SPLITS)
+        for name, low, high in (("size", 32, 2048), ("hflip", 0, 1), ("vflip", 0, 1), ("rotate", 0, 180),
+                                ("dropout", 0, 0.99), ("epochs", 1, 100_000), ("bs", 2, 65_536), ("lr", 1e-12, 100),
+                                ("lr_min", 0, self.lr), ("wd", 0, 10), ("patience", 1, 100_000),
+                                ("seed", 0, 2**32 - 1), ("threads", 0, 1024)):
+            if not low <= getattr(self, name) <= high:
+                raise UserError(f"{name}={getattr(self, name)} is out of range: give a number from {low:g} to "
+                                f"{high:g}" + (" (lr)." if name == "lr_min" else "."))
+        if len(self.classes) < 2 or len(set(self.classes)) < len(self.classes):
+            raise UserError(f"classes={list(self.classes)} must name two classes or more, each once.")
+        for label in self.classes:
+            if not re.fullmatch(r"\w[\w .-]*", label):
+                raise UserError(f"The class name '{label}' must be of letters, digits, spaces, '.', '_' and '-'.")
+
+    @property
+    def measures(self) -> tuple[str, ...]:
+        """The logged columns that measure the model; `monitor` is one of them."""
+        return (*MEASURES, *(f"recall_{name}" for name in self.classes))
+
+
+def load_config(pipeline: str = "", **overrides: Any) -> tuple[str, Config]:
+    """Reads a pipeline file and puts the given values over its own.
+
+    Args:
+        pipeline: a name (`pipelines/NAME.yaml`) or the path of a YAML file, a run's `config.yaml` included.
+            "": named after the data folder if one is given, else "phantom".
+        overrides: keys of `Config`; None leaves the file's value.
+
+    Returns:
+        The pipeline's name, which names the folders of its runs, and the checked configuration.
+
+    Raises:
+        UserError: no such file, an unknown key, a value of the wrong type or out of range.
+    """
+    overrides = {key: value for key, value in overrides.items() if value is not None}
+    if pipeline:
+        path = Path(pipeline) if pipeline.endswith((".yaml", ".yml")) else FOLDER / f"{pipeline}.yaml"
+        if not path.is_file():
+            if path.parent == FOLDER and FOLDER.is_dir():
+                choose("pipeline", pipeline, sorted(file.stem for file in FOLDER.glob("*.yaml")))
+            raise UserError(f"There is no pipeline file {path}.")
+        values = _read_yaml(path)
+        record = values.pop("run", None) or {}
+        if not isinstance(record, dict):
+            raise UserError(f"{path}: run={record} is not the record of a run. Remove that line.")
+        name = str(record.get("pipeline") or path.stem)
+    else:
+        folder = overrides.get("data")
+        name = _name_after(Path(folder)) if folder else DEFAULT
+        path = FOLDER / f"{name}.yaml"
+        values = _read_yaml(path) if path.is_file() else {}
+        if not folder and not values:
+            raise UserError(f"There is no {path} here. Run from the folder that holds pipelines/, or name your "
+                            "images: --data=FOLDER.")
+    if "data" in overrides:
+        values.pop("source", None)
+    known = [item.name for item in dataclasses.fields(Config)]
+    for key in values:
+        try:
+            choose("key", str(key), known)
+        except UserError as error:
+            raise UserError(f"{path}: {error}") from None
+    try:
+        Config(**values)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from None
+    return name, Config(**(values | overrides))
+
+
+def _name_after(data: Path) -> str:
+    """Names a pipeline after the data folder, or after the table where that is not simply table.csv."""
+    data = data.resolve()
+    folder = data.parent if data.name == "table.csv" else data
+    return re.sub(r"[^\w.-]+", "_", folder.stem if folder.suffix == ".csv" else folder.name)
+
+
+def _read_yaml(path: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
+        # PyYAML lets the errors of Python's own types through, such as that of the date 2024-02-30.
+        raise UserError(f"{path} is not a plain YAML file: {' '.join(str(error).split())}") from error
+    if values is None:
+        return {}
+    if not isinstance(values, dict):
+        raise UserError(f"{path} must be a list of `key: value` lines.")
+    return values
+
+
+def _convert(name: str, value: Any, kind: Any) -> Any:
+    """Brings a value from YAML, the command line or Python to its type, or refuses it."""
+    if kind is str and isinstance(value, str | Path):
+        return str(value)
+    if get_args(kind):
+        items = value.split(",") if isinstance(value, str) else value
+        if isinstance(items, list | tuple):
+            return tuple(str(item).strip() for item in items if str(item).strip())
+    elif kind in (int, float) and not isinstance(value, bool):
+        try:
+            number = float(value)
+        except (TypeError, ValueError, OverflowError):
+            number = math.nan
+        if math.isfinite(number) and (kind is float or number == int(number)):
+            return kind(number)
+    wanted = {int: "a whole number", float: "a number", str: "text"}.get(kind, "names separated by commas")
+    raise UserError(f"{name}={value} is not {wanted}.")

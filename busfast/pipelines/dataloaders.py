@@ -1,0 +1,220 @@
+"""A split table -> fastai DataLoaders whose batches DALI or torchvision makes; all else stays fastai's own."""
+
+import os
+from collections import deque
+from collections.abc import Iterable
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from fastai.data.core import DataLoaders, Datasets, TfmdDL
+from fastai.data.load import chunked
+from fastai.data.transforms import Categorize, IntToFloatTensor, Normalize, ToTensor
+from fastai.torch_core import TensorCategory, TensorImage
+from fasttransform import Pipeline, Transform
+from PIL import Image
+
+from busfast.data.images import SUFFIXES
+from busfast.data.split import PARTS
+from busfast.data.table import CLASSES
+from busfast.errors import UserError
+from busfast.pipelines.image import ImagePipeline, request
+from busfast.pipelines.items import item_transforms
+from busfast.pipelines.loaders import LOADERS, choose_device, choose_loader
+
+
+class Normalized(Transform):
+    """Says that a batch comes normalised from the loader: nothing to do, but to undo for showing."""
+
+    order = 99
+
+    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]):
+        self.mean, self.std = (torch.tensor(value).view(1, -1, 1, 1) for value in (mean, std))
+
+    def decodes(self, x: TensorImage):
+        return (x * self.std.to(x.device) + self.mean.to(x.device)).clamp(0, 1)
+
+
+class ImageDL(TfmdDL):
+    """fastai's DataLoader over rows of a table, but for one thing: how the pixels of a batch are made.
+
+    Args:
+        dataset: fastai Datasets whose items are a table with a column `image` (absolute path or pixels).
+        image: the image pipeline.
+        loader: a key of `LOADERS`.
+        threads: decoding threads; 0: one a core.
+    """
+
+    def __init__(self, dataset=None, image: ImagePipeline | None = None, loader: str = "torchvision",
+                 threads: int = 0, **kwargs):
+        self.image, self.loader_name, self.threads, self._loader = image, loader, threads, None
+        # Workers are processes in fastai; here threads decode.
+        super().__init__(dataset, **(kwargs | {"num_workers": 0}))
+
+    def new(self, dataset=None, cls=None, **kwargs):
+        own = {"image": self.image, "loader": self.loader_name, "threads": self.threads}
+        return super().new(dataset, cls, **(own | kwargs))
+
+    def __getstate__(self):
+        return self.__dict__ | {"_loader": None}
+
+    def create_batches(self, samps: Iterable[int]):
+        """Turns fastai's indices into batches; only augments the training part."""
+        augment = getattr(self.dataset, "split_idx", None) == 0
+        rng = np.random.default_rng(self.rng.getrandbits(64)) if augment else None
+        images = self.dataset.items["image"]
+        taken: deque = deque()
+
+        def requests():
+            for indices in chunked(samps, self.bs, self.drop_last):
+                taken.append(indices)
+                yield request(self.image, [images.iloc[index] for index in indices], rng)
+
+        if self._loader is None:
+            self._loader = LOADERS[self.loader_name](self.image, self.bs, self.device, self.threads)
+        for pixels in self._loader.batches(requests()):
+            indices = taken.popleft()
+            targets = [TensorCategory(torch.stack([tl[index] for index in indices])) for tl in self.dataset.tls[1:]]
+            yield (TensorImage(pixels), *targets)
+
+    def set_image(self, image: ImagePipeline) -> None:
+        """Goes on with another image pipeline."""
+        self.image, self._loader = image, None
+        self.after_batch = Pipeline([Normalized(image.mean, image.std)])
+
+    def to(self, device):
+        self._loader = None
+        super().to(device)
+
+
+class TableDataLoaders(DataLoaders):
+    """DataLoaders made from a table; `train` and `valid`, never the test part."""
+
+    @property
+    def image(self) -> ImagePipeline:
+        """The image pipeline of all parts."""
+        return self.train.image
+
+    def normalize(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+        """Takes the mean and std that the model's weights were trained with (RGB, of pixels in 0 to 1)."""
+        for dl in self.loaders:
+            dl.set_image(replace(dl.image, mean=tuple(mean), std=tuple(std)))
+
+    def test_dl(self, test_items, rm_type_tfms=None, with_labels: bool = False, **kwargs):
+        """Makes a DataLoader of new images, through the pixels of validation.
+
+        Args:
+            test_items: a table (columns image and, `with_labels`, label), a folder, or a list of paths, Pillow
+                images, arrays or encoded bytes.
+            rm_type_tfms: unused; fastai passes it.
+            with_labels: whether the table's labels come along.
+        """
+        rows = to_rows(test_items)
+        kwargs.pop("process", None)  # fastai's Interpretation passes it for tabular data
+        dataset = self.valid_ds
+        tls = dataset.tls if with_labels else dataset.tls[:dataset.n_inp]
+        return self.valid.new(Datasets(tls=[tl._new(rows, split_idx=1) for tl in tls]), **kwargs)
+
+    def new_empty(self) -> DataLoaders:
+        """The same for inference, in fastai's own classes alone: what `learn.export()` puts into the file.
+
+        It carries busfast's few functions for reading an image by value, so whoever loads it needs neither
+        busfast nor DALI.
+        """
+        dataset = _datasets(_blank(self.vocab), self.image, tuple(self.vocab), [[0], [0]])
+        for tl in dataset.tls:
+            tl.types = [(object,)]  # what may be predict()ed: a path, an image, bytes, an array, a row
+        after_batch = [IntToFloatTensor(), Normalize.from_stats(self.image.mean, self.image.std, cuda=False)]
+        dl = TfmdDL(dataset.subset(1), bs=self.valid.bs, num_workers=0, after_item=[ToTensor()],
+                    after_batch=after_batch, device=torch.device("cpu"))
+        empty = [dl.new(dataset.subset(1).new_empty()) for _ in self.loaders]
+        return DataLoaders(*empty, path=self.path, device=torch.device("cpu"))
+
+
+def to_rows(items) -> pd.DataFrame:
+    """Brings what fastai's users hand over to a table with a column `image`."""
+    if isinstance(items, pd.DataFrame):
+        return items.reset_index(drop=True)
+    if isinstance(items, str | Path):
+        items = list_images(items)
+    rows = [item["image"] if isinstance(item, pd.Series | dict) else item for item in items]
+    column = np.empty(len(rows), dtype=object)
+    column[:] = [os.fspath(row) if isinstance(row, Path) else row for row in rows]
+    return pd.DataFrame({"image": column})
+
+
+def list_images(path: str | Path) -> list[str]:
+    """Returns the image files below a folder, sorted, or the file itself.
+
+    Raises:
+        UserError: there is nothing at `path`, or no image in the folder.
+    """
+    path = Path(path)
+    if path.is_file():
+        return [str(path)]
+    if not path.is_dir():
+        raise UserError(f"There is no file or folder '{path}'.")
+    files = sorted(str(file) for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+    if not files:
+        raise UserError(f"The folder '{path}' holds no image ({', '.join(SUFFIXES)}).")
+    return files
+
+
+def make_dls(table: pd.DataFrame, image: ImagePipeline | None = None, *, classes: tuple[str, ...] = CLASSES,
+             bs: int = 32, loader: str = "auto", device: str = "auto", threads: int = 0,
+             path: str | Path = ".") -> TableDataLoaders:
+    """Makes fastai DataLoaders of the train and valid parts of a split table.
+
+    Args:
+        table: as `split_table` returns it (or `read_split`).
+        image: the image pipeline; default: `ImagePipeline()`.
+        classes: the labels in the model's order; they become `dls.vocab`.
+        bs: images a batch. In training the last, shorter batch is kept, unless it is a single image, which batch
+            normalisation cannot learn from.
+        loader: "auto", "dali" or "torchvision".
+        device: "auto", "cuda", "mps" or "cpu".
+        threads: decoding threads; 0: one a core.
+        path: where the Learner's files go.
+
+    Returns:
+        DataLoaders of (x, y): float32 (N, 3, size, size), normalised, channels last; int64 (N,).
+
+    Raises:
+        UserError: the loader or device is not there; the table has no part, or no image in one.
+    """
+    image = image or ImagePipeline()
+    device = choose_device(device)
+    loader, _ = choose_loader(loader, device)
+    if "part" not in table:
+        raise UserError("The table has no column 'part'. Split it first: split_table(table, 'stratified').")
+    root = Path(table.attrs["root"])
+    rows = table.reset_index(drop=True)
+    rows["image"] = [str(root / image) if isinstance(image, str) else image for image in rows["image"]]
+    splits = [np.flatnonzero(rows["part"] == part).tolist() for part in PARTS[:2]]
+    for part, indices in zip(PARTS[:2], splits, strict=True):
+        if not indices:
+            raise UserError(f"The table has no image in part '{part}'.")
+    dataset = _datasets(rows, image, tuple(classes), splits)
+    how = {"image": image, "loader": loader, "threads": threads, "bs": bs, "device": device, "after_item": [ToTensor()],
+           "after_batch": [Normalized(image.mean, image.std)]}
+    train = ImageDL(dataset.train, shuffle=True, drop_last=len(splits[0]) % bs == 1, **how)
+    valid = ImageDL(dataset.valid, **how)
+    return TableDataLoaders(train, valid, path=path, device=device)
+
+
+def inference_dls(image: ImagePipeline, classes: tuple[str, ...], **kwargs) -> TableDataLoaders:
+    """Makes DataLoaders for `test_dl` alone; they hold one blank image. `kwargs`: see `make_dls`."""
+    table = pd.concat([_blank(classes).assign(part=part) for part in PARTS[:2]], ignore_index=True)
+    table.attrs["root"] = "."
+    return make_dls(table, image, classes=classes, **kwargs)
+
+
+def _blank(classes) -> pd.DataFrame:
+    return pd.DataFrame({"image": [Image.new("RGB", (1, 1))], "label": [classes[0]]})
+
+
+def _datasets(rows: pd.DataFrame, image: ImagePipeline, classes: tuple[str, ...], splits: list) -> Datasets:
+    open_image, label = item_transforms(image.size, image.resize, image.channels)
+    return Datasets(rows, [[open_image], [label, Categorize(vocab=list(classes), sort=False)]], splits=splits)

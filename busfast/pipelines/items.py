@@ -1,0 +1,34 @@
+"""fastai's view of a single item: a row, a path or pixels -> a fitted image, and a row -> its label.
+
+An exported learner carries these functions, and those of `busfast.data.images`, with it (by value, through
+cloudpickle), so that it loads where busfast is not installed. So nothing else of busfast is imported here.
+"""
+
+import sys
+from functools import partial
+
+import cloudpickle
+from fastai.vision.core import PILImage
+
+from busfast.data import images
+
+
+def open_item(item, size: int, resize: str, channels: str) -> PILImage:
+    """Reads and fits an image: `item` is a row with a column `image`, a path, a Pillow image, an array or bytes."""
+    if hasattr(item, "index") and hasattr(item, "iloc"):
+        item = item["image"]
+    return PILImage.create(images.fit_image(images.read_image(item), size, resize, channels))
+
+
+def item_label(row) -> str:
+    """Returns the label of a row."""
+    return row["label"]
+
+
+def item_transforms(size: int, resize: str, channels: str) -> list:
+    """Returns the functions for fastai's Datasets: one from an item to its image, one to its label."""
+    return [partial(open_item, size=size, resize=resize, channels=channels), item_label]
+
+
+for _module in (images, sys.modules[__name__]):
+    cloudpickle.register_pickle_by_value(_module)

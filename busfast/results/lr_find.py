@@ -1,0 +1,52 @@
+"""fastai's learning-rate finder on a split: a suggestion on screen, the curve as a picture."""
+
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from busfast.files import atomic
+from busfast.pipelines.config import Config
+from busfast.results.curves import STYLES, save_figure
+from busfast.results.log import on_terminal
+from busfast.results.runs import new_run
+from busfast.results.train import build, is_phantom, split_data
+
+
+def find_lr(pipeline: str, config: Config, split: str, table: pd.DataFrame) -> tuple[float, Path]:
+    """Trains with a growing learning rate, on throw-away weights; writes lr_find.png and lr_find.csv.
+
+    Returns:
+        The suggested learning rate ("valley") and the folder.
+    """
+    from contextlib import nullcontext
+
+    learn = build(config, split_data(table, config, split))
+    run = new_run(pipeline, f"lr_find-{split}")
+    run.models.rmdir()  # keeps no weights
+    learn.model_dir = run.results
+    print("trying learning rates from 1e-7 to 10 (at most 100 batches)", flush=True)
+    with nullcontext() if on_terminal() else learn.no_bar():
+        suggested = float(learn.lr_find(show_plot=False).valley)
+    curve = pd.DataFrame({"lr": learn.recorder.lrs, "loss": [float(loss) for loss in learn.recorder.losses]})
+    with atomic(run.results / "lr_find.csv") as file:
+        curve.to_csv(file, index=False)
+    _draw(run.results / "lr_find.png", curve, suggested,
+          f"{pipeline}/{split}, {config.arch}" + (", PHANTOM (synthetic images)" if is_phantom(config) else ""))
+    return suggested, run.results
+
+
+def _draw(path: Path, curve: pd.DataFrame, suggested: float, caption: str) -> None:
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.subplots()
+    shown = curve.iloc[len(curve) // 10:-5] if len(curve) > 20 else curve  # as fastai shows it
+    axes.plot(shown["lr"], shown["loss"], color=STYLES[0]["color"])
+    axes.axvline(suggested, color=STYLES[1]["color"], linestyle="--", label=f"suggested: {suggested:.2e}")
+    axes.set_xscale("log")
+    axes.set(xlabel="learning rate", ylabel="training loss, smoothed")
+    axes.set_title(caption, fontsize=8, color="0.35")
+    axes.grid(color="0.92")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(frameon=False)
+    figure.suptitle("Learning-rate finder", fontsize=12)
+    save_figure(figure, path)

@@ -1,0 +1,139 @@
+"""A run's two folders, results/<pipeline>/<split>/ and models/<pipeline>/<split>/, and the record kept in them."""
+
+import dataclasses
+import datetime
+import difflib
+import hashlib
+import importlib.metadata
+import platform
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from busfast import __version__
+from busfast.errors import UserError
+from busfast.files import atomic
+from busfast.pipelines.config import Config, load_config
+
+RESULTS, MODELS = Path("results"), Path("models")
+PACKAGES = ("torch", "torchvision", "fastai", "timm", "nvidia-dali-cuda130", "numpy", "pandas", "pillow",
+            "scikit-learn")
+
+
+@dataclass(frozen=True)
+class Run:
+    """A run by its name, such as "phantom/stratified"."""
+
+    name: str
+
+    @property
+    def results(self) -> Path:
+        """Folder of config.yaml, split.csv, the log, the curves and summary.yaml."""
+        return RESULTS / self.name
+
+    @property
+    def models(self) -> Path:
+        """Folder of best.pth, final.pth and exported models."""
+        return MODELS / self.name
+
+    def read_config(self) -> tuple[Config, dict[str, Any]]:
+        """Returns the configuration and the record (`run:`) of what it was run with.
+
+        Raises:
+            UserError: the run has no readable config.yaml.
+        """
+        path = self.results / "config.yaml"
+        record = read_record(path).get("run", {})
+        return load_config(str(path))[1], record
+
+
+def new_run(pipeline: str, split: str) -> Run:
+    """Makes the folders of a new run; one that exists is never used again (`stratified-2`, ...).
+
+    Raises:
+        UserError: the folders cannot be made.
+    """
+    number = 1
+    while True:
+        run = Run(f"{pipeline}/{split}" + (f"-{number}" if number > 1 else ""))
+        number += 1
+        if run.results.exists() or run.models.exists():
+            continue
+        try:
+            run.results.mkdir(parents=True)
+            run.models.mkdir(parents=True)
+        except FileExistsError:
+            if run.results.is_dir() or run.models.is_dir():
+                continue  # another run took the name at this moment
+            raise UserError(f"Cannot make {run.results}: a part of that path is a file. Move it away.") from None
+        except OSError as error:
+            raise UserError(f"Cannot make the run's folders {run.results} and {run.models}: {error.strerror}. "
+                            "Run where you may write.") from error
+        return run
+
+
+def find_run(name: str) -> Run:
+    """Returns an existing run.
+
+    Raises:
+        UserError: there is none of that name; names the nearest.
+    """
+    run = Run(str(Path(name.removeprefix("results/").removeprefix("models/"))))
+    if name and not Path(name).is_absolute() and ".." not in Path(name).parts:
+        if (run.results / "config.yaml").is_file():
+            return run
+    names = [run.name for run in all_runs()]
+    near = difflib.get_close_matches(name, names, n=1)
+    hint = f" Did you mean '{near[0]}'?" if near else ""
+    there = f"Runs here: {', '.join(names)}." if names else "There are no runs here yet: python -m busfast train."
+    raise UserError(f"There is no run '{name}'.{hint} {there}")
+
+
+def all_runs() -> list[Run]:
+    """Returns every run below results/, by name."""
+    return [Run(path.parent.relative_to(RESULTS).as_posix()) for path in sorted(RESULTS.glob("*/*/config.yaml"))]
+
+
+def write_config(run: Run, config: Config, record: dict[str, Any]) -> None:
+    """Writes config.yaml: a pipeline file that runs this again, with the record under `run:`."""
+    values = {key: list(value) if isinstance(value, tuple) else value
+              for key, value in dataclasses.asdict(config).items()}
+    text = yaml.safe_dump(values | {"run": record}, sort_keys=False, allow_unicode=True)
+    with atomic(run.results / "config.yaml") as file:
+        file.write(f"# To run this again: python -m busfast train --pipeline={run.results / 'config.yaml'} "
+                   f"--split={record['split']}\n" + text)
+
+
+def write_record(path: Path, record: dict[str, Any]) -> None:
+    """Writes a YAML file of plain values."""
+    with atomic(path) as file:
+        yaml.safe_dump(record, file, sort_keys=False, allow_unicode=True)
+
+
+def read_record(path: Path) -> dict[str, Any]:
+    """Reads a YAML file of plain values; {} where there is none.
+
+    Raises:
+        UserError: it is not plain YAML.
+    """
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except FileNotFoundError:
+        return {}
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
+
+
+def provenance(data: str | Path) -> dict[str, Any]:
+    """Returns when, with which versions and on which table a run is made."""
+    versions = {"busfast": __version__, "python": platform.python_version()}
+    for package in PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return {"created": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
+            "platform": platform.platform(), "versions": versions,
+            "table_sha256": hashlib.sha256(Path(data).read_bytes()).hexdigest()}

@@ -1,0 +1,185 @@
+"""The main job, from top to bottom: configuration -> table -> split -> DataLoaders -> Learner -> fit -> run."""
+
+import time
+from contextlib import nullcontext, suppress
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+from tqdm import tqdm
+
+from busfast.data.check import check_images
+from busfast.data.sources import SOURCES
+from busfast.data.split import count_parts, read_split, split_table, write_split
+from busfast.data.table import find_table, read_table
+from busfast.errors import UserError
+from busfast.pipelines.config import Config
+from busfast.results.runs import Run, new_run, provenance, write_config, write_record
+
+
+def load_table(config: Config) -> pd.DataFrame:
+    """Reads the table of a configuration, made first if it comes from a source; decodes every image once.
+
+    Raises:
+        UserError: anything wrong with the table or its images.
+    """
+    if config.source and not (Path(config.data) / "table.csv").is_file():
+        print(f"data: making the {config.source} in {config.data}", flush=True)
+        with tqdm(desc=f"making the {config.source}", leave=False, disable=None) as bar:  # None: only on a terminal
+            SOURCES[config.source](config.data, progress=lambda done, total: bar.update())
+    table = read_table(config.data, config.classes)
+    print(f"data: {len(table)} images in {table.attrs['root']}" + (", a PHANTOM (synthetic)" if is_phantom(config)
+                                                                  else ""), flush=True)
+    check_images(table)
+    return table
+
+
+def is_phantom(config: Config) -> bool:
+    """Returns whether the data folder holds the synthetic phantom."""
+    return (find_table(config.data).parent / "phantom.json").is_file()
+
+
+def split_data(table: pd.DataFrame, config: Config, split: str) -> pd.DataFrame:
+    """Splits the table and shows what came out."""
+    holdout = config.holdout if split == "center_holdout" else ()
+    parts = split_table(table, split, seed=config.seed, classes=config.classes, holdout=holdout)
+    counts = count_parts(parts, config.classes)
+    print(f"split: {split}")
+    for note in parts.attrs["notes"]:
+        print(f"  {note}")
+    if holdout:
+        print(f"  held out: {', '.join(holdout)}")
+    for part, row in counts.iterrows():
+        print(f"  {part:6}" + ", ".join(f"{count} {name}" for name, count in row.items()), flush=True)
+    return parts
+
+
+def build(config: Config, parts: pd.DataFrame, model_dir: Path | str = "models"):
+    """Makes the Learner of a configuration; says which device, loader and weights it got, and why.
+
+    Args:
+        config: the checked configuration.
+        parts: the split table.
+        model_dir: where the Learner saves.
+
+    Returns:
+        The Learner.
+    """
+    from fastai.torch_core import set_seed
+
+    from busfast.models.learner import make_learner
+    from busfast.models.weights import check_arch
+    from busfast.pipelines.dataloaders import make_dls
+    from busfast.pipelines.image import ImagePipeline
+    from busfast.pipelines.loaders import choose_device, choose_loader
+
+    check_arch(config.arch)
+    device = choose_device(config.device)
+    loader, why = choose_loader(config.loader, device)
+    print(f"device: {device.type}" + (" (auto)" if config.device == "auto" else ""))
+    print(f"loader: {loader} ({why})", flush=True)
+    set_seed(config.seed, reproducible=True)
+    image = ImagePipeline(config.size, config.resize, config.channels, config.hflip, config.vflip, config.rotate)
+    dls = make_dls(parts, image, classes=config.classes, bs=config.bs, loader=loader, device=device.type,
+                   threads=config.threads)
+    learn = make_learner(dls, config.arch, weights=config.weights, dropout=config.dropout, lr=config.lr, wd=config.wd,
+                         path=".", model_dir=model_dir)
+    print(f"model: {config.arch}; {learn.start["text"]}", flush=True)
+    return learn
+
+
+def check_environment(config: Config) -> None:
+    """Refuses a model, loader, device or weights file that is not there, before any image is read."""
+    from busfast.models.weights import check_arch, load_state
+    from busfast.pipelines.loaders import choose_device, choose_loader
+
+    check_arch(config.arch)
+    choose_loader(config.loader, choose_device(config.device))
+    if config.weights not in ("auto", "none"):
+        load_state(config.weights)
+
+
+def train_run(pipeline: str, config: Config, split: str, table: pd.DataFrame) -> Run:
+    """Trains one split of a table and writes the run.
+
+    Args:
+        pipeline: names the run's folders.
+        config: the checked configuration.
+        split: a key of `SPLITS`.
+        table: as `load_table` returns it.
+
+    Returns:
+        The finished run.
+
+    Raises:
+        UserError: bad input, or a file that cannot be written.
+    """
+    from fastai.callback.progress import ProgressCallback
+
+    from busfast.models.callbacks import EarlyStopping, SaveBest, SaveFinal, StopOnNaN, WarnCollapse, monitor_with
+    from busfast.models.learner import class_weights, cosine
+    from busfast.results.log import PlainProgress, TrainingLog, on_terminal
+
+    parts = split_data(table, config, split)
+    monitor = monitor_with(config.monitor, config.measures)
+    run = new_run(pipeline, split)
+    write_split(parts, run.results / "split.csv")
+    parts = read_split(run.results / "split.csv", table.attrs["root"])  # what is written is what is trained
+    learn = build(config, parts, run.models)
+
+    phantom = is_phantom(config)
+    weight = class_weights(list(learn.dls.train_ds.items["label"]), config.classes)
+    record = {"pipeline": pipeline, "split": split, "holdout": sorted(set(parts["center"][parts["part"] == "test"]))
+              if split == "center_holdout" else [], "phantom": phantom, "device": learn.dls.device.type,
+              "loader": learn.dls.train.loader_name, "weights": {key: value if key == "text" else list(value) for key, value in learn.start.items()},
+              "class_weights": dict(zip(config.classes, [round(float(value), 6) for value in weight], strict=True)),
+              "counts": {part: {name: int(count) for name, count in row.items()}
+                         for part, row in count_parts(parts, config.classes).iterrows()},
+              **provenance(find_table(config.data))}
+    write_config(run, replace(config, holdout=tuple(record["holdout"])) if record["holdout"] else config, record)
+    print(f"run: {run.name}; writing {run.results}/ and {run.models}/", flush=True)
+
+    schedule = cosine(config.lr, config.lr_min)
+    caption = f"{run.name}, {config.arch}, {config.size} px" + (", PHANTOM (synthetic images)" if phantom else "")
+    log = TrainingLog(run.results, schedule.scheds["lr"], caption)
+    best = SaveBest(run.models / "best.pth", **monitor)
+    stop = EarlyStopping(**monitor, patience=config.patience)
+    callbacks = [schedule, log, best, stop, SaveFinal(run.models / "final.pth"), WarnCollapse(), StopOnNaN()]
+    if not on_terminal():
+        learn.remove_cbs(ProgressCallback)
+        callbacks.append(PlainProgress())
+    start = time.monotonic()
+    state = "failed"
+    try:
+        learn.fit(config.epochs, cbs=callbacks)
+        state = "stopped early" if stop.stopped else "finished"
+    except KeyboardInterrupt:
+        state = "interrupted"
+        raise
+    finally:
+        summary = {"state": state, "epochs": len(getattr(log, "rows", [])), "best_epoch": best.best_epoch,
+                   "monitor": config.monitor, "minutes": round((time.monotonic() - start) / 60, 2)}
+        if state not in ("finished", "stopped early"):
+            print(f"\n{state} after {summary['epochs']} epochs; what was written stays in {run.results}/ and "
+                  f"{run.models}/", flush=True)
+        # Where training failed, its error counts, not one of writing the summary (a full disk gives both).
+        with nullcontext() if state in ("finished", "stopped early") else suppress(UserError):
+            write_record(run.results / "summary.yaml", summary)
+    _say_end(run, log.rows, best, config, phantom)
+    return run
+
+
+def _say_end(run: Run, rows: list[dict], best, config: Config, phantom: bool) -> None:
+    print(f"\n{run.name}: {len(rows)} epochs" + (" of a PHANTOM (synthetic images; says nothing of patients)"
+                                                 if phantom else ""))
+    if best.best_epoch is None:
+        print(f"  no epoch had a {config.monitor} that is a number: no best weights were kept")
+    else:
+        row = rows[best.best_epoch - 1]
+        recalls = ", ".join(f"{name} {float(row[f'recall_{name}']):.3f}" for name in config.classes)
+        print(f"  best epoch {best.best_epoch} by {config.monitor}: val_loss {float(row['val_loss']):.3f}, accuracy "
+              f"{float(row['val_acc']):.3f}, macro AUC {float(row['macro_auc']):.3f}")
+        print(f"  recall (validation): {recalls}")
+    print(f"  log, curves: {run.results}/")
+    print(f"  weights:     {run.models}/best.pth, final.pth")
+    print("  research only, not a medical device", flush=True)

@@ -1,0 +1,69 @@
+"""Shared test data: the phantom, small, made once a session; images of every kind."""
+
+import os
+
+os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the hub's library: tests need no network
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from busfast.data import phantom, read_table, split_table
+
+ARCH = "test_efficientnet.r160_in1k"  # timm's smallest: 0.4 million weights
+SIZE = 64
+
+
+@pytest.fixture(scope="session")
+def phantom_folder(tmp_path_factory):
+    return phantom.write_phantom(tmp_path_factory.mktemp("data") / "phantom", images=90).parent
+
+
+@pytest.fixture
+def table(phantom_folder):
+    return read_table(phantom_folder)
+
+
+@pytest.fixture
+def parts(table):
+    return split_table(table, "stratified")
+
+
+@pytest.fixture
+def workplace(tmp_path, monkeypatch, phantom_folder):
+    """An empty folder to work in, with pipelines/phantom.yaml set to be small."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pipelines").mkdir()
+    (tmp_path / "pipelines" / "phantom.yaml").write_text(
+        f"data: {phantom_folder}\nsize: {SIZE}\nepochs: 2\nbs: 16\narch: {ARCH}\nweights: none\ndevice: cpu\n"
+        "loader: torchvision\n")
+    return tmp_path
+
+
+@pytest.fixture(scope="session")
+def odd_images(tmp_path_factory):
+    """Real files of every kind that a clinic may have, with structure in them; name -> path."""
+    folder = tmp_path_factory.mktemp("odd")
+    y, x = np.mgrid[0:150, 0:211]
+    rng = np.random.default_rng(0)
+    gray = (110 + 60 * np.sin(x / 9) + 50 * np.cos(y / 13) + rng.normal(0, 8, x.shape)).clip(0, 255).astype(np.uint8)
+    rgb = Image.fromarray(np.stack([gray, gray[::-1], gray[:, ::-1]], axis=-1))
+    gray = Image.fromarray(gray)
+    rgba = rgb.copy()
+    rgba.putalpha(gray)
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    deep = Image.fromarray(np.asarray(gray).astype(np.uint16) * 16)
+    files = {
+        "gray.jpg": (gray, {}), "rgb.jpg": (rgb, {}), "rgb_420.jpg": (rgb, {"subsampling": 2, "quality": 80}),
+        "progressive.jpg": (rgb, {"progressive": True}), "rotated.jpg": (rgb, {"exif": exif}),
+        "cmyk.jpg": (rgb.convert("CMYK"), {}), "gray.png": (gray, {}), "rgb.png": (rgb, {}), "rgba.png": (rgba, {}),
+        "gray_alpha.png": (rgba.convert("LA"), {}), "palette.png": (rgb.convert("P"), {}),
+        "black_white.png": (gray.convert("1"), {}), "12_bit.png": (deep, {}), "12_bit.tif": (deep, {}),
+        "rotated.png": (rgb, {"exif": exif}), "gray.bmp": (gray, {}), "rgb.bmp": (rgb, {}), "gray.tif": (gray, {}),
+        "rgb.tif": (rgb, {}), "lzw.tif": (rgb, {"compression": "tiff_lzw"}),
+        "float.tif": (Image.fromarray(np.asarray(gray).astype(np.float32) / 255), {}),
+    }
+    for name, (image, options) in files.items():
+        image.save(folder / name, **options)
+    return {name: folder / name for name in files}

@@ -1,0 +1,278 @@
+"""What reading an image promises: upright, 8 bits, RGB, the same whatever it comes from; and broken ones are found."""
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from busfast.data.check import check_images, find_unreadable
+from busfast.data.images import fit_image, read_image, unreadable
+from busfast.errors import UserError
+
+RED, GREEN, BLUE = (220, 30, 40), (20, 200, 60), (30, 40, 210)
+
+
+@pytest.fixture
+def rgb():
+    """Four patches of different colours, 48 x 32."""
+    array = np.zeros((32, 48, 3), np.uint8)
+    array[:16, :24], array[:16, 24:], array[16:, :24], array[16:, 24:] = RED, GREEN, BLUE, (128, 128, 128)
+    return array
+
+
+@pytest.fixture
+def gray():
+    return np.arange(32 * 48, dtype=np.uint16).reshape(32, 48).astype(np.uint8)
+
+
+def pixels(source):
+    image = read_image(source)
+    assert image.mode == "RGB"
+    return np.asarray(image)
+
+
+def saved(image, path, **options):
+    Image.fromarray(image).save(path, **options) if isinstance(image, np.ndarray) else image.save(path, **options)
+    return path
+
+
+def test_rgb_is_read_as_it_is(tmp_path, rgb):
+    assert (pixels(saved(rgb, tmp_path / "a.png")) == rgb).all()
+
+
+def test_gray_is_repeated_in_three_channels(tmp_path, gray):
+    assert (pixels(saved(gray, tmp_path / "a.png")) == gray[..., None]).all()
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA"])
+def test_transparency_is_dropped_and_the_colours_below_it_stay(tmp_path, rgb, mode):
+    below = Image.fromarray(rgb).convert(mode.removesuffix("A"))
+    image = below.convert(mode)
+    image.putalpha(Image.fromarray(np.tile(np.arange(48, dtype=np.uint8), (32, 1))))
+    assert (pixels(saved(image, tmp_path / "a.png")) == np.asarray(below.convert("RGB"))).all()
+
+
+@pytest.mark.filterwarnings("error")  # Pillow's own, too: one a file would bury the log
+@pytest.mark.parametrize("transparency", [None, 1, bytes([0, 80, 160, 255])])
+def test_a_palette_is_looked_up_and_its_transparency_dropped(tmp_path, rgb, transparency):
+    image = Image.fromarray(rgb).quantize(4)
+    options = {} if transparency is None else {"transparency": transparency}
+    assert (pixels(saved(image, tmp_path / "a.png", **options)) == np.asarray(image.convert("RGB"))).all()
+
+
+def test_a_cmyk_jpeg_keeps_its_colours(tmp_path, rgb):
+    path = saved(Image.fromarray(rgb).convert("CMYK"), tmp_path / "a.jpg", quality=95)
+    assert np.abs(pixels(path).astype(int) - rgb)[4:-4:8, 4:-4:8].max() < 12
+
+
+def test_one_bit_becomes_black_and_white(tmp_path, gray):
+    bits = gray > 100
+    assert (pixels(saved(bits, tmp_path / "a.png")) == np.where(bits, 255, 0)[..., None]).all()
+
+
+@pytest.mark.parametrize("suffix", [".png", ".tif"])
+@pytest.mark.parametrize(("low", "high"), [(0, 4095), (1000, 1100), (0, 65535)])
+def test_more_than_8_bits_are_stretched_from_darkest_to_brightest(tmp_path, suffix, low, high):
+    values = np.linspace(low, high, 40 * 50).round().astype(np.uint16).reshape(40, 50)
+    seen = pixels(saved(values, tmp_path / f"a{suffix}"))[..., 0]
+    assert (seen[0, 0], seen[-1, -1]) == (0, 255)
+    assert (np.diff(seen.ravel().astype(int)) >= 0).all()
+    assert seen.mean() == pytest.approx(127.5, abs=1)
+
+
+def test_a_float_tiff_is_stretched_too(tmp_path):
+    values = np.linspace(-0.5, 0.25, 40 * 50, dtype=np.float32).reshape(40, 50)
+    seen = pixels(saved(values, tmp_path / "a.tif"))[..., 0]
+    assert seen.ravel().tolist() == np.round(np.linspace(0, 255, 40 * 50)).astype(int).tolist()
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32])
+def test_a_constant_deep_image_is_black(tmp_path, dtype):
+    assert not pixels(saved(np.full((8, 9), 700, dtype), tmp_path / "a.tif")).any()
+
+
+UPRIGHT = {
+    1: lambda a: a, 2: lambda a: a[:, ::-1], 3: lambda a: a[::-1, ::-1], 4: lambda a: a[::-1],
+    5: lambda a: a.swapaxes(0, 1), 6: lambda a: np.rot90(a, -1), 7: lambda a: np.rot90(a, 2).swapaxes(0, 1),
+    8: np.rot90,
+}
+
+
+@pytest.mark.parametrize("orientation", UPRIGHT)
+@pytest.mark.parametrize("kind", ["rgb.jpg", "gray.jpg", "rgb.png", "deep.png"])
+def test_an_image_is_turned_upright_by_its_exif(tmp_path, rgb, gray, kind, orientation):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    array = {"rgb": rgb, "gray": gray, "deep": gray.astype(np.uint16) * 16}[kind.partition(".")[0]]
+    turned, plain = saved(array, tmp_path / kind, exif=exif), saved(array, tmp_path / f"plain_{kind}")
+    assert (pixels(turned) == UPRIGHT[orientation](pixels(plain))).all()
+
+
+@pytest.mark.parametrize("exif", [b"Exif\0\0not exif at all", b"Exif\0\0MM\0*\0\0\0\x08"])
+def test_a_damaged_exif_does_not_hide_the_image(tmp_path, rgb, exif):
+    path = saved(rgb, tmp_path / "a.jpg", exif=exif)
+    assert unreadable(path) == ""
+    assert pixels(path).shape == rgb.shape
+
+
+def test_path_bytes_image_and_array_read_the_same(tmp_path, rgb):
+    path = saved(rgb, tmp_path / "a.png")
+    for source in (str(path), path.read_bytes(), Image.fromarray(rgb), rgb):
+        assert (pixels(source) == rgb).all()
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16, np.float32])
+def test_an_array_of_one_channel_is_gray(gray, dtype):
+    assert (pixels(gray.astype(dtype)) == gray[..., None]).all()
+
+
+def test_the_given_image_stays_as_it_was(rgb):
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    image = Image.fromarray(rgb).quantize(4)
+    image.info |= {"exif": exif.tobytes(), "transparency": 1}
+    before = image.tobytes(), image.size, dict(image.info)
+    read_image(image)
+    assert (image.tobytes(), image.size, image.info) == before
+
+
+@pytest.mark.parametrize("broken", [False, True])
+def test_the_first_page_of_a_tiff_is_read_and_the_file_is_closed(tmp_path, rgb, broken):
+    path = tmp_path / "a.tif"
+    Image.fromarray(rgb).save(path, save_all=True, append_images=[Image.fromarray(rgb[::-1])])
+    if broken:
+        path.write_bytes(path.read_bytes()[:200])
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        with contextlib.suppress(OSError, SyntaxError, ValueError):
+            assert not broken, read_image(path)
+            assert (pixels(path) == rgb).all()
+        gc.collect()
+    assert [str(one.message) for one in caught] == []
+
+
+@pytest.mark.parametrize("channels", ["rgb", "gray"])
+@pytest.mark.parametrize("resize", ["squash", "crop", "pad"])
+@pytest.mark.parametrize("size", [(1, 500), (500, 1), (1, 1), (64, 64), (300, 200), (31, 97)])
+def test_any_image_fits_the_square(size, resize, channels):
+    fitted = fit_image(Image.new("RGB", size, RED), 64, resize, channels)
+    assert (fitted.mode, fitted.size) == ("RGB", (64, 64))
+    assert np.asarray(fitted).max() > 50
+
+
+def thirds(width, height):
+    """Red, green and blue bands along the longer side."""
+    array = np.zeros((height, width, 3), np.uint8)
+    axis = 0 if height > width else 1
+    for band, colour in zip(np.array_split(np.arange(max(width, height)), 3), (RED, GREEN, BLUE), strict=True):
+        array[(band,) if axis == 0 else (slice(None), band)] = colour
+    return Image.fromarray(array)
+
+
+def test_squash_keeps_everything_and_loses_the_aspect():
+    array = np.asarray(fit_image(thirds(300, 100), 60, "squash"))
+    assert (array[:, 2:18] == RED).all()
+    assert (array[:, 22:38] == GREEN).all()
+    assert (array[:, 42:58] == BLUE).all()
+
+
+def test_crop_keeps_the_square_in_the_middle():
+    for image in (thirds(300, 100), thirds(100, 300)):
+        assert (np.asarray(fit_image(image, 50, "crop"))[2:-2, 2:-2] == GREEN).all()
+
+
+@pytest.mark.parametrize(("size", "inside"), [((300, 150), (slice(16, 48), slice(None))),
+                                              ((150, 300), (slice(None), slice(16, 48)))])
+def test_pad_keeps_the_aspect_between_black_borders(size, inside):
+    array = np.array(fit_image(Image.new("RGB", size, RED), 64, "pad"))
+    assert (array[inside] == RED).all()
+    array[inside] = 0
+    assert not array.any()
+
+
+def test_an_image_of_the_right_size_is_not_changed(rgb):
+    for resize in ("squash", "crop", "pad"):
+        assert (np.asarray(fit_image(Image.fromarray(rgb[:, :32]), 32, resize)) == rgb[:, :32]).all()
+
+
+def test_gray_drops_the_colour_and_keeps_the_light(rgb):
+    array = np.asarray(fit_image(Image.fromarray(rgb[:, :32]), 32, channels="gray"))
+    assert (array == np.asarray(Image.fromarray(rgb[:, :32]).convert("L"))[..., None]).all()
+
+
+@pytest.fixture
+def folder(tmp_path):
+    """Good images of every format and broken ones; good/ and bad/."""
+    noise = np.random.default_rng(0).integers(0, 256, (90, 120, 3), dtype=np.uint8)
+    for name in ("good", "bad"):
+        (tmp_path / name).mkdir()
+    for name in ("rgb.jpg", "rgb.png", "rgb.bmp", "rgb.tif"):
+        saved(noise, tmp_path / "good" / name)
+    saved(noise, tmp_path / "good" / "progressive.jpg", progressive=True)
+    saved(noise[..., 0], tmp_path / "good" / "gray.jpg")
+    saved(noise[..., 0].astype(np.uint16) * 16, tmp_path / "good" / "deep.png")
+    saved(Image.fromarray(noise).convert("CMYK"), tmp_path / "good" / "cmyk.jpg")
+    for name in ("rgb.jpg", "progressive.jpg", "rgb.png", "rgb.bmp", "rgb.tif"):
+        data = (tmp_path / "good" / name).read_bytes()
+        (tmp_path / "bad" / f"half_{name}").write_bytes(data[:len(data) // 2])
+        (tmp_path / "bad" / f"nearly_{name}").write_bytes(data[:-len(data) // 20])
+    (tmp_path / "bad" / "empty.png").touch()
+    (tmp_path / "bad" / "text.jpg").write_text("a page that says: file not found")
+    return tmp_path
+
+
+def test_good_images_are_passed(folder):
+    paths = sorted((folder / "good").iterdir())
+    assert {path.name: unreadable(path) for path in paths} == {path.name: "" for path in paths}
+
+
+def test_broken_images_are_found(folder):
+    assert [path.name for path in (folder / "bad").iterdir() if not unreadable(path)] == []
+
+
+def test_a_broken_image_cannot_be_read_either(folder):
+    for path in (folder / "bad").iterdir():
+        with pytest.raises((OSError, SyntaxError, ValueError)):
+            read_image(path)
+
+
+def test_the_reason_says_what_is_wrong(folder):
+    assert "truncated" in unreadable(folder / "bad" / "half_rgb.jpg")
+    assert "cannot identify" in unreadable(folder / "bad" / "text.jpg")
+    assert unreadable(folder / "nothing.png") == "no such file"
+
+
+def test_reasons_come_in_the_order_of_the_paths(folder):
+    paths = [folder / "good" / "rgb.png", folder / "nothing.png", folder / "good" / "rgb.jpg"] * 5
+    assert find_unreadable(paths, threads=4) == ["", "no such file", ""] * 5
+
+
+def table_of(folder, *names):
+    table = pd.DataFrame({"image": list(names)}, dtype=object)
+    table.attrs["root"] = str(folder)
+    return table
+
+
+def test_check_images_names_the_broken_ones_and_changes_nothing(folder):
+    table = table_of(folder, "good/rgb.png", "bad/text.jpg", "good/rgb.jpg", "bad/half_rgb.png")
+    before, files = table.copy(), {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    with pytest.raises(UserError) as caught:
+        check_images(table)
+    message = str(caught.value)
+    assert f"2 of 4 images in {folder}" in message
+    assert "bad/text.jpg: " in message
+    assert "bad/half_rgb.png: " in message
+    assert "good/" not in message
+    pd.testing.assert_frame_equal(table, before)
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == files
+
+
+def test_check_images_names_five_and_counts_the_rest(folder):
+    with pytest.raises(UserError, match="7 of 7 images") as caught:
+        check_images(table_of(folder, *(f"{number}.png" for number in range(7))))
+    assert str(caught.value).count("no such file") == 5
+    assert "and 2 more" in str(caught.value)
+
+
+def test_check_images_is_content_with_good_ones(folder):
+    assert check_images(table_of(folder, "good/rgb.png", "good/progressive.jpg")) is None

@@ -1,0 +1,280 @@
+"""What a split promises: nobody on two sides, shares as said, every class everywhere, and the same again by seed."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from busfast.data.split import PARTS, SPLITS, count_parts, read_split, split_table, write_split
+from busfast.data.table import CLASSES
+from busfast.errors import UserError
+
+COLUMNS = ["image", "label", "center", "patient", "device", "mask"]
+CENTERS = {"alpha": 0.5, "beta": 0.3, "gamma": 0.2}
+
+
+def make_table(rows):
+    """A table of (label, center, patient) rows."""
+    rows = [(f"images/{number}.png", *row, "", "") for number, row in enumerate(rows)]
+    return pd.DataFrame(rows, columns=COLUMNS, dtype=object)
+
+
+def random_table(seed, patients=200, mixed=0.1, ids_by_center=False):
+    """One to four images a patient; `mixed`: how often an image shows another class than the patient's own."""
+    rng = np.random.default_rng(seed)
+    rows, numbers = [], dict.fromkeys(CENTERS, 0)
+    for patient in range(patients):
+        center = str(rng.choice(list(CENTERS), p=list(CENTERS.values())))
+        own = str(rng.choice(CLASSES, p=[0.25, 0.5, 0.25]))
+        numbers[center] += 1
+        name = str(numbers[center] if ids_by_center else patient)
+        rows += [(str(rng.choice(CLASSES)) if rng.random() < mixed else own, center, name)
+                 for _ in range(rng.integers(1, 5))]
+    return make_table(rows)
+
+
+def tiny_table(*counts, center="alpha"):
+    """One image a patient; as many patients of each class as said."""
+    labels = [label for label, count in zip(CLASSES, counts, strict=False) for _ in range(count)]
+    return make_table([(label, center, f"{center} {number}") for number, label in enumerate(labels)])
+
+
+def joined(*tables):
+    table = pd.concat(tables, ignore_index=True)
+    return table.assign(image=[f"images/{number}.png" for number in range(len(table))])
+
+
+def images(table, part):
+    return set(table["image"][table["part"] == part])
+
+
+def shares(parts):
+    return parts.value_counts(normalize=True).reindex(PARTS, fill_value=0).to_list()
+
+
+def refusal(table, split, **options):
+    with pytest.raises(UserError) as caught:
+        split_table(table, split, **options)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize("seed", range(5))
+@pytest.mark.parametrize("split", SPLITS)
+def test_no_patient_is_on_two_sides(split, seed):
+    table = split_table(random_table(seed), split, seed=seed)
+    assert (table.groupby("patient")["part"].nunique() == 1).all()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_no_id_is_on_two_sides_of_stratified_even_if_centers_share_ids(seed):
+    table = split_table(random_table(seed, ids_by_center=True), seed=seed)
+    assert (table.groupby("patient")["part"].nunique() == 1).all()
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_center_holdout_trains_and_validates_on_different_ids_even_if_centers_share_ids(seed):
+    table = split_table(random_table(seed, ids_by_center=True), "center_holdout", seed=seed)
+    rest = table[table["part"] != "test"]
+    assert (rest.groupby("patient")["part"].nunique() == 1).all()
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_every_image_gets_exactly_one_part_and_the_rest_of_the_table_stays(split):
+    before = random_table(0)
+    kept = before.copy()
+    after = split_table(before, split)
+    assert set(after["part"]) == set(PARTS)
+    pd.testing.assert_frame_equal(after.drop(columns="part"), kept)
+    pd.testing.assert_frame_equal(before, kept)
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_stratified_is_70_15_15_of_the_whole_of_each_class_and_of_each_center(seed):
+    table = split_table(random_table(seed), seed=seed)
+    assert shares(table["part"]) == pytest.approx([0.70, 0.15, 0.15], abs=0.02)
+    for column in ("label", "center"):
+        for value, parts in table.groupby(column)["part"]:
+            assert shares(parts) == pytest.approx([0.70, 0.15, 0.15], abs=0.05), value
+
+
+@pytest.mark.parametrize("seed", range(5))
+def test_center_holdout_is_85_15_of_the_other_centers_and_of_each_class(seed):
+    table = split_table(random_table(seed), "center_holdout", seed=seed, holdout=("beta",))
+    rest = table[table["center"] != "beta"]
+    assert shares(rest["part"]) == pytest.approx([0.85, 0.15, 0], abs=0.02)
+    for value, parts in rest.groupby("label")["part"]:
+        assert shares(parts) == pytest.approx([0.85, 0.15, 0], abs=0.05), value
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_the_seed_alone_decides(split):
+    first = split_table(random_table(1), split, seed=3)
+    np.random.seed(len(split))
+    second = split_table(random_table(1), split, seed=3)
+    assert first["part"].to_list() == second["part"].to_list()
+    assert first["part"].to_list() != split_table(random_table(1), split, seed=4)["part"].to_list()
+
+
+@pytest.mark.parametrize("holdout", [("alpha",), ("gamma",), ("alpha", "beta")])
+def test_the_test_part_is_exactly_the_held_out_centers(holdout):
+    table = split_table(random_table(2), "center_holdout", holdout=holdout)
+    assert images(table, "test") == set(table["image"][table["center"].isin(holdout)])
+    assert table.attrs["holdout"] == list(holdout)
+
+
+def test_without_a_choice_the_smallest_center_with_every_class_is_held_out_and_said():
+    table = split_table(joined(tiny_table(9, 9, 9), tiny_table(5, 5, 5, center="beta"),
+                               tiny_table(4, 4, 0, center="gamma")), "center_holdout")
+    assert table.attrs["holdout"] == ["beta"]
+    assert set(table["center"][table["part"] == "test"]) == {"beta"}
+    assert any("held out: beta" in note and "--holdout" in note for note in table.attrs["notes"])
+
+
+def test_a_chosen_center_need_not_have_every_class_and_the_lack_is_said():
+    table = split_table(joined(tiny_table(9, 9, 9), tiny_table(4, 4, 0, center="gamma")), "center_holdout",
+                        holdout=("gamma",))
+    assert [note for note in table.attrs["notes"] if "held out" in note] == []
+    assert any("no malignant image" in note for note in table.attrs["notes"])
+
+
+def test_an_unknown_center_is_refused_with_the_nearest():
+    message = refusal(random_table(0), "center_holdout", holdout=("alhpa",))
+    assert "'alhpa'" in message
+    assert "Did you mean 'alpha'" in message
+
+
+def test_holding_out_every_center_is_refused():
+    assert "alpha,beta,gamma leaves no center" in refusal(random_table(0), "center_holdout", holdout=tuple(CENTERS))
+
+
+def test_center_holdout_without_centers_is_refused():
+    table = random_table(0).assign(center="")
+    assert "'center'" in refusal(table, "center_holdout")
+
+
+def test_an_image_without_a_center_is_named_by_row():
+    table = random_table(0)
+    table.loc[7, "center"] = ""
+    message = refusal(table, "center_holdout")
+    assert "row 9" in message
+    assert "images/7.png" in message
+
+
+def test_center_holdout_with_one_center_is_refused_by_name():
+    assert "only 'alpha'" in refusal(tiny_table(9, 9, 9), "center_holdout")
+
+
+def test_when_no_center_has_every_class_one_must_be_named():
+    table = joined(tiny_table(5, 5, 0), tiny_table(5, 0, 6, center="beta"))
+    message = refusal(table, "center_holdout")
+    assert "--holdout=" in message
+    assert "alpha, beta" in message
+
+
+def test_holdout_is_refused_where_it_means_nothing():
+    message = refusal(random_table(0), "stratified", holdout=("alpha",))
+    assert "holdout=alpha" in message
+    assert "stratified" in message
+
+
+def test_an_unknown_split_is_refused_with_the_nearest():
+    assert "Did you mean 'center_holdout'" in refusal(random_table(0), "centre_holdout")
+
+
+@pytest.mark.parametrize(("counts", "label"), [((2, 9, 9), "normal"), ((9, 9, 0), "malignant"), ((0, 9, 0), "normal")])
+def test_too_few_patients_of_a_class_are_refused_by_class_and_number(counts, label):
+    message = refusal(tiny_table(*counts), "stratified")
+    assert f"Class '{label}' has {counts[CLASSES.index(label)]} patients" in message
+
+
+def test_many_images_of_too_few_patients_are_refused():
+    rows = [("malignant", "alpha", str(number % 2)) for number in range(50)]
+    table = joined(tiny_table(9, 9, 0), make_table(rows))
+    assert "Class 'malignant' has 2 patients" in refusal(table, "stratified")
+
+
+def test_too_few_patients_outside_the_held_out_center_are_refused_with_the_centers_left():
+    table = joined(tiny_table(9, 9, 1), tiny_table(5, 5, 5, center="beta"))
+    message = refusal(table, "center_holdout", holdout=("beta",))
+    assert "Class 'malignant' has 1 patients in the centers alpha" in message
+
+
+@pytest.mark.parametrize("seed", range(10))
+@pytest.mark.parametrize("counts", [(3, 3, 3), (3, 40, 3), (3, 4, 5), (40, 3, 40)])
+def test_every_part_has_every_class_even_in_a_tiny_table(counts, seed):
+    table = split_table(tiny_table(*counts), seed=seed)
+    assert (count_parts(table) > 0).all(axis=None)
+
+
+def test_every_part_has_every_class_even_if_few_patients_have_several():
+    labels = {"0": "N", "1": "N", "2": "BN", "3": "B", "4": "M", "5": "MB", "6": "M"}
+    names = {"N": "normal", "B": "benign", "M": "malignant"}
+    table = make_table([(names[letter], "alpha", patient) for patient, own in labels.items() for letter in own])
+    assert (count_parts(split_table(table)) > 0).all(axis=None)
+
+
+@pytest.mark.parametrize("seed", range(10))
+def test_train_and_valid_have_every_class_even_if_a_tiny_center_is_left(seed):
+    table = joined(tiny_table(2, 20, 2), tiny_table(5, 5, 5, center="beta"))
+    table = split_table(table, "center_holdout", seed=seed, holdout=("beta",))
+    assert (count_parts(table).loc[["train", "valid"]] > 0).all(axis=None)
+
+
+def test_images_without_a_patient_are_each_their_own_patient_and_this_is_said():
+    table = random_table(0)
+    table.loc[:59, "patient"] = ""
+    table = split_table(table)
+    assert set(table["part"][:60]) == set(PARTS)
+    assert any(f"60 of {len(table)} images have no patient id" in note for note in table.attrs["notes"])
+
+
+def test_nothing_is_said_where_every_patient_is_known():
+    assert split_table(random_table(0)).attrs["notes"] == []
+
+
+def test_ids_on_both_sides_of_center_holdout_are_said():
+    table = split_table(random_table(0, ids_by_center=True), "center_holdout", holdout=("gamma",))
+    held = set(table["patient"][table["center"] == "gamma"])
+    assert any(f"{len(held)} patient ids occur in held-out and in training" in note for note in table.attrs["notes"])
+
+
+@pytest.mark.parametrize("split", SPLITS)
+def test_a_split_reads_back_as_it_was_written(tmp_path, split):
+    table = split_table(random_table(0), split)
+    table.loc[0, ["patient", "device"]] = ["NA", 'a "B",\nKöln']
+    write_split(table, tmp_path / "split.csv")
+    back = read_split(tmp_path / "split.csv", "data/set")
+    assert back.to_numpy().tolist() == table[[*COLUMNS, "part"]].to_numpy().tolist()
+    assert back.attrs["root"] == "data/set"
+
+
+def test_a_split_file_may_be_edited(tmp_path):
+    table = split_table(tiny_table(4, 4, 4))
+    write_split(table, tmp_path / "split.csv")
+    text = (tmp_path / "split.csv").read_text(encoding="utf-8")
+    (tmp_path / "split.csv").write_text(text.replace(",valid", ",test"), encoding="utf-8")
+    assert images(read_split(tmp_path / "split.csv", ""), "test") == images(table, "valid") | images(table, "test")
+
+
+@pytest.mark.parametrize(("text", "expected"), [
+    pytest.param("image,label,part\na.png,benign,train\nb.png,benign,tset\n", ["row 3", "column part", "'tset'"],
+                 id="unknown part"),
+    pytest.param("image,label,part\na.png,benign,train\n\nb.png,benign,tset\n", ["row 3", "column part", "''"],
+                 id="blank line"),
+    pytest.param("image,label,part\na.png,benign\n", ["row 2", "column part", "''"], id="no part in the cell"),
+    pytest.param("image,label\na.png,benign\n", ["row 1", "'part' is missing"], id="no part"),
+    pytest.param("image,part\na.png,train\n", ["row 1", "'label' is missing"], id="no label"),
+])
+def test_an_unsound_split_file_is_refused_by_file_row_and_value(tmp_path, text, expected):
+    (tmp_path / "split.csv").write_text(text, encoding="utf-8")
+    with pytest.raises(UserError) as caught:
+        read_split(tmp_path / "split.csv", "")
+    for part in (str(tmp_path / "split.csv"), *expected):
+        assert part in str(caught.value)
+
+
+def test_parts_are_counted_by_class_in_the_order_of_the_model():
+    table = tiny_table(2, 1, 0).assign(part=["train", "test", "train"])
+    counts = count_parts(table)
+    assert list(counts.index) == list(PARTS)
+    assert list(counts.columns) == list(CLASSES)
+    assert counts.to_numpy().tolist() == [[1, 1, 0], [0, 0, 0], [1, 0, 0]]

@@ -1,0 +1,289 @@
+"""What a pipeline file promises: the experiment's defaults, every choice checked before anything runs."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import yaml
+
+from busfast.errors import UserError
+from busfast.pipelines.config import Config, load_config
+
+HOUSE = Path(__file__).parents[2]
+
+
+@pytest.fixture
+def here(tmp_path, monkeypatch):
+    """An empty working folder with an empty pipelines/."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "pipelines").mkdir()
+    return tmp_path
+
+
+@pytest.fixture
+def write(here):
+    """Writes pipelines/mine.yaml and returns its path, as a user in the working folder names it."""
+    def write(text):
+        path = Path("pipelines") / "mine.yaml"
+        path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return str(path)
+    return write
+
+
+def refusal(function, *args, **kwargs):
+    with pytest.raises(UserError) as caught:
+        function(*args, **kwargs)
+    return str(caught.value)
+
+
+def test_the_defaults_are_those_of_the_experiment():
+    config = Config()
+    assert (config.arch, config.size, config.bs, config.dropout, config.wd) == ("efficientnet_b0", 224, 32, 0.2, 1e-4)
+    assert (config.lr, config.lr_min, config.epochs, config.patience) == (1e-3, 1e-6, 50, 7)
+    assert (config.monitor, config.seed) == ("val_loss", 42)
+    assert config.classes == ("normal", "benign", "malignant")
+    assert config.splits == ("stratified", "center_holdout")
+
+
+@pytest.mark.parametrize("name", sorted(path.stem for path in (HOUSE / "pipelines").glob("*.yaml")))
+def test_every_pipeline_file_of_the_house_loads_under_its_name(monkeypatch, name):
+    monkeypatch.chdir(HOUSE)
+    found, config = load_config(name)
+    assert found == name
+    assert config.data == f"data/{name}"
+
+
+def test_the_house_has_the_three_pipelines():
+    assert {path.stem for path in (HOUSE / "pipelines").glob("*.yaml")} >= {"phantom", "bus", "btxrd"}
+
+
+def test_btxrd_is_the_experiment_as_it_was(monkeypatch):
+    monkeypatch.chdir(HOUSE)
+    assert load_config("btxrd")[1] == Config(data="data/btxrd", holdout=("2", "3"))
+
+
+def test_without_a_name_it_is_the_phantom(monkeypatch):
+    monkeypatch.chdir(HOUSE)
+    name, config = load_config()
+    assert (name, config.data, config.source) == ("phantom", "data/phantom", "phantom")
+
+
+def test_without_a_name_and_a_phantom_file_the_way_out_is_said(here):
+    message = refusal(load_config)
+    assert str(Path("pipelines") / "phantom.yaml") in message
+    assert "--data=" in message
+
+
+def test_an_empty_file_has_the_defaults(write):
+    assert load_config(write("# nothing yet\n")) == ("mine", Config())
+
+
+def test_names_may_be_a_list_or_text_and_numbers_may_be_text(write):
+    path = write("classes: benign, malignant\nholdout: [1, two]\nlr: 1e-2\nepochs: '3'\nwd: 1\n")
+    config = load_config(path)[1]
+    assert (config.classes, config.holdout) == (("benign", "malignant"), ("1", "two"))
+    assert (config.lr, config.epochs, config.wd) == (0.01, 3, 1.0)
+    assert [type(value) for value in (config.lr, config.epochs, config.wd)] == [float, int, float]
+
+
+def test_a_recall_of_the_named_classes_can_be_monitored():
+    config = Config(classes=("cyst", "solid"), monitor="recall_cyst")
+    assert config.monitor in config.measures
+    assert "'recall_benign'" in refusal(Config, classes=("cyst", "solid"), monitor="recall_benign")
+
+
+@pytest.mark.parametrize(("key", "nearest"), [("epoch", "epochs"), ("learning_rate", None), ("LR", None),
+                                              ("hold_out", "holdout"), (1, None)])
+def test_an_unknown_key_is_refused_by_file_with_the_nearest(write, key, nearest):
+    path = write(f"{key}: 1\n")
+    message = refusal(load_config, path)
+    assert path in message
+    assert f"'{key}'" in message
+    assert "Choose from: data, " in message
+    assert nearest is None or f"Did you mean '{nearest}'" in message
+
+
+WRONG_TYPE = [
+    ("epochs", True), ("epochs", 1.5), ("epochs", None), ("epochs", "abc"), ("epochs", [3]),
+    pytest.param("epochs", 10**400, id="epochs-huge"),
+    ("size", float("inf")), ("seed", float("nan")), ("threads", "1e400"), ("lr", float("nan")), ("lr", float("inf")),
+    ("lr", "-inf"), ("lr", "fast"), ("lr", False), ("lr", {"a": 1}), ("wd", ""), ("dropout", [0.2]),
+    ("arch", ["resnet18"]), ("arch", 18), ("data", True), ("data", None), ("weights", 0.5), ("resize", {}),
+    ("classes", 3), ("classes", {"benign": 1}), ("splits", None), ("splits", True), ("holdout", 2.5),
+]
+OUT_OF_RANGE = [
+    ("size", 31), ("size", 2049), ("hflip", -0.1), ("hflip", 1.1), ("vflip", 2), ("rotate", -1), ("rotate", 181),
+    ("dropout", 1), ("dropout", -0.2), ("epochs", 0), ("epochs", -5), ("bs", 1), ("bs", 0), ("lr", 0), ("lr", -1e-3),
+    ("lr", 101), ("lr_min", -1e-6), ("lr_min", 0.1), ("wd", -1e-4), ("wd", 11), ("patience", 0), ("seed", -1),
+    ("seed", 2**32), ("threads", -1), ("threads", 1025),
+]
+UNKNOWN = [
+    ("resize", "sqash", "squash"), ("channels", "grey", "gray"), ("loader", "dally", "dali"),
+    ("device", "cuda:0", "cuda"), ("source", "fantom", "phantom"), ("monitor", "valid_loss", "val_loss"),
+    ("splits", "centre_holdout", "center_holdout"),
+]
+
+
+@pytest.mark.parametrize(("key", "value"), WRONG_TYPE)
+def test_a_value_of_the_wrong_type_is_refused_by_key_and_value(key, value):
+    assert refusal(Config, **{key: value}).startswith(f"{key}={value} is not ")
+
+
+@pytest.mark.parametrize(("key", "value"), OUT_OF_RANGE)
+def test_a_value_out_of_range_is_refused_by_key_value_and_range(key, value):
+    message = refusal(Config, **{key: value})
+    assert message.startswith(f"{key}={value}")
+    assert "out of range: give a number from" in message
+
+
+@pytest.mark.parametrize(("key", "value", "nearest"), UNKNOWN)
+def test_an_unknown_choice_is_refused_with_the_nearest(key, value, nearest):
+    message = refusal(Config, **{key: value})
+    assert f"'{value}'" in message
+    assert f"Did you mean '{nearest}'" in message
+
+
+@pytest.mark.parametrize(("key", "ends"), [("size", (32, 2048)), ("dropout", (0, 0.99)), ("epochs", (1, 100_000)),
+                                           ("bs", (2, 65_536)), ("lr_min", (0, 1e-3)), ("seed", (0, 2**32 - 1))])
+def test_the_ends_of_a_range_belong_to_it(key, ends):
+    for value in ends:
+        assert getattr(Config(**{key: value}), key) == value
+
+
+def test_lr_min_may_not_be_above_lr():
+    message = refusal(Config, lr=1e-4, lr_min=1e-3)
+    assert "lr_min=0.001" in message
+    assert "0.0001 (lr)" in message
+
+
+@pytest.mark.parametrize(("classes", "shown"), [
+    (("benign",), "['benign']"), ((), "[]"), (("benign", "benign"), "['benign', 'benign']"),
+    (("benign", "a/b"), "'a/b'"), (("benign", ".."), "'..'"), (("benign", "a\nb"), "'a\nb'"),
+])
+def test_classes_are_two_or_more_plain_names(classes, shown):
+    assert shown in refusal(Config, classes=classes)
+
+
+def test_splits_name_at_least_one():
+    assert "splits=[]" in refusal(Config, splits=())
+
+
+@pytest.mark.parametrize("line", ["epochs: 0", "lr: .nan", "lr: .inf", "size: abc", "bs: yes", "resize: sqash",
+                                  "seed: 2024-02-28", "arch: [a, b]", "classes: [one]"])
+def test_a_wrong_value_in_a_file_is_refused_by_file_and_key(write, line):
+    path = write(f"rotate: 5\n{line}\n")
+    message = refusal(load_config, path)
+    assert message.startswith(f"{path}: ")
+    assert line.partition(":")[0] in message
+
+
+def test_overrides_win_over_the_file_and_none_does_not(write):
+    path = write("epochs: 5\nsize: 96\nholdout: [a]\n")
+    config = load_config(path, epochs=7, size=None, holdout="b,c", lr="0.01")[1]
+    assert (config.epochs, config.size, config.holdout, config.lr) == (7, 96, ("b", "c"), 0.01)
+
+
+@pytest.mark.parametrize(("key", "value"), [("epochs", "0"), ("size", "big"), ("lr", "1e-9"), ("device", "gpu")])
+def test_overrides_are_checked_too(write, key, value):
+    message = refusal(load_config, write("epochs: 5\n"), **{key: value})
+    assert key in message or value in message
+    assert "mine.yaml" not in message
+
+
+@pytest.mark.parametrize("text", [
+    pytest.param("- epochs\n- size\n", id="list"),
+    pytest.param("epochs\n", id="text"),
+    pytest.param("5\n", id="number"),
+])
+def test_a_file_that_is_not_keys_and_values_is_refused_by_name(write, text):
+    path = write(text)
+    assert path in refusal(load_config, path)
+
+
+@pytest.mark.parametrize("text", [
+    pytest.param("epochs: [1\n", id="bracket never closed"),
+    pytest.param("epochs: 1: 2\n", id="two colons"),
+    pytest.param("\tepochs: 1\n", id="tab"),
+    pytest.param("data: Köln\n".encode("latin-1"), id="not UTF-8"),
+    pytest.param(b"data: a\0b\n", id="NUL byte"),
+    pytest.param("seed: 2024-02-30\n", id="no such date"),
+    pytest.param(f"seed: {'9' * 5000}\n", id="number of 5000 digits"),
+    pytest.param("seed: !!int many\n", id="not the tagged type"),
+    pytest.param("seed: !!bool maybe\n", id="not the tagged choice"),
+    pytest.param("!!timestamp 5\n", id="not the tagged date"),
+    pytest.param("? [a]\n: 1\n", id="list as a key"),
+    pytest.param("size: " + "[" * 10_000, id="deep list"),
+    pytest.param("{a: " * 20_000, id="deep mapping"),
+    pytest.param("- " * 20_000, id="deep sequence"),
+])
+def test_broken_yaml_is_refused_by_name(write, text):
+    path = write(text)
+    assert refusal(load_config, path).startswith(f"{path} is not a plain YAML file")
+
+
+@pytest.mark.parametrize("tag", ["!!python/object/apply:os.system", "!!python/object/new:os.system"])
+def test_code_in_a_file_is_refused_and_does_not_run(write, here, tag):
+    path = write(f"data: {tag} ['echo > ran']\n")
+    assert path in refusal(load_config, path)
+    assert not (here / "ran").exists()
+
+
+@pytest.mark.parametrize(("folder", "name"), [("my images", "my_images"), ("some/where/bus/", "bus"),
+                                              ("köln-2", "köln-2"), ("bus/table.csv", "table")])
+def test_without_a_name_the_pipeline_is_named_after_the_data_folder(here, folder, name):
+    assert load_config(data=folder) == (name, Config(data=folder))
+
+
+def test_a_pipeline_file_named_as_the_data_folder_is_used(write):
+    write("epochs: 3\ndata: data/mine\n")
+    assert load_config(data="elsewhere/mine") == ("mine", Config(data="elsewhere/mine", epochs=3))
+
+
+def test_own_data_are_never_made_by_a_source(write):
+    path = write("source: phantom\ndata: data/phantom\n")
+    assert load_config(path)[1].source == "phantom"
+    assert load_config(path, data="data/own")[1].source == ""
+
+
+def test_an_unknown_pipeline_is_refused_with_the_nearest(write):
+    write("epochs: 3\n")
+    message = refusal(load_config, "mien")
+    assert "'mien'" in message
+    assert "Did you mean 'mine'" in message
+
+
+@pytest.mark.parametrize("name", ["nothing.yaml", "pipelines/nothing.yml", "sub/nothing"])
+def test_a_pipeline_file_that_is_not_there_is_named(write, name):
+    write("epochs: 3\n")
+    assert Path(name).name in refusal(load_config, name)
+
+
+def as_yaml(config, record):
+    values = {key: list(value) if isinstance(value, tuple) else value
+              for key, value in dataclasses.asdict(config).items()}
+    return yaml.safe_dump(values | {"run": record}, sort_keys=False)
+
+
+def test_the_configuration_of_a_run_is_a_pipeline_that_gives_the_same(here):
+    config = Config(data="data/x", classes=("b", "a"), splits=("center_holdout",), holdout=("one", "2"), size=96,
+                    resize="pad", channels="gray", hflip=0, vflip=1, rotate=3.5, arch="resnet18", weights="none",
+                    dropout=0, epochs=3, bs=4, lr=3e-5, lr_min=1e-7, wd=0, patience=2, monitor="recall_a", seed=0,
+                    loader="torchvision", device="cpu", threads=3)
+    folder = here / "results" / "bus" / "stratified"
+    folder.mkdir(parents=True)
+    (folder / "config.yaml").write_text(as_yaml(config, {"pipeline": "bus", "split": "stratified"}), encoding="utf-8")
+    assert load_config(str(folder / "config.yaml")) == ("bus", config)
+    assert load_config(str(folder / "config.yaml"), epochs=9) == ("bus", dataclasses.replace(config, epochs=9))
+
+
+@pytest.mark.parametrize("record", ["5", "[a]", "text"])
+def test_a_record_that_is_none_is_refused(write, record):
+    path = write(f"run: {record}\n")
+    message = refusal(load_config, path)
+    assert path in message
+    assert "run=" in message
+
+
+@pytest.mark.parametrize("record", ["run:", "run: {}", "run: {split: stratified}"])
+def test_a_record_without_a_pipeline_leaves_the_name_of_the_file(write, record):
+    assert load_config(write(f"{record}\n")) == ("mine", Config())

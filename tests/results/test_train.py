@@ -1,0 +1,148 @@
+"""The main job as the user runs it: one command, and the files of a run."""
+
+
+from types import SimpleNamespace
+
+import pandas as pd
+import pytest
+import timm
+import torch
+import yaml
+from conftest import ARCH, SIZE
+from PIL import Image
+
+from busfast.cli import main
+from busfast.data import read_split
+from busfast.results.runs import Run
+
+FILES = {"config.yaml", "split.csv", "training_log.csv", "loss_curve.png", "recall_curve.png", "lr_curve.png",
+         "summary.yaml"}
+COLUMNS = ["epoch", "train_loss", "val_loss", "val_acc", "macro_auc", "recall_normal", "recall_benign",
+           "recall_malignant", "lr", "seconds"]
+
+
+def run(*words) -> None:
+    assert main(list(words)) == 0
+
+
+def log(name) -> pd.DataFrame:
+    return pd.read_csv(Run(name).results / "training_log.csv")
+
+
+def tree(folder):
+    return {path.relative_to(folder): path.stat().st_mtime_ns for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("loader", ["dali", "torchvision"])
+def test_train_leaves_every_file_of_a_run(workplace, loader, capsys):
+    if loader == "dali":
+        pytest.importorskip("nvidia.dali")
+    run("train", "--split=stratified", f"--loader={loader}")
+    name = "phantom/stratified"
+    assert {path.name for path in Run(name).results.iterdir()} == FILES
+    assert {path.name for path in Run(name).models.iterdir()} == {"best.pth", "final.pth"}
+    rows = log(name)
+    assert list(rows) == COLUMNS and list(rows["epoch"]) == [1, 2]
+    assert rows["lr"].tolist() == pytest.approx([5.005e-4, 1e-6])
+    for curve in ("loss", "recall", "lr"):
+        assert Image.open(Run(name).results / f"{curve}_curve.png").size[0] > 600
+    for file in ("best.pth", "final.pth"):
+        model = timm.create_model(ARCH, num_classes=3)
+        model.load_state_dict(torch.load(Run(name).models / file, weights_only=True))
+        shares = model.eval()(torch.rand(2, 3, SIZE, SIZE)).softmax(dim=1)
+        assert shares.shape == (2, 3) and shares.sum(dim=1).tolist() == pytest.approx([1, 1])
+    out = capsys.readouterr().out
+    assert "PHANTOM" in out and f"loader: {loader}" in out and "best epoch" in out and "epoch 2/2" in out
+
+
+def test_the_record_says_everything_needed_to_run_it_again_and_gives_the_same_log(workplace):
+    run("train", "--split=center_holdout", "--seed=7")
+    name = "phantom/center_holdout"
+    config = yaml.safe_load((Run(name).results / "config.yaml").read_text())
+    record = config["run"]
+    assert config["seed"] == 7 and config["holdout"] == record["holdout"] == ["gamma"]
+    assert record["phantom"] and record["loader"] == "torchvision" and record["device"] == "cpu"
+    assert record["weights"]["text"] == "random (asked for)"
+    assert {"busfast", "python", "torch", "fastai", "timm"} <= set(record["versions"])
+    assert yaml.safe_load((Run(name).results / "summary.yaml").read_text())["state"] == "finished"
+    run("train", f"--pipeline={Run(name).results / 'config.yaml'}", "--split=center_holdout", "--threads=1")
+    again = log("phantom/center_holdout-2")
+    pd.testing.assert_frame_equal(log(name).drop(columns="seconds"), again.drop(columns="seconds"))
+    first, second = (torch.load(Run(one).models / "final.pth", weights_only=True)
+                     for one in (name, "phantom/center_holdout-2"))
+    assert all(torch.equal(value, second[key]) for key, value in first.items())
+
+
+def test_a_second_run_leaves_the_first_untouched(workplace):
+    run("train", "--epochs=1")
+    before = tree(workplace / "results") | tree(workplace / "models")
+    run("train", "--epochs=1")
+    after = tree(workplace / "results" / "phantom" / "stratified-2")
+    assert {path.name for path in after} == FILES
+    unchanged = tree(workplace / "results") | tree(workplace / "models")
+    assert all(unchanged[path] == time for path, time in before.items() if path.suffix)
+
+
+def test_all_trains_each_split_then_compares(workplace, capsys):
+    run("train", "--split=all", "--epochs=1")
+    table = pd.read_csv("results/compare.csv")
+    assert table["run"].tolist() == ["phantom/center_holdout", "phantom/stratified"]
+    assert table["data"].str.contains("PHANTOM").all() and (table["state"] == "finished").all()
+    best = [log(name)["val_loss"].min() for name in table["run"]]
+    assert table["best_val_loss"].tolist() == pytest.approx(best)
+    assert "phantom/stratified" in (workplace / "results" / "compare.md").read_text()
+    assert "best_val_loss" in capsys.readouterr().out
+
+
+def test_training_reads_the_written_split_and_never_the_test_part(workplace, phantom_folder, monkeypatch):
+    opened = set()
+    from busfast.pipelines import torchvision_loader
+
+    def remember(source, original=torchvision_loader.read_image):
+        opened.add(str(source))
+        return original(source)
+    monkeypatch.setattr(torchvision_loader, "read_image", remember)
+    run("train", "--split=center_holdout", "--epochs=1")
+    parts = read_split("results/phantom/center_holdout/split.csv", phantom_folder)
+    used = {str(phantom_folder / image) for image in parts["image"][parts["part"] != "test"]}
+    assert opened == used and set(parts["center"][parts["part"] == "test"]) == {"gamma"}
+
+
+def test_monitor_may_be_any_logged_measure(workplace):
+    run("train", "--monitor=recall_malignant", "--epochs=1")
+    assert yaml.safe_load(open("results/phantom/stratified/summary.yaml"))["monitor"] == "recall_malignant"
+
+
+def test_lr_find_suggests_a_rate_and_draws_the_curve(workplace, capsys):
+    run("lr_find", "--split=stratified")
+    folder = workplace / "results" / "phantom" / "lr_find-stratified"
+    assert {path.name for path in folder.iterdir()} == {"lr_find.png", "lr_find.csv"}
+    assert "suggested learning rate: " in capsys.readouterr().out
+    assert len(pd.read_csv(folder / "lr_find.csv")) > 20
+    assert not (workplace / "models" / "phantom").exists() or not any((workplace / "models" / "phantom").iterdir())
+
+
+def test_interrupted_training_keeps_what_was_written_and_says_so(workplace, monkeypatch, capsys):
+    from busfast.models import callbacks
+
+    def interrupt(self):
+        raise KeyboardInterrupt
+    monkeypatch.setattr(callbacks.SaveFinal, "after_fit", interrupt)
+    assert main(["train", "--epochs=1"]) == 130
+    assert len(log("phantom/stratified")) == 1
+    assert yaml.safe_load(open("results/phantom/stratified/summary.yaml"))["state"] == "interrupted"
+    assert "what was written stays" in capsys.readouterr().out
+
+
+def test_a_results_folder_that_cannot_be_written_is_refused(workplace, capsys):
+    (workplace / "results").write_text("in the way")
+    assert main(["train"]) == 2
+    assert "busfast: Cannot make" in capsys.readouterr().err
+    assert (workplace / "results").read_text() == "in the way" and not (workplace / "models").exists()
+
+
+def test_nan_training_ends_with_a_clear_error(workplace, capsys, monkeypatch):
+    from busfast.models import callbacks
+    monkeypatch.setattr(callbacks, "math", SimpleNamespace(isfinite=lambda value: False))
+    assert main(["train", "--epochs=1"]) == 2
+    assert "Try a lower --lr" in capsys.readouterr().err

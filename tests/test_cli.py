@@ -1,0 +1,131 @@
+"""What is misspelt or out of range is refused before anything runs, with the nearest right word."""
+
+import subprocess
+import sys
+
+import pytest
+from conftest import ARCH
+
+from busfast.cli import VERBS, main
+
+
+@pytest.mark.parametrize(("line", "message"), [
+    ("trian", "Unknown verb 'trian'. Did you mean 'train'?"),
+    ("train --epohcs=5", "Unknown flag of train '--epohcs'. Did you mean '--epochs'?"),
+    ("train -e=5", "Unknown flag of train '-e'"),
+    ("train --split=stratfied", "Unknown split 'stratfied'. Did you mean 'stratified'?"),
+    ("train --loader=dalli", "Unknown loader 'dalli'. Did you mean 'dali'?"),
+    ("train --device=gpu", "Unknown device 'gpu'"),
+    ("train --arch=efficientnet_b00", "Unknown model 'efficientnet_b00'. Did you mean 'efficientnet_b0'?"),
+    ("train --monitor=val_los", "Unknown monitor 'val_los'. Did you mean 'val_loss'?"),
+    ("train --pipeline=fantom", "Unknown pipeline 'fantom'. Did you mean 'phantom'?"),
+    ("train --pipeline=no/such.yaml", "There is no pipeline file no/such.yaml"),
+    ("train --epochs=abc", "epochs=abc is not a whole number"),
+    ("train --epochs=2.5", "epochs=2.5 is not a whole number"),
+    ("train --epochs=0", "epochs=0 is out of range"),
+    ("train --lr=-1", "lr=-1.0 is out of range"),
+    ("train --lr=nan", "lr=nan is not a number"),
+    ("train --lr=1e-9", "lr_min=1e-06 is out of range"),
+    ("train --epochs", "--epochs needs a value"),
+    ("train --epochs --lr=1", "--epochs needs a value"),
+    ("train --epochs=1 --epochs=2", "--epochs is given twice"),
+    ("train stratified", "'stratified' is left over"),
+    ("train --data=no_such_folder", "There is no data folder 'no_such_folder'"),
+    ("train --data=empty", "The folder 'empty' has no table.csv"),
+    ("train --weights=no.pth", "There is no weights file 'no.pth'"),
+    ("train --holdout=beta", "--holdout=beta has no meaning for --split=stratified"),
+    ("train --split=center_holdout --holdout=betta", "Unknown split 'betta'"),
+    ("train --split=all --epochs=0", "epochs=0 is out of range"),
+    ("lr_find --split=all", "Unknown split 'all'"),
+    ("compare --run=x", "Unknown flag of compare '--run'"),
+    ("compare", "There is no trained run below results/ yet"),
+    ("export", "export needs --run=VALUE"),
+    ("export --run=phantom/stratified", "There are no runs here yet"),
+    ("predict", "predict needs an image, folder or table"),
+    ("predict x", "predict needs --run=VALUE"),
+    ("predict x y --run=z", "'y' is left over"),
+    ("predict x --run=z --overwrite=maybe", "Unknown value of --overwrite 'maybe'"),
+])
+def test_wrong_lines_are_refused_and_change_nothing(workplace, line, message, capsys):
+    (workplace / "empty").mkdir()
+    message = message.replace("Unknown split 'betta'", "Unknown center 'betta'. Did you mean 'beta'?")
+    before = sorted(workplace.rglob("*"))
+    assert main(line.split()) == 2
+    assert message in capsys.readouterr().err
+    assert sorted(workplace.rglob("*")) == before
+
+
+def copy_table(workplace, phantom_folder, change):
+    """A small set in `mine`, its table changed by `change(lines)`; returns its folder."""
+    folder = workplace / "mine"
+    (folder / "images").mkdir(parents=True)
+    for image in (phantom_folder / "images").iterdir():
+        (folder / "images" / image.name).write_bytes(image.read_bytes())
+    lines = (phantom_folder / "table.csv").read_text().splitlines()
+    lines = [",".join(line.split(",")[:4]) for line in lines]  # image, label, center, patient
+    (folder / "table.csv").write_text("\n".join(change(lines)) + "\n")
+    return folder
+
+
+def row(number, text):
+    return lambda lines: [*lines[:number - 1], text, *lines[number:]]
+
+
+@pytest.mark.parametrize(("change", "message"), [
+    (row(5, "images/gone.png,benign,alpha,1"), "row 5, column image: there is no file 'images/gone.png'"),
+    (row(5, "/etc/passwd,benign,alpha,1"), "row 5, column image: '/etc/passwd' is an absolute path"),
+    (row(5, "../mine/images/x.png,benign,alpha,1"), "leads out of the data folder"),
+    (row(5, "images/x.png,begnin,alpha,1"), "row 5, column label: Unknown label 'begnin'. Did you mean 'benign'?"),
+    (row(5, ""), "row 5: the row is empty"),
+    (row(1, "file,label,center,patient"), "row 1: the column 'image' is missing"),
+    (lambda lines: lines[:1] + [line for line in lines if ",benign," in line],
+     "Class 'normal' has 0 patients in the table"),
+])
+def test_a_wrong_table_is_refused_and_changes_nothing(workplace, phantom_folder, change, message, capsys):
+    copy_table(workplace, phantom_folder, change)
+    before = sorted(workplace.rglob("*"))
+    assert main(["train", "--data=mine", f"--arch={ARCH}", "--device=cpu"]) == 2
+    assert message in capsys.readouterr().err
+    assert sorted(workplace.rglob("*")) == before
+
+
+def test_a_truncated_image_is_refused_by_name_and_changes_nothing(workplace, phantom_folder, capsys):
+    folder = copy_table(workplace, phantom_folder, lambda lines: lines)
+    victim = sorted((folder / "images").iterdir())[3]
+    victim.write_bytes(victim.read_bytes()[:-500])
+    before = sorted(workplace.rglob("*"))
+    assert main(["train", "--data=mine", f"--arch={ARCH}", "--device=cpu"]) == 2
+    assert f"images/{victim.name}: OSError: " in capsys.readouterr().err
+    assert sorted(workplace.rglob("*")) == before
+
+
+def test_a_folder_without_a_pipeline_file_is_trained_with_the_defaults_under_its_own_name(workplace, phantom_folder):
+    copy_table(workplace, phantom_folder, lambda lines: lines)
+    words = ["--epochs=1", "--size=32", f"--arch={ARCH}", "--weights=none", "--device=cpu", "--loader=torchvision"]
+    assert main(["train", "--data=mine", *words]) == 0
+    assert (workplace / "results" / "mine" / "stratified" / "training_log.csv").is_file()
+    assert "PHANTOM" not in (workplace / "results" / "mine" / "stratified" / "config.yaml").read_text()
+
+
+def test_help_of_every_verb_names_every_flag_and_runs_nothing(workplace, capsys):
+    import inspect
+    before = sorted(workplace.rglob("*"))
+    assert main(["--help"]) == 0
+    page = capsys.readouterr().out
+    assert all(verb in page for verb in VERBS)
+    for verb, function in VERBS.items():
+        assert main([verb, "--help"]) == 0
+        page = capsys.readouterr().out
+        for name in inspect.signature(function).parameters:
+            assert f"--{name}" in page or name.upper() in page
+    assert sorted(workplace.rglob("*")) == before
+
+
+def test_flag_and_value_may_be_two_words(workplace, capsys):
+    assert main(["train", "--epochs", "abc"]) == 2
+    assert "epochs=abc" in capsys.readouterr().err
+
+
+def test_the_module_is_the_command(workplace):
+    done = subprocess.run([sys.executable, "-m", "busfast", "trian"], capture_output=True, text=True)
+    assert done.returncode == 2 and done.stderr.startswith("busfast: Unknown verb 'trian'") and not done.stdout
