@@ -5,7 +5,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from busfast.data.table import CLASSES
+from busfast.data.table import CLASSES, read_rows
 from busfast.errors import UserError, choose
 from busfast.files import atomic
 
@@ -33,13 +33,16 @@ def split_table(table: pd.DataFrame, split: str = "stratified", *, seed: int = 4
         UserError: an unknown split or center; a class or a center too small to split.
     """
     choose("split", split, SPLITS)
+    holdout = (holdout,) if isinstance(holdout, str) else tuple(holdout)
     if holdout and split != "center_holdout":
         raise UserError(f"holdout={','.join(holdout)} has no meaning for split '{split}'. "
                         "Use it with center_holdout, or leave it out.")
+    if "part" in table:
+        raise UserError("The table already has a column 'part', which a split would write over. Rename it.")
     table = table.copy()
     table.attrs["notes"] = _patient_notes(table)
     table.attrs["holdout"] = []
-    return SPLITS[split](table, seed=seed, classes=tuple(classes), holdout=tuple(holdout))
+    return SPLITS[split](table, seed=seed, classes=tuple(classes), holdout=holdout)
 
 
 def stratified(table: pd.DataFrame, *, seed: int, classes: tuple[str, ...],
@@ -95,13 +98,11 @@ def read_split(path: str | Path, root: str | Path) -> pd.DataFrame:
     """Reads a split file back; `root` is the folder that its image paths are relative to.
 
     Raises:
-        UserError: a column is missing or a part is none of train, valid, test.
+        UserError: as `read_rows`, or a part is none of train, valid, test.
     """
-    table = pd.read_csv(path, dtype=str, keep_default_na=False, skip_blank_lines=False)
-    for column in ("image", "label", "part"):
-        if column not in table:
-            raise UserError(f"{path}, row 1: the column '{column}' is missing.")
-    for row, part in enumerate(table["part"], start=2):
+    header, rows = read_rows(Path(path), ("image", "label", "part"))
+    table = pd.DataFrame([cells for _, cells in rows], columns=header, dtype=object)
+    for (row, _), part in zip(rows, table["part"], strict=True):
         if part not in PARTS:
             raise UserError(f"{path}, row {row}, column part: '{part}' is none of {', '.join(PARTS)}.")
     table.attrs["root"] = str(root)

@@ -49,7 +49,7 @@ def read_table(data: str | Path, classes: tuple[str, ...] = CLASSES) -> pd.DataF
             unknown label, a path outside the folder, or a file that does not exist; names row and column.
     """
     path = find_table(data)
-    header, rows = _read_csv(path)
+    header, rows = read_rows(path, REQUIRED)
     columns = [*header, *(name for name in OPTIONAL if name not in header)]
     seen: dict[str, int] = {}
     records = []
@@ -62,27 +62,34 @@ def read_table(data: str | Path, classes: tuple[str, ...] = CLASSES) -> pd.DataF
     return table
 
 
-def _read_csv(path: Path) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """Returns the header and (row number, cells) of each row; refuses empty and uneven rows.
+def read_rows(path: Path, required: tuple[str, ...]) -> tuple[list[str], list[tuple[int, list[str]]]]:
+    """Reads a CSV file: UTF-8, separated by commas, with a header.
 
-    A row of several lines (a quoted cell with line ends) counts once, as in a spreadsheet.
+    Returns:
+        The header and, for each row, its number and cells. The header is row 1; a row of several lines (a quoted
+        cell with line ends) counts once, as in a spreadsheet.
+
+    Raises:
+        UserError: the file is missing or not such text, a required column is missing, a row is empty or uneven.
     """
     read = []
     try:
         with open(path, encoding="utf-8-sig", newline="") as file:
             for cells in csv.reader(file, strict=True):
                 read.append([cell.strip() for cell in cells])
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
     except UnicodeDecodeError as error:
         raise UserError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}). "
                         "Save it as UTF-8.") from error
     except csv.Error as error:
         raise UserError(f"{path}, row {len(read) + 1}: {error}. Mend that row.") from error
     header, rows = read[0] if read else [], list(enumerate(read[1:], start=2))
-    for name in REQUIRED:
+    for name in required:
         if name not in header:
             found = ", ".join(header) or "nothing"
             raise UserError(f"{path}, row 1: the column '{name}' is missing (found: {found}). Columns are "
-                            f"separated by commas; needed: {', '.join(REQUIRED)}.")
+                            f"separated by commas; needed: {', '.join(required)}.")
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
         raise UserError(f"{path}, row 1: the column '{twice[0]}' stands there twice. Rename one of them.")

@@ -43,7 +43,7 @@ def make_learner(dls: TableDataLoaders, arch: str = "efficientnet_b0", *, weight
         path, model_dir: where fastai puts what it saves.
 
     Returns:
-        A fastai Learner; `learn.start` says what the model started from (text, mean, std).
+        A fastai Learner; `learn.weights_used` says what the model started from (text, mean, std).
     """
     keep_freed_memory()
     classes = tuple(dls.vocab)
@@ -53,7 +53,7 @@ def make_learner(dls: TableDataLoaders, arch: str = "efficientnet_b0", *, weight
     learn = Learner(dls, model.to(dls.device, memory_format=torch.channels_last),
                     loss_func=CrossEntropyLossFlat(weight=weight), opt_func=partial(Adam, decouple_wd=False), lr=lr,
                     wd=wd, metrics=make_metrics(classes), path=path, model_dir=model_dir)
-    learn.start = asdict(start)  # plain values: an exported learner must load without busfast
+    learn.weights_used = asdict(start)  # plain values: an exported learner must load without busfast
     return learn
 
 

@@ -128,16 +128,16 @@ def load_config(pipeline: str = "", **overrides: Any) -> tuple[str, Config]:
             if path.parent == FOLDER and FOLDER.is_dir():
                 choose("pipeline", pipeline, sorted(file.stem for file in FOLDER.glob("*.yaml")))
             raise UserError(f"There is no pipeline file {path}.")
-        values = _read_yaml(path)
+        values = read_yaml(path)
         record = values.pop("run", None) or {}
         if not isinstance(record, dict):
             raise UserError(f"{path}: run={record} is not the record of a run. Remove that line.")
-        name = str(record.get("pipeline") or path.stem)
+        name = _folder_name(str(record.get("pipeline") or path.stem))
     else:
         folder = overrides.get("data")
         name = _name_after(Path(folder)) if folder else DEFAULT
         path = FOLDER / f"{name}.yaml"
-        values = _read_yaml(path) if path.is_file() else {}
+        values = read_yaml(path) if path.is_file() else {}
         if not folder and not values:
             raise UserError(f"There is no {path} here. Run from the folder that holds pipelines/, or name your "
                             "images: --data=FOLDER.")
@@ -160,12 +160,24 @@ def _name_after(data: Path) -> str:
     """Names a pipeline after the data folder, or after the table where that is not simply table.csv."""
     data = data.resolve()
     folder = data.parent if data.name == "table.csv" else data
-    return re.sub(r"[^\w.-]+", "_", folder.stem if folder.suffix == ".csv" else folder.name)
+    return _folder_name(folder.stem if folder.suffix == ".csv" else folder.name)
 
 
-def _read_yaml(path: Path) -> dict[str, Any]:
+def _folder_name(name: str) -> str:
+    """Makes a plain folder name of a name: no separators, not hidden, not a parent."""
+    return re.sub(r"[^\w.-]+", "_", name).lstrip(".") or "unnamed"
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Reads a YAML file of keys and plain values; no tag of Python's is followed.
+
+    Raises:
+        UserError: it cannot be read or is anything else.
+    """
     try:
         values = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
         # PyYAML lets the errors of Python's own types through, such as that of the date 2024-02-30.
         raise UserError(f"{path} is not a plain YAML file: {' '.join(str(error).split())}") from error

@@ -6,7 +6,8 @@ import pandas as pd
 
 from busfast.errors import UserError
 from busfast.files import atomic
-from busfast.results.runs import RESULTS, Run, all_runs, read_record
+from busfast.pipelines.config import read_yaml
+from busfast.results.runs import RESULTS, Run, all_runs
 
 NOTE = ("Every figure is of the validation part, never of the test part. For center_holdout that is images of the "
         "training centers: it does not show how the model does on the held-out center.")
@@ -38,9 +39,10 @@ def _row(run: Run) -> dict | None:
     if not log_file.is_file():
         return None
     log = pd.read_csv(log_file)
-    config = read_record(run.results / "config.yaml")
-    record = config.get("run", {})
-    summary = read_record(run.results / "summary.yaml")
+    config = read_yaml(run.results / "config.yaml")
+    record = config.get("run") or {}
+    summary_file = run.results / "summary.yaml"
+    summary = read_yaml(summary_file) if summary_file.is_file() else {}
     best = log["val_loss"].idxmin() if log["val_loss"].notna().any() else 0
     last = log.iloc[-1]
     row = {"run": run.name, "data": config.get("data", "") + (" (PHANTOM, synthetic)" if record.get("phantom") else ""),

@@ -38,14 +38,15 @@ class TrainingLog(Callback):
         self.learn.recorder.smooth_loss.reset()
 
     def before_epoch(self):
-        self.start = time.monotonic()
+        self.began = time.monotonic()
+        self.recorder.log[0] = self.epoch + 1  # fastai's table on screen counts from 0
         self.learn.recorder.smooth_loss.reset()
 
     def after_epoch(self):
         values = dict(zip(self.recorder.metric_names[1:], self.recorder.values[-1], strict=False))
         row = {"epoch": self.epoch + 1, "train_loss": values.pop("train_loss")}
         values.pop("valid_loss")  # weighted; val_loss is the one that compares
-        row |= values | {"lr": self.schedule((self.epoch + 1) / self.n_epoch), "seconds": time.monotonic() - self.start}
+        row |= values | {"lr": self.schedule((self.epoch + 1) / self.n_epoch), "seconds": time.monotonic() - self.began}
         self.rows.append({name: value if isinstance(value, int) else f"{value:.6g}" for name, value in row.items()})
         with atomic(self.folder / "training_log.csv") as file:
             writer = csv.DictWriter(file, self.rows[0])

@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import importlib.metadata
 import platform
+import shutil
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,7 @@ import yaml
 from busfast import __version__
 from busfast.errors import UserError
 from busfast.files import atomic
-from busfast.pipelines.config import Config, load_config
+from busfast.pipelines.config import Config, load_config, read_yaml
 
 RESULTS, MODELS = Path("results"), Path("models")
 PACKAGES = ("torch", "torchvision", "fastai", "timm", "nvidia-dali-cuda130", "numpy", "pandas", "pillow",
@@ -45,8 +46,7 @@ class Run:
             UserError: the run has no readable config.yaml.
         """
         path = self.results / "config.yaml"
-        record = read_record(path).get("run", {})
-        return load_config(str(path))[1], record
+        return load_config(str(path))[1], read_yaml(path).get("run") or {}
 
 
 def new_run(pipeline: str, split: str) -> Run:
@@ -72,6 +72,12 @@ def new_run(pipeline: str, split: str) -> Run:
             raise UserError(f"Cannot make the run's folders {run.results} and {run.models}: {error.strerror}. "
                             "Run where you may write.") from error
         return run
+
+
+def discard_run(run: Run) -> None:
+    """Removes the folders of a run that `new_run` has just made."""
+    shutil.rmtree(run.results)
+    shutil.rmtree(run.models)
 
 
 def find_run(name: str) -> Run:
@@ -110,20 +116,6 @@ def write_record(path: Path, record: dict[str, Any]) -> None:
     """Writes a YAML file of plain values."""
     with atomic(path) as file:
         yaml.safe_dump(record, file, sort_keys=False, allow_unicode=True)
-
-
-def read_record(path: Path) -> dict[str, Any]:
-    """Reads a YAML file of plain values; {} where there is none.
-
-    Raises:
-        UserError: it is not plain YAML.
-    """
-    try:
-        return yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except FileNotFoundError:
-        return {}
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        raise UserError(f"{path} cannot be read: {' '.join(str(error).split())}") from error
 
 
 def provenance(data: str | Path) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from busfast.data.split import count_parts, read_split, split_table, write_split
 from busfast.data.table import find_table, read_table
 from busfast.errors import UserError
 from busfast.pipelines.config import Config
-from busfast.results.runs import Run, new_run, provenance, write_config, write_record
+from busfast.results.runs import Run, discard_run, new_run, provenance, write_config, write_record
 
 
 def load_table(config: Config) -> pd.DataFrame:
@@ -84,7 +84,7 @@ def build(config: Config, parts: pd.DataFrame, model_dir: Path | str = "models")
                    threads=config.threads)
     learn = make_learner(dls, config.arch, weights=config.weights, dropout=config.dropout, lr=config.lr, wd=config.wd,
                          path=".", model_dir=model_dir)
-    print(f"model: {config.arch}; {learn.start["text"]}", flush=True)
+    print(f"model: {config.arch}; {learn.weights_used['text']}", flush=True)
     return learn
 
 
@@ -117,7 +117,7 @@ def train_run(pipeline: str, config: Config, split: str, table: pd.DataFrame) ->
     from fastai.callback.progress import ProgressCallback
 
     from busfast.models.callbacks import EarlyStopping, SaveBest, SaveFinal, StopOnNaN, WarnCollapse, monitor_with
-    from busfast.models.learner import class_weights, cosine
+    from busfast.models.learner import cosine
     from busfast.results.log import PlainProgress, TrainingLog, on_terminal
 
     parts = split_data(table, config, split)
@@ -125,17 +125,14 @@ def train_run(pipeline: str, config: Config, split: str, table: pd.DataFrame) ->
     run = new_run(pipeline, split)
     write_split(parts, run.results / "split.csv")
     parts = read_split(run.results / "split.csv", table.attrs["root"])  # what is written is what is trained
-    learn = build(config, parts, run.models)
+    try:
+        learn = build(config, parts, run.models)
+    except BaseException:
+        discard_run(run)  # nothing was trained: leave no empty run behind
+        raise
 
     phantom = is_phantom(config)
-    weight = class_weights(list(learn.dls.train_ds.items["label"]), config.classes)
-    record = {"pipeline": pipeline, "split": split, "holdout": sorted(set(parts["center"][parts["part"] == "test"]))
-              if split == "center_holdout" else [], "phantom": phantom, "device": learn.dls.device.type,
-              "loader": learn.dls.train.loader_name, "weights": {key: value if key == "text" else list(value) for key, value in learn.start.items()},
-              "class_weights": dict(zip(config.classes, [round(float(value), 6) for value in weight], strict=True)),
-              "counts": {part: {name: int(count) for name, count in row.items()}
-                         for part, row in count_parts(parts, config.classes).iterrows()},
-              **provenance(find_table(config.data))}
+    record = _record(pipeline, split, config, parts, learn)
     write_config(run, replace(config, holdout=tuple(record["holdout"])) if record["holdout"] else config, record)
     print(f"run: {run.name}; writing {run.results}/ and {run.models}/", flush=True)
 
@@ -167,6 +164,23 @@ def train_run(pipeline: str, config: Config, split: str, table: pd.DataFrame) ->
             write_record(run.results / "summary.yaml", summary)
     _say_end(run, log.rows, best, config, phantom)
     return run
+
+
+def _record(pipeline: str, split: str, config: Config, parts: pd.DataFrame, learn) -> dict:
+    """What a run was made with, in plain values."""
+    from busfast.models.learner import class_weights
+
+    held = parts["center"][parts["part"] == "test"] if split == "center_holdout" else []
+    weight = class_weights(list(learn.dls.train_ds.items["label"]), config.classes)
+    counts = count_parts(parts, config.classes)
+    return {
+        "pipeline": pipeline, "split": split, "holdout": sorted(set(held)),
+        "phantom": is_phantom(config), "device": learn.dls.device.type, "loader": learn.dls.train.loader_name,
+        "weights": {key: value if key == "text" else list(value) for key, value in learn.weights_used.items()},
+        "class_weights": {name: round(float(value), 6) for name, value in zip(config.classes, weight, strict=True)},
+        "counts": {part: {name: int(count) for name, count in row.items()} for part, row in counts.iterrows()},
+        **provenance(find_table(config.data)),
+    }
 
 
 def _say_end(run: Run, rows: list[dict], best, config: Config, phantom: bool) -> None:

@@ -227,6 +227,11 @@ def test_images_without_a_patient_are_each_their_own_patient_and_this_is_said():
     assert any(f"60 of {len(table)} images have no patient id" in note for note in table.attrs["notes"])
 
 
+def test_unknown_patients_are_not_taken_for_one_who_is_on_both_sides():
+    table = split_table(random_table(0).assign(patient=""), "center_holdout", holdout=("gamma",))
+    assert [note for note in table.attrs["notes"] if "patient ids occur" in note] == []
+
+
 def test_nothing_is_said_where_every_patient_is_known():
     assert split_table(random_table(0)).attrs["notes"] == []
 
@@ -255,12 +260,18 @@ def test_a_split_file_may_be_edited(tmp_path):
     assert images(read_split(tmp_path / "split.csv", ""), "test") == images(table, "valid") | images(table, "test")
 
 
+def test_a_column_of_the_users_own_is_not_written_over():
+    with pytest.raises(UserError, match="already has a column 'part'"):
+        split_table(tiny_table(4, 4, 4).assign(part="left breast"))
+
+
 @pytest.mark.parametrize(("text", "expected"), [
     pytest.param("image,label,part\na.png,benign,train\nb.png,benign,tset\n", ["row 3", "column part", "'tset'"],
                  id="unknown part"),
-    pytest.param("image,label,part\na.png,benign,train\n\nb.png,benign,tset\n", ["row 3", "column part", "''"],
+    pytest.param("image,label,part\na.png,benign,train\n\nb.png,benign,tset\n", ["row 3: the row is empty"],
                  id="blank line"),
-    pytest.param("image,label,part\na.png,benign\n", ["row 2", "column part", "''"], id="no part in the cell"),
+    pytest.param("image,label,part\na.png,benign\n", ["row 2: 2 cells"], id="a cell short"),
+    pytest.param("image,label,part\na.png,benign,\n", ["row 2", "column part", "''"], id="no part in the cell"),
     pytest.param("image,label\na.png,benign\n", ["row 1", "'part' is missing"], id="no part"),
     pytest.param("image,part\na.png,train\n", ["row 1", "'label' is missing"], id="no label"),
 ])

@@ -228,9 +228,11 @@ def test_code_in_a_file_is_refused_and_does_not_run(write, here, tag):
     assert not (here / "ran").exists()
 
 
-@pytest.mark.parametrize(("folder", "name"), [("my images", "my_images"), ("some/where/bus/", "bus"),
-                                              ("köln-2", "köln-2"), ("bus/table.csv", "table")])
-def test_without_a_name_the_pipeline_is_named_after_the_data_folder(here, folder, name):
+@pytest.mark.parametrize(("folder", "name"), [
+    ("my images", "my_images"), ("some/where/bus/", "bus"), ("köln-2", "köln-2"), ("bus.v2", "bus.v2"),
+    ("bus/table.csv", "bus"), ("bus/half.csv", "half"),
+])
+def test_without_a_name_the_pipeline_is_named_after_the_data(here, folder, name):
     assert load_config(data=folder) == (name, Config(data=folder))
 
 

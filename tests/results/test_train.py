@@ -141,6 +141,15 @@ def test_a_results_folder_that_cannot_be_written_is_refused(workplace, capsys):
     assert (workplace / "results").read_text() == "in the way" and not (workplace / "models").exists()
 
 
+def test_a_run_that_cannot_start_leaves_nothing(workplace, capsys):
+    torch.save(timm.create_model("test_resnet").state_dict(), "other.pth")
+    before = sorted(workplace.rglob("*"))
+    assert main(["train", "--weights=other.pth"]) == 2
+    assert f"do not fit {ARCH}" in capsys.readouterr().err
+    left = {path for path in workplace.rglob("*") if path.is_file()}
+    assert left == {path for path in before if path.is_file()}
+
+
 def test_nan_training_ends_with_a_clear_error(workplace, capsys, monkeypatch):
     from busfast.models import callbacks
     monkeypatch.setattr(callbacks, "math", SimpleNamespace(isfinite=lambda value: False))
