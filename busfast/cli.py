@@ -40,7 +40,7 @@ def train(split: str = "stratified", pipeline: str = None, data: str = None, hol
         arch: any timm model. Default efficientnet_b0.
         weights: auto, none, or a file (safetensors or weights-only checkpoint).
         seed: of split, weights, order and augmentation. Default 42.
-        loader: auto, dali or torchvision.
+        loader: auto, dali or torchvision, for training; validation has the same reference pixels with each.
         device: auto, cuda, mps or cpu.
         threads: decoding threads; 0: one a core.
     """
@@ -120,7 +120,7 @@ def export(run: str):
 
 
 def predict(inputs: str, run: str, out: str = "predictions.csv", overwrite: bool = False, bs: int = 32,
-            loader: str = None, device: str = None, threads: int = None):
+            device: str = None, threads: int = None):
     """Predicts an image, a folder, or a table with a run's best weights; one row an input.
 
     Args:
@@ -129,7 +129,6 @@ def predict(inputs: str, run: str, out: str = "predictions.csv", overwrite: bool
         out: the CSV file to write.
         overwrite: replace it if it is there.
         bs: images a batch.
-        loader: auto, dali or torchvision; default: as in training.
         device: auto, cuda, mps or cpu; default: as in training.
         threads: decoding threads; 0: one a core.
     """
@@ -137,7 +136,7 @@ def predict(inputs: str, run: str, out: str = "predictions.csv", overwrite: bool
     from busfast.results.runs import find_run
 
     found = find_run(run)
-    Config(bs=bs, **{key: value for key, value in (("loader", loader), ("device", device), ("threads", threads))
+    Config(bs=bs, **{key: value for key, value in (("device", device), ("threads", threads))
                      if value is not None})
     out = Path(out)
     if out.exists() and not overwrite:
@@ -148,7 +147,7 @@ def predict(inputs: str, run: str, out: str = "predictions.csv", overwrite: bool
     from busfast.models.predict import list_inputs, predict_images
 
     names, paths = list_inputs(inputs)
-    table = predict_images(_load(found, bs=int(bs), loader=loader, device=device, threads=threads), paths)
+    table = predict_images(_load(found, bs=int(bs), device=device, threads=threads), paths)
     table["image"] = names
     with atomic(out) as file:
         table.to_csv(file, index=False, float_format="%.6f")
@@ -186,7 +185,7 @@ def _load(run, **flags):
     config, record = run.read_config()
     image = ImagePipeline(config.size, config.resize, config.channels,
                           mean=tuple(record["weights"]["mean"]), std=tuple(record["weights"]["std"]))
-    given = {"loader": config.loader, "device": config.device, "threads": config.threads}
+    given = {"device": config.device, "threads": config.threads}
     given |= {key: value for key, value in flags.items() if value is not None}
     given["threads"] = int(given["threads"])
     return load_model(run.models / "best.pth", config.arch, image, config.classes, **given)

@@ -7,6 +7,13 @@ from collections.abc import Iterable
 class UserError(Exception):
     """Something the user can mend: the message names the value, the place and the way out."""
 
+    def __str__(self):
+        return self.message
+
+    def __init__(self, message: str):
+        super().__init__(message)
+        self.message = message  # fastai puts its own words into args when a callback raises
+
 
 def choose(kind: str, value: str, choices: Iterable[str]) -> str:
     """Returns `value` if it is one of `choices`.

@@ -39,7 +39,7 @@ def list_inputs(inputs: str | Path) -> tuple[list[str], list[Path]]:
 
 
 def load_model(path: Path, arch: str, image: ImagePipeline, classes: tuple[str, ...], *, bs: int = 32,
-               loader: str = "auto", device: str = "auto", threads: int = 0) -> Learner:
+               device: str = "auto", threads: int = 0) -> Learner:
     """Makes a Learner for inference from saved weights (tensors only; no code of the file is run).
 
     Raises:
@@ -47,7 +47,7 @@ def load_model(path: Path, arch: str, image: ImagePipeline, classes: tuple[str, 
     """
     keep_freed_memory()
     model, _ = make_model(arch, str(path), len(classes), 0.0)
-    dls = inference_dls(image, classes, bs=bs, loader=loader, device=device, threads=threads)
+    dls = inference_dls(image, classes, bs=bs, device=device, threads=threads)
     learn = Learner(dls, model.to(dls.device, memory_format=torch.channels_last), loss_func=CrossEntropyLossFlat())
     learn.remove_cbs([cb for cb in learn.cbs if cb.name == "progress"])
     return learn

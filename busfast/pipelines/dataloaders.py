@@ -22,7 +22,7 @@ from busfast.data.table import CLASSES
 from busfast.errors import UserError
 from busfast.pipelines.image import ImagePipeline, request
 from busfast.pipelines.items import item_transforms
-from busfast.pipelines.loaders import LOADERS, choose_device, choose_loader
+from busfast.pipelines.loaders import LOADERS, REFERENCE, choose_device, choose_loader
 
 
 class Normalized(Transform):
@@ -173,7 +173,8 @@ def make_dls(table: pd.DataFrame, image: ImagePipeline | None = None, *, classes
         classes: the labels in the model's order; they become `dls.vocab`.
         bs: images a batch. In training the last, shorter batch is kept, unless it is a single image, which batch
             normalisation cannot learn from.
-        loader: "auto", "dali" or "torchvision".
+        loader: "auto", "dali" or "torchvision"; makes the training batches. Validation always has the reference
+            pixels, those of torchvision on Pillow images.
         device: "auto", "cuda", "mps" or "cpu".
         threads: decoding threads; 0: one a core.
         path: where the Learner's files go.
@@ -200,15 +201,15 @@ def make_dls(table: pd.DataFrame, image: ImagePipeline | None = None, *, classes
     how = {"image": image, "loader": loader, "threads": threads, "bs": bs, "device": device, "after_item": [ToTensor()],
            "after_batch": [Normalized(image.mean, image.std)]}
     train = ImageDL(dataset.train, shuffle=True, drop_last=len(splits[0]) % bs == 1, **how)
-    valid = ImageDL(dataset.valid, **how)
+    valid = ImageDL(dataset.valid, **(how | {"loader": REFERENCE}))
     return TableDataLoaders(train, valid, path=path, device=device)
 
 
 def inference_dls(image: ImagePipeline, classes: tuple[str, ...], **kwargs) -> TableDataLoaders:
-    """Makes DataLoaders for `test_dl` alone; they hold one blank image. `kwargs`: see `make_dls`."""
+    """Makes DataLoaders for `test_dl` alone; they hold one blank image. `kwargs`: bs, device, threads of `make_dls`."""
     table = pd.concat([_blank(classes).assign(part=part) for part in PARTS[:2]], ignore_index=True)
     table.attrs["root"] = "."
-    return make_dls(table, image, classes=classes, **kwargs)
+    return make_dls(table, image, classes=classes, loader=REFERENCE, **kwargs)
 
 
 def _blank(classes) -> pd.DataFrame:

@@ -29,11 +29,11 @@ def draw_curves(folder: Path, caption: str) -> None:
     _draw(folder / "recall_curve.png", log, {name: name.removeprefix("recall_") for name in recalls},
           "Recall of each class, validation", "recall", caption, limits=(-0.02, 1.02))
     _draw(folder / "lr_curve.png", log, {"lr": "learning rate"}, "Learning rate at the end of each epoch",
-          "learning rate", caption, log_scale=True)
+          "learning rate", caption)
 
 
 def _draw(path: Path, log: pd.DataFrame, series: dict[str, str], title: str, axis: str, caption: str, *,
-          limits=None, best=None, log_scale: bool = False) -> None:
+          limits=None, best=None) -> None:
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")  # no pyplot: no state, no display
     axes = figure.subplots()
     for index, (name, label) in enumerate(series.items()):
@@ -45,8 +45,6 @@ def _draw(path: Path, log: pd.DataFrame, series: dict[str, str], title: str, axi
                       fontsize=8, color="0.35", ha="left" if best < len(log) / 2 else "right")
     if limits:
         axes.set_ylim(*limits)
-    if log_scale:
-        axes.set_yscale("log")
     axes.set(xlabel="epoch", ylabel=axis)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(color="0.92")

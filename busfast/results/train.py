@@ -71,13 +71,14 @@ def build(config: Config, parts: pd.DataFrame, model_dir: Path | str = "models")
     from busfast.models.weights import check_arch
     from busfast.pipelines.dataloaders import make_dls
     from busfast.pipelines.image import ImagePipeline
-    from busfast.pipelines.loaders import choose_device, choose_loader
+    from busfast.pipelines.loaders import REFERENCE, choose_device, choose_loader
 
     check_arch(config.arch)
     device = choose_device(config.device)
     loader, why = choose_loader(config.loader, device)
     print(f"device: {device.type}" + (" (auto)" if config.device == "auto" else ""))
-    print(f"loader: {loader} ({why})", flush=True)
+    print(f"loader: {loader} ({why})" + (f"; validation has the reference pixels, those of {REFERENCE}"
+                                         if loader != REFERENCE else ""), flush=True)
     set_seed(config.seed, reproducible=True)
     image = ImagePipeline(config.size, config.resize, config.channels, config.hflip, config.vflip, config.rotate)
     dls = make_dls(parts, image, classes=config.classes, bs=config.bs, loader=loader, device=device.type,

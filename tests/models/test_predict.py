@@ -103,7 +103,7 @@ assert not [name for name in sys.modules if name.startswith(("busfast", "nvidia.
     (["predict", f"results/{RUN}/training_log.csv", f"--run={RUN}"], "needs a column 'image'"),
     (["predict", ".", f"--run={RUN}", "--out=there.csv"], "is already there"),
     (["predict", ".", f"--run={RUN}", "--out=no/where.csv"], "There is no folder no"),
-    (["predict", ".", f"--run={RUN}", "--loader=dalli"], "Did you mean 'dali'"),
+    (["predict", ".", f"--run={RUN}", "--device=gpu"], "Unknown device 'gpu'"),
     (["predict", ".", f"--run={RUN}", "--bs=x"], "bs=x is not a whole number"),
     (["export", "--run=../../etc"], "There is no run '../../etc'"),
 ])
