@@ -3,6 +3,7 @@
 import os
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the hub's library: tests need no network
+os.environ["OMP_NUM_THREADS"] = "1"  # tiny models: threads would only wait for each other
 
 import numpy as np
 import pytest

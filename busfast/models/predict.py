@@ -1,15 +1,18 @@
 """A trained model and new images -> one row an image, unreadable ones included."""
 
+import sys
+from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
+from fastai.callback import progress as _progress  # noqa: F401  (gives the Learner its bar, and no_bar)
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 
 from busfast.data.check import find_unreadable
-from busfast.errors import UserError
+from busfast.data.table import read_rows
 from busfast.models.memory import keep_freed_memory
 from busfast.models.weights import make_model
 from busfast.pipelines.dataloaders import inference_dls, list_images
@@ -22,19 +25,14 @@ def list_inputs(inputs: str | Path) -> tuple[list[str], list[Path]]:
     A table's paths are relative to its folder. The files need not exist: `predict_images` says so in their rows.
 
     Raises:
-        UserError: nothing there, no image in the folder, no column `image` in the table.
+        UserError: nothing there, no image in the folder, a table that cannot be read or has no column `image`.
     """
     path = Path(inputs)
     if path.suffix.lower() != ".csv":
         names = list_images(path)
         return names, [Path(name) for name in names]
-    try:
-        table = pd.read_csv(path, dtype=str, keep_default_na=False, encoding="utf-8-sig")
-    except (OSError, ValueError) as error:  # pandas' parser errors are ValueErrors
-        raise UserError(f"{path} cannot be read as a table: {error}.") from error
-    if "image" not in table or table.empty:
-        raise UserError(f"{path}: a table to predict needs a column 'image' and a row for each image.")
-    names = table["image"].tolist()
+    header, rows = read_rows(path, ("image",))
+    names = [cells[header.index("image")] for _, cells in rows]
     return names, [path.parent / name for name in names]
 
 
@@ -48,9 +46,7 @@ def load_model(path: Path, arch: str, image: ImagePipeline, classes: tuple[str, 
     keep_freed_memory()
     model, _ = make_model(arch, str(path), len(classes), 0.0)
     dls = inference_dls(image, classes, bs=bs, device=device, threads=threads)
-    learn = Learner(dls, model.to(dls.device, memory_format=torch.channels_last), loss_func=CrossEntropyLossFlat())
-    learn.remove_cbs([cb for cb in learn.cbs if cb.name == "progress"])
-    return learn
+    return Learner(dls, model.to(dls.device, memory_format=torch.channels_last), loss_func=CrossEntropyLossFlat())
 
 
 def predict_images(learn: Learner, paths: list[str | Path]) -> pd.DataFrame:
@@ -73,7 +69,9 @@ def predict_images(learn: Learner, paths: list[str | Path]) -> pd.DataFrame:
     table["reason"] = reasons
     if readable:
         dl = learn.dls.test_dl([paths[index] for index in readable])
-        probabilities, _ = learn.get_preds(dl=dl)
+        print(f"predicting {len(readable)} images on {learn.dls.device}", flush=True)
+        with nullcontext() if sys.stdout.isatty() else learn.no_bar():
+            probabilities, _ = learn.get_preds(dl=dl)
         table.loc[readable, "status"] = "ok"
         table.loc[readable, "predicted"] = [classes[index] for index in probabilities.argmax(dim=1)]
         table.loc[readable, [f"p_{name}" for name in classes]] = probabilities.numpy()

@@ -100,7 +100,7 @@ assert not [name for name in sys.modules if name.startswith(("busfast", "nvidia.
     (["predict", "x", "--run=phantom/stratifed"], "There is no run 'phantom/stratifed'. Did you mean '" + RUN),
     (["predict", "gone.png", f"--run={RUN}"], "There is no file or folder 'gone.png'"),
     (["predict", "models", f"--run={RUN}"], "holds no image"),
-    (["predict", f"results/{RUN}/training_log.csv", f"--run={RUN}"], "needs a column 'image'"),
+    (["predict", f"results/{RUN}/training_log.csv", f"--run={RUN}"], "row 1: the column 'image' is missing"),
     (["predict", ".", f"--run={RUN}", "--out=there.csv"], "is already there"),
     (["predict", ".", f"--run={RUN}", "--out=no/where.csv"], "There is no folder no"),
     (["predict", ".", f"--run={RUN}", "--device=gpu"], "Unknown device 'gpu'"),
