@@ -13,6 +13,7 @@ from typing import NamedTuple
 
 import fire
 
+from busfast import __version__
 from busfast.errors import UserError, choose
 
 
@@ -98,7 +99,7 @@ def compare():
     _print_comparison(*compare_runs())
 
 
-def export(run: str):
+def export(*, run: str):
     """Exports a run's best weights as a fastai learner, models/RUN/learner.pkl.
 
     It loads with fastai's load_learner where neither busfast nor DALI is installed.
@@ -119,7 +120,7 @@ def export(run: str):
           "Research only, not a medical device.")
 
 
-def predict(inputs: str, run: str, out: str = "predictions.csv", overwrite: bool = False, bs: int = 32,
+def predict(inputs: str, *, run: str, out: str = "predictions.csv", overwrite: bool = False, bs: int = 32,
             device: str = None, threads: int = None):
     """Predicts an image, a folder, or a table with a run's best weights; one row an input.
 
@@ -131,6 +132,9 @@ def predict(inputs: str, run: str, out: str = "predictions.csv", overwrite: bool
         bs: images a batch.
         device: auto, cuda, mps or cpu; default: as in training.
         threads: decoding threads; 0: one a core.
+
+    Raises:
+        UserError: wrong input, or not one of the inputs could be read (the rows with the reasons are written).
     """
     from busfast.pipelines.config import Config
     from busfast.results.runs import find_run
@@ -154,6 +158,9 @@ def predict(inputs: str, run: str, out: str = "predictions.csv", overwrite: bool
     bad = int((table["status"] != "ok").sum())
     print(f"wrote {out}: {len(table)} rows" + (f", {bad} unreadable (see column reason)" if bad else ""))
     print("Research only, not a medical device.")
+    if bad == len(table):
+        raise UserError(f"None of the {bad} inputs could be read; the reasons are in {out}. Paths in a table are "
+                        "relative to its folder.")
 
 
 VERBS = {"train": train, "lr_find": lr_find, "compare": compare, "export": export, "predict": predict}
@@ -167,6 +174,9 @@ def _configure(split: str, flags: dict, several: bool = False):
 
     choose("split", split, [*SPLITS, "all"] if several else SPLITS)
     name, config = load_config(flags.pop("pipeline") or "", **flags)
+    if not config.data:
+        raise UserError(f"The pipeline '{name}' names no data folder. Add a line `data: FOLDER` to its file, or give "
+                        "--data=FOLDER.")
     if not config.source:
         read_table(config.data, config.classes)  # a wrong table is refused before torch and fastai are imported
     splits = config.splits if split == "all" else (split,)
@@ -212,7 +222,7 @@ def _check(argv: list[str]) -> None:
         if flag not in parameters or not word.startswith("--"):
             flags = [f"--{name}" for name in parameters]
             try:
-                choose(f"flag of {verb}", word.partition("=")[0], flags or ["(none)"])
+                choose(f"flag of {verb}", word.partition("=")[0], flags or ["--help"])
             except UserError as error:
                 raise UserError(f"{error} More: python -m busfast {verb} --help") from None
         if flag in given:
@@ -246,7 +256,7 @@ def _parse(argv: list[str]) -> Call:
     def recorded(verb):
         @functools.wraps(verb)
         def record(*args, **kwargs):
-            kwargs |= {name: value == "True" for name, value in kwargs.items() if name == "overwrite"}
+            kwargs |= {name: str(value) == "True" for name, value in kwargs.items() if name == "overwrite"}
             return Call(verb, args, kwargs)
         return record
 
@@ -268,7 +278,7 @@ def _help(argv: list[str]) -> None:
     with contextlib.redirect_stderr(text), contextlib.redirect_stdout(text):
         with contextlib.suppress(fire.core.FireExit):
             _parse([*argv, "--help"])
-    page = re.sub(r"INFO: .*\n+", "", text.getvalue())
+    page = re.sub(r"INFO: .*\n+", "", text.getvalue()).split("\nNOTES\n")[0]  # busfast takes values by flag alone
     page = re.sub(r"^    -\w, --", "    --", page, flags=re.MULTILINE)
     page = re.sub(r"Optional\[(\w+)\]", r"\1", re.sub(r" *Default: None\n", "", page))
     print(page.strip())
@@ -279,6 +289,9 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")  # fastai's import, not the user's
     try:
+        if argv == ["--version"]:
+            print(f"busfast {__version__}")
+            return 0
         if not argv or {"--help", "-h"} & set(argv):
             _help([choose("verb", argv[0], VERBS)] if argv and not argv[0].startswith("-") else [])
             return 0

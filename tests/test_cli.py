@@ -35,6 +35,7 @@ from busfast.cli import VERBS, main
     ("train --weights=no.pth", "There is no weights file 'no.pth'"),
     ("train --holdout=beta", "--holdout=beta has no meaning for --split=stratified"),
     ("train --split=center_holdout --holdout=betta", "Unknown split 'betta'"),
+    ("train --pipeline=no_data.yaml", "The pipeline 'no_data' names no data folder"),
     ("train --split=all --epochs=0", "epochs=0 is out of range"),
     ("lr_find --split=all", "Unknown split 'all'"),
     ("compare --run=x", "Unknown flag of compare '--run'"),
@@ -48,6 +49,7 @@ from busfast.cli import VERBS, main
 ])
 def test_wrong_lines_are_refused_and_change_nothing(workplace, line, message, capsys):
     (workplace / "empty").mkdir()
+    (workplace / "no_data.yaml").write_text("epochs: 1\n")
     message = message.replace("Unknown split 'betta'", "Unknown center 'betta'. Did you mean 'beta'?")
     before = sorted(workplace.rglob("*"))
     assert main(line.split()) == 2

@@ -60,7 +60,12 @@ def center_holdout(table: pd.DataFrame, *, seed: int, classes: tuple[str, ...],
     Without `holdout`, the smallest center that has every class is held out.
     """
     _check_centers(table)
-    holdout = tuple(choose("center", name, sorted(set(table["center"]))) for name in holdout)
+    centers = sorted(set(table["center"]))
+    try:
+        holdout = tuple(choose("center", name, centers) for name in holdout)
+    except UserError as error:
+        commas = " A name with a comma goes into the pipeline file: holdout: [\"NAME\"]."
+        raise UserError(f"{error}{commas if any(',' in name for name in centers) else ''}") from None
     if not holdout:
         holdout = (_smallest_complete_center(table, classes),)
         table.attrs["notes"].append(f"held out: {holdout[0]} (the smallest center that has every class; "
@@ -158,9 +163,11 @@ def _assign(table: pd.DataFrame, parts: tuple[str, ...], shares: tuple[float, ..
     the parts' target counts most. Then a part that lacks a class gets the smallest patient that has it.
     """
     groups, names = pd.factorize(_groups(table))
-    strata = pd.get_dummies(table["label"]).join(pd.get_dummies(table["label"] + "\0" + table["center"]))
-    counts = np.zeros((len(names), strata.shape[1]))
-    np.add.at(counts, groups, strata.to_numpy(dtype=float))
+    labels, label_names = pd.factorize(table["label"], sort=True)
+    strata = table.groupby(["label", "center"]).ngroup().to_numpy()
+    counts = np.zeros((len(names), len(label_names) + strata.max() + 1))
+    np.add.at(counts, (groups, labels), 1)
+    np.add.at(counts, (groups, len(label_names) + strata), 1)
     _check_enough(table, groups, parts, classes, where)
 
     target = np.outer(shares, counts.sum(axis=0))

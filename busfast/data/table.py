@@ -88,7 +88,11 @@ def read_rows(path: Path, required: tuple[str, ...]) -> tuple[list[str], list[tu
     for name in required:
         if name not in header:
             found = ", ".join(header) or "nothing"
-            raise UserError(f"{path}, row 1: the column '{name}' is missing (found: {found}). Columns are "
+            other = next((title for title in header if title.lower() == name), "")
+            hint = f" Write '{name}' for '{other}'." if other else ""
+            if len(header) == 1 and (";" in found or "\t" in found):
+                hint = " It is separated by semicolons or tabs: save it separated by commas."
+            raise UserError(f"{path}, row 1: the column '{name}' is missing (found: {found}).{hint} Columns are "
                             f"separated by commas; needed: {', '.join(required)}.")
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:
@@ -131,5 +135,6 @@ def _check_path(path: Path, line: int, column: str, value: str) -> None:
     if ".." in PurePosixPath(value.replace("\\", "/")).parts:
         raise UserError(f"{where}: '{value}' leads out of the data folder. Paths stay inside {path.parent}.")
     if not os.path.isfile(path.parent / value):  # False, too, for what no file can be called
+        hint = " Write / between folders, not \\." if "\\" in value else ""
         raise UserError(f"{where}: there is no file '{value}' in {path.parent}. Mend the path or remove "
-                        "the row.")
+                        f"the row.{hint}")

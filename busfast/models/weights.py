@@ -102,6 +102,8 @@ def load_state(path: str | Path) -> dict[str, torch.Tensor]:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
+        if isinstance(error, pickle.UnpicklingError):  # torch's own words advise to load it unsafely
+            reason = "it is no checkpoint, or holds more than tensors"
         raise UserError(f"The weights file '{path}' cannot be read safely: {reason}. It must hold tensors only "
                         "(safetensors, or loadable with weights_only=True).") from error
     for key in ("model", "state_dict"):

@@ -52,7 +52,7 @@ class Config:
         threads: decoding threads (0: one a core).
     """
 
-    data: str = "data/phantom"
+    data: str = ""
     source: str = ""
     classes: tuple[str, ...] = CLASSES
     splits: tuple[str, ...] = ("stratified", "center_holdout")
@@ -93,8 +93,8 @@ class Config:
                                 ("lr_min", 0, self.lr), ("wd", 0, 10), ("patience", 1, 100_000),
                                 ("seed", 0, 2**32 - 1), ("threads", 0, 1024)):
             if not low <= getattr(self, name) <= high:
-                raise UserError(f"{name}={getattr(self, name)} is out of range: give a number from {low:g} to "
-                                f"{high:g}" + (" (lr)." if name == "lr_min" else "."))
+                raise UserError(f"{name}={getattr(self, name)} is out of range: give a number from {low} to "
+                                f"{high}" + (" (lr)." if name == "lr_min" else "."))
         if len(self.classes) < 2 or len(set(self.classes)) < len(self.classes):
             raise UserError(f"classes={list(self.classes)} must name two classes or more, each once.")
         for label in self.classes:
@@ -168,6 +168,18 @@ def _folder_name(name: str) -> str:
     return re.sub(r"[^\w.-]+", "_", name).lstrip(".") or "unnamed"
 
 
+class _StrictLoader(yaml.SafeLoader):
+    """Plain values only, and no key twice (YAML's own loader takes the last one without a word)."""
+
+    def construct_mapping(self, node, deep=False):
+        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
+        twice = [key for key in keys if keys.count(key) > 1]
+        if twice:
+            raise yaml.constructor.ConstructorError(None, None, f"the key '{twice[0]}' stands there twice",
+                                                    node.start_mark)
+        return super().construct_mapping(node, deep)
+
+
 def read_yaml(path: Path) -> dict[str, Any]:
     """Reads a YAML file of keys and plain values; no tag of Python's is followed.
 
@@ -175,7 +187,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
         UserError: it cannot be read or is anything else.
     """
     try:
-        values = yaml.safe_load(path.read_text(encoding="utf-8"))
+        values = yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
     except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:

@@ -48,7 +48,7 @@ def _row(run: Run) -> dict | None:
     row = {"run": run.name, "data": config.get("data", "") + (" (PHANTOM, synthetic)" if record.get("phantom") else ""),
            "state": summary.get("state", "running or killed"), "model": config.get("arch"), "size": config.get("size"),
            "loader": record.get("loader"), "epochs": len(log), "best_epoch": int(log["epoch"][best]),
-           "best_val_loss": log["val_loss"][best], "best_macro_auc": log["macro_auc"].max(),
+           "best_val_loss": log["val_loss"][best], "macro_auc_then": log["macro_auc"][best],
            "final_val_acc": last["val_acc"]}
     row |= {f"final_{name}": last[name] for name in log if name.startswith("recall_")}
     return row | {"minutes": round(log["seconds"].sum() / 60, 2)}

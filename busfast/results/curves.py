@@ -1,5 +1,6 @@
 """loss_curve.png, recall_curve.png and lr_curve.png, drawn from training_log.csv alone."""
 
+import warnings
 from pathlib import Path
 
 import pandas as pd
@@ -40,13 +41,14 @@ def _draw(path: Path, log: pd.DataFrame, series: dict[str, str], title: str, axi
         axes.plot(log["epoch"], log[name], label=label, markersize=4, **STYLES[index % len(STYLES)])
     if best is not None:
         axes.axvline(log["epoch"][best], color="0.6", linewidth=1, zorder=0)
+        offset, side = (4, "left") if best < len(log) / 2 else (-4, "right")
         axes.annotate(f"lowest validation loss: {log['val_loss'][best]:.3f}", (log["epoch"][best], 0.98),
-                      xycoords=("data", "axes fraction"), xytext=(4, 0), textcoords="offset points", va="top",
-                      fontsize=8, color="0.35", ha="left" if best < len(log) / 2 else "right")
+                      xycoords=("data", "axes fraction"), xytext=(offset, 0), textcoords="offset points",
+                      fontsize=8, color="0.35", ha=side, va="top")
     if limits:
         axes.set_ylim(*limits)
     axes.set(xlabel="epoch", ylabel=axis)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     axes.grid(color="0.92")
     axes.spines[["top", "right"]].set_visible(False)
     if len(series) > 1:
@@ -58,5 +60,6 @@ def _draw(path: Path, log: pd.DataFrame, series: dict[str, str], title: str, axi
 
 def save_figure(figure: Figure, path: Path) -> None:
     """Writes a figure as PNG, whole or not at all."""
-    with atomic(path, "wb") as file:
+    with atomic(path, "wb") as file, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a folder's name may be of any script
         figure.savefig(file, format="png", dpi=150)

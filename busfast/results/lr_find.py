@@ -52,6 +52,6 @@ def _draw(path: Path, curve: pd.DataFrame, rates: dict[str, float], caption: str
     axes.set_title(caption, fontsize=8, color="0.35")
     axes.grid(color="0.92")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    axes.legend(loc="upper left", framealpha=1, edgecolor="white")
     figure.suptitle("Learning-rate finder", fontsize=12)
     save_figure(figure, path)

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from busfast.data.split import PARTS, SPLITS, count_parts, read_split, split_table, write_split
-from busfast.data.table import CLASSES
+from busfast.data.table import CLASSES, read_table
 from busfast.errors import UserError
 
 COLUMNS = ["image", "label", "center", "patient", "device", "mask"]
@@ -289,3 +289,19 @@ def test_parts_are_counted_by_class_in_the_order_of_the_model():
     assert list(counts.index) == list(PARTS)
     assert list(counts.columns) == list(CLASSES)
     assert counts.to_numpy().tolist() == [[1, 1, 0], [0, 0, 0], [1, 0, 0]]
+
+
+def test_a_table_of_images_and_labels_alone_is_split(tmp_path):
+    lines = [f"{number}.png,{label}" for number, label in enumerate(CLASSES * 10)]
+    (tmp_path / "table.csv").write_text("image,label\n" + "\n".join(lines) + "\n")
+    for number in range(30):
+        (tmp_path / f"{number}.png").touch()
+    parts = split_table(read_table(tmp_path), "stratified")
+    assert shares(parts["part"]) == pytest.approx([0.70, 0.15, 0.15], abs=0.06)
+    assert set(parts["label"][parts["part"] == "test"]) == set(CLASSES)
+
+
+def test_a_center_with_a_comma_in_its_name_is_told_where_to_go():
+    table = joined(tiny_table(4, 4, 4, center="Hospital, North"), tiny_table(4, 4, 4, center="beta"))
+    assert "A name with a comma goes into the pipeline file" in refusal(table, "center_holdout", holdout=("Hospital",))
+    assert split_table(table, "center_holdout", holdout=("Hospital, North",)).attrs["holdout"] == ["Hospital, North"]

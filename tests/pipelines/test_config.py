@@ -289,3 +289,9 @@ def test_a_record_that_is_none_is_refused(write, record):
 @pytest.mark.parametrize("record", ["run:", "run: {}", "run: {split: stratified}"])
 def test_a_record_without_a_pipeline_leaves_the_name_of_the_file(write, record):
     assert load_config(write(f"{record}\n")) == ("mine", Config())
+
+
+def test_a_key_that_stands_twice_is_refused(write):
+    path = write("epochs: 1\nepochs: 3\n")
+    with pytest.raises(UserError, match="the key 'epochs' stands there twice"):
+        load_config(str(path))
