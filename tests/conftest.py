@@ -1,6 +1,8 @@
 """Shared test data: the phantom, small, made once a session; images of every kind."""
 
 import os
+import random
+import sys
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the hub's library: tests need no network
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny models: threads would only wait for each other
@@ -13,6 +15,15 @@ from busfast.data import phantom, read_table, split_table
 
 ARCH = "test_efficientnet.r160_in1k"  # timm's smallest: 0.4 million weights
 SIZE = 64
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """Every test starts from the same random state, so that a failure can be repeated."""
+    random.seed(0)
+    np.random.seed(0)
+    if "torch" in sys.modules:
+        sys.modules["torch"].manual_seed(0)
 
 
 @pytest.fixture(scope="session")

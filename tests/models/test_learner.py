@@ -55,6 +55,8 @@ def test_the_schedule_spans_the_epochs_asked_for(learn):
 
 
 def test_metrics_agree_with_scikit_learn_and_val_loss_is_unweighted(learn):
+    with torch.no_grad():  # leans towards one class, so that weights make a difference
+        learn.model.classifier.bias.copy_(torch.tensor([-1.0, 0.0, 2.0]))
     with learn.no_bar(), learn.no_logging():
         values = learn.validate()
     logits, targets = learn.get_preds(act=torch.nn.Identity())
@@ -64,7 +66,7 @@ def test_metrics_agree_with_scikit_learn_and_val_loss_is_unweighted(learn):
                 (chosen == targets).mean(), roc_auc_score(targets, probabilities, multi_class="ovr"),
                 *recall_score(targets, chosen, average=None, zero_division=0)]
     assert list(values[1:]) == pytest.approx(expected, abs=1e-5)
-    assert values[0] != pytest.approx(values[1], abs=1e-4)  # fastai's valid_loss is the weighted one
+    assert values[0] != pytest.approx(values[1], abs=1e-2)  # fastai's valid_loss is the weighted one
 
 
 def test_undefined_metrics_are_nan_not_zero():
