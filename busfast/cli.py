@@ -140,8 +140,8 @@ def predict(inputs: str, *, run: str, out: str = "predictions.csv", overwrite: b
     from busfast.results.runs import find_run
 
     found = find_run(run)
-    Config(bs=bs, **{key: value for key, value in (("device", device), ("threads", threads))
-                     if value is not None})
+    flags = {key: value for key, value in (("bs", bs), ("device", device), ("threads", threads)) if value is not None}
+    checked = Config(**flags)
     out = Path(out)
     if out.exists() and not overwrite:
         raise UserError(f"{out} is already there. Name another file (--out=FILE) or replace it (--overwrite).")
@@ -151,7 +151,7 @@ def predict(inputs: str, *, run: str, out: str = "predictions.csv", overwrite: b
     from busfast.models.predict import list_inputs, predict_images
 
     names, paths = list_inputs(inputs)
-    table = predict_images(_load(found, bs=int(bs), device=device, threads=threads), paths)
+    table = predict_images(_load(found, **{key: getattr(checked, key) for key in flags}), paths)
     table["image"] = names
     with atomic(out) as file:
         table.to_csv(file, index=False, float_format="%.6f")
@@ -195,9 +195,7 @@ def _load(run, **flags):
     config, record = run.read_config()
     image = ImagePipeline(config.size, config.resize, config.channels,
                           mean=tuple(record["weights"]["mean"]), std=tuple(record["weights"]["std"]))
-    given = {"device": config.device, "threads": config.threads}
-    given |= {key: value for key, value in flags.items() if value is not None}
-    given["threads"] = int(given["threads"])
+    given = {"device": config.device, "threads": config.threads} | flags
     return load_model(run.models / "best.pth", config.arch, image, config.classes, **given)
 
 

@@ -68,12 +68,10 @@ def build(config: Config, parts: pd.DataFrame, model_dir: Path | str = "models")
     from fastai.torch_core import set_seed
 
     from busfast.models.learner import make_learner
-    from busfast.models.weights import check_arch
     from busfast.pipelines.dataloaders import make_dls
     from busfast.pipelines.image import ImagePipeline
     from busfast.pipelines.loaders import REFERENCE, choose_device, choose_loader
 
-    check_arch(config.arch)
     device = choose_device(config.device)
     loader, why = choose_loader(config.loader, device)
     print(f"device: {device.type}" + (" (auto)" if config.device == "auto" else ""))

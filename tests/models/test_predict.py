@@ -96,6 +96,11 @@ assert not [name for name in sys.modules if name.startswith(("busfast", "nvidia.
         assert row == pytest.approx(expected, abs=1e-4)
 
 
+def test_whole_numbers_may_be_written_as_everywhere_else(trained, phantom_folder):
+    image = sorted((phantom_folder / "images").iterdir())[0]
+    assert predict(image, "--threads=2.0", "--bs=4.0")["status"].tolist() == ["ok"]
+
+
 @pytest.mark.parametrize(("words", "message"), [
     (["predict", "x", "--run=phantom/stratifed"], "There is no run 'phantom/stratifed'. Did you mean '" + RUN),
     (["predict", "gone.png", f"--run={RUN}"], "There is no file or folder 'gone.png'"),
