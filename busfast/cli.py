@@ -1,36 +1,33 @@
 """The verbs of `python -m busfast VERB`. Fire parses the line; nothing runs before all of it is checked."""
 
-import contextlib
-import functools
-import inspect
-import io
-import re
 import sys
 import warnings
-from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
 
-import fire
-
-from busfast import __version__
+from busfast import __version__, line
+from busfast.cli_data import audit, prepare, split
 from busfast.errors import UserError, choose
 
 
-def train(split: str = "stratified", pipeline: str = None, data: str = None, holdout: str = None, epochs: int = None,
-          size: int = None, bs: int = None, lr: float = None, lr_min: float = None, patience: int = None,
-          monitor: str = None, arch: str = None, weights: str = None, seed: int = None, loader: str = None,
-          device: str = None, threads: int = None):
-    """Trains one split (or all) of a set of images and writes results/ and models/.
+def train(split: str = "stratified", pipeline: str = None, data: str = None, holdout: str = None, folds: int = None,
+          fold: str = None, allow_leaks: bool = False, epochs: int = None, size: int = None, bs: int = None,
+          lr: float = None, lr_min: float = None, patience: int = None, monitor: str = None, arch: str = None,
+          weights: str = None, seed: int = None, loader: str = None, device: str = None, threads: int = None):
+    """Trains a split (each of its folds, or all splits) of a set of images and writes results/ and models/.
 
     Flags that are left out keep the value of the pipeline file, or else the default given here.
 
     Args:
-        split: stratified, center_holdout, or all (those that the pipeline file lists, then the comparison).
+        split: stratified, center_holdout, leave_one_center_out, kfold, or all (those that the pipeline file lists,
+            then the comparison); or the path of lists made elsewhere: a CSV file with the columns image and part, or
+            a folder with train.csv, val.csv, test.csv (FOLDER/NAME for NAME_train.csv, ...).
         pipeline: name of a file in pipelines/, or the path of one (a run's config.yaml too). Default: the one named
             after the data folder, else phantom.
         data: folder with table.csv and the images.
         holdout: centers to hold out as the test part of center_holdout, separated by commas.
+        folds: number of folds of kfold. Default 5.
+        fold: train this fold alone: a number (kfold) or a center (leave_one_center_out).
+        allow_leaks: train all the same where a patient or a copy is on two sides of lists; the run is marked.
         epochs: number of epochs; the learning rate falls over all of them. Default 50.
         size: side of the model's input, pixels. Default 224.
         bs: images a batch. Default 32.
@@ -46,31 +43,35 @@ def train(split: str = "stratified", pipeline: str = None, data: str = None, hol
         threads: decoding threads; 0: one a core.
     """
     flags = dict(locals())
-    del flags["split"]
+    for own in ("split", "fold", "allow_leaks"):
+        del flags[own]
     name, config, splits = _configure(split, flags, several=True)
     from busfast.results.compare import compare_runs
-    from busfast.results.train import check_environment, load_table, split_data, train_run
+    from busfast.results.splits import split_data
+    from busfast.results.train import check_environment, load_table, train_run
 
     check_environment(config)
-    table = load_table(config)
-    for one in splits[1:]:
-        split_data(table, config, one)  # a split that cannot be made is found before the first one trains
-    for one in splits:
-        train_run(name, config, one, table)
-    if split == "all":
+    table, copies = load_table(config)
+    # Each split is made before the first one trains, so that one that cannot be made costs no time.
+    runs = [item for one in splits
+            for item in split_data(table, copies, config, one, fold=fold, allow_leaks=allow_leaks).items()]
+    for run, parts in runs:
+        train_run(name, config, run, parts)
+    if len(runs) > 1:
         _print_comparison(*compare_runs())
 
 
-def lr_find(split: str = "stratified", pipeline: str = None, data: str = None, holdout: str = None, size: int = None,
-            bs: int = None, arch: str = None, weights: str = None, seed: int = None, loader: str = None,
-            device: str = None, threads: int = None):
+def lr_find(split: str = "stratified", pipeline: str = None, data: str = None, holdout: str = None, fold: str = None,
+            size: int = None, bs: int = None, arch: str = None, weights: str = None, seed: int = None,
+            loader: str = None, device: str = None, threads: int = None):
     """Suggests a learning rate (fastai's finder) and draws results/PIPELINE/lr_find-SPLIT/lr_find.png.
 
     Args:
-        split: stratified or center_holdout.
+        split: a split, as for train.
         pipeline: name of a file in pipelines/, or the path of one.
         data: folder with table.csv and the images.
         holdout: centers to hold out, separated by commas (center_holdout).
+        fold: the fold to use, if the split has several; default: the first.
         size: side of the model's input, pixels.
         bs: images a batch.
         arch: any timm model.
@@ -81,13 +82,16 @@ def lr_find(split: str = "stratified", pipeline: str = None, data: str = None, h
         threads: decoding threads; 0: one a core.
     """
     flags = dict(locals())
-    del flags["split"]
+    del flags["split"], flags["fold"]
     name, config, _ = _configure(split, flags)
     from busfast.results.lr_find import find_lr
+    from busfast.results.splits import split_data
     from busfast.results.train import check_environment, load_table
 
     check_environment(config)
-    suggested, folder = find_lr(name, config, split, load_table(config))
+    table, copies = load_table(config)
+    run, parts = next(iter(split_data(table, copies, config, split, fold=fold).items()))
+    suggested, folder = find_lr(name, config, run, parts)
     print(f"suggested learning rate: {suggested:.2e}   (train with --lr={suggested:.1e})")
     print(f"curve: {folder}/lr_find.png, lr_find.csv")
 
@@ -147,14 +151,13 @@ def predict(inputs: str, *, run: str, out: str = "predictions.csv", overwrite: b
         raise UserError(f"{out} is already there. Name another file (--out=FILE) or replace it (--overwrite).")
     if not out.parent.is_dir():
         raise UserError(f"There is no folder {out.parent} to write {out.name} to. Make it first.")
-    from busfast.files import atomic
+    from busfast.data.rows import write_csv
     from busfast.models.predict import list_inputs, predict_images
 
     names, paths = list_inputs(inputs)
     table = predict_images(_load(found, **{key: getattr(checked, key) for key in flags}), paths)
     table["image"] = names
-    with atomic(out) as file:
-        table.to_csv(file, index=False, float_format="%.6f")
+    write_csv(table, out, float_format="%.6f")
     bad = int((table["status"] != "ok").sum())
     print(f"wrote {out}: {len(table)} rows" + (f", {bad} unreadable (see column reason)" if bad else ""))
     print("Research only, not a medical device.")
@@ -163,26 +166,32 @@ def predict(inputs: str, *, run: str, out: str = "predictions.csv", overwrite: b
                         "relative to its folder.")
 
 
-VERBS = {"train": train, "lr_find": lr_find, "compare": compare, "export": export, "predict": predict}
+VERBS = {"prepare": prepare, "audit": audit, "split": split, "train": train, "lr_find": lr_find, "compare": compare,
+         "export": export, "predict": predict}
 
 
 def _configure(split: str, flags: dict, several: bool = False):
     """Checks split and configuration; returns the pipeline's name, the configuration and the splits to run."""
+    from busfast.data.lists import is_list_path
+    from busfast.data.sources import refuse_source
     from busfast.data.split import SPLITS
     from busfast.data.table import read_table
     from busfast.pipelines.config import load_config
 
-    choose("split", split, [*SPLITS, "all"] if several else SPLITS)
+    if not is_list_path(split):
+        choose("split", split, [*SPLITS, "all"] if several else SPLITS)
     name, config = load_config(flags.pop("pipeline") or "", **flags)
     if not config.data:
         raise UserError(f"The pipeline '{name}' names no data folder. Add a line `data: FOLDER` to its file, or give "
                         "--data=FOLDER.")
     if not config.source:
+        refuse_source(config.data)
         read_table(config.data, config.classes)  # a wrong table is refused before torch and fastai are imported
     splits = config.splits if split == "all" else (split,)
-    if flags["holdout"] and "center_holdout" not in splits:
-        raise UserError(f"--holdout={flags['holdout']} has no meaning for --split={split}. "
-                        "Use it with center_holdout, or leave it out.")
+    for flag, own in (("holdout", "center_holdout"), ("folds", "kfold")):
+        if flags.get(flag) and own not in splits:
+            raise UserError(f"--{flag}={flags[flag]} has no meaning for --split={split}. "
+                            f"Use it with {own}, or leave it out.")
     print(f"pipeline: {name}", flush=True)
     return name, config, splits
 
@@ -204,84 +213,6 @@ def _print_comparison(table, csv: Path, markdown: Path) -> None:
     print(f"wrote {csv} and {markdown} (every figure is of the validation part)")
 
 
-def _check(argv: list[str]) -> None:
-    """Refuses a misspelt verb or flag, a flag without its value, and anything left over; names the nearest."""
-    verb = choose("verb", argv[0], VERBS)
-    parameters = inspect.signature(VERBS[verb]).parameters
-    needed = [name for name, one in parameters.items() if one.default is inspect.Parameter.empty]
-    given, loose = {}, []
-    words = iter(argv[1:])
-    for word in words:
-        if not word.startswith("-"):
-            loose.append(word)
-            continue
-        flag, equals, value = word.lstrip("-").partition("=")
-        flag = flag.replace("-", "_")
-        if flag not in parameters or not word.startswith("--"):
-            flags = [f"--{name}" for name in parameters]
-            try:
-                choose(f"flag of {verb}", word.partition("=")[0], flags or ["--help"])
-            except UserError as error:
-                raise UserError(f"{error} More: python -m busfast {verb} --help") from None
-        if flag in given:
-            raise UserError(f"--{flag} is given twice: {given[flag]} and {value}.")
-        if not equals:
-            value = "True" if parameters[flag].annotation is bool else next(words, "")
-        if parameters[flag].annotation is bool:
-            choose(f"value of --{flag}", value, ("True", "False"))
-        if not value or (not equals and value.startswith("--")):
-            raise UserError(f"--{flag} needs a value: --{flag}=VALUE.")
-        given[flag] = value
-    free = [name for name in needed if name not in given]
-    if len(loose) > (allowed := 1 if verb == "predict" and "inputs" in free else 0):
-        raise UserError(f"'{loose[allowed]}' is left over: every value has its flag, --FLAG=VALUE. "
-                        f"More: python -m busfast {verb} --help")
-    for name in free[len(loose):]:
-        what = "an image, folder or table" if name == "inputs" else f"--{name}=VALUE"
-        raise UserError(f"{verb} needs {what}. More: python -m busfast {verb} --help")
-
-
-class Call(NamedTuple):
-    """A line that was parsed and not yet run (Fire would run anything callable by itself)."""
-
-    verb: Callable
-    args: tuple
-    kwargs: dict
-
-
-def _parse(argv: list[str]) -> Call:
-    """Lets Fire parse the whole line; returns what is to be called."""
-    def recorded(verb):
-        @functools.wraps(verb)
-        def record(*args, **kwargs):
-            kwargs |= {name: str(value) == "True" for name, value in kwargs.items() if name == "overwrite"}
-            return Call(verb, args, kwargs)
-        return record
-
-    return fire.Fire({name: recorded(verb) for name, verb in VERBS.items()}, command=argv, name="busfast",
-                     serialize=lambda call: None)
-
-
-def _quote(word: str) -> str:
-    """Makes Fire take a value as text (it would read 1e5 and 01 as numbers); types are checked with the values."""
-    if not word.startswith("--"):
-        return repr(word)
-    flag, equals, value = word.partition("=")
-    return flag + equals + (repr(value) if equals else "")
-
-
-def _help(argv: list[str]) -> None:
-    """Prints Fire's help page, without the short flags that busfast does not take."""
-    text = io.StringIO()
-    with contextlib.redirect_stderr(text), contextlib.redirect_stdout(text):
-        with contextlib.suppress(fire.core.FireExit):
-            _parse([*argv, "--help"])
-    page = re.sub(r"INFO: .*\n+", "", text.getvalue()).split("\nNOTES\n")[0]  # busfast takes values by flag alone
-    page = re.sub(r"^    -\w, --", "    --", page, flags=re.MULTILINE)
-    page = re.sub(r"Optional\[(\w+)\]", r"\1", re.sub(r" *Default: None\n", "", page))
-    print(page.strip())
-
-
 def main(argv: list[str] | None = None) -> int:
     """Runs a command line; returns its exit status: 0 done, 2 wrong input, 130 interrupted."""
     argv = sys.argv[1:] if argv is None else argv
@@ -291,10 +222,10 @@ def main(argv: list[str] | None = None) -> int:
             print(f"busfast {__version__}")
             return 0
         if not argv or {"--help", "-h"} & set(argv):
-            _help([choose("verb", argv[0], VERBS)] if argv and not argv[0].startswith("-") else [])
+            line.show_help(VERBS, [choose("verb", argv[0], VERBS)] if argv and not argv[0].startswith("-") else [])
             return 0
-        _check(argv)
-        call = _parse([argv[0], *map(_quote, argv[1:])])
+        line.check(VERBS, argv)
+        call = line.parse(VERBS, argv)
         call.verb(*call.args, **call.kwargs)
     except UserError as error:
         print(f"busfast: {error}", file=sys.stderr)
@@ -302,7 +233,7 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("busfast: interrupted", file=sys.stderr)
         return 130
-    except fire.core.FireExit as end:
+    except line.FireExit as end:
         return end.code
     except BrokenPipeError:  # `busfast ... | head`
         sys.stdout = None

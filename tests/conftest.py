@@ -2,11 +2,15 @@
 
 import os
 import random
+import shutil
 import sys
+import tempfile
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the hub's library: tests need no network
+os.environ["BUSFAST_CACHE"] = tempfile.mkdtemp(prefix="busfast-cache-")  # not the user's
 os.environ["OMP_NUM_THREADS"] = "1"  # tiny models: threads would only wait for each other
 
+import hypothesis
 import numpy as np
 import pytest
 from PIL import Image
@@ -16,6 +20,11 @@ from busfast.data import phantom, read_table, split_table
 ARCH = "test_efficientnet.r160_in1k"  # timm's smallest: 0.4 million weights
 SIZE = 64
 
+# The same examples in every run; more and others: pytest --hypothesis-profile=search
+hypothesis.settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
+hypothesis.settings.register_profile("search", database=None, deadline=None, max_examples=1000)
+hypothesis.settings.load_profile("repeatable")
+
 
 @pytest.fixture(autouse=True)
 def seeded():
@@ -24,6 +33,12 @@ def seeded():
     np.random.seed(0)
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def cache_folder():
+    yield
+    shutil.rmtree(os.environ["BUSFAST_CACHE"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")

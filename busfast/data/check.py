@@ -1,4 +1,4 @@
-"""Decodes every image of a table before training, so that a broken one is found now and not in epoch 7."""
+"""Looks at every image of a table before training: a broken one is found now and not in epoch 7, copies are grouped."""
 
 import os
 from collections.abc import Sequence
@@ -8,7 +8,11 @@ from pathlib import Path
 import pandas as pd
 from tqdm import tqdm
 
+from busfast.data.copies import audit_file, drop_different, find_copies, read_decisions
+from busfast.data.fingerprint import fingerprint_images
+from busfast.data.groups import add_groups
 from busfast.data.images import unreadable
+from busfast.data.places import image_paths
 from busfast.errors import UserError
 
 
@@ -24,18 +28,48 @@ def find_unreadable(paths: Sequence[str | Path], threads: int | None = None) -> 
         return list(bar)
 
 
-def check_images(table: pd.DataFrame) -> None:
-    """Makes sure that each image of a table decodes to its last pixel.
+def check_images(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Makes sure that each image of a table decodes to its last pixel; finds copies among them.
+
+    Args:
+        table: as `read_table` returns it.
+
+    Returns:
+        The table with a column `group` that joins patients and copies (`add_groups`), and the pairs of copies
+        (`find_copies`).
 
     Raises:
-        UserError: names up to five of the files that do not, with the reason.
+        UserError: names up to five of the files that do not decode, with the reason.
     """
-    root = Path(table.attrs["root"])
-    reasons = find_unreadable([root / name for name in table["image"]])
-    bad = [(name, reason) for name, reason in zip(table["image"], reasons, strict=True) if reason]
-    if bad:
-        shown = "\n".join(f"  {name}: {reason}" for name, reason in bad[:5])
+    prints = fingerprint_images(image_paths(table))
+    bad = table["image"][(prints["reason"] != "").to_numpy()]
+    if len(bad):
+        shown = "\n".join(f"  {name}: {prints['reason'][row]}" for row, name in bad.head(5).items())
         more = f"\n  and {len(bad) - 5} more" if len(bad) > 5 else ""
-        raise UserError(f"{len(bad)} of {len(table)} images in {root} cannot be decoded:\n{shown}{more}\n"
-                        "Replace these files or remove their rows from the table.")
+        raise UserError(f"{len(bad)} of {len(table)} images in {table.attrs['root']} cannot be decoded:\n{shown}{more}"
+                        "\nReplace these files, remove their rows from the table, or let busfast leave them out: "
+                        "python -m busfast audit --data=FOLDER --quarantine")
+    file = table.attrs.get("file") or Path(table.attrs["root"], "table.csv")
+    decisions = read_decisions(audit_file(file))
+    copies = drop_different(find_copies(table, prints), decisions)
     print(f"  every one of the {len(table)} images decodes", flush=True)
+    for note in say_copies(table, copies):
+        print(f"  {note}", flush=True)
+    return add_groups(table, copies["a"].to_numpy(), copies["b"].to_numpy()), copies
+
+
+def say_copies(table: pd.DataFrame, copies: pd.DataFrame) -> list[str]:
+    """Says in words how many copies there are, and which of them have different labels."""
+    if copies.empty:
+        return []
+    label = table["label"].to_numpy()
+    kinds = copies["kind"].value_counts()
+    notes = [", ".join(f"{kinds[kind]} {kind} pairs" for kind in ("identical", "near-duplicate") if kind in kinds)
+             + ": each stays on one side of a split (to look at them: python -m busfast audit)"]
+    conflicts = copies[(label[copies["a"]] != label[copies["b"]]) & (copies["kind"] == "identical")]
+    for pair in conflicts.head(3).itertuples():
+        notes.append(f"warning: identical images with different labels: {pair.image} ({label[pair.a]}), {pair.other} "
+                     f"({label[pair.b]})")
+    if len(conflicts) > 3:
+        notes.append(f"warning: and {len(conflicts) - 3} more such pairs")
+    return notes

@@ -1,33 +1,46 @@
-"""A table -> train, valid and test parts, with a patient on one side only. Written down, editable, reread."""
+"""A table -> train, valid and test parts, a group on one side only. Each way to split is a function in `SPLITS`."""
 
-from pathlib import Path
+from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
 
-from busfast.data.table import CLASSES, read_rows
+from busfast.data.assign import assign
+from busfast.data.groups import group_names
+from busfast.data.table import CLASSES
 from busfast.errors import UserError, choose
-from busfast.files import atomic
 
 PARTS = ("train", "valid", "test")
+UNUSED = "unused"  # the part of rows that may be on no side
 VALID_SHARE = TEST_SHARE = 0.15
-COLUMNS = ["image", "label", "center", "patient", "device", "mask", "part"]
 
 
-def split_table(table: pd.DataFrame, split: str = "stratified", *, seed: int = 42,
-                classes: tuple[str, ...] = CLASSES, holdout: tuple[str, ...] = ()) -> pd.DataFrame:
+def split_table(table: pd.DataFrame, split: str = "stratified", **options) -> pd.DataFrame:
+    """Splits a table by a way that gives one split; arguments, result and errors are those of `split_folds`."""
+    folds = split_folds(table, split, **options)
+    if len(folds) > 1:
+        raise UserError(f"{split} gives {len(folds)} splits: {', '.join(folds)}. Take them from split_folds.")
+    return next(iter(folds.values()))
+
+
+def split_folds(table: pd.DataFrame, split: str = "stratified", *, seed: int = 42, classes: Sequence[str] = CLASSES,
+                holdout: Sequence[str] = (), folds: int = 5) -> dict[str, pd.DataFrame]:
     """Splits a table by the named way.
 
+    What must stay together: the images of a patient, and rows with the same value in a column `group`.
+
     Args:
-        table: as `read_table` returns it.
+        table: as `read_table` returns it; `add_groups` puts duplicates into the column `group`.
         split: a key of `SPLITS`.
-        seed: same table and seed, same split.
+        seed: same rows and seed, same split, whatever the order of the rows.
         classes: every one of them must be in the training and validation parts.
         holdout: centers that are the test part (`center_holdout` only; empty: chosen, see there).
+        folds: number of folds (`kfold` only), 2 or more.
 
     Returns:
-        The table with a column `part`: train, valid or test. `attrs["holdout"]` names the held-out centers and
-        `attrs["notes"]` what the user should know about the split.
+        The name of each fold -> the table with a column `part`: train, valid, test or unused. A way that gives one
+        split names it "". `attrs["holdout"]` names the held-out centers and `attrs["notes"]` what the user should
+        know about the split.
 
     Raises:
         UserError: an unknown split or center; a class or a center too small to split.
@@ -40,36 +53,40 @@ def split_table(table: pd.DataFrame, split: str = "stratified", *, seed: int = 4
     if "part" in table:
         raise UserError("The table already has a column 'part', which a split would write over. Rename it.")
     table = table.copy()
-    table.attrs["notes"] = _patient_notes(table)
+    unknown = int((table["patient"] == "").sum())
+    joined = "group" in table and (table["group"][table["patient"] == ""] != "").any()
+    table.attrs["notes"] = [f"{unknown} of {len(table)} images have no patient id: each is taken as a patient of its "
+                            f"own{', unless it is in a group' if joined else ''}"] if unknown else []
     table.attrs["holdout"] = []
-    return SPLITS[split](table, seed=seed, classes=tuple(classes), holdout=holdout)
+    return SPLITS[split](table, seed=seed, classes=tuple(classes), holdout=holdout, folds=folds)
 
 
-def stratified(table: pd.DataFrame, *, seed: int, classes: tuple[str, ...],
-               holdout: tuple[str, ...] = ()) -> pd.DataFrame:
+def stratified(table: pd.DataFrame, *, seed: int, classes: tuple[str, ...], **_) -> dict[str, pd.DataFrame]:
     """70/15/15 over all centers; class and center shares alike in each part."""
     shares = (1 - VALID_SHARE - TEST_SHARE, VALID_SHARE, TEST_SHARE)
-    table["part"] = _assign(table, PARTS, shares, seed, classes, "the table")
-    return table
+    names = group_names(table, across_centers=True)
+    table["part"] = assign(table, names, PARTS, shares, seed, classes, "the table")
+    _note_shares(table, PARTS, shares)
+    return {"": table}
 
 
-def center_holdout(table: pd.DataFrame, *, seed: int, classes: tuple[str, ...],
-                   holdout: tuple[str, ...] = ()) -> pd.DataFrame:
-    """The held-out centers are the test part; the others give train and valid, 85/15.
+def center_holdout(table: pd.DataFrame, *, seed: int, classes: tuple[str, ...], holdout: tuple[str, ...] = (),
+                   **_) -> dict[str, pd.DataFrame]:
+    """The held-out centers are the test part, whole; the others give train and valid, 85/15.
 
-    Without `holdout`, the smallest center that has every class is held out.
+    Without `holdout`, the smallest center that has every class is held out. A group (of duplicates) that reaches from
+    a held-out into another center is in the test part, and its images of other centers are unused.
     """
-    _check_centers(table)
-    centers = sorted(set(table["center"]))
+    centers = _centers(table, "center_holdout")
     try:
         holdout = tuple(choose("center", name, centers) for name in holdout)
     except UserError as error:
         commas = " A name with a comma goes into the pipeline file: holdout: [\"NAME\"]."
         raise UserError(f"{error}{commas if any(',' in name for name in centers) else ''}") from None
+    notes = table.attrs["notes"]
     if not holdout:
         holdout = (_smallest_complete_center(table, classes),)
-        table.attrs["notes"].append(f"held out: {holdout[0]} (the smallest center that has every class; "
-                                    "another: --holdout=NAME)")
+        notes.append(f"held out: {holdout[0]} (the smallest center that has every class; another: --holdout=NAME)")
     table.attrs["holdout"] = list(holdout)
     held = table["center"].isin(holdout)
     if held.all():
@@ -77,72 +94,96 @@ def center_holdout(table: pd.DataFrame, *, seed: int, classes: tuple[str, ...],
     # Ids are given out by each hospital on its own, so the same id at two centers is taken as two people.
     both = sorted((set(table["patient"][held]) & set(table["patient"][~held])) - {""})
     if both:
-        table.attrs["notes"].append(f"warning: {len(both)} patient ids occur in held-out and in training centers "
-                                    f"(such as '{both[0]}'); they are taken as different people")
+        notes.append(f"warning: {len(both)} patient ids occur in held-out and in training centers (such as "
+                     f"'{both[0]}'); they are taken as different people")
     lacking = [name for name in classes if name not in set(table["label"][held])]
     if lacking:
-        table.attrs["notes"].append(f"warning: the held-out part has no {', '.join(lacking)} image")
-    rest = table[~held]
+        notes.append(f"warning: the held-out part has no {', '.join(lacking)} image")
+    names = group_names(table, across_centers=False)
+    unused = names.isin(set(names[held])) & ~held
+    if unused.any():
+        notes.append(f"{int(unused.sum())} images of other centers are unused: their group reaches into the held-out "
+                     f"part (such as '{table['image'][unused].iloc[0]}')")
+    rest = table[~held & ~unused]
     shares = (1 - VALID_SHARE, VALID_SHARE)
+    # Among the training centers the same id may well be the same person: it stays on one side.
+    names = group_names(rest, across_centers=True)
     others = f"the centers {', '.join(sorted(set(rest['center'])))}"
-    table["part"] = "test"
-    table.loc[~held, "part"] = _assign(rest, PARTS[:2], shares, seed, classes, others)
-    return table
+    table["part"] = np.where(held, "test", UNUSED).astype(object)
+    table.loc[rest.index, "part"] = assign(rest, names, PARTS[:2], shares, seed, classes, others)
+    _note_shares(table, PARTS[:2], shares)
+    return {"": table}
 
 
-SPLITS = {"stratified": stratified, "center_holdout": center_holdout}
+def leave_one_center_out(table: pd.DataFrame, *, seed: int, classes: tuple[str, ...], **_) -> dict[str, pd.DataFrame]:
+    """A `center_holdout` for each center in turn; a fold is named after the center that is its test part."""
+    folds = {}
+    for center in _centers(table, "leave_one_center_out"):
+        one = table.copy()
+        folds |= {center: center_holdout(one, seed=seed, classes=classes, holdout=(center,))[""]}
+    return folds
 
 
-def write_split(table: pd.DataFrame, path: str | Path) -> None:
-    """Writes the split as CSV: a row an image, with its part."""
-    with atomic(Path(path)) as file:
-        table[COLUMNS].to_csv(file, index=False)
+def kfold(table: pd.DataFrame, *, seed: int, classes: tuple[str, ...], folds: int, **_) -> dict[str, pd.DataFrame]:
+    """Cross-validation: every image is in the test part of exactly one fold, and 15% of the rest are valid."""
+    if folds < 2:
+        raise UserError(f"folds={folds} is out of range: give a whole number from 2.")
+    names = group_names(table, across_centers=True)
+    numbers = tuple(str(number) for number in range(1, folds + 1))
+    fold_of = assign(table, names, numbers, (1 / folds,) * folds, seed, classes, "the table")
+    shares = (1 - VALID_SHARE, VALID_SHARE)
+    result = {}
+    for number in numbers:
+        one = table.copy()
+        rest = table[fold_of != number]
+        one["part"] = "test"
+        # Another seed for each fold: else the hash that made the folds would choose the validation part, too.
+        parts = assign(rest, names[rest.index], PARTS[:2], shares, _derive(seed, number), classes, f"fold {number}")
+        one.loc[rest.index, "part"] = parts
+        _note_shares(one, PARTS, ((1 - 1 / folds) * shares[0], (1 - 1 / folds) * shares[1], 1 / folds))
+        result[number] = one
+    return result
 
 
-def read_split(path: str | Path, root: str | Path) -> pd.DataFrame:
-    """Reads a split file back; `root` is the folder that its image paths are relative to.
-
-    Raises:
-        UserError: as `read_rows`, or a part is none of train, valid, test.
-    """
-    header, rows = read_rows(Path(path), ("image", "label", "part"))
-    table = pd.DataFrame([cells for _, cells in rows], columns=header, dtype=object)
-    for (row, _), part in zip(rows, table["part"], strict=True):
-        if part not in PARTS:
-            raise UserError(f"{path}, row {row}, column part: '{part}' is none of {', '.join(PARTS)}.")
-    table.attrs["root"] = str(root)
-    return table
+SPLITS = {"stratified": stratified, "center_holdout": center_holdout, "leave_one_center_out": leave_one_center_out,
+          "kfold": kfold}
 
 
-def count_parts(table: pd.DataFrame, classes: tuple[str, ...] = CLASSES) -> pd.DataFrame:
-    """Counts the images of each class (columns) in each part (rows)."""
-    return pd.crosstab(table["part"], table["label"]).reindex(index=PARTS, columns=list(classes), fill_value=0)
+def count_parts(table: pd.DataFrame, classes: Sequence[str] = CLASSES) -> pd.DataFrame:
+    """Counts the images of each class (columns) in each part (rows; unused only if there are any)."""
+    index = [*PARTS, *([UNUSED] if (table["part"] == UNUSED).any() else [])]
+    return pd.crosstab(table["part"], table["label"]).reindex(index=index, columns=list(classes), fill_value=0)
 
 
-def _patient_notes(table: pd.DataFrame) -> list[str]:
-    unknown = int((table["patient"] == "").sum())
-    if not unknown:
-        return []
-    return [f"{unknown} of {len(table)} images have no patient id: each is taken as a patient of its own"]
+def _derive(seed: int, number: str) -> int:
+    return int(np.random.SeedSequence([seed, int(number)]).generate_state(1)[0])
 
 
-def _groups(table: pd.DataFrame) -> pd.Series:
-    """What must not straddle parts: the patient id (within its table), or the image where none is known."""
-    alone = "image " + table["image"]
-    return ("patient " + table["patient"]).where(table["patient"] != "", alone)
+def _note_shares(table: pd.DataFrame, parts: tuple[str, ...], shares: tuple[float, ...]) -> None:
+    """Notes how near the parts' shares of each class come to those aimed at."""
+    some = table[table["part"].isin(parts)]
+    found = pd.crosstab(some["label"], some["part"], normalize="index").reindex(columns=parts, fill_value=0.0)
+    off = (found - np.asarray(shares)).abs().stack()
+    label, part = off.idxmax()
+    aim = "/".join(f"{100 * share:.3g}" for share in shares)
+    table.attrs["deviation"] = float(off.max())
+    table.attrs["notes"] = [*table.attrs["notes"], f"shares of each class are within {100 * off.max():.1f} points of "
+                            f"{aim}% (farthest: {part} has {100 * found.loc[label, part]:.1f}% of {label})"]
 
 
-def _check_centers(table: pd.DataFrame) -> None:
+def _centers(table: pd.DataFrame, split: str) -> list[str]:
+    """The centers of a table that can be split by center, sorted."""
     if (table["center"] == "").all():
-        raise UserError("center_holdout needs the column 'center' in the table, and it is missing or empty. "
+        raise UserError(f"{split} needs the column 'center' in the table, and it is missing or empty. "
                         "Fill it, or use --split=stratified.")
     for row, name in enumerate(table["center"], start=2):
         if not name:
-            raise UserError(f"center_holdout: the image of row {row} ('{table['image'].iloc[row - 2]}') has no "
+            raise UserError(f"{split}: the image of row {row} ('{table['image'].iloc[row - 2]}') has no "
                             "center. Fill the column 'center' in every row.")
     if table["center"].nunique() < 2:
-        raise UserError(f"center_holdout needs two centers or more; the table has only '{table['center'].iloc[0]}'."
+        raise UserError(f"{split} needs two centers or more; the table has only '{table['center'].iloc[0]}'."
                         " Use --split=stratified.")
+    return sorted(set(table["center"]))
 
 
 def _smallest_complete_center(table: pd.DataFrame, classes: tuple[str, ...]) -> str:
@@ -153,61 +194,3 @@ def _smallest_complete_center(table: pd.DataFrame, classes: tuple[str, ...]) -> 
         raise UserError("No center has every class, so none can be chosen to be held out. Name one: --holdout="
                         f"{sizes.index[-1]} (centers: {', '.join(sorted(sizes.index))}).")
     return min(complete, key=lambda name: (sizes[name], name))
-
-
-def _assign(table: pd.DataFrame, parts: tuple[str, ...], shares: tuple[float, ...], seed: int,
-            classes: tuple[str, ...], where: str) -> np.ndarray:
-    """Gives each patient to a part so that class, and class-by-center, shares come out alike.
-
-    Greedy: patients in a seeded order, the largest first; each goes where it lessens the squared distance to
-    the parts' target counts most. Then a part that lacks a class gets the smallest patient that has it.
-    """
-    groups, names = pd.factorize(_groups(table))
-    labels, label_names = pd.factorize(table["label"], sort=True)
-    strata = table.groupby(["label", "center"]).ngroup().to_numpy()
-    counts = np.zeros((len(names), len(label_names) + strata.max() + 1))
-    np.add.at(counts, (groups, labels), 1)
-    np.add.at(counts, (groups, len(label_names) + strata), 1)
-    _check_enough(table, groups, parts, classes, where)
-
-    target = np.outer(shares, counts.sum(axis=0))
-    filled = np.zeros_like(target)
-    order = np.random.default_rng(seed).permutation(len(names))
-    order = order[np.argsort(-counts[order].sum(axis=1), kind="stable")]
-    part_of = np.empty(len(names), dtype=int)
-    for group in order:
-        gain = (((filled + counts[group] - target) ** 2 - (filled - target) ** 2) / target).sum(axis=1)
-        part_of[group] = gain.argmin()
-        filled[part_of[group]] += counts[group]
-
-    size = counts.sum(axis=1)
-    has = np.stack([np.bincount(groups[(table["label"] == label).to_numpy()], minlength=len(names)) > 0
-                    for label in classes], axis=1)
-    for column in range(len(classes)):
-        for part in range(len(parts)):
-            held = np.stack([has[part_of == one].sum(axis=0) for one in range(len(parts))])
-            if not held[part, column]:
-                # Of the part with most patients of this class, the smallest; nobody who is the last of a class there.
-                spare = (~has | (held[part_of] > 1)).all(axis=1)
-                candidates = np.flatnonzero(has[:, column] & spare)
-                if len(candidates):
-                    donors = part_of[candidates]
-                    part_of[candidates[np.lexsort((size[candidates], donors, -held[donors, column]))[0]]] = part
-    result = np.array(parts)[part_of][groups]
-    for part in parts:
-        missing = set(classes) - set(table["label"][result == part])
-        if missing:
-            raise UserError(f"Too few patients in {where} to give every part every class: {part} has no "
-                            f"{', '.join(sorted(missing))}. Add images of more patients of that class.")
-    return result
-
-
-def _check_enough(table: pd.DataFrame, groups: np.ndarray, parts: tuple[str, ...], classes: tuple[str, ...],
-                  where: str) -> None:
-    for label in classes:
-        patients = len(set(groups[(table["label"] == label).to_numpy()]))
-        if patients < len(parts):
-            raise UserError(
-                f"Class '{label}' has {patients} patients in {where}; the parts {', '.join(parts)} need at least "
-                f"{len(parts)}. Add images of more patients, hold out another center, or name other classes in the "
-                "pipeline file (classes: [...]).")

@@ -1,12 +1,15 @@
 """table.csv: one row an image. Reads it, and refuses what cannot be trained on by row and column."""
 
-import csv
 import os
+from collections import Counter
 from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import pandas as pd
 
-from busfast.errors import UserError, choose
+from busfast.data.labels import match_label
+from busfast.data.places import SOURCES_FILE, Fence, locate, read_places
+from busfast.data.rows import read_rows
+from busfast.errors import UserError
 
 REQUIRED = ("image", "label")
 OPTIONAL = ("center", "patient", "device", "mask")
@@ -27,114 +30,108 @@ def find_table(data: str | Path) -> Path:
     table = path / "table.csv"
     if not table.is_file():
         raise UserError(
-            f"The folder '{data}' has no table.csv. Write one with a row for each image; columns: "
-            f"{', '.join(REQUIRED)}; if known also: {', '.join(OPTIONAL)}."
+            f"The folder '{data}' has no table.csv. Make one of what you have (python -m busfast prepare --help), or "
+            f"write one with a row for each image; columns: {', '.join(REQUIRED)}; if known also: "
+            f"{', '.join(OPTIONAL)}."
         )
     return table
 
 
-def read_table(data: str | Path, classes: tuple[str, ...] = CLASSES) -> pd.DataFrame:
+def read_table(data: str | Path, classes: tuple[str, ...] = CLASSES, *, files: bool = True) -> pd.DataFrame:
     """Reads and checks the table of a data folder.
 
     Args:
-        data: a folder with `table.csv`, or the path of such a CSV file (UTF-8, separated by commas).
-        classes: the labels that may occur, in the model's order.
+        data: a folder with `table.csv`, or the path of such a CSV file (see `read_rows` for what is read).
+        classes: the labels that may occur, in the model's order; a label in other capitals or with other spaces is
+            taken for the class, and `attrs["notes"]` says so.
+        files: whether the images and masks must be there.
 
     Returns:
-        One row an image, all columns text ("" where nothing is known): image (path relative to the folder),
-        label, center, patient, device, mask, then any other column as it stands. `attrs["root"]` is the folder.
+        One row an image, all columns text ("" where nothing is known): image (path relative to the folder, see
+        `image_paths`), label, center, patient, device, mask, then any other column as it stands. `attrs["root"]` is
+        the folder, `attrs["file"]` the table, `attrs["notes"]` says what was read otherwise than it stands there.
 
     Raises:
         UserError: a required column is missing, or a row is empty, of the wrong length, a duplicate, has an
             unknown label, a path outside the folder, or a file that does not exist; names row and column.
     """
     path = find_table(data)
-    header, rows = read_rows(path, REQUIRED)
+    header, rows, notes = read_rows(path, REQUIRED)
     columns = [*header, *(name for name in OPTIONAL if name not in header)]
-    seen: dict[str, int] = {}
+    check = _RowCheck(path, classes, files)
     records = []
     for line, cells in rows:
         record = dict.fromkeys(columns, "") | dict(zip(header, cells, strict=True))
-        _check_row(path, line, record, classes, seen)
+        check(line, record)
         records.append(record)
     table = pd.DataFrame(records, columns=columns, dtype=object)
-    table.attrs["root"] = str(path.parent)
+    table.attrs["root"], table.attrs["file"] = str(path.parent), str(path)
+    table.attrs["notes"] = notes + check.notes()
     return table
 
 
-def read_rows(path: Path, required: tuple[str, ...]) -> tuple[list[str], list[tuple[int, list[str]]]]:
-    """Reads a CSV file: UTF-8, separated by commas, with a header.
+class _RowCheck:
+    """Checks one row after the other: label known, files inside the folder and there, image not named before."""
 
-    Returns:
-        The header and, for each row, its number and cells. The header is row 1; a row of several lines (a quoted
-        cell with line ends) counts once, as in a spreadsheet.
+    def __init__(self, path: Path, classes: tuple[str, ...], files: bool):
+        self.path, self.classes, self.files = path, classes, files
+        self.places = read_places(path.parent) if files else {}
+        self.fence = Fence(path.parent, *self.places.values())
+        self.seen: dict[str, int] = {}
+        self.mapped: Counter = Counter()
+        self.backslashes = 0
 
-    Raises:
-        UserError: the file is missing or not such text, a required column is missing, a row is empty or uneven.
-    """
-    read = []
-    try:
-        with open(path, encoding="utf-8-sig", newline="") as file:
-            for cells in csv.reader(file, strict=True):
-                read.append([cell.strip() for cell in cells])
-    except OSError as error:
-        raise UserError(f"{path} cannot be read: {error.strerror}.") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path} is not UTF-8 text ({error.reason} at byte {error.start}). "
-                        "Save it as UTF-8.") from error
-    except csv.Error as error:
-        raise UserError(f"{path}, row {len(read) + 1}: {error}. Mend that row.") from error
-    header, rows = read[0] if read else [], list(enumerate(read[1:], start=2))
-    for name in required:
-        if name not in header:
-            found = ", ".join(header) or "nothing"
-            other = next((title for title in header if title.lower() == name), "")
-            hint = f" Write '{name}' for '{other}'." if other else ""
-            if len(header) == 1 and (";" in found or "\t" in found):
-                hint = " It is separated by semicolons or tabs: save it separated by commas."
-            raise UserError(f"{path}, row 1: the column '{name}' is missing (found: {found}).{hint} Columns are "
-                            f"separated by commas; needed: {', '.join(required)}.")
-    twice = sorted({name for name in header if header.count(name) > 1})
-    if twice:
-        raise UserError(f"{path}, row 1: the column '{twice[0]}' stands there twice. Rename one of them.")
-    if not rows:
-        raise UserError(f"{path} has a header but no rows. Add a row for each image.")
-    for line, cells in rows:
-        if not any(cells):
-            raise UserError(f"{path}, row {line}: the row is empty. Remove it.")
-        if len(cells) != len(header):
-            raise UserError(f"{path}, row {line}: {len(cells)} cells, but the header has {len(header)} columns. "
-                            "Quote cells that contain commas.")
-    return header, rows
+    def __call__(self, line: int, record: dict[str, str]) -> None:
+        for name in REQUIRED:
+            if not record[name]:
+                raise UserError(f"{self.path}, row {line}, column {name}: the cell is empty. Fill it or remove the "
+                                "row.")
+        try:
+            label = match_label(record["label"], self.classes)
+        except UserError as error:
+            raise UserError(f"{self.path}, row {line}, column label: {error} Other classes are named in the pipeline "
+                            "file (classes: [...]).") from None
+        if label != record["label"]:
+            self.mapped[record["label"], label] += 1
+            record["label"] = label
+        for name in ("image", "mask"):
+            if record[name]:
+                record[name] = self._check_path(f"{self.path}, row {line}, column {name}", record[name])
+        image = str(PurePosixPath(record["image"]))
+        if image in self.seen:
+            raise UserError(f"{self.path}, row {line}, column image: '{image}' is already in row {self.seen[image]}. "
+                            "Remove one of the two.")
+        self.seen[image] = line
 
+    def _check_path(self, where: str, value: str) -> str:
+        folder = self.path.parent
+        if PurePosixPath(value).is_absolute() or PureWindowsPath(value).drive or value.startswith("\\"):
+            raise UserError(f"{where}: '{value}' is an absolute path. Paths are relative to {folder}; images that lie "
+                            f"elsewhere are named in {SOURCES_FILE} (columns name, folder).")
+        if ".." in PurePosixPath(value.replace("\\", "/")).parts:
+            raise UserError(f"{where}: '{value}' leads out of the data folder. Paths stay inside {folder}; images that "
+                            f"lie elsewhere are named in {SOURCES_FILE} (columns name, folder).")
+        slashed = value.replace("\\", "/")
+        if not self.files:
+            return slashed
+        file = locate(folder, value, self.places)
+        if not os.path.isfile(file) and slashed != value:  # False, too, for what no file can be called
+            self.backslashes += 1
+            value, file = slashed, locate(folder, slashed, self.places)
+        if not os.path.isfile(file):
+            raise UserError(f"{where}: there is no file '{value}' in {folder}. Mend the path or remove the row.")
+        target = self.fence.leads_out(file)
+        if target:
+            name = value.partition("/")[0] if "/" in value else "."
+            raise UserError(f"{where}: '{value}' is reached through a symbolic link that leads out of {folder}, to "
+                            f"{target}. If that is meant, say so in {folder / SOURCES_FILE}: a header `name,folder` "
+                            f"and a row `{name},FOLDER`, with the folder that '{name}' stands for.")
+        return value
 
-def _check_row(path: Path, line: int, record: dict, classes: tuple[str, ...], seen: dict[str, int]) -> None:
-    """Checks one row: label known, files inside the folder and there, image not named before."""
-    for name in REQUIRED:
-        if not record[name]:
-            raise UserError(f"{path}, row {line}, column {name}: the cell is empty. Fill it or remove the row.")
-    try:
-        choose("label", record["label"], classes)
-    except UserError as error:
-        raise UserError(f"{path}, row {line}, column label: {error} Other classes are named in the pipeline "
-                        "file (classes: [...]).") from None
-    for name in ("image", "mask"):
-        if record[name]:
-            _check_path(path, line, name, record[name])
-    image = str(PurePosixPath(record["image"]))
-    if image in seen:
-        raise UserError(f"{path}, row {line}, column image: '{image}' is already in row {seen[image]}. "
-                        "Remove one of the two.")
-    seen[image] = line
-
-
-def _check_path(path: Path, line: int, column: str, value: str) -> None:
-    where = f"{path}, row {line}, column {column}"
-    if PurePosixPath(value).is_absolute() or PureWindowsPath(value).drive or value.startswith("\\"):
-        raise UserError(f"{where}: '{value}' is an absolute path. Paths are relative to {path.parent}.")
-    if ".." in PurePosixPath(value.replace("\\", "/")).parts:
-        raise UserError(f"{where}: '{value}' leads out of the data folder. Paths stay inside {path.parent}.")
-    if not os.path.isfile(path.parent / value):  # False, too, for what no file can be called
-        hint = " Write / between folders, not \\." if "\\" in value else ""
-        raise UserError(f"{where}: there is no file '{value}' in {path.parent}. Mend the path or remove "
-                        f"the row.{hint}")
+    def notes(self) -> list[str]:
+        """What was read otherwise than it stands there."""
+        notes = [f"label '{written}' in {count} rows is read as '{label}'"
+                 for (written, label), count in self.mapped.items()]
+        if self.backslashes:
+            notes.append(f"{self.backslashes} paths are written with \\ and read with /")
+        return notes

@@ -12,7 +12,7 @@ from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 
 from busfast.data.check import find_unreadable
-from busfast.data.table import read_rows
+from busfast.data.rows import read_rows
 from busfast.models.memory import keep_freed_memory
 from busfast.models.weights import make_model
 from busfast.pipelines.dataloaders import inference_dls, list_images
@@ -31,7 +31,7 @@ def list_inputs(inputs: str | Path) -> tuple[list[str], list[Path]]:
     if path.suffix.lower() != ".csv":
         names = list_images(path)
         return names, [Path(name) for name in names]
-    header, rows = read_rows(path, ("image",))
+    header, rows, _ = read_rows(path, ("image",))
     names = [cells[header.index("image")] for _, cells in rows]
     return names, [path.parent / name for name in names]
 

@@ -9,7 +9,7 @@ from typing import Any, get_args, get_type_hints
 
 import yaml
 
-from busfast.data.sources import SOURCES
+from busfast.data.generators import GENERATORS
 from busfast.data.split import SPLITS
 from busfast.data.table import CLASSES
 from busfast.errors import UserError, choose
@@ -29,10 +29,11 @@ class Config:
 
     Attributes:
         data: folder with `table.csv` and the images.
-        source: what makes the data folder when it is not there yet (a key of `SOURCES`; "": nothing does).
+        source: what makes the data folder when it is not there yet (a key of `GENERATORS`; "": nothing does).
         classes: the labels, in the model's order.
         splits: what `--split=all` trains, in turn.
         holdout: centers held out as test part by `center_holdout` (empty: chosen from the table).
+        folds: number of folds of `kfold`.
         size: side of the model's square input, pixels.
         resize: "squash", "crop" or "pad"; see `busfast.data.images.fit_image`.
         channels: "rgb", or "gray" to drop colour.
@@ -57,6 +58,7 @@ class Config:
     classes: tuple[str, ...] = CLASSES
     splits: tuple[str, ...] = ("stratified", "center_holdout")
     holdout: tuple[str, ...] = ()
+    folds: int = 5
     size: int = 224
     resize: str = "squash"
     channels: str = "rgb"
@@ -82,15 +84,15 @@ class Config:
         for name, kind in get_type_hints(Config).items():
             object.__setattr__(self, name, _convert(name, getattr(self, name), kind))
         for name, choices in (("resize", RESIZES), ("channels", CHANNELS), ("loader", LOADERS),
-                              ("device", DEVICES), ("source", ("", *SOURCES)), ("monitor", self.measures)):
+                              ("device", DEVICES), ("source", ("", *GENERATORS)), ("monitor", self.measures)):
             choose(name, getattr(self, name), choices)
         if not self.splits:
             raise UserError(f"splits=[] names nothing to train. Choose from: {', '.join(SPLITS)}.")
         for split in self.splits:
             choose("split", split, SPLITS)
-        for name, low, high in (("size", 32, 2048), ("hflip", 0, 1), ("vflip", 0, 1), ("rotate", 0, 180),
-                                ("dropout", 0, 0.99), ("epochs", 1, 100_000), ("bs", 2, 65_536), ("lr", 1e-12, 100),
-                                ("lr_min", 0, self.lr), ("wd", 0, 10), ("patience", 1, 100_000),
+        for name, low, high in (("folds", 2, 1000), ("size", 32, 2048), ("hflip", 0, 1), ("vflip", 0, 1),
+                                ("rotate", 0, 180), ("dropout", 0, 0.99), ("epochs", 1, 100_000), ("bs", 2, 65_536),
+                                ("lr", 1e-12, 100), ("lr_min", 0, self.lr), ("wd", 0, 10), ("patience", 1, 100_000),
                                 ("seed", 0, 2**32 - 1), ("threads", 0, 1024)):
             if not low <= getattr(self, name) <= high:
                 raise UserError(f"{name}={getattr(self, name)} is out of range: give a number from {low} to "
@@ -132,7 +134,7 @@ def load_config(pipeline: str = "", **overrides: Any) -> tuple[str, Config]:
         record = values.pop("run", None) or {}
         if not isinstance(record, dict):
             raise UserError(f"{path}: run={record} is not the record of a run. Remove that line.")
-        name = _folder_name(str(record.get("pipeline") or path.stem))
+        name = folder_name(str(record.get("pipeline") or path.stem))
     else:
         folder = overrides.get("data")
         name = _name_after(Path(folder)) if folder else DEFAULT
@@ -160,10 +162,10 @@ def _name_after(data: Path) -> str:
     """Names a pipeline after the data folder, or after the table where that is not simply table.csv."""
     data = data.resolve()
     folder = data.parent if data.name == "table.csv" else data
-    return _folder_name(folder.stem if folder.suffix == ".csv" else folder.name)
+    return folder_name(folder.stem if folder.suffix == ".csv" else folder.name)
 
 
-def _folder_name(name: str) -> str:
+def folder_name(name: str) -> str:
     """Makes a plain folder name of a name: no separators, not hidden, not a parent."""
     return re.sub(r"[^\w.-]+", "_", name).lstrip(".") or "unnamed"
 

@@ -17,6 +17,7 @@ from fasttransform import Pipeline, Transform
 from PIL import Image
 
 from busfast.data.images import SUFFIXES
+from busfast.data.places import locate, read_places
 from busfast.data.split import PARTS
 from busfast.data.table import CLASSES
 from busfast.errors import UserError
@@ -190,9 +191,10 @@ def make_dls(table: pd.DataFrame, image: ImagePipeline | None = None, *, classes
     loader, _ = choose_loader(loader, device)
     if "part" not in table:
         raise UserError("The table has no column 'part'. Split it first: split_table(table, 'stratified').")
-    root = Path(table.attrs["root"])
+    root = table.attrs["root"]
+    places = read_places(root)
     rows = table.reset_index(drop=True)
-    rows["image"] = [str(root / image) if isinstance(image, str) else image for image in rows["image"]]
+    rows["image"] = [str(locate(root, image, places)) if isinstance(image, str) else image for image in rows["image"]]
     splits = [np.flatnonzero(rows["part"] == part).tolist() for part in PARTS[:2]]
     for part, indices in zip(PARTS[:2], splits, strict=True):
         if not indices:

@@ -45,7 +45,8 @@ def _row(run: Run) -> dict | None:
     summary = read_yaml(summary_file) if summary_file.is_file() else {}
     best = log["val_loss"].idxmin() if log["val_loss"].notna().any() else 0
     last = log.iloc[-1]
-    row = {"run": run.name, "data": config.get("data", "") + (" (PHANTOM, synthetic)" if record.get("phantom") else ""),
+    row = {"run": run.name, "data": config.get("data", "") + (" (PHANTOM, synthetic)" if record.get("phantom") else "")
+           + (" (the split LEAKS)" if record.get("leaks") else ""),
            "state": summary.get("state", "running or killed"), "model": config.get("arch"), "size": config.get("size"),
            "loader": record.get("loader"), "epochs": len(log), "best_epoch": int(log["epoch"][best]),
            "best_val_loss": log["val_loss"][best], "macro_auc_then": log["macro_auc"][best],

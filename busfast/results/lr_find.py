@@ -10,11 +10,14 @@ from busfast.pipelines.config import Config
 from busfast.results.curves import STYLES, save_figure
 from busfast.results.log import on_terminal
 from busfast.results.runs import new_run
-from busfast.results.train import build, is_phantom, split_data
+from busfast.results.train import build, is_phantom
 
 
-def find_lr(pipeline: str, config: Config, split: str, table: pd.DataFrame) -> tuple[float, Path]:
+def find_lr(pipeline: str, config: Config, name: str, parts: pd.DataFrame) -> tuple[float, Path]:
     """Trains with a growing learning rate, on throw-away weights; writes lr_find.png and lr_find.csv.
+
+    Args:
+        pipeline, name, config, parts: as those of `train_run`.
 
     Returns:
         The suggested learning rate, a tenth of that of the least loss, and the folder. fastai's own "valley" is drawn
@@ -24,8 +27,8 @@ def find_lr(pipeline: str, config: Config, split: str, table: pd.DataFrame) -> t
 
     from fastai.callback.schedule import minimum, valley
 
-    learn = build(config, split_data(table, config, split))
-    run = new_run(pipeline, f"lr_find-{split}")
+    learn = build(config, parts)
+    run = new_run(pipeline, f"lr_find-{name}")
     run.models.rmdir()  # keeps no weights
     learn.model_dir = run.results
     print("trying learning rates from 1e-7 to 10 (at most 100 batches)", flush=True)
@@ -36,7 +39,7 @@ def find_lr(pipeline: str, config: Config, split: str, table: pd.DataFrame) -> t
         curve.to_csv(file, index=False)
     _draw(run.results / "lr_find.png", curve, {"suggested (a tenth of the least loss's)": suggested.minimum,
                                                "fastai's valley": suggested.valley},
-          f"{pipeline}/{split}, {config.arch}" + (", PHANTOM (synthetic images)" if is_phantom(config) else ""))
+          f"{pipeline}/{name}, {config.arch}" + (", PHANTOM (synthetic images)" if is_phantom(config) else ""))
     return float(suggested.minimum), run.results
 
 

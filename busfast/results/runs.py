@@ -6,6 +6,7 @@ import difflib
 import hashlib
 import importlib.metadata
 import platform
+import shlex
 import shutil
 from dataclasses import dataclass
 from pathlib import Path
@@ -108,8 +109,10 @@ def write_config(run: Run, config: Config, record: dict[str, Any]) -> None:
               for key, value in dataclasses.asdict(config).items()}
     text = yaml.safe_dump(values | {"run": record}, sort_keys=False, allow_unicode=True)
     with atomic(run.results / "config.yaml") as file:
-        file.write(f"# To run this again: python -m busfast train --pipeline={run.results / 'config.yaml'} "
-                   f"--split={record['split']}\n" + text)
+        words = [f"--pipeline={run.results / 'config.yaml'}", f"--split={record['split']}",
+                 *([f"--fold={record['fold']}"] if record["fold"] else []),
+                 *(["--allow-leaks"] if record["leaks"] else [])]
+        file.write(f"# To run this again: python -m busfast train {shlex.join(words)}\n" + text)
 
 
 def write_record(path: Path, record: dict[str, Any]) -> None:

@@ -6,52 +6,38 @@ from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
-from tqdm import tqdm
 
 from busfast.data.check import check_images
-from busfast.data.sources import SOURCES
-from busfast.data.split import count_parts, read_split, split_table, write_split
+from busfast.data.generators import generate
+from busfast.data.split import count_parts
+from busfast.data.split_file import read_split, write_split
 from busfast.data.table import find_table, read_table
 from busfast.errors import UserError
 from busfast.pipelines.config import Config
 from busfast.results.runs import Run, discard_run, new_run, provenance, write_config, write_record
 
 
-def load_table(config: Config) -> pd.DataFrame:
-    """Reads the table of a configuration, made first if it comes from a source; decodes every image once.
+def load_table(config: Config) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """Reads the table of a configuration, made first if it comes from a source; looks at every image once.
+
+    Returns:
+        The table, with groups, and the pairs of copies; see `check_images`.
 
     Raises:
         UserError: anything wrong with the table or its images.
     """
-    if config.source and not (Path(config.data) / "table.csv").is_file():
-        print(f"data: making the {config.source} in {config.data}", flush=True)
-        with tqdm(desc=f"making the {config.source}", leave=False, disable=None) as bar:  # None: only on a terminal
-            SOURCES[config.source](config.data, progress=lambda done, total: bar.update())
+    generate(config.source, config.data)
     table = read_table(config.data, config.classes)
     print(f"data: {len(table)} images in {table.attrs['root']}" + (", a PHANTOM (synthetic)" if is_phantom(config)
                                                                   else ""), flush=True)
-    check_images(table)
-    return table
+    for note in table.attrs["notes"]:
+        print(f"  {note}")
+    return check_images(table)
 
 
 def is_phantom(config: Config) -> bool:
     """Returns whether the data folder holds the synthetic phantom."""
     return (find_table(config.data).parent / "phantom.json").is_file()
-
-
-def split_data(table: pd.DataFrame, config: Config, split: str) -> pd.DataFrame:
-    """Splits the table and shows what came out."""
-    holdout = config.holdout if split == "center_holdout" else ()
-    parts = split_table(table, split, seed=config.seed, classes=config.classes, holdout=holdout)
-    counts = count_parts(parts, config.classes)
-    print(f"split: {split}")
-    for note in parts.attrs["notes"]:
-        print(f"  {note}")
-    if holdout:
-        print(f"  held out: {', '.join(holdout)}")
-    for part, row in counts.iterrows():
-        print(f"  {part:6}" + ", ".join(f"{count} {name}" for name, count in row.items()), flush=True)
-    return parts
 
 
 def build(config: Config, parts: pd.DataFrame, model_dir: Path | str = "models"):
@@ -98,14 +84,14 @@ def check_environment(config: Config) -> None:
         load_state(config.weights)
 
 
-def train_run(pipeline: str, config: Config, split: str, table: pd.DataFrame) -> Run:
-    """Trains one split of a table and writes the run.
+def train_run(pipeline: str, config: Config, name: str, parts: pd.DataFrame) -> Run:
+    """Trains one split and writes the run.
 
     Args:
-        pipeline: names the run's folders.
+        pipeline: names the run's folders, together with
+        name: the split or fold.
         config: the checked configuration.
-        split: a key of `SPLITS`.
-        table: as `load_table` returns it.
+        parts: the split table, as `busfast.results.splits.split_data` returns it.
 
     Returns:
         The finished run.
@@ -119,11 +105,12 @@ def train_run(pipeline: str, config: Config, split: str, table: pd.DataFrame) ->
     from busfast.models.learner import cosine
     from busfast.results.log import PlainProgress, TrainingLog, on_terminal
 
-    parts = split_data(table, config, split)
     monitor = monitor_with(config.monitor, config.measures)
-    run = new_run(pipeline, split)
+    run = new_run(pipeline, name)
+    record = {"pipeline": pipeline, "split": parts.attrs["split"], "fold": parts.attrs["fold"],
+              "holdout": parts.attrs["holdout"], "leaks": parts.attrs["leaks"]}
     write_split(parts, run.results / "split.csv")
-    parts = read_split(run.results / "split.csv", table.attrs["root"])  # what is written is what is trained
+    parts = read_split(run.results / "split.csv", parts.attrs["root"])  # what is written is what is trained
     try:
         learn = build(config, parts, run.models)
     except BaseException:
@@ -131,8 +118,9 @@ def train_run(pipeline: str, config: Config, split: str, table: pd.DataFrame) ->
         raise
 
     phantom = is_phantom(config)
-    record = _record(pipeline, split, config, parts, learn)
-    write_config(run, replace(config, holdout=tuple(record["holdout"])) if record["holdout"] else config, record)
+    record |= _record(config, parts, learn)
+    held = tuple(record["holdout"]) if record["split"] == "center_holdout" else config.holdout
+    write_config(run, replace(config, holdout=held), record)
     print(f"run: {run.name}; writing {run.results}/ and {run.models}/", flush=True)
 
     schedule = cosine(config.lr, config.lr_min)
@@ -162,18 +150,18 @@ def train_run(pipeline: str, config: Config, split: str, table: pd.DataFrame) ->
         with nullcontext() if state in ("finished", "stopped early") else suppress(UserError):
             write_record(run.results / "summary.yaml", summary)
     _say_end(run, log.rows, best, config, phantom)
+    if record["leaks"]:
+        print(f"  warning: its split LEAKS ({record['leaks']} on two sides), so these scores are too good")
     return run
 
 
-def _record(pipeline: str, split: str, config: Config, parts: pd.DataFrame, learn) -> dict:
+def _record(config: Config, parts: pd.DataFrame, learn) -> dict:
     """What a run was made with, in plain values."""
     from busfast.models.learner import class_weights
 
-    held = parts["center"][parts["part"] == "test"] if split == "center_holdout" else []
     weight = class_weights(list(learn.dls.train_ds.items["label"]), config.classes)
     counts = count_parts(parts, config.classes)
     return {
-        "pipeline": pipeline, "split": split, "holdout": sorted(set(held)),
         "phantom": is_phantom(config), "device": learn.dls.device.type, "loader": learn.dls.train.loader_name,
         "weights": {key: value if key == "text" else list(value) for key, value in learn.weights_used.items()},
         "class_weights": {name: round(float(value), 6) for name, value in zip(config.classes, weight, strict=True)},

@@ -5,13 +5,11 @@ import warnings
 import zlib
 
 import numpy as np
-import pandas as pd
 import pytest
 from PIL import Image
 
-from busfast.data.check import check_images, find_unreadable
+from busfast.data.check import find_unreadable
 from busfast.data.images import fit_image, read_image, unreadable
-from busfast.errors import UserError
 
 RED, GREEN, BLUE = (220, 30, 40), (20, 200, 60), (30, 40, 210)
 
@@ -273,34 +271,3 @@ def test_the_reason_says_what_is_wrong(folder):
 def test_reasons_come_in_the_order_of_the_paths(folder):
     paths = [folder / "good" / "rgb.png", folder / "nothing.png", folder / "good" / "rgb.jpg"] * 5
     assert find_unreadable(paths, threads=4) == ["", "no such file", ""] * 5
-
-
-def table_of(folder, *names):
-    table = pd.DataFrame({"image": list(names)}, dtype=object)
-    table.attrs["root"] = str(folder)
-    return table
-
-
-def test_check_images_names_the_broken_ones_and_changes_nothing(folder):
-    table = table_of(folder, "good/rgb.png", "bad/text.jpg", "good/rgb.jpg", "bad/half_rgb.png")
-    before, files = table.copy(), {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
-    with pytest.raises(UserError) as caught:
-        check_images(table)
-    message = str(caught.value)
-    assert f"2 of 4 images in {folder}" in message
-    assert "bad/text.jpg: " in message
-    assert "bad/half_rgb.png: " in message
-    assert "good/" not in message
-    pd.testing.assert_frame_equal(table, before)
-    assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == files
-
-
-def test_check_images_names_five_and_counts_the_rest(folder):
-    with pytest.raises(UserError, match="7 of 7 images") as caught:
-        check_images(table_of(folder, *(f"{number}.png" for number in range(7))))
-    assert str(caught.value).count("no such file") == 5
-    assert "and 2 more" in str(caught.value)
-
-
-def test_check_images_is_content_with_good_ones(folder):
-    assert check_images(table_of(folder, "good/rgb.png", "good/progressive.jpg")) is None

@@ -4,7 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from busfast.data.split import PARTS, SPLITS, count_parts, read_split, split_table, write_split
+from busfast.data.groups import group_names
+from busfast.data.split import PARTS, SPLITS, count_parts, split_folds, split_table
+from busfast.data.split_file import read_split, write_split
 from busfast.data.table import CLASSES, read_table
 from busfast.errors import UserError
 
@@ -60,8 +62,8 @@ def refusal(table, split, **options):
 @pytest.mark.parametrize("seed", range(5))
 @pytest.mark.parametrize("split", SPLITS)
 def test_no_patient_is_on_two_sides(split, seed):
-    table = split_table(random_table(seed), split, seed=seed)
-    assert (table.groupby("patient")["part"].nunique() == 1).all()
+    for table in split_folds(random_table(seed), split, seed=seed).values():
+        assert (table.groupby("patient")["part"].nunique() == 1).all()
 
 
 @pytest.mark.parametrize("seed", range(5))
@@ -81,9 +83,9 @@ def test_center_holdout_trains_and_validates_on_different_ids_even_if_centers_sh
 def test_every_image_gets_exactly_one_part_and_the_rest_of_the_table_stays(split):
     before = random_table(0)
     kept = before.copy()
-    after = split_table(before, split)
-    assert set(after["part"]) == set(PARTS)
-    pd.testing.assert_frame_equal(after.drop(columns="part"), kept)
+    for after in split_folds(before, split).values():
+        assert set(after["part"]) == set(PARTS)
+        pd.testing.assert_frame_equal(after.drop(columns="part"), kept)
     pd.testing.assert_frame_equal(before, kept)
 
 
@@ -105,13 +107,16 @@ def test_center_holdout_is_85_15_of_the_other_centers_and_of_each_class(seed):
         assert shares(parts) == pytest.approx([0.85, 0.15, 0], abs=0.05), value
 
 
+def parts_of(split, seed):
+    return [fold["part"].to_list() for fold in split_folds(random_table(1), split, seed=seed).values()]
+
+
 @pytest.mark.parametrize("split", SPLITS)
 def test_the_seed_alone_decides(split):
-    first = split_table(random_table(1), split, seed=3)
+    first = parts_of(split, seed=3)
     np.random.seed(len(split))
-    second = split_table(random_table(1), split, seed=3)
-    assert first["part"].to_list() == second["part"].to_list()
-    assert first["part"].to_list() != split_table(random_table(1), split, seed=4)["part"].to_list()
+    assert first == parts_of(split, seed=3)
+    assert first != parts_of(split, seed=4)
 
 
 @pytest.mark.parametrize("holdout", [("alpha",), ("gamma",), ("alpha", "beta")])
@@ -232,8 +237,10 @@ def test_unknown_patients_are_not_taken_for_one_who_is_on_both_sides():
     assert [note for note in table.attrs["notes"] if "patient ids occur" in note] == []
 
 
-def test_nothing_is_said_where_every_patient_is_known():
-    assert split_table(random_table(0)).attrs["notes"] == []
+def test_where_every_patient_is_known_only_the_shares_are_said():
+    table = split_table(tiny_table(20, 40, 60))
+    assert table.attrs["notes"] == ["shares of each class are within 0.0 points of 70/15/15% (farthest: train has "
+                                    "70.0% of benign)"]
 
 
 def test_ids_on_both_sides_of_center_holdout_are_said():
@@ -243,13 +250,14 @@ def test_ids_on_both_sides_of_center_holdout_are_said():
 
 
 @pytest.mark.parametrize("split", SPLITS)
-def test_a_split_reads_back_as_it_was_written(tmp_path, split):
-    table = split_table(random_table(0), split)
-    table.loc[0, ["patient", "device"]] = ["NA", 'a "B",\nKöln']
-    write_split(table, tmp_path / "split.csv")
-    back = read_split(tmp_path / "split.csv", "data/set")
-    assert back.to_numpy().tolist() == table[[*COLUMNS, "part"]].to_numpy().tolist()
-    assert back.attrs["root"] == "data/set"
+def test_a_split_reads_back_as_it_was_written_with_the_groups(tmp_path, split):
+    for table in split_folds(random_table(0), split).values():
+        table.loc[0, ["patient", "device"]] = ["NA", 'a "B",\nKöln']
+        write_split(table, tmp_path / "split.csv")
+        back = read_split(tmp_path / "split.csv", "data/set")
+        assert back.drop(columns="group").to_numpy().tolist() == table[[*COLUMNS, "part"]].to_numpy().tolist()
+        assert back["group"].to_list() == group_names(table, across_centers=False).to_list()
+        assert back.attrs["root"] == "data/set"
 
 
 def test_a_split_file_may_be_edited(tmp_path):

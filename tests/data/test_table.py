@@ -2,6 +2,7 @@
 
 import pytest
 
+from busfast.data.places import image_paths
 from busfast.data.table import find_table, read_table
 from busfast.errors import UserError
 
@@ -96,7 +97,6 @@ def test_a_file_that_is_no_table_is_refused(make):
 @pytest.mark.parametrize(("table", "expected"), [
     pytest.param("image,center\na.png,x\n", ["row 1", "column 'label' is missing", "image, center"], id="no label"),
     pytest.param("file,label\na.png,benign\n", ["row 1", "column 'image' is missing", "file, label"], id="no image"),
-    pytest.param("image;label\na.png;benign\n", ["row 1", "image;label", "commas"], id="semicolons"),
     pytest.param("", ["row 1", "'image' is missing", "found: nothing"], id="empty file"),
     pytest.param("image,label,label\na.png,benign,benign\n", ["row 1", "'label'", "twice"], id="column twice"),
     pytest.param("image,label\n", ["header but no rows"], id="header only"),
@@ -155,12 +155,66 @@ def test_a_mask_may_serve_two_images(make):
     assert table["mask"].tolist() == ["mask.png", "mask.png"]
 
 
-@pytest.mark.parametrize("encoding", ["latin-1", "utf-16"])
-def test_a_table_that_is_not_utf8_is_refused_by_name(make, encoding):
-    folder = make("image,label,center\na.png,benign,Köln\n".encode(encoding))
+def test_a_label_in_other_capitals_or_with_spaces_is_mapped_and_said(make):
+    table = read_table(make("image,label\na.png, Benign\nb.png,BENIGN \nmask.png,Benign\n"))
+    assert table["label"].tolist() == ["benign"] * 3
+    assert table.attrs["notes"] == ["label 'Benign' in 2 rows is read as 'benign'",
+                                    "label 'BENIGN' in 1 rows is read as 'benign'"]
+    labels = read_table(make("image,label\na.png,Clear cell\n"), ("clear_cell", "other"))["label"]
+    assert labels.tolist() == ["clear_cell"]
+
+
+def test_windows_paths_are_read_and_said(make):
+    folder = make("image,label,mask\nsub\\a.png,benign,sub\\b.png\n")
+    (folder / "sub").mkdir()
+    for name in ("a.png", "b.png"):
+        (folder / "sub" / name).touch()
+    table = read_table(folder)
+    assert table.loc[0, ["image", "mask"]].tolist() == ["sub/a.png", "sub/b.png"]
+    assert table.attrs["notes"] == ["2 paths are written with \\ and read with /"]
+
+
+def test_a_table_of_another_writing_is_read_and_said(make):
+    table = read_table(make("image;label;center\r\na.png;benign;Köln\r\n".encode("latin-1")))
+    assert table.loc[0, ["image", "center"]].tolist() == ["a.png", "Köln"]
+    assert [word in " ".join(table.attrs["notes"]) for word in ("Latin-1", "semicolons")] == [True, True]
+
+
+def test_without_files_only_the_table_is_read(make):
+    assert read_table(make("image,label,mask\ngone.png,benign,gone too.png\n"), files=False)["image"][0] == "gone.png"
+
+
+@pytest.mark.parametrize("link", ["a link.png", "linked/b.png"])
+def test_a_symbolic_link_out_of_the_folder_is_refused_and_named_with_its_target(make, tmp_path_factory, link):
+    folder, outside = make(f"image,label\n{link},benign\n"), tmp_path_factory.mktemp("outside")
+    for name in ("a.png", "b.png"):
+        (outside / name).touch()
+    (folder / "a link.png").symlink_to(outside / "a.png")
+    (folder / "linked").symlink_to(outside)
     message = refusal(folder)
-    assert str(folder / "table.csv") in message
-    assert "UTF-8" in message
+    assert f"row 2, column image: '{link}' is reached through a symbolic link" in message and str(outside) in message
+    (folder / "sources.csv").write_text(f"name,folder\n{link.partition('/')[0] if '/' in link else '.'},{outside}\n")
+    if "/" in link:  # the way out that the message names
+        assert image_paths(read_table(folder)) == [outside / "b.png"]
+
+
+def test_a_symbolic_link_within_the_folder_and_to_the_folder_is_followed(make, tmp_path_factory):
+    folder = make("image,label\nlink.png,benign\n")
+    (folder / "link.png").symlink_to(folder / "a.png")
+    other = tmp_path_factory.mktemp("other") / "set"
+    other.symlink_to(folder)
+    assert read_table(other)["image"].tolist() == ["link.png"]
+
+
+def test_images_may_lie_where_sources_csv_says(make, tmp_path_factory):
+    folder, outside = make("image,label\nbusi/x.png,benign\na.png,benign\n"), tmp_path_factory.mktemp("outside")
+    (outside / "x.png").touch()
+    (folder / "sources.csv").write_text(f"name,folder\nbusi,{outside}\nempty,\n")
+    assert image_paths(read_table(folder)) == [outside / "x.png", folder / "a.png"]
+    (folder / "sources.csv").write_text("name,folder\nbusi,moved away\n")
+    assert "sources.csv, row 2, column folder: there is no folder 'moved away'" in refusal(folder)
+    (folder / "sources.csv").write_text(f"name,folder\nbusi,{outside}\nbusi,{outside}\n")
+    assert "sources.csv, row 3, column name: 'busi' stands there twice" in refusal(folder)
 
 
 def test_rows_are_counted_right_after_a_cell_of_several_lines(make):

@@ -1,0 +1,191 @@
+"""The verbs that need no model: prepare, audit, split. What each prints is what it found, and what it wrote where."""
+
+from pathlib import Path
+
+from busfast.errors import UserError
+
+
+def prepare(*, source: str, path: str, out: str = None, copy: bool = False, partial: bool = False,
+            columns: str = None, center: str = "", center_tag: str = "", salt: str = "", link: str = None):
+    """Makes a data folder (table.csv) of what you have; nothing of it is moved or changed.
+
+    Args:
+        source: what it is: busi, bus_bra, bus_uclm, breast, btxrd (public sets as published), folder (of class
+            folders), csv (a table with any column names), dicom. Several, separated by commas, become one table.
+        path: the folder (for csv also the file) of each source, in the same order.
+        out: the data folder to make. Default: data/SOURCE.
+        copy: copy the images into it; else the table points to where they are (sources.csv).
+        partial: take what is there of a set that is not whole.
+        columns: for csv: which of its columns is what, such as image=file,label=dx,patient=pid.
+        center: name of the center, where a source does not tell; or one for each source.
+        center_tag: for DICOM: keyword of the tag that names the center, such as InstitutionName.
+        salt: for DICOM: a secret from which patient ids are made, to get the same ids again.
+        link: for DICOM: write this file, which tells the DICOM file of each image (and so the patient).
+    """
+    sources = source.split(",")
+    paths = path.split(",") if len(sources) > 1 else [path]
+    centers = center.split(",") if len(sources) > 1 and "," in center else center
+    from busfast.data.prepare import prepare as make
+    from busfast.data.table import CLASSES
+
+    target = Path(out) if out else Path("data") / "_".join(sources)
+    table = make(sources, paths, target, copy=copy, partial=partial, columns=_pairs(columns), center=centers,
+                 center_tag=center_tag, salt=salt, link=link)
+    others = sorted(set(table["label"]) - set(CLASSES))
+    if others:
+        print(f"Name the classes in pipelines/{target.name}.yaml: `data: {target}` and `classes: "
+              f"[{', '.join(sorted(set(table['label'])))}]`, in the order you want.")
+    print(f"Next: python -m busfast audit --data={target}")
+
+
+def audit(*, data: str = None, split: str = None, pipeline: str = None, out: str = None, quarantine: bool = False,
+          metadata_only: bool = False):
+    """Looks for what is wrong with a set of images; writes audit.csv, and audit.html with the pictures.
+
+    Broken files, copies and near-copies, labels that contradict each other, patients under several labels or
+    centers, and how well the center predicts the class. Nothing of the set is changed.
+
+    Args:
+        data: folder with table.csv and the images (a public set as published will do, too). Default: the phantom.
+        split: lists to count the leaks of: as for train.
+        pipeline: pipeline file whose classes the table has. Default: the one named after the data folder.
+        out: folder for audit.csv and audit.html. Default: audit/ in the data folder if that lies below data/, else
+            data/NAME/audit.
+        quarantine: also write a table without what is broken, data/NAME-clean/table.csv.
+        metadata_only: read the table alone; no image is opened.
+    """
+    config = _configure(pipeline, data)
+    from busfast.data.audit import audit_table, say_groups
+    from busfast.data.audit_page import say_confounding, write_audit
+    from busfast.data.copies import AUDIT_FILE, NO_COPIES, drop_different, find_copies, read_decisions
+    from busfast.data.fingerprint import fingerprint_images
+    from busfast.data.groups import add_groups
+    from busfast.data.leaks import find_leaks, say_leaks
+    from busfast.data.lists import read_lists
+    from busfast.data.places import home_of, image_paths
+    from busfast.data.quarantine import write_clean
+
+    table = _read(config, metadata_only=True)
+    folder = Path(out) if out else home_of(table.attrs["file"]) / Path(AUDIT_FILE).parent
+    lists = read_lists(split, table, config.classes) if split else None
+    decisions = read_decisions(folder / "audit.csv")
+    prints, pairs = None, NO_COPIES
+    if not metadata_only:
+        prints = fingerprint_images(image_paths(table))
+        pairs = find_copies(table, prints)
+    copies = drop_different(pairs, decisions)
+    table = add_groups(table, copies["a"].to_numpy(), copies["b"].to_numpy())
+    found = audit_table(table, prints, pairs, decisions, config.classes)
+    leaks = None if lists is None else (split, find_leaks(lists, copies))
+
+    print(f"audit of {table.attrs['root']}: {len(table)} images, {say_groups(found.table)}")
+    print_audit(found)
+    print(f"  {say_confounding(found)}")
+    if leaks:
+        unseen = 0 if prints is None else int((prints["reason"] != "").sum())
+        if unseen or metadata_only:
+            print(f"  copies among {unseen or len(table)} images are not known: they were not, or could not be, read")
+        print(f"leaks of {split}: {say_leaks(leaks[1]) or 'none'}" + (" on two sides" if len(leaks[1]) else ""))
+    for path in write_audit(found, folder, leaks):
+        print(f"wrote {path}")
+    if quarantine:
+        path, left = write_clean(found, home_of(table.attrs["file"]).with_name(f"{folder.parent.name}-clean"))
+        print(f"wrote {path}: {len(table) - left} images; {left} left out, see left_out.csv there")
+
+
+def split(*, data: str = None, split: str = "stratified", pipeline: str = None, holdout: str = None, folds: int = None,
+          seed: int = None, out: str = None, overwrite: bool = False, metadata_only: bool = False):
+    """Splits a set of images and writes the split as files that you may edit and that train reads.
+
+    Patients, and copies of an image, stay on one side. Then: python -m busfast train --split=FILE
+
+    Args:
+        data: folder with table.csv and the images. Default: the phantom.
+        split: stratified, center_holdout, leave_one_center_out or kfold.
+        pipeline: pipeline file that gives classes, holdout, folds and seed. Default: the one named after the data.
+        holdout: centers to hold out as the test part of center_holdout, separated by commas.
+        folds: number of folds of kfold. Default 5.
+        seed: of the split. Default 42.
+        out: folder for the files. Default: splits/ in the data folder if that lies below data/, else data/NAME/splits.
+        overwrite: replace files of other content.
+        metadata_only: split by the table alone; no image is opened, so copies are not known.
+    """
+    config = _configure(pipeline, data, holdout=holdout, folds=folds, seed=seed)
+    from busfast.data.check import check_images
+    from busfast.data.copies import NO_COPIES
+    from busfast.data.places import home_of
+    from busfast.data.split import SPLITS
+    from busfast.data.split_file import write_splits
+    from busfast.errors import choose
+    from busfast.results.splits import split_data
+
+    choose("split", split, SPLITS)
+    table, copies = _read(config, metadata_only), NO_COPIES
+    if metadata_only:
+        print("  by the table alone: copies among the images are not known")
+    else:
+        table, copies = check_images(table)
+    runs = split_data(table, copies, config, split)
+    folder = Path(out) if out else home_of(table.attrs["file"]) / "splits"
+    for path, state in write_splits(runs, folder, overwrite):
+        print(f"{state} {path}")
+
+
+def print_audit(found) -> None:
+    """Prints the findings of an audit, counted, and its tables."""
+    from busfast.data.audit import count_findings
+
+    lines = count_findings(found.findings)
+    width = max((len(name) for name, _ in lines), default=0)
+    for name, text in lines:
+        print(f"  {name:{width}}  {text}")
+    if not lines:
+        print("  nothing was found")
+    for frame in (found.confounding.reset_index(), found.sizes, found.flags):
+        if len(frame):
+            print("\n".join(f"  {line}" for line in frame.to_string(index=False).splitlines()))
+
+
+def _pairs(columns: str | None) -> dict[str, str] | None:
+    """Reads `image=file,label=dx`."""
+    if columns is None:
+        return None
+    pairs = {}
+    for word in columns.split(","):
+        name, equals, column = word.partition("=")
+        if not (name and equals and column) or name in pairs:
+            raise UserError(f"--columns={columns}: '{word}' is not NAME=COLUMN. Write, for instance, "
+                            "--columns=image=file,label=dx.")
+        pairs[name] = column
+    return pairs
+
+
+def _configure(pipeline: str | None, data: str | None, **flags):
+    from busfast.pipelines.config import load_config
+
+    name, config = load_config(pipeline or "", data=data, **flags)
+    if not config.data:
+        raise UserError(f"The pipeline '{name}' names no data folder. Give one: --data=FOLDER.")
+    return config
+
+
+def _read(config, metadata_only: bool):
+    """Reads the table of a data folder, or the table of a public set as it was published."""
+    from busfast.data.generators import generate
+    from busfast.data.sources import guess_source, read_source, refuse_source
+    from busfast.data.table import read_table
+
+    folder = Path(config.data)
+    generate(config.source, folder)
+    if not metadata_only:
+        refuse_source(folder)
+    source = "" if (folder / "table.csv").is_file() or not folder.is_dir() else guess_source(folder)
+    if source:
+        table = read_source(source, folder, files=False, classes=config.classes)
+        table.attrs["file"] = str(folder / "table.csv")
+    else:
+        table = read_table(folder, config.classes, files=not metadata_only)
+    print(f"data: {len(table)} images in {table.attrs['root']}")
+    for note in table.attrs["notes"]:
+        print(f"  {note}")
+    return table

@@ -1,0 +1,126 @@
+"""Groups -> parts: by a hash of the group's name, mended where shares of classes would come out uneven."""
+
+import hashlib
+
+import numpy as np
+import pandas as pd
+
+from busfast.errors import UserError
+
+CLASS_WEIGHT = 4.0  # how much more even the classes shall come out than centers within a class
+
+
+def assign(table: pd.DataFrame, names: pd.Series, parts: tuple[str, ...], shares: tuple[float, ...], seed: int,
+           classes: tuple[str, ...], where: str) -> np.ndarray:
+    """Gives each group to a part so that class, and class-by-center, shares come out alike.
+
+    A group's first place is decided by a hash of the seed and its name alone: the order of rows and other groups do
+    not matter to it. Chance leaves the shares uneven; so groups are moved, one at a time, each time the one whose
+    move makes the shares most even (of those alike, the one whose hash lies nearest to the other part), until no move
+    makes them more even. Few are moved: with rows added or taken away, most groups stay where they were.
+
+    Args:
+        table: columns label and center.
+        names: the group of each row.
+        parts: names of the parts.
+        shares: the share of each part; they sum to 1.
+        seed: of the hash.
+        classes: every part shall have each of them.
+        where: names the table in an error.
+
+    Returns:
+        The part of each row.
+
+    Raises:
+        UserError: a class has fewer groups than there are parts, or cannot be given to every part.
+    """
+    groups, keys = pd.factorize(names, sort=True)
+    counts = _count(table, groups, len(keys))
+    has = np.zeros((len(keys), len(classes)), dtype=bool)
+    for column, label in enumerate(classes):
+        has[groups[(table["label"] == label).to_numpy()], column] = True
+    _check_enough(has, parts, classes, where)
+    place = np.array([_hash(seed, key) for key in keys])
+    ends = np.cumsum(shares)[:-1]
+    part_of = np.searchsorted(ends, place, side="right")
+    _even_out(part_of, place, counts, np.asarray(shares))
+    _complete(part_of, has, counts, len(parts))
+    for part, name in enumerate(parts):
+        missing = [label for column, label in enumerate(classes) if not has[part_of == part, column].any()]
+        if missing:
+            raise UserError(f"Too few patients in {where} to give every part every class: {name} has no "
+                            f"{', '.join(missing)}. Add images of more patients of that class.")
+    return np.array(parts)[part_of][groups]
+
+
+def _hash(seed: int, name: str) -> float:
+    """A number from 0 to 1 that is the same on every machine."""
+    digest = hashlib.blake2b(f"{seed} {name}".encode("utf-8", "surrogateescape"), digest_size=8).digest()
+    return int.from_bytes(digest, "big") / 2**64
+
+
+def _count(table: pd.DataFrame, groups: np.ndarray, number: int) -> np.ndarray:
+    """What of each kind a group has, (groups, kinds): images of each class, then of each class at each center."""
+    labels, label_names = pd.factorize(table["label"], sort=True)
+    strata = table.groupby(["label", "center"]).ngroup().to_numpy()
+    counts = np.zeros((number, len(label_names) + strata.max() + 1))
+    np.add.at(counts, (groups, labels), 1)
+    np.add.at(counts, (groups, len(label_names) + strata), 1)
+    counts[:, :len(label_names)] *= CLASS_WEIGHT**0.5  # enters squared
+    return counts
+
+
+def _even_out(part_of: np.ndarray, place: np.ndarray, counts: np.ndarray, shares: np.ndarray) -> None:
+    """Moves groups (in `part_of`) until no move lessens the squared distance to the parts' target counts.
+
+    Groups with the same counts are alike, so moves are weighed for each kind of group, not for each group.
+    """
+    kinds, kind_of = np.unique(counts, axis=0, return_inverse=True)
+    kind_of = kind_of.ravel()
+    target = np.outer(shares, counts.sum(axis=0))
+    weight = 1 / target
+    excess = np.stack([counts[part_of == part].sum(axis=0) for part in range(len(shares))]) - target
+    number = np.zeros((len(shares), len(kinds)), dtype=int)
+    np.add.at(number, (part_of, kind_of), 1)
+    starts, ends = np.cumsum(shares) - shares, np.cumsum(shares)
+    squares = weight @ (kinds**2).T  # (parts, kinds)
+    while True:
+        slope = 2 * (weight * excess) @ kinds.T
+        leave = np.where(number > 0, squares - slope, np.inf)
+        gain = leave[:, None, :] + (squares + slope)[None, :, :]  # (from, to, kind)
+        gain[np.arange(len(shares)), np.arange(len(shares))] = np.inf
+        source, goal, kind = np.unravel_index(gain.argmin(), gain.shape)
+        if gain[source, goal, kind] > -1e-9:
+            return
+        alike = np.flatnonzero((kind_of == kind) & (part_of == source))
+        distance = np.maximum(starts[goal] - place[alike], place[alike] - ends[goal])
+        group = alike[distance.argmin()]
+        part_of[group] = goal
+        excess[source] -= kinds[kind]
+        excess[goal] += kinds[kind]
+        number[source, kind] -= 1
+        number[goal, kind] += 1
+
+
+def _complete(part_of: np.ndarray, has: np.ndarray, counts: np.ndarray, parts: int) -> None:
+    """Gives a part that lacks a class the smallest group that has it."""
+    size = counts.sum(axis=1)
+    for column in range(has.shape[1]):
+        for part in range(parts):
+            held = np.stack([has[part_of == one].sum(axis=0) for one in range(parts)])
+            if not held[part, column]:
+                # Of the part with most groups of this class; never one that is the last of a class there.
+                spare = (~has | (held[part_of] > 1)).all(axis=1)
+                candidates = np.flatnonzero(has[:, column] & spare)
+                if len(candidates):
+                    donors = part_of[candidates]
+                    part_of[candidates[np.lexsort((size[candidates], donors, -held[donors, column]))[0]]] = part
+
+
+def _check_enough(has: np.ndarray, parts: tuple[str, ...], classes: tuple[str, ...], where: str) -> None:
+    for label, groups in zip(classes, has.sum(axis=0), strict=True):
+        if groups < len(parts):
+            raise UserError(
+                f"Class '{label}' has {groups} patients in {where}; the parts {', '.join(parts)} need at least "
+                f"{len(parts)}. Add images of more patients, hold out another center, or name other classes in the "
+                "pipeline file (classes: [...]).")

@@ -1,0 +1,17 @@
+"""What makes a data folder that is not there yet: name -> function(folder, progress=...) that writes it."""
+
+from pathlib import Path
+
+from tqdm import tqdm
+
+from busfast.data.phantom import write_phantom
+
+GENERATORS = {"phantom": write_phantom}
+
+
+def generate(source: str, folder: str | Path) -> None:
+    """Makes a data folder with a progress bar, unless its table is there already."""
+    if source and not (Path(folder) / "table.csv").is_file():
+        print(f"data: making the {source} in {folder}", flush=True)
+        with tqdm(desc=f"making the {source}", leave=False, disable=None) as bar:  # None: only on a terminal
+            GENERATORS[source](folder, progress=lambda done, total: bar.update())

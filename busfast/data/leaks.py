@@ -1,0 +1,94 @@
+"""What is on two sides of a split: patients, groups, and duplicates."""
+
+import numpy as np
+import pandas as pd
+
+from busfast.data.groups import connected
+from busfast.data.split import PARTS
+from busfast.errors import UserError
+
+COLUMNS = ["leak", "image", "part", "other", "other_part"]
+PLURALS = {"same file": "files", "patient": "patients", "group": "groups", "identical": "pairs of identical images",
+           "near-duplicate": "pairs of near-duplicates"}
+
+
+def find_leaks(table: pd.DataFrame, duplicates: pd.DataFrame) -> pd.DataFrame:
+    """Finds what is on two sides of a split.
+
+    Args:
+        table: a split table: columns image, center, patient, part and, if there is one, group.
+        duplicates: pairs of duplicates: columns image, other, kind (identical or near-duplicate).
+
+    Returns:
+        A row a leak: leak (same file, patient, group, identical or near-duplicate), image, part, other, other_part.
+        A patient (a group, a file) on several sides is one row, which names an image of each of two sides; so is a
+        chain of duplicates whose ends are on two sides though no pair of it is.
+    """
+    used = table[table["part"].isin(PARTS)].reset_index(drop=True)
+    rows = _straddling(used, used["image"], "same file")
+    patient = ("patient " + used["patient"] + " of center " + used["center"]).where(used["patient"] != "", "")
+    rows += _straddling(used, patient, "patient") + _duplicates(used, duplicates)
+    if "group" in used:
+        # A group that holds together by its patients or duplicates was named above, with the better word for it.
+        named = {name for row in rows for name in (row[1], row[3])}
+        known = set(used["group"][used["image"].isin(named)])
+        rows += _straddling(used, used["group"].where(~used["group"].isin(known), ""), "group")
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def check_leaks(leaks: pd.DataFrame, allow: bool) -> None:
+    """Refuses a split that leaks, unless that is allowed; then warns.
+
+    Raises:
+        UserError: it leaks; counts the leaks of each kind and names up to ten.
+    """
+    if leaks.empty:
+        return
+    shown = [f"  {row.leak}: {row.image} ({row.part}), {row.other} ({row.other_part})"
+             for row in leaks.head(10).itertuples()]
+    if len(leaks) > 10:
+        shown.append(f"  and {len(leaks) - 10} more")
+    text = f"This split leaks: {say_leaks(leaks)} on two sides.\n" + "\n".join(shown)
+    if not allow:
+        raise UserError(f"{text}\nScores of such a split are too good. Let busfast split (--split=stratified), mend "
+                        "the lists, or train all the same, with the run marked: --allow-leaks.")
+    print(f"warning: {text}\nTraining all the same (--allow-leaks); the run is marked.", flush=True)
+
+
+def say_leaks(leaks: pd.DataFrame) -> str:
+    """Counts leaks in words, such as "3 patients, 12 pairs of near-duplicates"."""
+    counts = leaks["leak"].value_counts()
+    return ", ".join(f"{counts[kind]} {words}" for kind, words in PLURALS.items() if kind in counts)
+
+
+def _straddling(table: pd.DataFrame, keys: pd.Series, kind: str) -> list[tuple]:
+    """A row for each key (but "") that has rows in several parts."""
+    some = table[keys != ""]
+    first = some.groupby([keys[keys != ""].rename("key"), "part"], sort=True)["image"].first().reset_index()
+    result = []
+    for _, rows in first[first["key"].duplicated(keep=False)].groupby("key"):
+        order = sorted(rows.itertuples(), key=lambda row: PARTS.index(row.part))
+        result.append((kind, order[0].image, order[0].part, order[-1].image, order[-1].part))
+    return result
+
+
+def _duplicates(used: pd.DataFrame, pairs: pd.DataFrame) -> list[tuple]:
+    if pairs.empty:
+        return []
+    images, codes = np.unique(np.concatenate([pairs["image"], pairs["other"]]).astype(str), return_inverse=True)
+    a, b = codes[:len(pairs)], codes[len(pairs):]
+    chain = dict(zip(images, connected(len(images), a, b), strict=True))
+    sides: dict[str, list[str]] = {}
+    for image, part in zip(used["image"], used["part"], strict=True):
+        sides.setdefault(image, []).append(part)
+    rows, shown = [], set()
+    for pair in pairs.itertuples():
+        for part in sides.get(pair.image, []):
+            for other in sides.get(pair.other, []):
+                if part != other:
+                    rows.append((pair.kind, pair.image, part, pair.other, other))
+                    shown.add(chain[pair.image])
+    members = used[used["image"].isin(chain)]
+    chains = members["image"].map(chain)
+    rest = members[~chains.isin(shown)]
+    return rows + _straddling(rest, chains[~chains.isin(shown)].astype(str), "near-duplicate")

@@ -1,0 +1,104 @@
+"""Where the images of a table lie: in its folder, or where sources.csv beside the table says."""
+
+import os
+from pathlib import Path
+
+import pandas as pd
+
+from busfast.data.rows import read_rows
+from busfast.errors import UserError
+
+SOURCES_FILE = "sources.csv"
+
+
+def read_places(root: str | Path) -> dict[str, Path]:
+    """Reads `root/sources.csv`, if there is one: what the first part of an image's path stands for.
+
+    Columns: `name`, the first part of paths ("." for all paths that begin otherwise), and `folder`, absolute or
+    relative to `root`; an empty cell means the folder `root/name` itself, that is, nothing special.
+
+    Returns:
+        Name -> folder.
+
+    Raises:
+        UserError: the file cannot be read, a name stands there twice, or a folder is not there.
+    """
+    file = Path(root) / SOURCES_FILE
+    if not file.is_file():
+        return {}
+    header, rows, _ = read_rows(file, ("name", "folder"))
+    places: dict[str, Path] = {}
+    for line, cells in rows:
+        name, folder = cells[header.index("name")], cells[header.index("folder")]
+        if name in places:
+            raise UserError(f"{file}, row {line}, column name: '{name}' stands there twice. Remove one row.")
+        if folder:
+            places[name] = Path(root) / folder
+            if not places[name].is_dir():
+                raise UserError(f"{file}, row {line}, column folder: there is no folder '{folder}'. If the images were "
+                                "moved, write their new place there.")
+    return places
+
+
+def locate(root: str | Path, name: str, places: dict[str, Path]) -> Path:
+    """Returns the file of a path in a table.
+
+    Args:
+        root: folder of the table.
+        name: the path as the table gives it, with /.
+        places: as `read_places` returns it.
+    """
+    first, _, rest = name.partition("/")
+    if rest and first in places:
+        return places[first] / rest
+    return places.get(".", Path(root)) / name
+
+
+def image_paths(table: pd.DataFrame) -> list[Path]:
+    """Returns the file of each image of a table (`attrs["root"]` is its folder), in order."""
+    root = table.attrs["root"]
+    places = read_places(root)
+    return [locate(root, name, places) for name in table["image"]]
+
+
+def home_of(table_file: str | Path) -> Path:
+    """Returns the folder for what busfast writes about a data set: that of the table if it lies below data/, else
+    data/NAME here, so that nothing is written into a folder that is not busfast's.
+
+    Raises:
+        UserError: data/NAME holds the table of another set.
+    """
+    folder = Path(table_file).resolve().parent
+    here = Path("data").resolve()
+    if folder == here or here in folder.parents:
+        return Path(os.path.relpath(folder))
+    home = Path("data") / folder.name
+    if (home / "table.csv").exists():
+        raise UserError(f"{home} holds another data set than {folder}, so nothing about the latter is written there. "
+                        "Name a folder: --out=FOLDER.")
+    return home
+
+
+class Fence:
+    """Tells whether files lie where they seem to, however many symbolic links there are.
+
+    Args:
+        folders: the folders that a file may be in.
+    """
+
+    def __init__(self, *folders: str | Path):
+        self._folders = [os.path.realpath(folder) for folder in folders]
+        self._known: dict[str, bool] = {}
+
+    def leads_out(self, path: str | Path) -> str:
+        """Returns where a symbolic link on the way to `path` leads, if that is none of the folders; else ""."""
+        folder = os.path.dirname(path)
+        if folder not in self._known:  # following links is slow, and a folder has many files
+            self._known[folder] = self._inside(os.path.realpath(folder))
+        if self._known[folder] and not os.path.islink(path):
+            return ""
+        target = os.path.realpath(path)
+        return "" if self._inside(target) else target
+
+    def _inside(self, path: str) -> bool:
+        return any(path == folder or path.startswith(os.path.join(folder, "")) for folder in self._folders)

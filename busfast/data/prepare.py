@@ -1,0 +1,213 @@
+"""What people downloaded or exported -> a data folder: a table of one or several sources, and nothing moved.
+
+Everything is read, and everything wrong refused, before the first file is written.
+"""
+
+import os
+import secrets
+import shutil
+from collections.abc import Mapping, Sequence
+from hashlib import blake2b
+from pathlib import Path
+
+import pandas as pd
+from tqdm import tqdm
+
+from busfast.data.places import SOURCES_FILE
+from busfast.data.rows import write_csv
+from busfast.data.sources import SOURCES, read_source
+from busfast.data.sources.common import Options, check_text
+from busfast.data.sources.plan import Made, check_files, plan
+from busfast.data.table import CLASSES, OPTIONAL, REQUIRED, read_table
+from busfast.errors import UserError, choose
+
+
+def prepare(sources: Sequence[str], paths: Sequence[str | Path], out: str | Path, *, copy: bool = False,
+            partial: bool = False, columns: Mapping[str, str] | None = None, center: str | Sequence[str] = "",
+            center_tag: str = "", salt: str = "", link: str | Path | None = None,
+            classes: Sequence[str] = CLASSES) -> pd.DataFrame:
+    """Makes a data folder of one or several sources: table.csv, sources.csv, and masks and images that must be made.
+
+    Args:
+        sources: keys of `SOURCES`; one may stand there twice.
+        paths: the folder (for csv also the file) of each.
+        out: the new folder, missing or empty; in none of the sources.
+        copy: whether images and masks are copied into it; else they stay where they are and sources.csv says where.
+        partial: take what is there of a set that is not whole.
+        columns: for csv: names of busfast -> names of the file's columns, where they differ.
+        center: name of the center where a source does not tell; or one for each source.
+        center_tag: for DICOM: keyword of the tag that names the center.
+        salt: for DICOM: secret from which patient ids are made; the same gives the same ids. Empty: one that is
+            thrown away.
+        link: for DICOM: a new file that says which image was made of which DICOM file.
+        classes: the labels that are meant.
+
+    Returns:
+        The table as written, `attrs["root"]` is `out`.
+
+    Raises:
+        UserError: something is wrong with what was asked or what is there; nothing was changed.
+    """
+    sources = [sources] if isinstance(sources, str) else list(sources)
+    paths = [paths] if isinstance(paths, str | Path) else list(paths)
+    out = Path(out)
+    centers = [center] * len(sources) if isinstance(center, str) else [str(name) for name in center]
+    _check_request(sources, paths, centers, columns, out)
+    names = [name if name not in sources[:place] else f"{name}-{sources[:place].count(name) + 1}"
+             for place, name in enumerate(sources)]
+    options = Options(partial=partial, center_tag=center_tag, classes=tuple(classes),
+                      key=blake2b(str(salt).encode()).digest() if salt else secrets.token_bytes(32))
+    tables = []
+    for name, source, path in zip(names, sources, paths, strict=True):
+        prefix = f"{name}_" if len(names) > 1 else ""
+        tables.append(read_source(source, path, options, prefix=prefix, columns=columns if source == "csv" else None))
+        check_files(tables[-1])
+    _fill_centers(tables, centers)
+    _check_places(tables, out, link)
+    _check_dicom_options(tables, center_tag=center_tag, salt=salt, link=link)
+
+    rows, made, linked, listed = [], {}, {}, []
+    for name, source, table in zip(names, sources, tables, strict=True):
+        _say(table, source, salt)
+        new_rows, new_made, new_linked = plan(table, name, copy)
+        rows, made, linked = rows + new_rows, made | new_made, linked | new_linked
+        in_place = not copy and len(new_linked) < len(table)  # else sources.csv need not say where the images are
+        listed.append({"name": name, "folder": table.attrs["root"] if in_place else "", "source": source,
+                       "images": len(table)})
+    columns_found = dict.fromkeys([*REQUIRED, *OPTIONAL, *(name for row in rows for name in row)], "")
+    result = pd.DataFrame([columns_found | row for row in rows], columns=list(columns_found), dtype=object)
+    _write(out, result, pd.DataFrame(listed), made, Path(link) if link else None, linked)
+    print(f"Written: {out} (table.csv: {len(result)} images" + (f"; {len(made)} files made" if made else "") + ")")
+    if link:
+        print(f"  {link} tells which DICOM file each image is of, and so who the patient is: keep it apart from {out}")
+    result.attrs = {"root": str(out)}
+    return result
+
+
+def _check_request(sources: list[str], paths: list, centers: list[str], columns: Mapping | None, out: Path) -> None:
+    for source in sources:
+        choose("source", source, SOURCES)
+    if not sources or len(sources) != len(paths):
+        raise UserError(f"{len(sources)} sources ({', '.join(sources)}) need as many paths, not {len(paths)} "
+                        f"({', '.join(map(str, paths))}): --source=A,B --path=FOLDER_OF_A,FOLDER_OF_B.")
+    asked = [(source, os.path.realpath(path)) for source, path in zip(sources, paths, strict=True)]
+    if twice := [path for source, path in asked if asked.count((source, path)) > 1]:
+        raise UserError(f"--path names {twice[0]} twice, and all its images would be there twice. Name it once.")
+    if len(centers) != len(sources):
+        raise UserError(f"{len(centers)} centers for {len(sources)} sources. Name one for all, or one for each.")
+    if columns and "csv" not in sources:
+        raise UserError("--columns is for --source=csv; the columns of the other sources are known. Leave it out.")
+    if out.exists() and not (out.is_dir() and not any(out.iterdir())):
+        raise UserError(f"{out} already holds files, and busfast does not overwrite them. Name another folder: "
+                        "--out=FOLDER, or delete this one.")
+
+
+def _fill_centers(tables: list[pd.DataFrame], centers: list[str]) -> None:
+    filled = 0
+    for table, center in zip(tables, centers, strict=True):
+        blank = table["center"] == ""
+        if center:
+            table.loc[blank, "center"] = center
+            filled += int(blank.sum())
+        elif blank.any():
+            table.attrs["notes"].append(f"the center of {blank.sum()} images is not known: --center=NAME says it")
+    if any(centers) and not filled:
+        raise UserError(f"--center={','.join(filter(None, centers))} changes nothing: each image has its center "
+                        f"already ({', '.join(sorted({*pd.concat([table['center'] for table in tables])}))}). "
+                        "Leave it out.")
+
+
+def _check_places(tables: list[pd.DataFrame], out: Path, link: str | Path | None) -> None:
+    for table in tables:
+        root = table.attrs["root"]
+        check_text(root, Path(root).parent)
+        for what, path in (("--out", out), ("--link", link)):
+            if path and _inside(path, root):
+                raise UserError(f"{what}={path} lies in the source {root}, and busfast changes no source. "
+                                f"Name another place: {what}=PATH.")
+    if link and _inside(link, out):
+        raise UserError(f"--link={link} lies in {out}, and would be handed on with the images. Name a file elsewhere.")
+    if link and (os.path.lexists(link) or not Path(link).absolute().parent.is_dir()):
+        raise UserError(f"--link={link} must be a new file in a folder that is there. Name another: --link=FILE.")
+
+
+def _inside(path: str | Path, folder: str | Path) -> bool:
+    path, folder = os.path.realpath(path), os.path.realpath(folder)
+    return os.path.splitdrive(path)[0] == os.path.splitdrive(folder)[0] and \
+        os.path.commonpath([path, folder]) == folder
+
+
+def _check_dicom_options(tables: list[pd.DataFrame], **options) -> None:
+    given = [name for name, value in options.items() if value]
+    if given and not any(table.attrs["dicom"] for table in tables):
+        raise UserError(f"--{given[0]} is for DICOM files, and there are none in what is read. Leave it out.")
+
+
+def _say(table: pd.DataFrame, source: str, salt: str) -> None:
+    """Prints what was read, against what was published."""
+    counts = {label: int(count) for label, count in table["label"].value_counts().items()}
+    published = {label: count for label, count in SOURCES[source].published.items() if count}
+    order = [label for label in [*SOURCES[source].published, *CLASSES] if label in counts]
+    counts = {label: counts[label] for label in dict.fromkeys([*order, *counts])}
+    patients = table["patient"][table["patient"] != ""].nunique()
+    text = f"{SOURCES[source].title}: {len(table)} images ({_listed(counts)})" + \
+        (f" of {patients} patients" if patients else "")
+    if published and counts == published:
+        text += ", as published"
+    elif published:
+        apart = len(table) - sum(published.values())
+        text += f"; differs from the published {sum(published.values())} ({_listed(published)})" + \
+            (f": {abs(apart)} {'fewer' if apart < 0 else 'more'}" if apart else "")
+    print(text)
+    print(f"  read from {table.attrs['root']}")
+    for note in table.attrs["notes"]:
+        print(f"  {note}")
+    if table.attrs["dicom"]:
+        print("  patient ids are made with your salt: whoever has it can find the patients" if salt else
+              "  patient ids are made with a key that is thrown away: another prepare gives other ids; --salt=SECRET "
+              "keeps them")
+
+
+def _listed(counts: Mapping[str, int]) -> str:
+    return ", ".join(f"{label} {count}" for label, count in counts.items())
+
+
+def _write(out: Path, table: pd.DataFrame, listed: pd.DataFrame, made: Made, link: Path | None,
+           linked: dict[str, Path]) -> None:
+    """Writes the new folder under another name, and renames it when it is whole."""
+    target = out.resolve()  # so that a link to a folder is followed, not replaced
+    work, linked_file = target.parent / f".prepare-{secrets.token_hex(4)}", None
+    try:
+        work.mkdir(parents=True)
+        for name, make in tqdm(made.items(), desc="making images and masks", leave=False, disable=None):
+            (work / name).parent.mkdir(parents=True, exist_ok=True)
+            make(work / name)
+        write_csv(table, work / "table.csv")
+        write_csv(listed, work / SOURCES_FILE)
+        read_table(work, tuple(table["label"].unique()))  # what is written can be read
+        if link:
+            _write_private(link, pd.DataFrame({"image": linked.keys(), "source": [str(path) for path in
+                                                                                  linked.values()]}))
+            linked_file = link
+        if target.exists():
+            target.rmdir()  # empty; not every system renames onto an empty folder
+        os.rename(work, target)
+        linked_file = None
+    except UserError as error:
+        raise UserError(str(error).replace(str(work), str(out))) from error
+    except OSError as error:
+        raise UserError(f"{out} cannot be written: {error.strerror or error} ({error.filename or work.parent}). "
+                        "Make room or name another folder: --out=FOLDER.") from error
+    finally:
+        shutil.rmtree(work, ignore_errors=True)  # nothing is left here after the rename
+        if linked_file:
+            linked_file.unlink(missing_ok=True)
+
+
+def _write_private(path: Path, table: pd.DataFrame) -> None:
+    """Writes a CSV file that nobody but this user can read, at no moment."""
+    previous = os.umask(0o077)
+    try:
+        write_csv(table, path)
+    finally:
+        os.umask(previous)

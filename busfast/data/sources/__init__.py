@@ -1,0 +1,111 @@
+"""Sources: what people have -> a table. Each public set, and each way to bring images of one's own, is a file here."""
+
+import os
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import NamedTuple
+
+import pandas as pd
+
+from busfast.data.sources import breast, btxrd, bus_bra, bus_uclm, busi, csv_table, dicom, folder
+from busfast.data.sources.common import Options, find_folders
+from busfast.errors import UserError, choose
+
+
+class Source(NamedTuple):
+    """A kind of source.
+
+    Attributes:
+        title: its name in print.
+        looks: what it is recognised by, in words.
+        is_set: folder -> whether it is such a set.
+        read: folder of the set, `Options` -> table, see `make_table`.
+        published: class -> number of images as published; empty for the user's own.
+    """
+
+    title: str
+    looks: str
+    is_set: Callable[[Path], bool]
+    read: Callable[[Path, Options], pd.DataFrame]
+    published: Mapping[str, int]
+
+
+SOURCES = {name: Source(file.TITLE, file.LOOKS, file.is_set, file.read, file.PUBLISHED) for name, file in {
+    "busi": busi, "bus_bra": bus_bra, "bus_uclm": bus_uclm, "breast": breast, "btxrd": btxrd,
+    "folder": folder, "csv": csv_table, "dicom": dicom}.items()}
+OWN = ("dicom", "csv", "folder")  # of any names: tried after the public sets
+WITH_TABLE = ("bus_bra", "bus_uclm", "breast", "btxrd")  # their folders are no classes
+
+
+def guess_source(path: str | Path) -> str:
+    """Returns the source that a folder (or one up to two levels below it) looks like; "" if none or several."""
+    path = Path(path)
+    if path.is_file():
+        return "csv" if path.suffix.lower() in csv_table.SUFFIXES else ""
+    if not path.is_dir():
+        return ""
+    public = [name for name in SOURCES if name not in OWN and find_folders(path, SOURCES[name].is_set)]
+    if public:
+        return public[0] if len(public) == 1 else ""
+    own = [name for name in OWN if SOURCES[name].is_set(path)]
+    if "csv" in own and "folder" in own:  # a table beside folders with images: does it name them?
+        own.remove("folder" if csv_table.names_images(csv_table.tables_in(path)[0]) else "csv")
+    return own[0] if own else ""
+
+
+def refuse_source(folder: str | Path) -> None:
+    """Raises UserError if a folder has no table.csv but is a set as it was published or exported; says what to do."""
+    folder = Path(folder)
+    if folder.is_dir() and not (folder / "table.csv").is_file() and (source := guess_source(folder)):
+        raise UserError(f"The folder '{folder}' has no table.csv; it looks like {source} ({SOURCES[source].looks}). "
+                        f"Make a data folder of it: python -m busfast prepare --source={source} --path={folder}")
+
+
+def read_source(name: str, path: str | Path, options: Options | None = None, **changes) -> pd.DataFrame:
+    """Reads a source; writes nothing.
+
+    Args:
+        name: a key of `SOURCES`.
+        path: the folder of the set, or one up to two levels above it; for csv also the file itself.
+        options: see `Options`.
+        changes: options by name, e.g. files=False to read a set's table where its images are not there.
+
+    Returns:
+        One row an image: image and mask relative to `attrs["root"]`, label, center, patient, device, then what the
+        source has besides. See `make_table`.
+
+    Raises:
+        UserError: the source is unknown, the folder is not there or looks like another source, or what is in it
+            cannot be used; names the place and the way out.
+    """
+    choose("source", name, SOURCES)
+    options = (options or Options())._replace(**changes)
+    path = Path(path)
+    if not path.exists():
+        raise UserError(f"There is no folder '{path}'. Name the folder that holds {SOURCES[name].title}: "
+                        "--path=FOLDER.")
+    return SOURCES[name].read(_find(name, Path(os.path.abspath(path))), options)
+
+
+def _find(name: str, path: Path) -> Path:
+    """The folder of the set, at or below `path`."""
+    if name == "csv":
+        return path  # says itself what is wrong
+    if name in OWN and path.is_dir():
+        found = folder.find(path)
+        if not any(SOURCES[other].is_set(found[0]) for other in WITH_TABLE):
+            return found[0]
+        found = []
+    else:
+        found = find_folders(path, SOURCES[name].is_set) if path.is_dir() else []
+    if len(found) > 1:
+        raise UserError(f"{path} holds {SOURCES[name].title} {len(found)} times: {', '.join(map(str, found[:5]))}. "
+                        "Name one of them: --path=FOLDER.")
+    if found:
+        return found[0]
+    guess = guess_source(path)
+    other = ". Name the folder that holds them, download the set again if they are missing, or name another source: " \
+        f"{', '.join(SOURCES)}."
+    if guess and (name in OWN or guess not in OWN):  # nearly every folder looks like one of the user's own
+        other = f"; it looks like {guess} ({SOURCES[guess].looks}). Use --source={guess}."
+    raise UserError(f"{path} does not look like {name} ({SOURCES[name].looks}){other}")

@@ -1,0 +1,92 @@
+"""BTXRD: bone tumors in radiographs of three centers; dataset.csv or dataset.xlsx, images, LabelMe annotations."""
+
+from pathlib import Path, PurePosixPath
+
+import pandas as pd
+
+from busfast.data.sources.common import Options, files_in, first_line_has, keep_present, make_table
+from busfast.data.sources.sheets import read_sheet
+from busfast.errors import UserError
+
+TITLE = "BTXRD"
+LOOKS = "dataset.csv or dataset.xlsx with the columns image_id, tumor, benign, malignant; images; Annotations"
+PUBLISHED = {"normal": 1879, "benign": 1525, "malignant": 342}
+NEEDED = ("image_id", "center", "tumor", "benign", "malignant")
+VIEWS = ("frontal", "lateral", "oblique")
+LABELS = {("0", "0", "0"): "normal", ("1", "1", "0"): "benign", ("1", "0", "1"): "malignant"}
+
+
+def is_set(folder: Path) -> bool:
+    """Whether a folder is BTXRD."""
+    file = _table(folder)
+    if file is None or file.suffix == ".xlsx":  # not opened: it might need a library that is not there
+        return file is not None
+    return first_line_has(file, NEEDED)
+
+
+def read(root: Path, options: Options) -> pd.DataFrame:
+    """Reads BTXRD: the label from the flags tumor, benign and malignant; outlines of lesions are to be drawn.
+
+    By center, it was published with 1593/1110/235 (1), 259/214/76 (2) and 27/201/31 (3) images, normal/benign/
+    malignant. There are no patient ids. But of the 1,867 images of tumors, 728 agree with the one before in
+    everything but the view: age, sex, center, site and diagnosis (in a shuffled order, within center and class, 7 do).
+    They are most likely of one patient, and `group` keeps them together.
+
+    Args:
+        root: the folder that holds dataset.csv or dataset.xlsx.
+        options: see `Options`.
+
+    Returns:
+        See `make_table`; all 37 columns of the set are kept, and `group` is added.
+
+    Raises:
+        UserError: a column or files are missing, or the flags of a row contradict each other.
+
+    Source: Yao et al. 2025, A radiograph dataset for the classification, localization, and segmentation of primary
+    bone tumors, Scientific Data 12, 88, doi 10.1038/s41597-024-04311-y.
+    """
+    file = _table(root)
+    header, rows, notes = read_sheet(file, NEEDED)
+    images = [path.name for path in files_in(root / "images")] if options.files else []
+    exact, by_stem = set(images), {PurePosixPath(name).stem: name for name in images}
+    outlines = {path.stem for path in (root / "Annotations").glob("*.json")} if options.files else set()
+    records, other, before, group, alike = [], 0, (), "", 0
+    for line, cells in rows:
+        row = dict(zip(header, cells, strict=True))
+        flags = tuple(_whole(row[name]) for name in ("tumor", "benign", "malignant"))
+        if flags not in LABELS:
+            raise UserError(f"{file}, row {line}, columns tumor, benign, malignant: {', '.join(flags)} contradict each "
+                            "other. It must be 0, 0, 0 (normal), 1, 1, 0 (benign) or 1, 0, 1 (malignant).")
+        stem = PurePosixPath(row["image_id"]).stem
+        name = row["image_id"] if row["image_id"] in exact else by_stem.get(stem, row["image_id"])
+        other += name != row["image_id"]
+        who = tuple(value for key, value in row.items() if key not in ("image_id", *VIEWS))
+        if who != before:
+            group = f"neighbours of {stem}"
+        elif row.get("age"):
+            alike += 1
+        before = who
+        records.append((line, row | {
+            "image": f"images/{name}", "label": LABELS[flags], "center": _whole(row["center"]), "patient": "",
+            "device": "", "mask": f"Annotations/{stem}.json" if stem in outlines else "",
+            "group": group if row.get("age") else ""}))
+    if alike:
+        notes.append(f"there are no patient ids, but {alike} images agree with the one before in all but the view: "
+                     "they are taken as of one patient (column group)")
+    if other:
+        notes.append(f"{other} images have another suffix than the table says, and are found by their name")
+    kept, missing = keep_present(records, root, file, options)
+    if options.files:
+        lesions = [row for row in kept if row["label"] != "normal"]
+        bare = sum(not row["mask"] for row in lesions)
+        missing += [f"{bare} of {len(lesions)} images of tumors have no annotation in Annotations"] if bare else []
+    return make_table(kept, root, options, [*notes, *missing])
+
+
+def _table(folder: Path) -> Path | None:
+    return next((path for path in (folder / "dataset.csv", folder / "dataset.xlsx") if path.is_file()), None)
+
+
+def _whole(number: str) -> str:
+    """1.0 -> 1, as it came from a spreadsheet or not."""
+    return number[:-2] if number.endswith(".0") else number

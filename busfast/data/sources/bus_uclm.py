@@ -1,0 +1,49 @@
+"""BUS-UCLM: INFO.csv, images and masks in colors."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from busfast.data.rows import read_rows
+from busfast.data.sources.common import Options, first_line_has, keep_present, make_table
+
+TITLE = "BUS-UCLM"
+LOOKS = "INFO.csv, images and masks"
+PUBLISHED = {"normal": 419, "benign": 174, "malignant": 90}
+NEEDED = ("Image", "Label", "Doppler", "Marks", "Combined")
+
+
+def is_set(folder: Path) -> bool:
+    """Whether a folder is BUS-UCLM."""
+    return first_line_has(folder / "INFO.csv", NEEDED)
+
+
+def read(root: Path, options: Options) -> pd.DataFrame:
+    """Reads BUS-UCLM: 38 patients; a patient's images may be of several classes. Normal images have no lesion mask.
+
+    Args:
+        root: the folder that holds INFO.csv.
+        options: see `Options`.
+
+    Returns:
+        See `make_table`; with the columns doppler, marks and combined (yes or no: color Doppler, marks burned in, two
+        views in an image).
+
+    Raises:
+        UserError: a column or files are missing.
+
+    Source: Vallez et al. 2025, BUS-UCLM: Breast ultrasound lesion segmentation dataset, Scientific Data 12, 242,
+    doi 10.1038/s41597-025-04562-3.
+    """
+    file = root / "INFO.csv"
+    header, rows, _ = read_rows(file, NEEDED)  # separated by semicolons as published: nothing to tell
+    records = []
+    for line, cells in rows:
+        row = dict(zip(header, cells, strict=True))
+        records.append((line, {
+            "image": f"images/{row['Image']}", "label": row["Label"], "center": TITLE,
+            "patient": f"bus_uclm_{row['Image'].rpartition('_')[0]}", "device": "Siemens ACUSON S2000",
+            "mask": "" if row["Label"].lower() == "normal" else f"masks/{row['Image']}",
+            "doppler": row["Doppler"].lower(), "marks": row["Marks"].lower(), "combined": row["Combined"].lower()}))
+    kept, notes = keep_present(records, root, file, options)
+    return make_table(kept, root, options, notes)

@@ -1,0 +1,41 @@
+"""A folder with a folder for each class, of DICOM files."""
+
+from pathlib import Path
+
+import pandas as pd
+
+from busfast.data.sources import folder as folders
+from busfast.data.sources.common import Options, files_in, subfolders
+from busfast.data.sources.dicom_tags import is_dicom
+from busfast.errors import UserError
+
+TITLE = "DICOM"
+LOOKS = "a folder for each class with DICOM files in it"
+PUBLISHED: dict[str, int] = {}
+
+
+def is_set(folder: Path) -> bool:
+    """Whether the first files in the folders of a folder, or in the folders of those, are DICOM."""
+    first = subfolders(folders.find(folder)[0])
+    return any(is_dicom(path) for below in first for inner in (below, *subfolders(below))
+               for path in files_in(inner)[:3])
+
+
+def read(root: Path, options: Options) -> pd.DataFrame:
+    """Reads a folder of class folders of DICOM files, which are recognised whatever they are called.
+
+    Args:
+        root: the folder that holds the class folders.
+        options: see `Options`.
+
+    Returns:
+        See `make_table`; patient is a keyed hash.
+
+    Raises:
+        UserError: there are no DICOM files, or one of them cannot be used.
+    """
+    images, dicom, others = folders.sort_files(root)
+    if not dicom:
+        raise UserError(f"{root} has 0 DICOM files ({len(images)} images of other kinds, {len(others)} other files). "
+                        "For images, use --source=folder.")
+    return folders.make(root, [], dicom, [*others, *images], options)

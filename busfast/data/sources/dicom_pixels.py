@@ -1,0 +1,91 @@
+"""The pixels of a DICOM file as a viewer shows them: 8-bit gray or color."""
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from busfast.data.sources.dicom_tags import PLUGINS, need_pydicom, quiet
+from busfast.errors import UserError
+
+
+def convert_dicom(source: Path, target: Path) -> None:
+    """Writes the image in a DICOM file as PNG; nothing but pixels goes into it.
+
+    Args:
+        source: a DICOM file of one frame.
+        target: where the PNG shall stand; its folder exists.
+
+    Raises:
+        UserError: the file cannot be decoded.
+    """
+    pydicom = need_pydicom()
+    syntax = "unknown"
+    try:
+        with quiet():
+            dataset = pydicom.dcmread(source)
+            syntax = dataset.file_meta.TransferSyntaxUID.name
+            pixels = render(dataset)
+    except Exception as error:  # decoders raise nearly anything
+        raise UserError(f"{source} cannot be converted ({type(error).__name__}: {error}; transfer syntax: {syntax}). "
+                        f"For JPEG, other decoders may help: {PLUGINS}. Or export it uncompressed, or move it away. "
+                        "Nothing was written.") from error
+    Image.fromarray(pixels).save(target, format="PNG")
+
+
+def render(dataset) -> np.ndarray:
+    """Turns stored values into what is seen: modality LUT or rescale, then VOI LUT or the first window.
+
+    Where there is neither, gray of more than 8 bits is stretched from its darkest to its brightest value, as
+    `read_image` does; gray of 8 bits stays as it is.
+
+    Args:
+        dataset: a pydicom dataset of one frame with pixels.
+
+    Returns:
+        uint8, (H, W) gray or (H, W, 3) RGB.
+
+    Raises:
+        ValueError: the photometric interpretation is unknown, or a value is not finite.
+
+    Source: DICOM PS3.3, C.11.1 (modality LUT), C.11.2 (VOI LUT) and C.7.6.3.1.2 (photometric interpretation).
+    """
+    from pydicom.pixels import apply_color_lut, apply_modality_lut, pixel_array
+
+    values = pixel_array(dataset)  # YBR_FULL and YBR_FULL_422 come as RGB
+    kind = dataset.PhotometricInterpretation
+    if kind == "PALETTE COLOR":
+        colors = apply_color_lut(values, dataset)
+        return colors if colors.dtype == np.uint8 else (colors >> 8).astype(np.uint8)
+    if kind in ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT"):
+        return np.ascontiguousarray(values.astype(np.uint8))
+    if kind not in ("MONOCHROME1", "MONOCHROME2"):
+        raise ValueError(f"photometric interpretation {kind} is not supported")
+    # Whole numbers of 8 or 16 bits would overflow in the arithmetic below.
+    values, low, high = _to_window(apply_modality_lut(values, dataset).astype(np.float64), dataset)
+    if not np.isfinite(values).all():
+        raise ValueError("holds numbers that are not finite")
+    scaled = (values - low) * (255.0 / (high - low) if high != low else 0.0)
+    gray = np.round(scaled.clip(0, 255)).astype(np.uint8)
+    return 255 - gray if kind == "MONOCHROME1" else gray
+
+
+def _to_window(values: np.ndarray, dataset) -> tuple[np.ndarray, float, float]:
+    """Applies the VOI LUT or the first window; returns the values and which of them are black and white."""
+    from pydicom.pixels import apply_voi, apply_windowing
+
+    if dataset.get("VOILUTSequence"):
+        entries, first, bits = dataset.VOILUTSequence[0].LUTDescriptor
+        if bits == 8:  # pydicom would count the entries of such a table in 8 bits, and there may be more
+            dataset.VOILUTSequence[0].LUTDescriptor = [entries, first, 16]
+        return apply_voi(np.rint(values).astype(np.int64), dataset).astype(np.float64), 0, 2**bits - 1
+    if None not in (dataset.get("WindowCenter"), dataset.get("WindowWidth")):
+        # pydicom scales to a range that depends on much else; two values far outside the window tell which.
+        ends = np.array([-1e9, 1e9])
+        with np.errstate(over="ignore"):
+            seen = apply_windowing(np.append(values.ravel(), ends), dataset)
+        return seen[:-2].reshape(values.shape), seen[-2], seen[-1]
+    low, high = values.min(), values.max()
+    if dataset.BitsStored <= 8 and low >= 0 and high <= 255:
+        return values, 0, 255
+    return values, low, high

@@ -1,0 +1,70 @@
+"""A split written down as a file that a person can edit and that training reads."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import pandas as pd
+
+from busfast.data.groups import group_names
+from busfast.data.rows import read_rows, write_csv
+from busfast.data.split import PARTS, UNUSED
+from busfast.errors import UserError
+
+COLUMNS = ["image", "label", "center", "patient", "device", "mask"]
+
+
+def write_split(table: pd.DataFrame, path: str | Path) -> None:
+    """Writes the split as CSV: a row an image, with its group (see `group_names`) and its part."""
+    groups = group_names(table, across_centers=False)
+    write_csv(table[COLUMNS].assign(group=groups, part=table["part"]), path)
+
+
+def write_splits(splits: dict[str, pd.DataFrame], folder: Path, overwrite: bool = False) -> list[tuple[Path, str]]:
+    """Writes several splits, `folder/NAME.csv`; all or, where one of them is in the way, none.
+
+    Args:
+        splits: name -> split table.
+        folder: is made if it is not there.
+        overwrite: replace files of other content (which may have been edited).
+
+    Returns:
+        Each file and "wrote", "replaced" or "unchanged".
+
+    Raises:
+        UserError: a file has other content and is not to be overwritten, or cannot be written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be made: {error.strerror}. Name another folder: --out=FOLDER.") from error
+    with tempfile.TemporaryDirectory(prefix=".splits-", dir=folder) as fresh:
+        states = {}
+        for name, table in splits.items():
+            write_split(table, Path(fresh) / f"{name}.csv")
+            old = folder / f"{name}.csv"
+            same = old.is_file() and old.read_bytes() == (Path(fresh) / f"{name}.csv").read_bytes()
+            states[old] = "unchanged" if same else "replaced" if old.exists() else "wrote"
+        changed = [path for path, state in states.items() if state == "replaced"]
+        if changed and not overwrite:
+            raise UserError(f"{changed[0]} is there with another split (or was edited) and is not overwritten. Replace "
+                            "it (--overwrite) or name another folder (--out=FOLDER).")
+        for path, state in states.items():
+            if state != "unchanged":
+                os.replace(Path(fresh) / path.name, path)
+    return list(states.items())
+
+
+def read_split(path: str | Path, root: str | Path) -> pd.DataFrame:
+    """Reads a split file back; `root` is the folder that its image paths are relative to.
+
+    Raises:
+        UserError: as `read_rows`, or a part is none of train, valid, test, unused.
+    """
+    header, rows, _ = read_rows(path, ("image", "label", "part"))
+    table = pd.DataFrame([cells for _, cells in rows], columns=header, dtype=object)
+    for (row, _), part in zip(rows, table["part"], strict=True):
+        if part not in (*PARTS, UNUSED):
+            raise UserError(f"{path}, row {row}, column part: '{part}' is none of {', '.join(PARTS)}, {UNUSED}.")
+    table.attrs["root"] = str(root)
+    return table

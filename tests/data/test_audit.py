@@ -1,0 +1,120 @@
+"""The figures of an audit are those one gets by hand; findings name what is there and no more."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from busfast.data.audit import audit_table, confound, count_findings, say_groups
+from busfast.data.audit_page import say_confounding, write_audit
+from busfast.data.copies import COLUMNS, NO_COPIES
+from busfast.data.groups import add_groups, group_names
+
+CLASSES = ("normal", "benign", "malignant")
+
+
+def make(*rows, **columns):
+    """A table of (label, center, patient) rows."""
+    table = pd.DataFrame(rows, columns=["label", "center", "patient"], dtype=object)
+    table.insert(0, "image", [f"{number}.png" for number in range(len(table))])
+    table = table.assign(group="", **columns)
+    table.attrs["root"] = "set"
+    return table
+
+
+def pairs(*rows):
+    """Copies: (a, b, kind)."""
+    return pd.DataFrame([(a, b, f"{a}.png", f"{b}.png", kind, 1.0, False) for a, b, kind in rows], columns=COLUMNS)
+
+
+def findings(audit, *names):
+    return [tuple(row) for row in audit.findings[list(names)].itertuples(index=False)]
+
+
+@pytest.mark.parametrize(("counts", "v", "by_center", "by_class"), [
+    ([[10, 0], [0, 10]], 1.0, 1.0, 0.5),
+    ([[10, 10], [5, 5]], 0.0, 0.5, 0.5),
+    ([[30, 10], [10, 30]], 0.5, 0.75, 0.5),  # chi2 = 80 * (30*30 - 10*10)**2 / 40**4 = 20; V = sqrt(20 / 80)
+])
+def test_cramers_v_and_the_guesses_are_those_computed_by_hand(counts, v, by_center, by_class):
+    rows = [(label, center, "") for center, row in zip("AB", counts, strict=True)
+            for label, count in zip(CLASSES, row, strict=False) for _ in range(count)]
+    table, *found = confound(make(*rows), CLASSES)
+    assert table.to_numpy().tolist() == counts and list(table.columns) == ["normal", "benign"]
+    assert found == pytest.approx([v, by_center, by_class])
+
+
+def test_without_centers_or_with_one_nothing_is_claimed():
+    for center in ("", "A"):
+        audit = audit_table(make(("normal", center, ""), ("benign", center, "")), None, NO_COPIES)
+        assert np.isnan(audit.cramers_v)
+    assert "cannot predict" in say_confounding(audit)
+
+
+def test_patients_under_several_labels_and_ids_at_several_centers_are_found_once_each():
+    table = make(("normal", "A", "1"), ("benign", "A", "1"), ("benign", "A", "1"), ("benign", "B", "1"),
+                 ("normal", "B", "2"), ("normal", "B", ""), ("benign", "B", ""))
+    assert findings(audit_table(table, None, NO_COPIES), "finding", "image", "detail") == [
+        ("patient with several labels", "0.png", "patient 1 of A: 2 benign, 1 normal"),
+        ("patient id at several centers", "0.png", "patient 1: 3 A, 1 B")]
+
+
+def test_a_class_that_a_center_lacks_is_found():
+    table = make(("normal", "A", "1"), ("benign", "A", "2"), ("benign", "B", "3"))
+    assert findings(audit_table(table, None, NO_COPIES), "finding", "detail") == [
+        ("class missing at a center", "B has no normal image")]
+
+
+def test_pairs_say_what_differs_and_those_to_decide_come_first():
+    table = make(("benign", "A", "1"), ("benign", "A", "1"), ("benign", "A", "2"), ("normal", "B", "2"),
+                 ("benign", "A", ""))
+    audit = audit_table(table, None, pairs((0, 1, "identical"), (0, 2, "identical"), (2, 3, "identical"),
+                                           (0, 4, "near-duplicate")))
+    rows = [row for row in findings(audit, "finding", "image", "other", "differs") if row[2]]
+    assert rows == [("identical", "2.png", "3.png", "center, label, patient"),
+                    ("identical", "0.png", "2.png", "patient"), ("identical", "0.png", "1.png", ""),
+                    ("near-duplicate", "0.png", "4.png", "")]
+    assert ("identical", "3 pairs, 1 of different labels, 2 of different patients, 1 of different centers") in \
+        count_findings(audit.findings)
+
+
+def test_a_decision_is_kept_even_if_its_pair_is_found_no_more():
+    decisions = {frozenset(("0.png", "1.png")): "different", frozenset(("x.png", "y.png")): "same"}
+    table = make(("benign", "A", "1"), ("benign", "A", "2"))
+    audit = audit_table(table, None, pairs((0, 1, "near-duplicate")), decisions)
+    assert findings(audit, "finding", "image", "other", "decision") == [
+        ("near-duplicate", "0.png", "1.png", "different"), ("decided before", "x.png", "y.png", "same")]
+    assert [name for name, _ in count_findings(audit.findings)] == ["decided before"]
+
+
+def test_flags_of_a_source_are_shares_of_each_class_of_those_known():
+    table = make(*[("benign", "A", "")] * 4, *[("normal", "A", "")] * 2, marks=["yes", "No", "YES", "", "no", "no"])
+    flags = audit_table(table, None, NO_COPIES).flags
+    assert flags.to_dict("records") == [{"flag": "marks", "images": 5, "benign": 0.667, "normal": 0.0}]
+
+
+def test_groups_join_patients_copies_and_groups_of_ones_own():
+    table = make(("benign", "A", "1"), ("benign", "A", "1"), ("benign", "B", "1"), ("benign", "A", ""),
+                 ("benign", "A", ""), ("benign", "A", "9")).assign(group=["", "", "", "mine", "mine", ""])
+    joined = add_groups(table, np.array([1]), np.array([3]))
+    groups = joined["group"].tolist()
+    assert groups[0] == groups[1] == groups[3] == groups[4] != "" and groups[2] == groups[5] == ""
+    assert say_groups(joined) == "3 groups (patients and copies joined), the largest of 4 images"
+    assert table["group"].tolist() == ["", "", "", "mine", "mine", ""]
+
+
+def test_a_group_is_named_by_its_own_rows_alone():
+    table = make(("benign", "A", "2"), ("benign", "A", "1"), ("benign", "A", "2"), ("benign", "A", ""))
+    names = group_names(table, across_centers=False)
+    some = group_names(table.iloc[[3, 2]], across_centers=False)
+    assert names.tolist() == ["patient 2 of center A", "patient 1 of center A", "patient 2 of center A", "image 3.png"]
+    assert some.tolist() == ["image 3.png", "patient 2 of center A"]
+
+
+def test_nothing_from_a_table_becomes_markup_on_the_page(tmp_path):
+    evil = "<script>alert(1)</script>"
+    table = make(("benign", evil, "1"), ("benign", "B", "1"), ("normal", "B", evil)).assign(
+        image=[evil, "=1+1.png", "é, \"q\".png"])
+    paths = write_audit(audit_table(table, None, NO_COPIES), tmp_path / "audit")
+    page = (tmp_path / "audit" / "audit.html").read_text(encoding="utf-8")
+    assert "<script" not in page and "&lt;script&gt;" in page
+    assert [path.name for path in paths] == ["audit.csv", "audit.html"]
