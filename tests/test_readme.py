@@ -10,7 +10,8 @@ from busfast.cli import VERBS
 from busfast.line import check
 
 ROOT = Path(__file__).parents[1]
-PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("*/README.md"))]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted(ROOT.glob("*/README.md")),
+         *sorted(ROOT.glob("docs/*.md"))]
 
 
 def commands():

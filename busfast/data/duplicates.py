@@ -8,15 +8,12 @@ Three steps on the local contrast of gray thumbnails, in which brightness, gain 
    of the scanner's screen, the anatomy of a standard view) has been taken out.
 
 Shared low frequencies (bright above, dark below) make 64-bit perceptual hashes of ultrasound images collide.
-`python -m busfast.data.duplicates` prints how the time grows with the number of images.
+`python -m busfast.data.bench_duplicates` measures it.
 """
 
-import time
-from collections.abc import Sequence
 
 import numpy as np
 import pandas as pd
-from scipy.ndimage import gaussian_filter
 
 from busfast.data.alignment import FINE, compare, halve, local_contrast
 from busfast.data.fingerprint import SIDE
@@ -146,27 +143,3 @@ def best(i: np.ndarray, j: np.ndarray, score: np.ndarray, nearest: int) -> list[
     order = np.lexsort((j, -score, i))
     order = order[np.arange(len(i)) - np.searchsorted(i[order], i[order]) < nearest]
     return [part[order] for part in (i, j, score)]
-
-
-def measure(counts: Sequence[int] = (1000, 3000, 10_000, 30_000, 100_000)) -> None:
-    """Prints the time of the search for made-up thumbnails, a tenth of them copies with noise, by their number."""
-    before = None
-    for count in counts:
-        rng = np.random.default_rng(0)
-        seeds = np.arange(count)
-        seeds[:count // 10] = seeds[count // 2:count // 2 + count // 10]
-        thumbnails = []
-        for seed in seeds:
-            noise = gaussian_filter(np.random.default_rng(seed).normal(0, 120, (SIDE, SIDE)), 1)
-            thumbnails.append((128 + noise + rng.normal(0, 4, noise.shape)).clip(0, 255).astype(np.uint8).tobytes())
-        prints = pd.DataFrame({"reason": "", "low": 0, "high": 255, "thumbnail": thumbnails})
-        started = time.perf_counter()
-        pairs = near_duplicates(prints)
-        seconds = time.perf_counter() - started
-        growth = f", grows as n^{np.log(seconds / before[1]) / np.log(count / before[0]):.2f}" if before else ""
-        print(f"{count:>7,} images: {seconds:7.2f} s, {len(pairs):,} pairs{growth}", flush=True)
-        before = count, seconds
-
-
-if __name__ == "__main__":
-    measure()

@@ -117,7 +117,12 @@ def cache_folder() -> Path:
 
 
 def cache_file(names: list[str]) -> Path | None:
-    """Returns the cache file of the deepest folder that holds all files: data sets do not fill each other's file."""
+    """Returns the cache file of the deepest folder that holds all files: data sets do not fill each other's file.
+
+    None: nothing is to be kept (BUSFAST_CACHE=off), or there is no place for it.
+    """
+    if os.environ.get("BUSFAST_CACHE") == "off":
+        return None
     try:
         root = os.path.commonpath([os.path.dirname(name) for name in names]) if names else ""
     except ValueError:  # several drives

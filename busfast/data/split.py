@@ -84,9 +84,11 @@ def center_holdout(table: pd.DataFrame, *, seed: int, classes: tuple[str, ...], 
         commas = " A name with a comma goes into the pipeline file: holdout: [\"NAME\"]."
         raise UserError(f"{error}{commas if any(',' in name for name in centers) else ''}") from None
     notes = table.attrs["notes"]
+    why = ""
     if not holdout:
         holdout = (_smallest_complete_center(table, classes),)
-        notes.append(f"held out: {holdout[0]} (the smallest center that has every class; another: --holdout=NAME)")
+        why = " (the smallest center that has every class; another: --holdout=NAME)"
+    notes.append(f"held out: {', '.join(holdout)}{why}")
     table.attrs["holdout"] = list(holdout)
     held = table["center"].isin(holdout)
     if held.all():

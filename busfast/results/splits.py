@@ -46,8 +46,6 @@ def split_data(table: pd.DataFrame, copies: pd.DataFrame, config: Config, split:
         print(f"split: {split}" + (f", fold {key}" if key else ""))
         for note in parts.attrs["notes"]:
             print(f"  {note}")
-        if parts.attrs["holdout"]:
-            print(f"  held out: {', '.join(parts.attrs['holdout'])}")
         for part, row in count_parts(parts, config.classes).iterrows():
             print(f"  {part:6}" + ", ".join(f"{count} {label}" for label, count in row.items()), flush=True)
         leaks = find_leaks(parts, copies)

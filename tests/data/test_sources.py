@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from busfast.data.sources import SOURCES, guess_source, read_source
+from busfast.data.sources import SOURCES, btxrd, guess_source, read_source
 from busfast.data.sources.masks import draw_outline, image_size, join_masks
 from busfast.data.sources.pairs import pair_masks
 from busfast.errors import UserError
@@ -551,6 +551,18 @@ def test_the_whole_table_of_btxrd_has_the_published_counts():
     assert counts.to_numpy().tolist() == [[1593, 1110, 235], [259, 214, 76], [27, 201, 31]]
     assert table["label"].value_counts().to_dict() == SOURCES["btxrd"].published
     assert len(table.columns) == 6 + 36 + 1  # "center" is in both; group is added
+
+
+@pytest.mark.skipif(not (DATA / "btxrd").is_dir(),
+                    reason=f"no BTXRD: {DATA / 'btxrd'} (BUSFAST_TEST_DATA) is not there")
+def test_neighbours_of_btxrd_agree_far_more_often_than_chance_would_have_it():
+    table = read_source("btxrd", DATA / "btxrd", files=False)
+    tumors = table[table["tumor"] == "1"].drop(columns=["image", "image_id", "mask", "group", *btxrd.VIEWS])
+    def neighbours(rows):
+        return int((rows == rows.shift()).all(axis=1).sum())
+    shuffled = [neighbours(tumors.sample(frac=1, random_state=seed).sort_values(["center", "label"], kind="stable"))
+                for seed in range(10)]
+    assert len(tumors) == 1867 and neighbours(tumors) == 728 and max(shuffled) < 15
 
 
 def test_images_of_btxrd_that_differ_in_the_view_alone_are_one_group(tmp_path):

@@ -1,5 +1,8 @@
 """What holds of every split, whatever the table: checked on tables that hypothesis makes up."""
 
+import os
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -7,11 +10,12 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from busfast.data.groups import add_groups, group_names
-from busfast.data.split import PARTS, SPLITS, UNUSED, count_parts, split_folds
-from busfast.data.table import CLASSES
+from busfast.data.split import PARTS, SPLITS, UNUSED, count_parts, split_folds, split_table
+from busfast.data.table import CLASSES, read_table
 from busfast.errors import UserError
 
 CENTERS = ("alpha", "beta", "gamma")
+DATA = Path(os.environ.get("BUSFAST_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
 
 @st.composite
@@ -115,3 +119,17 @@ def test_adding_groups_leaves_most_of_the_others_where_they_were(split, seed):
         small = split_folds(before, split, folds=3)[name]
         moved = fold.set_index("image")["part"].loc[small["image"]].to_numpy() != small["part"].to_numpy()
         assert moved.mean() < 0.25  # a split drawn anew would move about half
+
+
+@pytest.mark.skipif(not (DATA / "bus").is_dir(), reason=f"no images: {DATA / 'bus'} (BUSFAST_TEST_DATA) is not there")
+def test_a_tenth_of_the_groups_of_three_real_centers_moves_few_of_the_rest():
+    table = read_table(DATA / "bus", files=False)
+    whole = split_table(table)
+    groups = group_names(table, across_centers=True)
+    moved = []
+    for seed in range(5):
+        names = groups.drop_duplicates().sample(frac=0.9, random_state=seed)
+        kept = table[groups.isin(names)].reset_index(drop=True)
+        before = whole.set_index("image")["part"].loc[kept["image"]].to_numpy()
+        moved.append((before != split_table(kept)["part"].to_numpy()).mean())
+    assert np.mean(moved) < 0.04

@@ -29,8 +29,8 @@ def read(root: Path, options: Options) -> pd.DataFrame:
 
     By center, it was published with 1593/1110/235 (1), 259/214/76 (2) and 27/201/31 (3) images, normal/benign/
     malignant. There are no patient ids. But of the 1,867 images of tumors, 728 agree with the one before in
-    everything but the view: age, sex, center, site and diagnosis (in a shuffled order, within center and class, 7 do).
-    They are most likely of one patient, and `group` keeps them together.
+    everything but the view: age, sex, center, site and diagnosis (in an order shuffled within center and class, 3 to
+    12 do). They are most likely of one patient, and `group` keeps them together.
 
     Args:
         root: the folder that holds dataset.csv or dataset.xlsx.
