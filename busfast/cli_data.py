@@ -63,10 +63,11 @@ def audit(*, data: str = None, split: str = None, pipeline: str = None, out: str
     from busfast.data.leaks import find_leaks, say_leaks
     from busfast.data.lists import read_lists
     from busfast.data.places import home_of, image_paths
-    from busfast.data.quarantine import write_clean
+    from busfast.data.quarantine import clean_folder, write_clean
 
-    table = _read(config, metadata_only=True)
+    table = _read(config, metadata_only=True, other_labels=True)
     folder = Path(out) if out else home_of(table.attrs["file"]) / Path(AUDIT_FILE).parent
+    clean = clean_folder(home_of(table.attrs["file"])) if quarantine else None
     lists = read_lists(split, table, config.classes) if split else None
     decisions = read_decisions(folder / "audit.csv")
     prints, pairs = None, NO_COPIES
@@ -75,7 +76,8 @@ def audit(*, data: str = None, split: str = None, pipeline: str = None, out: str
         pairs = find_copies(table, prints)
     copies = drop_different(pairs, decisions)
     table = add_groups(table, copies["a"].to_numpy(), copies["b"].to_numpy())
-    found = audit_table(table, prints, pairs, decisions, config.classes)
+    classes = [*config.classes, *sorted(set(table["label"]) - set(config.classes))]
+    found = audit_table(table, prints, pairs, decisions, classes)
     leaks = None if lists is None else (split, find_leaks(lists, copies))
 
     print(f"audit of {table.attrs['root']}: {len(table)} images, {say_groups(found.table)}")
@@ -88,8 +90,8 @@ def audit(*, data: str = None, split: str = None, pipeline: str = None, out: str
         print(f"leaks of {split}: {say_leaks(leaks[1]) or 'none'}" + (" on two sides" if len(leaks[1]) else ""))
     for path in write_audit(found, folder, leaks):
         print(f"wrote {path}")
-    if quarantine:
-        path, left = write_clean(found, home_of(table.attrs["file"]).with_name(f"{folder.parent.name}-clean"))
+    if clean:
+        path, left = write_clean(found, clean)
         print(f"wrote {path}: {len(table) - left} images; {left} left out, see left_out.csv there")
 
 
@@ -169,7 +171,7 @@ def _configure(pipeline: str | None, data: str | None, **flags):
     return config
 
 
-def _read(config, metadata_only: bool):
+def _read(config, metadata_only: bool, other_labels: bool = False):
     """Reads the table of a data folder, or the table of a public set as it was published."""
     from busfast.data.generators import generate
     from busfast.data.sources import guess_source, read_source, refuse_source
@@ -184,7 +186,7 @@ def _read(config, metadata_only: bool):
         table = read_source(source, folder, files=False, classes=config.classes)
         table.attrs["file"] = str(folder / "table.csv")
     else:
-        table = read_table(folder, config.classes, files=not metadata_only)
+        table = read_table(folder, config.classes, files=not metadata_only, other_labels=other_labels)
     print(f"data: {len(table)} images in {table.attrs['root']}")
     for note in table.attrs["notes"]:
         print(f"  {note}")

@@ -48,7 +48,7 @@ def mine(workplace):
 
 
 def findings(folder="data/mine/audit"):
-    header, rows, _ = read_rows(f"{folder}/audit.csv", ("finding",))
+    header, rows, _ = read_rows(f"{folder}/audit.csv", ("finding",), empty=True)
     return pd.DataFrame([cells for _, cells in rows], columns=header)
 
 
@@ -217,6 +217,34 @@ def test_wrong_lines_are_refused_and_change_nothing(workplace, line, message, ca
     run(*line.split(), code=2)
     assert message in capsys.readouterr().err
     assert sorted(workplace.rglob("*")) == before
+
+
+def test_what_was_prepared_is_audited_trained_and_predicted_where_it_lies(workplace, capsys):
+    for number in range(45):
+        folder = workplace / "export" / CLASSES[number % 3].capitalize()
+        folder.mkdir(parents=True, exist_ok=True)
+        texture(number).save(folder / f"{number}, \"x\" é.png")
+    before = snapshot(workplace / "export")
+    run("prepare", "--source=folder", "--path=export", "--center=here")
+    run("audit", "--data=data/folder")
+    assert findings("data/folder/audit").empty
+    run("train", "--data=data/folder", "--pipeline=phantom", "--epochs=1")
+    run("predict", "data/folder/table.csv", "--run=phantom/stratified", "--out=out.csv")
+    rows = pd.read_csv("out.csv")
+    assert len(rows) == 45 and (rows["status"] == "ok").all()
+    assert snapshot(workplace / "export") == before
+
+
+def test_a_set_of_other_classes_is_audited_before_it_has_a_pipeline_file(workplace, capsys):
+    for number, label in enumerate(["cyst", "solid", "solid"]):
+        (workplace / "export" / label).mkdir(parents=True, exist_ok=True)
+        texture(number).save(workplace / "export" / label / f"{number}.png")
+    run("prepare", "--source=folder", "--path=export", "--center=here", "--out=data/mine")
+    assert "Name the classes in pipelines/mine.yaml" in capsys.readouterr().out
+    run("audit", "--data=data/mine")
+    assert "'solid' in 2 rows" in capsys.readouterr().out
+    run("split", "--data=data/mine", code=2)
+    assert "Unknown label 'cyst'" in capsys.readouterr().err
 
 
 def test_a_folder_as_published_is_told_what_to_do(workplace, capsys):

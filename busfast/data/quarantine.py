@@ -15,6 +15,18 @@ from busfast.errors import UserError
 BROKEN = ("missing", "unreadable", "constant")
 
 
+def clean_folder(home: Path) -> Path:
+    """Returns the folder for the clean table of a data set: NAME-clean beside what busfast writes about NAME.
+
+    Raises:
+        UserError: it is not empty.
+    """
+    out = home.with_name(f"{home.name}-clean")
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        raise UserError(f"{out} is already there, and busfast does not overwrite it. Move it away, or delete it.")
+    return out
+
+
 def find_broken(audit: Audit) -> pd.Series:
     """Returns image -> why it is left out: it cannot be read, shows nothing, or is an identical copy of another.
 
@@ -41,14 +53,16 @@ def write_clean(audit: Audit, out: Path) -> tuple[Path, int]:
     """Writes `out/table.csv` without what is broken, `out/sources.csv` that says where the images lie (where they
     did), and `out/left_out.csv` with the rows that are not in it and why.
 
+    Args:
+        audit: what was found.
+        out: as `clean_folder` returns it.
+
     Returns:
         The table and how many rows were left out.
 
     Raises:
-        UserError: `out` is not empty.
+        UserError: nothing can be written there.
     """
-    if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} is already there, and busfast does not overwrite it. Move it away, or delete it.")
     reasons = find_broken(audit)
     table = audit.table
     broken = table["image"].isin(reasons.index)

@@ -37,7 +37,8 @@ def find_table(data: str | Path) -> Path:
     return table
 
 
-def read_table(data: str | Path, classes: tuple[str, ...] = CLASSES, *, files: bool = True) -> pd.DataFrame:
+def read_table(data: str | Path, classes: tuple[str, ...] = CLASSES, *, files: bool = True,
+               other_labels: bool = False) -> pd.DataFrame:
     """Reads and checks the table of a data folder.
 
     Args:
@@ -45,6 +46,7 @@ def read_table(data: str | Path, classes: tuple[str, ...] = CLASSES, *, files: b
         classes: the labels that may occur, in the model's order; a label in other capitals or with other spaces is
             taken for the class, and `attrs["notes"]` says so.
         files: whether the images and masks must be there.
+        other_labels: whether a label that is none of the classes may stay.
 
     Returns:
         One row an image, all columns text ("" where nothing is known): image (path relative to the folder, see
@@ -58,7 +60,7 @@ def read_table(data: str | Path, classes: tuple[str, ...] = CLASSES, *, files: b
     path = find_table(data)
     header, rows, notes = read_rows(path, REQUIRED)
     columns = [*header, *(name for name in OPTIONAL if name not in header)]
-    check = _RowCheck(path, classes, files)
+    check = _RowCheck(path, classes, files, other_labels)
     records = []
     for line, cells in rows:
         record = dict.fromkeys(columns, "") | dict(zip(header, cells, strict=True))
@@ -73,12 +75,13 @@ def read_table(data: str | Path, classes: tuple[str, ...] = CLASSES, *, files: b
 class _RowCheck:
     """Checks one row after the other: label known, files inside the folder and there, image not named before."""
 
-    def __init__(self, path: Path, classes: tuple[str, ...], files: bool):
-        self.path, self.classes, self.files = path, classes, files
+    def __init__(self, path: Path, classes: tuple[str, ...], files: bool, other_labels: bool):
+        self.path, self.classes, self.files, self.other_labels = path, classes, files, other_labels
         self.places = read_places(path.parent) if files else {}
         self.fence = Fence(path.parent, *self.places.values())
         self.seen: dict[str, int] = {}
         self.mapped: Counter = Counter()
+        self.others: Counter = Counter()
         self.backslashes = 0
 
     def __call__(self, line: int, record: dict[str, str]) -> None:
@@ -89,8 +92,11 @@ class _RowCheck:
         try:
             label = match_label(record["label"], self.classes)
         except UserError as error:
-            raise UserError(f"{self.path}, row {line}, column label: {error} Other classes are named in the pipeline "
-                            "file (classes: [...]).") from None
+            if not self.other_labels:
+                raise UserError(f"{self.path}, row {line}, column label: {error} Other classes are named in the "
+                                "pipeline file (classes: [...]).") from None
+            label = record["label"]
+            self.others[label] += 1
         if label != record["label"]:
             self.mapped[record["label"], label] += 1
             record["label"] = label
@@ -132,6 +138,9 @@ class _RowCheck:
         """What was read otherwise than it stands there."""
         notes = [f"label '{written}' in {count} rows is read as '{label}'"
                  for (written, label), count in self.mapped.items()]
+        if self.others:
+            notes.append(f"labels that are none of the classes {', '.join(self.classes)}: " + ", ".join(
+                f"'{label}' in {count} rows" for label, count in self.others.items()))
         if self.backslashes:
             notes.append(f"{self.backslashes} paths are written with \\ and read with /")
         return notes

@@ -12,6 +12,7 @@ from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 
 from busfast.data.check import find_unreadable
+from busfast.data.places import locate, read_places
 from busfast.data.rows import read_rows
 from busfast.models.memory import keep_freed_memory
 from busfast.models.weights import make_model
@@ -22,7 +23,8 @@ from busfast.pipelines.image import ImagePipeline
 def list_inputs(inputs: str | Path) -> tuple[list[str], list[Path]]:
     """Returns the images of an image file, a folder, or a CSV file with a column `image`: as named, and as paths.
 
-    A table's paths are relative to its folder. The files need not exist: `predict_images` says so in their rows.
+    A table's paths are relative to its folder, or as sources.csv beside it says. The files need not exist:
+    `predict_images` says so in their rows.
 
     Raises:
         UserError: nothing there, no image in the folder, a table that cannot be read or has no column `image`.
@@ -33,7 +35,8 @@ def list_inputs(inputs: str | Path) -> tuple[list[str], list[Path]]:
         return names, [Path(name) for name in names]
     header, rows, _ = read_rows(path, ("image",))
     names = [cells[header.index("image")] for _, cells in rows]
-    return names, [path.parent / name for name in names]
+    places = read_places(path.parent)
+    return names, [locate(path.parent, name, places) for name in names]
 
 
 def load_model(path: Path, arch: str, image: ImagePipeline, classes: tuple[str, ...], *, bs: int = 32,

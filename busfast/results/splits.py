@@ -30,7 +30,7 @@ def split_data(table: pd.DataFrame, copies: pd.DataFrame, config: Config, split:
         UserError: the table cannot be split like this, or the split leaks.
     """
     if is_list_path(split):
-        name = f"lists-{Path(split).stem}"
+        name = f"lists-{folder_name(Path(split).resolve().stem)}"
         folds = {"": read_lists(split, table, config.classes)}
     else:
         name = split

@@ -220,3 +220,9 @@ def test_images_may_lie_where_sources_csv_says(make, tmp_path_factory):
 def test_rows_are_counted_right_after_a_cell_of_several_lines(make):
     message = refusal(make('image,label,note\na.png,benign,"one\ntwo\nthree"\nb.png,bening,\n'))
     assert "table.csv, row 3, column label: Unknown label 'bening'" in message
+
+
+def test_other_labels_may_stay_where_that_is_asked_for_and_are_said(make):
+    table = read_table(make("image,label\na.png,cyst\nb.png,Benign\nmask.png,cyst\n"), other_labels=True)
+    assert table["label"].tolist() == ["cyst", "benign", "cyst"]
+    assert "labels that are none of the classes normal, benign, malignant: 'cyst' in 2 rows" in table.attrs["notes"]
