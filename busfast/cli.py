@@ -209,7 +209,9 @@ def _load(run, **flags):
 
 
 def _print_comparison(table, csv: Path, markdown: Path) -> None:
-    print("\n" + table.round(3).to_string(index=False))
+    same = [name for name in ("data", "state", "model", "size", "loader") if table[name].nunique() == 1]
+    print("\n" + ", ".join(f"{name}: {table[name].iloc[0]}" for name in same))  # not in every row: terminals are narrow
+    print(table.drop(columns=same).round(3).to_string(index=False))
     print(f"wrote {csv} and {markdown} (every figure is of the validation part)")
 
 

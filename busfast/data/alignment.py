@@ -9,7 +9,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 from scipy.ndimage import gaussian_filter
-from tqdm import tqdm
+
+from busfast.progress import progress
 
 BATCH = 256  # pairs at a time: what one thread works on fits a processor's cache
 OVERLAP = 0.5  # of the area; two images that share less are not called copies
@@ -48,8 +49,8 @@ def compare(thumbnails: np.ndarray, common: np.ndarray, a: np.ndarray, b: np.nda
 
     starts = range(0, len(a), BATCH)
     with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-        bar = tqdm(pool.map(score, starts), total=len(starts), desc="comparing images", leave=False, disable=None)
-        return np.concatenate([np.empty(0, np.float32), *bar])
+        scores = progress(pool.map(score, starts), "comparing images (batches)", len(starts))
+        return np.concatenate([np.empty(0, np.float32), *scores])
 
 
 def halve(thumbnails: np.ndarray) -> np.ndarray:

@@ -6,7 +6,6 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
-from tqdm import tqdm
 
 from busfast.data.copies import audit_file, drop_different, find_copies, read_decisions
 from busfast.data.fingerprint import fingerprint_images
@@ -14,6 +13,7 @@ from busfast.data.groups import add_groups
 from busfast.data.images import unreadable
 from busfast.data.places import image_paths
 from busfast.errors import UserError
+from busfast.progress import progress
 
 
 def find_unreadable(paths: Sequence[str | Path], threads: int | None = None) -> list[str]:
@@ -23,9 +23,7 @@ def find_unreadable(paths: Sequence[str | Path], threads: int | None = None) -> 
         For each path, in order, why it cannot be read, or "".
     """
     with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-        # disable=None: no bar where there is no terminal.
-        bar = tqdm(pool.map(unreadable, paths), total=len(paths), desc="checking images", leave=False, disable=None)
-        return list(bar)
+        return list(progress(pool.map(unreadable, paths), "checking images", len(paths)))
 
 
 def check_images(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:

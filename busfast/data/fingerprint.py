@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 import PIL
 from PIL import Image
-from tqdm import tqdm
 
 from busfast.data.images import read_image
 from busfast.errors import UserError
 from busfast.files import atomic
+from busfast.progress import progress
 
 SIDE = 64  # of the thumbnail, in pixels
 VERSION = f"busfast fingerprints 2, Pillow {PIL.__version__}"  # another decoder may give other pixels
@@ -54,10 +54,9 @@ def fingerprint_images(paths: Sequence[str | Path], threads: int | None = None) 
     try:
         with warnings.catch_warnings(), ThreadPoolExecutor(threads or os.cpu_count()) as pool:
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # refused in `fingerprint` instead
-            bar = tqdm(pool.map(fingerprint, fresh), total=len(fresh), desc="fingerprinting images", leave=False,
-                       disable=None)
+            rows = progress(pool.map(fingerprint, fresh), "fingerprinting images", len(fresh))
             try:
-                for name, row in zip(fresh, bar, strict=True):
+                for name, row in zip(fresh, rows, strict=True):
                     seen[name] = row | {"stamp": stamps[name]}
             finally:
                 pool.shutdown(cancel_futures=True)  # an interrupted run does not first read all the rest

@@ -11,7 +11,6 @@ from hashlib import blake2b
 from pathlib import Path
 
 import pandas as pd
-from tqdm import tqdm
 
 from busfast.data.places import SOURCES_FILE
 from busfast.data.rows import write_csv
@@ -20,6 +19,7 @@ from busfast.data.sources.common import Options, check_text
 from busfast.data.sources.plan import Made, check_files, plan
 from busfast.data.table import CLASSES, OPTIONAL, REQUIRED, read_table
 from busfast.errors import UserError, choose
+from busfast.progress import progress
 
 
 def prepare(sources: Sequence[str], paths: Sequence[str | Path], out: str | Path, *, copy: bool = False,
@@ -179,7 +179,7 @@ def _write(out: Path, table: pd.DataFrame, listed: pd.DataFrame, made: Made, lin
     work, linked_file = target.parent / f".prepare-{secrets.token_hex(4)}", None
     try:
         work.mkdir(parents=True)
-        for name, make in tqdm(made.items(), desc="making images and masks", leave=False, disable=None):
+        for name, make in progress(made.items(), "making images and masks"):
             (work / name).parent.mkdir(parents=True, exist_ok=True)
             make(work / name)
         write_csv(table, work / "table.csv")

@@ -7,13 +7,13 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 import pandas as pd
-from tqdm import tqdm
 
 from busfast.data.images import SUFFIXES
 from busfast.data.labels import match_label
 from busfast.data.places import Fence
 from busfast.data.table import CLASSES, OPTIONAL, REQUIRED
 from busfast.errors import UserError
+from busfast.progress import progress
 
 LEVELS = 2  # a set is looked for in the given folder and so many levels below
 CLUTTER = ("__macosx", "thumbs.db", "desktop.ini")
@@ -158,7 +158,7 @@ def keep_present(rows: Sequence[tuple[int, dict]], root: Path, file: Path, optio
         UserError: a label is empty, a path leads out of `root`, an image is named twice, or files are missing.
     """
     fence, seen, kept, missing = Fence(root), {}, [], {"images": [], "masks": []}
-    for line, row in tqdm(rows, desc="looking for files", leave=False, disable=None):
+    for line, row in progress(rows, "looking for files"):
         if not row["label"]:
             raise UserError(f"{file}, row {line}: the label is empty. Fill it or remove the row.")
         for column in ("image", *masks):

@@ -11,10 +11,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from PIL import Image
-from tqdm import tqdm
 
 from busfast.data.sources.common import Options
 from busfast.errors import UserError
+from busfast.progress import progress
 
 # Written as text and of one value; names of persons (PN) are none of a center's.
 TEXT = ("AE", "CS", "DS", "IS", "LO", "LT", "SH", "ST", "UC", "UT")
@@ -72,7 +72,7 @@ def read_tags(root: Path, names: list[str], options: Options) -> Tags:
               *filter(None, [options.center_tag])]
     key = options.key or secrets.token_bytes(32)
     tags, frames, burned = Tags({}, {}, [], []), [], 0
-    for name in tqdm(names, desc="reading DICOM", leave=False, disable=None):
+    for name in progress(names, "reading DICOM"):
         try:
             with quiet():
                 header = pydicom.dcmread(root / name, stop_before_pixels=True, specific_tags=wanted)

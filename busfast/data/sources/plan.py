@@ -6,12 +6,12 @@ from functools import partial
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
-from tqdm import tqdm
 
 from busfast.data.sources.common import paths_of
 from busfast.data.sources.dicom_pixels import convert_dicom
 from busfast.data.sources.masks import draw_outline, image_size, join_masks, read_outline
 from busfast.errors import UserError
+from busfast.progress import progress
 
 Made = dict[str, Callable[[Path], object]]  # path in the new folder -> what writes it there
 
@@ -29,7 +29,7 @@ def check_files(table: pd.DataFrame) -> None:
         UserError: a mask that has to be made cannot be.
     """
     root, dicom, broken, apart, empty = Path(table.attrs["root"]), set(table.attrs["dicom"]), [], [], 0
-    for row in tqdm(table.index, desc="looking at headers", leave=False, disable=None):
+    for row in progress(table.index, "looking at headers"):
         image = table.at[row, "image"]
         size = None if image in dicom else _size(root / image, broken)
         for column in table.attrs["masks"]:
