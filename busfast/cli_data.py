@@ -81,7 +81,7 @@ def audit(*, data: str = None, split: str = None, pipeline: str = None, out: str
     leaks = None if lists is None else (split, find_leaks(lists, copies))
 
     print(f"audit of {table.attrs['root']}: {len(table)} images, {say_groups(found.table)}")
-    print_audit(found)
+    _print_audit(found)
     print(f"  {say_confounding(found)}")
     if leaks:
         unseen = 0 if prints is None else int((prints["reason"] != "").sum())
@@ -133,7 +133,7 @@ def split(*, data: str = None, split: str = "stratified", pipeline: str = None, 
         print(f"{state} {path}")
 
 
-def print_audit(found) -> None:
+def _print_audit(found) -> None:
     """Prints the findings of an audit, counted, and its tables."""
     from busfast.data.audit import count_findings
 
