@@ -19,8 +19,8 @@ def train(split: str = "stratified", pipeline: str = None, data: str = None, hol
 
     Args:
         split: stratified, center_holdout, leave_one_center_out, kfold, or all (those that the pipeline file lists,
-            then the comparison); or the path of lists made elsewhere: a CSV file with the columns image and part, or
-            a folder with train.csv, val.csv, test.csv (FOLDER/NAME for NAME_train.csv, ...).
+            then the comparison). Or the path of lists made elsewhere, a CSV file with the columns image and part or
+            a folder with train.csv, val.csv and test.csv (FOLDER/NAME for NAME_train.csv and so on).
         pipeline: name of a file in pipelines/, or the path of one (a run's config.yaml too). Default: the one named
             after the data folder, else phantom.
         data: folder with table.csv and the images.
@@ -51,7 +51,7 @@ def train(split: str = "stratified", pipeline: str = None, data: str = None, hol
     from busfast.results.train import check_environment, load_table, train_run
 
     check_environment(config)
-    table, copies = load_table(config)
+    table, copies = load_table(config, splits, fold)
     # Each split is made before the first one trains, so that one that cannot be made costs no time.
     runs = [item for one in splits
             for item in split_data(table, copies, config, one, fold=fold, allow_leaks=allow_leaks).items()]
@@ -89,7 +89,7 @@ def lr_find(split: str = "stratified", pipeline: str = None, data: str = None, h
     from busfast.results.train import check_environment, load_table
 
     check_environment(config)
-    table, copies = load_table(config)
+    table, copies = load_table(config, [split], fold)
     run, parts = next(iter(split_data(table, copies, config, split, fold=fold).items()))
     suggested, folder = find_lr(name, config, run, parts)
     print(f"suggested learning rate: {suggested:.2e}   (train with --lr={suggested:.1e})")
@@ -129,7 +129,8 @@ def predict(inputs: str, *, run: str, out: str = "predictions.csv", overwrite: b
     """Predicts an image, a folder, or a table with a run's best weights; one row an input.
 
     Args:
-        inputs: an image, a folder (searched with its subfolders), or a CSV file with a column image.
+        inputs: an image, a folder (searched with its subfolders), a data folder (the images of its table.csv), or a
+            CSV file with a column image.
         run: name of a run, such as phantom/stratified.
         out: the CSV file to write.
         overwrite: replace it if it is there.

@@ -31,10 +31,11 @@ def prepare(*, source: str, path: str, out: str = None, copy: bool = False, part
     target = Path(out) if out else Path("data") / "_".join(sources)
     table = make(sources, paths, target, copy=copy, partial=partial, columns=_pairs(columns), center=centers,
                  center_tag=center_tag, salt=salt, link=link)
-    others = sorted(set(table["label"]) - set(CLASSES))
-    if others:
-        print(f"Name the classes in pipelines/{target.name}.yaml: `data: {target}` and `classes: "
-              f"[{', '.join(sorted(set(table['label'])))}]`, in the order you want.")
+    labels = set(table["label"])
+    if labels != set(CLASSES):
+        names = ", ".join([*(name for name in CLASSES if name in labels), *sorted(labels - set(CLASSES))])
+        print(f"Its classes are not {', '.join(CLASSES)}. Name them in pipelines/{target.name}.yaml: `data: {target}` "
+              f"and `classes: [{names}]`, in the order you want.")
     print(f"Next: python -m busfast audit --data={target}")
 
 
@@ -50,7 +51,7 @@ def audit(*, data: str = None, split: str = None, pipeline: str = None, out: str
         split: lists to count the leaks of: as for train.
         pipeline: pipeline file whose classes the table has. Default: the one named after the data folder.
         out: folder for audit.csv and audit.html. Default: audit/ in the data folder if that lies below data/, else
-            data/NAME/audit.
+            data/about-NAME/audit.
         quarantine: also write a table without what is broken, data/NAME-clean/table.csv.
         metadata_only: read the table alone; no image is opened.
     """
@@ -62,7 +63,7 @@ def audit(*, data: str = None, split: str = None, pipeline: str = None, out: str
     from busfast.data.groups import add_groups
     from busfast.data.leaks import find_leaks, say_leaks
     from busfast.data.lists import read_lists
-    from busfast.data.places import home_of, image_paths
+    from busfast.data.places import claim_home, home_of, image_paths, links_out
     from busfast.data.quarantine import clean_folder, write_clean
 
     table = _read(config, metadata_only=True, other_labels=True)
@@ -75,9 +76,9 @@ def audit(*, data: str = None, split: str = None, pipeline: str = None, out: str
         prints = fingerprint_images(image_paths(table))
         pairs = find_copies(table, prints)
     copies = drop_different(pairs, decisions)
-    table = add_groups(table, copies["a"].to_numpy(), copies["b"].to_numpy())
+    table = add_groups(table, copies["a"], copies["b"])
     classes = [*config.classes, *sorted(set(table["label"]) - set(config.classes))]
-    found = audit_table(table, prints, pairs, decisions, classes)
+    found = audit_table(table, prints, pairs, decisions, classes, {} if metadata_only else links_out(table))
     leaks = None if lists is None else (split, find_leaks(lists, copies))
 
     print(f"audit of {table.attrs['root']}: {len(table)} images, {say_groups(found.table)}")
@@ -88,6 +89,8 @@ def audit(*, data: str = None, split: str = None, pipeline: str = None, out: str
         if unseen or metadata_only:
             print(f"  copies among {unseen or len(table)} images are not known: they were not, or could not be, read")
         print(f"leaks of {split}: {say_leaks(leaks[1]) or 'none'}" + (" on two sides" if len(leaks[1]) else ""))
+    if not out:
+        claim_home(table.attrs["file"])
     for path in write_audit(found, folder, leaks):
         print(f"wrote {path}")
     if clean:
@@ -108,27 +111,27 @@ def split(*, data: str = None, split: str = "stratified", pipeline: str = None, 
         holdout: centers to hold out as the test part of center_holdout, separated by commas.
         folds: number of folds of kfold. Default 5.
         seed: of the split. Default 42.
-        out: folder for the files. Default: splits/ in the data folder if that lies below data/, else data/NAME/splits.
+        out: folder for the files. Default: splits/ in the data folder if that lies below data/, else
+            data/about-NAME/splits.
         overwrite: replace files of other content.
         metadata_only: split by the table alone; no image is opened, so copies are not known.
     """
     config = _configure(pipeline, data, holdout=holdout, folds=folds, seed=seed)
     from busfast.data.check import check_images
-    from busfast.data.copies import NO_COPIES
-    from busfast.data.places import home_of
+    from busfast.data.places import claim_home, home_of
     from busfast.data.split import SPLITS
     from busfast.data.split_file import write_splits
     from busfast.errors import choose
-    from busfast.results.splits import split_data
+    from busfast.results.splits import make_folds, split_data
 
     choose("split", split, SPLITS)
-    table, copies = _read(config, metadata_only), NO_COPIES
-    if metadata_only:
-        print("  by the table alone: copies among the images are not known")
-    else:
-        table, copies = check_images(table)
-    runs = split_data(table, copies, config, split)
+    table = _read(config, metadata_only)
     folder = Path(out) if out else home_of(table.attrs["file"]) / "splits"
+    if not metadata_only:
+        make_folds(table, None, config, split)  # what cannot be split is refused before the images are read
+    runs = split_data(table, None if metadata_only else check_images(table), config, split)
+    if not out:
+        claim_home(table.attrs["file"])
     for path, state in write_splits(runs, folder, overwrite):
         print(f"{state} {path}")
 

@@ -87,10 +87,17 @@ def test_a_person_decides_and_the_next_audit_and_split_heed_it(mine, capsys):
     run("audit", "--data=data/mine")
     assert "near-duplicate" not in capsys.readouterr().out
     assert findings().loc[near, "decision"].tolist() == ["different"]
-    rows["decision"] = rows["decision"].replace("different", "differnt")
-    write_csv(rows, mine / "audit" / "audit.csv")
-    run("audit", "--data=data/mine", code=2)
-    assert "column decision: 'differnt' is none of" in capsys.readouterr().err
+    run("audit", "--data=data/mine", "--quarantine")
+    capsys.readouterr()
+    run("audit", "--data=data/mine-clean")
+    out = capsys.readouterr().out
+    assert "near-duplicate" not in out and "decided to be different" in out and "1 pairs" in out
+    for word, row, said in (("differnt", near, "'differnt' is none of"),
+                            ("different", rows["finding"] == "identical", "have the same pixels")):
+        rows["decision"] = np.where(row, word, "")
+        write_csv(rows, mine / "audit" / "audit.csv")
+        run("audit", "--data=data/mine", code=2)
+        assert said in capsys.readouterr().err
 
 
 def test_quarantine_writes_a_table_without_what_is_broken_that_can_be_split(mine, capsys):
@@ -120,11 +127,32 @@ def test_audit_of_a_foreign_folder_writes_here_and_not_there(mine, tmp_path_fact
     shutil.copytree(mine, elsewhere)
     before = snapshot(elsewhere)
     run("audit", f"--data={elsewhere}")
-    assert snapshot(elsewhere) == before and len(findings("data/theirs/audit"))
-    shutil.copytree(mine, elsewhere.parent / "mine")
-    run("audit", f"--data={elsewhere.parent / 'mine'}", code=2)  # data/mine is another set
-    run("audit", f"--data={elsewhere.parent / 'mine'}", "--out=there")
+    assert snapshot(elsewhere) == before and len(findings("data/about-theirs/audit"))
+
+
+def test_two_foreign_folders_of_one_name_are_not_taken_for_each_other(mine, tmp_path_factory, capsys):
+    first, second = (tmp_path_factory.mktemp("elsewhere") / "set" for _ in range(2))
+    for folder in (first, second):
+        shutil.copytree(mine, folder)
+    run("audit", f"--data={first}")
+    before = snapshot(mine.parent)
+    for verb in ("audit", "split"):
+        run(verb, f"--data={second}", "--metadata-only", code=2)
+        assert f"data/about-set is about {first}, not about {second}" in capsys.readouterr().err
+    assert snapshot(mine.parent) == before
+    run("audit", f"--data={second}", "--out=there")
     assert len(findings("there"))
+    run("audit", f"--data={first}")  # its own again
+
+
+def test_a_link_out_of_the_folder_is_found_and_left_out_of_the_clean_table(mine, tmp_path_factory):
+    outside = tmp_path_factory.mktemp("outside") / "secret.png"
+    (mine / "7.png").rename(outside)
+    (mine / "7.png").symlink_to(outside)
+    run("audit", "--data=data/mine", "--quarantine")
+    rows = findings()
+    assert rows["detail"][rows["finding"] == "link out of the folder"].tolist() == [f"leads to {outside}"]
+    assert "7.png" not in set(read_table("data/mine-clean")["image"])
 
 
 def test_an_audit_page_of_somebody_else_is_not_overwritten(mine, capsys):
@@ -162,17 +190,18 @@ def test_leaks_of_lists_are_counted_by_audit_refused_by_train_and_marked_if_allo
 
 def test_split_writes_files_that_train_reads_and_that_are_not_overwritten(workplace, capsys):
     run("split", "--split=kfold", "--folds=3", "--out=mine")
-    assert sorted(path.name for path in (workplace / "mine").iterdir()) == ["kfold-1.csv", "kfold-2.csv", "kfold-3.csv"]
+    assert sorted(path.name for path in (workplace / "mine").iterdir()) == [
+        "kfold-1of3.csv", "kfold-2of3.csv", "kfold-3of3.csv"]
     run("split", "--split=kfold", "--folds=3", "--out=mine")
     assert capsys.readouterr().out.count("unchanged mine/kfold-") == 3
     before = snapshot(workplace / "mine")
     run("split", "--split=kfold", "--folds=3", "--seed=1", "--out=mine", code=2)
-    assert "kfold-1.csv is there with another split" in capsys.readouterr().err
+    assert "kfold-1of3.csv is there with another split" in capsys.readouterr().err
     assert snapshot(workplace / "mine") == before
     run("split", "--split=kfold", "--folds=3", "--seed=1", "--out=mine", "--overwrite")
     assert snapshot(workplace / "mine") != before
-    run("train", "--split=mine/kfold-2.csv", "--epochs=1")
-    assert (workplace / "results" / "phantom" / "lists-kfold-2" / "training_log.csv").is_file()
+    run("train", "--split=mine/kfold-2of3.csv", "--epochs=1")
+    assert (workplace / "results" / "phantom" / "lists-kfold-2of3" / "training_log.csv").is_file()
 
 
 def test_every_fold_is_trained_and_reported_by_one_command(workplace, capsys):
@@ -229,9 +258,10 @@ def test_what_was_prepared_is_audited_trained_and_predicted_where_it_lies(workpl
     run("audit", "--data=data/folder")
     assert findings("data/folder/audit").empty
     run("train", "--data=data/folder", "--pipeline=phantom", "--epochs=1")
-    run("predict", "data/folder/table.csv", "--run=phantom/stratified", "--out=out.csv")
-    rows = pd.read_csv("out.csv")
-    assert len(rows) == 45 and (rows["status"] == "ok").all()
+    for what in ("data/folder/table.csv", "data/folder"):
+        run("predict", what, "--run=phantom/stratified", "--out=out.csv", "--overwrite")
+        rows = pd.read_csv("out.csv")
+        assert len(rows) == 45 and (rows["status"] == "ok").all()
     assert snapshot(workplace / "export") == before
 
 
@@ -240,7 +270,7 @@ def test_a_set_of_other_classes_is_audited_before_it_has_a_pipeline_file(workpla
         (workplace / "export" / label).mkdir(parents=True, exist_ok=True)
         texture(number).save(workplace / "export" / label / f"{number}.png")
     run("prepare", "--source=folder", "--path=export", "--center=here", "--out=data/mine")
-    assert "Name the classes in pipelines/mine.yaml" in capsys.readouterr().out
+    assert "Name them in pipelines/mine.yaml" in capsys.readouterr().out
     run("audit", "--data=data/mine")
     assert "'solid' in 2 rows" in capsys.readouterr().out
     run("split", "--data=data/mine", code=2)

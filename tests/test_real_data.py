@@ -22,7 +22,7 @@ def elsewhere(tmp_path, monkeypatch):
 @needs_bus
 def test_the_audit_of_three_centers_of_ultrasound_finds_what_is_known_and_pairs_no_strangers(capsys):
     assert main(["audit", f"--data={BUS}"]) == 0
-    rows = pd.read_csv("data/bus/audit/audit.csv", keep_default_na=False)
+    rows = pd.read_csv("data/about-bus/audit/audit.csv", keep_default_na=False)
     rows[["image", "other"]] = rows[["image", "other"]].replace(r"images/|\.jpg", "", regex=True)
     differ = {(row.finding, row.image, row.other): row.differs for row in rows.itertuples()}
     assert differ["identical", "busi_benign_433", "busi_malignant_145"] == "label"
@@ -40,7 +40,7 @@ def test_the_audit_of_three_centers_of_ultrasound_finds_what_is_known_and_pairs_
 def test_holding_out_two_centers_of_btxrd_gives_the_test_part_of_the_experiment():
     line = f"split --data={BTXRD} --split=center_holdout --holdout=2,3 --metadata-only"
     assert main(line.split()) == 0
-    parts = pd.read_csv("data/btxrd/splits/center_holdout.csv")
+    parts = pd.read_csv("data/about-btxrd/splits/center_holdout.csv")
     test = parts[parts["part"] == "test"]["label"].value_counts()
     assert test.to_dict() == {"benign": 415, "normal": 286, "malignant": 107} and len(parts) == 3746
 
@@ -51,4 +51,4 @@ def test_the_leaks_of_the_experiments_lists_are_counted(lists, leaks, capsys):
     assert main(["audit", f"--data={BTXRD}", f"--split={BTXRD / 'splits' / lists}"]) == 0
     out = capsys.readouterr().out
     assert f"{leaks} groups on two sides" in out and "copies among 3731 images are not known" in out
-    assert len(pd.read_csv("data/btxrd/audit/leaks.csv")) == leaks
+    assert len(pd.read_csv("data/about-btxrd/audit/leaks.csv")) == leaks

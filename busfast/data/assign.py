@@ -120,7 +120,8 @@ def _complete(part_of: np.ndarray, has: np.ndarray, counts: np.ndarray, parts: i
 def _check_enough(has: np.ndarray, parts: tuple[str, ...], classes: tuple[str, ...], where: str) -> None:
     for label, groups in zip(classes, has.sum(axis=0), strict=True):
         if groups < len(parts):
+            what = f"the parts {', '.join(parts)}" if len(parts) < 4 else "as many parts"
             raise UserError(
-                f"Class '{label}' has {groups} patients in {where}; the parts {', '.join(parts)} need at least "
-                f"{len(parts)}. Add images of more patients, hold out another center, or name other classes in the "
-                "pipeline file (classes: [...]).")
+                f"Class '{label}' has {groups} patients in {where}; {what} need at least {len(parts)}. Add images of "
+                "more patients, hold out another center, or name other classes in the pipeline file "
+                "(classes: [...]).")

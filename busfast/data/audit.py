@@ -1,6 +1,6 @@
 """What is wrong with a set of images: a row for each finding, and the tables a person wants to see beside it."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -44,7 +44,8 @@ class Audit:
 
 
 def audit_table(table: pd.DataFrame, prints: pd.DataFrame | None, copies: pd.DataFrame,
-                decisions: dict[frozenset, str] | None = None, classes: Sequence[str] = CLASSES) -> Audit:
+                decisions: dict[frozenset, str] | None = None, classes: Sequence[str] = CLASSES,
+                links: Mapping[str, str] | None = None) -> Audit:
     """Audits a table and what is known of its images.
 
     Args:
@@ -53,6 +54,7 @@ def audit_table(table: pd.DataFrame, prints: pd.DataFrame | None, copies: pd.Dat
         copies: as `find_copies` returns them.
         decisions: as `read_decisions` returns them; they are kept, also those on pairs that are found no more.
         classes: the labels, in the order of the tables.
+        links: image -> where a symbolic link leads out of the data folder.
 
     Returns:
         The audit.
@@ -61,7 +63,9 @@ def audit_table(table: pd.DataFrame, prints: pd.DataFrame | None, copies: pd.Dat
     if prints is not None:
         rows += _broken(table, prints)
     confounding, v, by_center, by_class = confound(table, classes)
-    rows += _pairs(table, copies) + _patients(table) + _classes(confounding)
+    rows += [("link out of the folder", image, "", "", "", f"leads to {target}")
+             for image, target in (links or {}).items()]
+    rows += _pairs(table, copies) + _patients(table) + _classes(table, confounding, classes)
     decisions = decisions or {}
     found = {frozenset(row[1:3]) for row in rows}
     rows += [("decided before", *sorted(pair), "", "", "") for pair in decisions if pair not in found]
@@ -69,7 +73,7 @@ def audit_table(table: pd.DataFrame, prints: pd.DataFrame | None, copies: pd.Dat
     findings["decision"] = [decisions.get(frozenset(pair), "") if pair[1] else ""
                             for pair in zip(findings["image"], findings["other"], strict=True)]
     sizes = pd.DataFrame() if prints is None else _sizes(table, prints)
-    return Audit(table, findings, confounding, v, by_center, by_class, sizes, _flags(table))
+    return Audit(table, findings, confounding, v, by_center, by_class, sizes, _flags(table, classes))
 
 
 def confound(table: pd.DataFrame, classes: Sequence[str]) -> tuple[pd.DataFrame, float, float, float]:
@@ -93,8 +97,9 @@ def confound(table: pd.DataFrame, classes: Sequence[str]) -> tuple[pd.DataFrame,
 
 def count_findings(findings: pd.DataFrame) -> list[tuple[str, str]]:
     """Says how often there is each finding, in words, those of pairs with what differs."""
-    lines = []
+    different = int((findings["decision"] == "different").sum())
     findings = findings[findings["decision"] != "different"]
+    lines = [("decided to be different", f"{different} pairs")] if different else []
     for finding, rows in findings.groupby("finding", sort=False):
         pairs = rows["other"] != ""
         text = f"{len(rows)}" + (" pairs" if pairs.all() and len(rows) else "")
@@ -155,8 +160,10 @@ def _patients(table: pd.DataFrame) -> list[tuple]:
     return rows
 
 
-def _classes(counts: pd.DataFrame) -> list[tuple]:
-    return [("class missing at a center", "", "", "", "", f"{center} has no {label} image")
+def _classes(table: pd.DataFrame, counts: pd.DataFrame, classes: Sequence[str]) -> list[tuple]:
+    rows = [("class missing", "", "", "", "", f"there is no {label} image") for label in classes
+            if label not in set(table["label"])]
+    return rows + [("class missing at a center", "", "", "", "", f"{center} has no {label} image")
             for center in counts.index for label in counts.columns if not counts.loc[center, label]]
 
 
@@ -174,13 +181,14 @@ def _sizes(table: pd.DataFrame, prints: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def _flags(table: pd.DataFrame) -> pd.DataFrame:
+def _flags(table: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
     rows = []
     for flag in (name for name in FLAGS if name in table):
         known = table[table[flag] != ""]
         shares = known[flag].str.lower().isin(YES).groupby(known["label"]).mean()
         if len(shares):
-            rows.append({"flag": flag, "images": len(known), **shares.round(3).to_dict()})
+            rows.append({"flag": flag, "images": len(known), **{
+                label: round(float(shares[label]), 3) for label in classes if label in shares}})
     return pd.DataFrame(rows)
 
 

@@ -9,7 +9,6 @@ import pandas as pd
 
 from busfast.data.copies import audit_file, drop_different, find_copies, read_decisions
 from busfast.data.fingerprint import fingerprint_images
-from busfast.data.groups import add_groups
 from busfast.data.images import unreadable
 from busfast.data.places import image_paths
 from busfast.errors import UserError
@@ -26,15 +25,14 @@ def find_unreadable(paths: Sequence[str | Path], threads: int | None = None) -> 
         return list(progress(pool.map(unreadable, paths), "checking images", len(paths)))
 
 
-def check_images(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+def check_images(table: pd.DataFrame) -> pd.DataFrame:
     """Makes sure that each image of a table decodes to its last pixel; finds copies among them.
 
     Args:
         table: as `read_table` returns it.
 
     Returns:
-        The table with a column `group` that joins patients and copies (`add_groups`), and the pairs of copies
-        (`find_copies`).
+        The pairs of copies (see `find_copies`), without those that a person has found different.
 
     Raises:
         UserError: names up to five of the files that do not decode, with the reason.
@@ -53,7 +51,7 @@ def check_images(table: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     print(f"  every one of the {len(table)} images decodes", flush=True)
     for note in say_copies(table, copies):
         print(f"  {note}", flush=True)
-    return add_groups(table, copies["a"].to_numpy(), copies["b"].to_numpy()), copies
+    return copies
 
 
 def say_copies(table: pd.DataFrame, copies: pd.DataFrame) -> list[str]:

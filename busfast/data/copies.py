@@ -13,6 +13,7 @@ from busfast.errors import UserError
 AUDIT_FILE = "audit/audit.csv"
 COLUMNS = ["a", "b", "image", "other", "kind", "similarity", "mirrored"]
 DECISIONS = ("", "same", "different")
+COLUMNS_READ = ("finding", "image", "other", "decision")
 
 
 NO_COPIES = pd.DataFrame({"a": np.empty(0, int), "b": np.empty(0, int)}).reindex(columns=COLUMNS)
@@ -68,10 +69,17 @@ def read_decisions(file: Path | None) -> dict[frozenset, str]:
     """
     if file is None or not file.is_file():
         return {}
-    header, rows, _ = read_rows(file, ("image", "other", "decision"), empty=True)
-    image, other, decision = (header.index(name) for name in ("image", "other", "decision"))
+    header, rows, _ = read_rows(file, COLUMNS_READ, empty=True)
+    finding, image, other, decision = (header.index(name) for name in COLUMNS_READ)
+    decisions = {}
     for line, cells in rows:
-        if cells[decision] not in DECISIONS:
+        word = cells[decision].lower()
+        if word not in DECISIONS:
             raise UserError(f"{file}, row {line}, column decision: '{cells[decision]}' is none of same, different, or "
                             "nothing.")
-    return {frozenset((cells[image], cells[other])): cells[decision] for _, cells in rows if cells[decision]}
+        if word == "different" and cells[finding] == "identical":
+            raise UserError(f"{file}, row {line}, column decision: {cells[image]} and {cells[other]} have the same "
+                            "pixels, and cannot be different pictures. Clear the cell.")
+        if word:
+            decisions[frozenset((cells[image], cells[other]))] = word
+    return decisions

@@ -88,7 +88,8 @@ def fingerprint(path: str) -> dict:
     except FileNotFoundError:
         return {"reason": "no such file", **UNREAD}
     except Image.DecompressionBombError as error:  # twice the limit: Pillow does not even tell width and height
-        return {"reason": f"too many pixels to decode: {str(error).split(',')[0]}", **UNREAD}
+        return {"reason": f"too many pixels to decode: {str(error).split(' exceeds')[0]}; Pillow's limit is "
+                          f"{Image.MAX_IMAGE_PIXELS}", **UNREAD}
     except Exception as error:  # a broken file raises nearly anything, from struct.error to SyntaxError
         return {"reason": f"{type(error).__name__}: {error}", **UNREAD}
     return {"reason": "", "width": image.width, "height": image.height, "mode": mode, "low": low, "high": high,

@@ -16,7 +16,7 @@ NAMES = {"train": "train", "training": "train", "trn": "train", "valid": "valid"
 IMAGE_COLUMNS = ("image", "imageid", "file", "filename", "imagefilename", "path", "filepath", "imagepath", "img",
                  "name", "id")
 LABEL_COLUMNS = ("label", "class", "classification", "diagnosis", "dx", "pathology", "target")
-PART_COLUMNS = ("part", "split", "set", "fold", "subset")
+PART_COLUMNS = ("part", "split", "set", "fold", "subset", "originalsplit")
 SUFFIXES = (".csv", ".txt", ".tsv")
 
 
@@ -84,10 +84,12 @@ def _find(path: Path) -> list[tuple[Path, str]]:
         name = next(iter(sets))
     if name not in sets:
         if not sets:
-            raise UserError(f"There are no lists at {path}. Name a CSV file with the columns image and part, or a "
-                            "folder with train.csv, val.csv and test.csv.")
-        raise UserError(f"{path} has the lists of {len(sets)} splits. Name one: "
-                        + ", ".join(f"--split={folder / one}" for one in sets) + ".")
+            files = [str(file) for file in sorted(folder.glob("*.csv"))[:3]] if folder.is_dir() else []
+            raise UserError(f"There are no lists at {path}. Name a CSV file with the columns image and part"
+                            + (f" (such as {', '.join(files)})" if files else "")
+                            + ", or a folder with train.csv, val.csv and test.csv.")
+        what = f"no lists called '{name}'" if name else f"the lists of {len(sets)} splits"
+        raise UserError(f"{folder} has {what}. Name one: " + ", ".join(f"--split={folder / one}" for one in sets) + ".")
     return sets[name]
 
 
@@ -161,7 +163,8 @@ def _check_parts(path: Path, table: pd.DataFrame, classes: tuple[str, ...]) -> N
         labels = set(table["label"][table["part"] == part])
         if not labels:
             raise UserError(f"The lists at {path} name no image for {part}; training needs it"
-                            + (" to choose the best epoch." if part == "valid" else "."))
+                            + (" to choose the best epoch." if part == "valid" else ".") + f" Add a list of {part} "
+                            "images.")
         if part == "train" and set(classes) - labels:
             raise UserError(f"The lists at {path} have no {', '.join(sorted(set(classes) - labels))} image for {part}.")
 

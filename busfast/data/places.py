@@ -7,8 +7,10 @@ import pandas as pd
 
 from busfast.data.rows import read_rows
 from busfast.errors import UserError
+from busfast.files import atomic
 
 SOURCES_FILE = "sources.csv"
+OWNER_FILE = "about.txt"
 
 
 def read_places(root: str | Path) -> dict[str, Path]:
@@ -63,20 +65,41 @@ def image_paths(table: pd.DataFrame) -> list[Path]:
 
 def home_of(table_file: str | Path) -> Path:
     """Returns the folder for what busfast writes about a data set: that of the table if it lies below data/, else
-    data/NAME here, so that nothing is written into a folder that is not busfast's.
+    data/about-NAME here, so that nothing is written into a folder that is not busfast's.
 
     Raises:
-        UserError: data/NAME holds the table of another set.
+        UserError: data/about-NAME is about another folder of that name.
     """
     folder = Path(table_file).resolve().parent
     here = Path("data").resolve()
     if folder == here or here in folder.parents:
         return Path(os.path.relpath(folder))
-    home = Path("data") / folder.name
-    if (home / "table.csv").exists():
-        raise UserError(f"{home} holds another data set than {folder}, so nothing about the latter is written there. "
-                        "Name a folder: --out=FOLDER.")
+    home = Path("data") / f"about-{folder.name}"
+    owner = home / OWNER_FILE
+    if owner.is_file() and (other := owner.read_text(encoding="utf-8").strip()) != str(folder):
+        raise UserError(f"{home} is about {other}, not about {folder}. Name a folder for the latter: --out=FOLDER.")
     return home
+
+
+def claim_home(table_file: str | Path) -> Path:
+    """Makes the folder of `home_of`, and writes down what it is about."""
+    home, folder = home_of(table_file), Path(table_file).resolve().parent
+    try:
+        home.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{home} cannot be made: {error.strerror}. Name another folder: --out=FOLDER.") from error
+    if home.resolve() != folder and not (home / OWNER_FILE).is_file():
+        with atomic(home / OWNER_FILE) as file:
+            file.write(f"{folder}\n")
+    return home
+
+
+def links_out(table: pd.DataFrame) -> dict[str, str]:
+    """Returns the images of a table that are reached through a symbolic link out of its folders, and where it leads."""
+    places = read_places(table.attrs["root"])
+    fence = Fence(table.attrs["root"], *places.values())
+    found = ((name, fence.leads_out(locate(table.attrs["root"], name, places))) for name in table["image"])
+    return {name: target for name, target in found if target}
 
 
 class Fence:

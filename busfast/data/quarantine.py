@@ -7,12 +7,13 @@ import numpy as np
 import pandas as pd
 
 from busfast.data.audit import Audit
+from busfast.data.copies import AUDIT_FILE
 from busfast.data.groups import connected
 from busfast.data.places import SOURCES_FILE, read_places
 from busfast.data.rows import write_csv
 from busfast.errors import UserError
 
-BROKEN = ("missing", "unreadable", "constant")
+BROKEN = ("missing", "unreadable", "constant", "link out of the folder")
 
 
 def clean_folder(home: Path) -> Path:
@@ -51,7 +52,7 @@ def find_broken(audit: Audit) -> pd.Series:
 
 def write_clean(audit: Audit, out: Path) -> tuple[Path, int]:
     """Writes `out/table.csv` without what is broken, `out/sources.csv` that says where the images lie (where they
-    did), and `out/left_out.csv` with the rows that are not in it and why.
+    did), and `out/left_out.csv` with the rows that are not in it and why; what a person decided on goes along.
 
     Args:
         audit: what was found.
@@ -77,6 +78,10 @@ def write_clean(audit: Audit, out: Path) -> tuple[Path, int]:
     left = table[broken].copy()
     left.insert(1, "left_out", left["image"].map(reasons))
     write_csv(left, out / "left_out.csv")
+    decided = audit.findings[audit.findings["decision"] != ""]
+    if len(decided):
+        (out / AUDIT_FILE).parent.mkdir()
+        write_csv(decided, out / AUDIT_FILE)
     write_csv(table[~broken], out / "table.csv")  # last: where it stands, all is there
     return out / "table.csv", int(broken.sum())
 

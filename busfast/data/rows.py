@@ -57,12 +57,15 @@ def read_rows(path: str | Path, required: tuple[str, ...], *, empty: bool = Fals
             read.append([_unescape(cell.strip()) for cell in cells])
     except csv.Error as error:
         raise UserError(f"{path}, row {len(read) + 1}: {error}. Mend that row.") from error
-    header, rows = read[0] if read else [], list(enumerate(read[1:], start=2))
+    if not read:
+        raise UserError(f"{path} is empty. Its first row names the columns"
+                        + (f"; needed: {', '.join(required)}." if required else "."))
+    header, rows = read[0], list(enumerate(read[1:], start=2))
     for name in required:
         if name not in header:
             other = next((title for title in header if title.lower() == name), "")
             hint = f" Write '{name}' for '{other}'." if other else ""
-            raise UserError(f"{path}, row 1: the column '{name}' is missing (found: {', '.join(header) or 'nothing'})."
+            raise UserError(f"{path}, row 1: the column '{name}' is missing (found: {', '.join(header)})."
                             f"{hint} Columns are separated by commas; needed: {', '.join(required)}.")
     twice = sorted({name for name in header if header.count(name) > 1})
     if twice:

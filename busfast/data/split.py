@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from busfast.data.assign import assign
-from busfast.data.groups import group_names
+from busfast.data.groups import add_groups, group_names
 from busfast.data.table import CLASSES
 from busfast.errors import UserError, choose
 
@@ -24,18 +24,20 @@ def split_table(table: pd.DataFrame, split: str = "stratified", **options) -> pd
 
 
 def split_folds(table: pd.DataFrame, split: str = "stratified", *, seed: int = 42, classes: Sequence[str] = CLASSES,
-                holdout: Sequence[str] = (), folds: int = 5) -> dict[str, pd.DataFrame]:
+                holdout: Sequence[str] = (), folds: int = 5,
+                copies: pd.DataFrame | None = None) -> dict[str, pd.DataFrame]:
     """Splits a table by the named way.
 
-    What must stay together: the images of a patient, and rows with the same value in a column `group`.
+    What stays together: the images of a patient, copies, and rows with the same value in a column `group`.
 
     Args:
-        table: as `read_table` returns it; `add_groups` puts duplicates into the column `group`.
+        table: as `read_table` returns it.
         split: a key of `SPLITS`.
         seed: same rows and seed, same split, whatever the order of the rows.
         classes: every one of them must be in the training and validation parts.
         holdout: centers that are the test part (`center_holdout` only; empty: chosen, see there).
         folds: number of folds (`kfold` only), 2 or more.
+        copies: pairs of rows that are the same picture, as `check_images` returns them; None: they are not known.
 
     Returns:
         The name of each fold -> the table with a column `part`: train, valid, test or unused. A way that gives one
@@ -52,11 +54,13 @@ def split_folds(table: pd.DataFrame, split: str = "stratified", *, seed: int = 4
                         "Use it with center_holdout, or leave it out.")
     if "part" in table:
         raise UserError("The table already has a column 'part', which a split would write over. Rename it.")
-    table = table.copy()
+    table = table.copy() if copies is None else add_groups(table, copies["a"], copies["b"])
     unknown = int((table["patient"] == "").sum())
     joined = "group" in table and (table["group"][table["patient"] == ""] != "").any()
     table.attrs["notes"] = [f"{unknown} of {len(table)} images have no patient id: each is taken as a patient of its "
                             f"own{', unless it is in a group' if joined else ''}"] if unknown else []
+    if copies is None:
+        table.attrs["notes"].append("copies among the images are not known")
     table.attrs["holdout"] = []
     return SPLITS[split](table, seed=seed, classes=tuple(classes), holdout=holdout, folds=folds)
 
@@ -132,7 +136,10 @@ def kfold(table: pd.DataFrame, *, seed: int, classes: tuple[str, ...], folds: in
         raise UserError(f"folds={folds} is out of range: give a whole number from 2.")
     names = group_names(table, across_centers=True)
     numbers = tuple(str(number) for number in range(1, folds + 1))
-    fold_of = assign(table, names, numbers, (1 / folds,) * folds, seed, classes, "the table")
+    try:
+        fold_of = assign(table, names, numbers, (1 / folds,) * folds, seed, classes, "the table")
+    except UserError as error:
+        raise UserError(f"{error} Or take fewer folds: --folds=NUMBER.") from None
     shares = (1 - VALID_SHARE, VALID_SHARE)
     result = {}
     for number in numbers:

@@ -119,6 +119,7 @@ class _RowCheck:
                             f"lie elsewhere are named in {SOURCES_FILE} (columns name, folder).")
         slashed = value.replace("\\", "/")
         if not self.files:
+            self.backslashes += slashed != value
             return slashed
         file = locate(folder, value, self.places)
         if not os.path.isfile(file) and slashed != value:  # False, too, for what no file can be called

@@ -23,20 +23,24 @@ from busfast.pipelines.image import ImagePipeline
 def list_inputs(inputs: str | Path) -> tuple[list[str], list[Path]]:
     """Returns the images of an image file, a folder, or a CSV file with a column `image`: as named, and as paths.
 
-    A table's paths are relative to its folder, or as sources.csv beside it says. The files need not exist:
-    `predict_images` says so in their rows.
+    Of a data folder, these are the images of its table. A table's paths are relative to its folder, or as sources.csv
+    beside it says. The files need not exist: `predict_images` says so in their rows.
 
     Raises:
         UserError: nothing there, no image in the folder, a table that cannot be read or has no column `image`.
     """
     path = Path(inputs)
+    if (path / "table.csv").is_file():  # a data folder: its images, not its masks
+        path /= "table.csv"
     if path.suffix.lower() != ".csv":
         names = list_images(path)
         return names, [Path(name) for name in names]
     header, rows, _ = read_rows(path, ("image",))
     names = [cells[header.index("image")] for _, cells in rows]
     places = read_places(path.parent)
-    return names, [locate(path.parent, name, places) for name in names]
+    paths = [locate(path.parent, name, places) for name in names]
+    return names, [file if file.exists() or "\\" not in name else locate(path.parent, name.replace("\\", "/"), places)
+                   for name, file in zip(names, paths, strict=True)]
 
 
 def load_model(path: Path, arch: str, image: ImagePipeline, classes: tuple[str, ...], *, bs: int = 32,

@@ -1,6 +1,7 @@
 """The main job, from top to bottom: configuration -> table -> split -> DataLoaders -> Learner -> fit -> run."""
 
 import time
+from collections.abc import Sequence
 from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
@@ -15,13 +16,19 @@ from busfast.data.table import find_table, read_table
 from busfast.errors import UserError
 from busfast.pipelines.config import Config
 from busfast.results.runs import Run, discard_run, new_run, provenance, write_config, write_record
+from busfast.results.splits import make_folds
 
 
-def load_table(config: Config) -> tuple[pd.DataFrame, pd.DataFrame]:
+def load_table(config: Config, splits: Sequence[str] = (),
+               fold: str | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
     """Reads the table of a configuration, made first if it comes from a source; looks at every image once.
 
+    Args:
+        config: the checked configuration.
+        splits, fold: what is to be split, refused before the images are read if it cannot be.
+
     Returns:
-        The table, with groups, and the pairs of copies; see `check_images`.
+        The table, and the pairs of copies among its images; see `check_images`.
 
     Raises:
         UserError: anything wrong with the table or its images.
@@ -32,7 +39,9 @@ def load_table(config: Config) -> tuple[pd.DataFrame, pd.DataFrame]:
                                                                   else ""), flush=True)
     for note in table.attrs["notes"]:
         print(f"  {note}")
-    return check_images(table)
+    for split in splits:
+        make_folds(table, None, config, split, fold)
+    return table, check_images(table)
 
 
 def is_phantom(config: Config) -> bool:

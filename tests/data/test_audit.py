@@ -53,7 +53,8 @@ def test_without_centers_or_with_one_nothing_is_claimed():
 def test_patients_under_several_labels_and_ids_at_several_centers_are_found_once_each():
     table = make(("normal", "A", "1"), ("benign", "A", "1"), ("benign", "A", "1"), ("benign", "B", "1"),
                  ("normal", "B", "2"), ("normal", "B", ""), ("benign", "B", ""))
-    assert findings(audit_table(table, None, NO_COPIES), "finding", "image", "detail") == [
+    audit = audit_table(table, None, NO_COPIES, classes=CLASSES[:2])
+    assert findings(audit, "finding", "image", "detail") == [
         ("patient with several labels", "0.png", "patient 1 of A: 2 benign, 1 normal"),
         ("patient id at several centers", "0.png", "patient 1: 3 A, 1 B")]
 
@@ -61,7 +62,7 @@ def test_patients_under_several_labels_and_ids_at_several_centers_are_found_once
 def test_a_class_that_a_center_lacks_is_found():
     table = make(("normal", "A", "1"), ("benign", "A", "2"), ("benign", "B", "3"))
     assert findings(audit_table(table, None, NO_COPIES), "finding", "detail") == [
-        ("class missing at a center", "B has no normal image")]
+        ("class missing", "there is no malignant image"), ("class missing at a center", "B has no normal image")]
 
 
 def test_pairs_say_what_differs_and_those_to_decide_come_first():
@@ -80,10 +81,10 @@ def test_pairs_say_what_differs_and_those_to_decide_come_first():
 def test_a_decision_is_kept_even_if_its_pair_is_found_no_more():
     decisions = {frozenset(("0.png", "1.png")): "different", frozenset(("x.png", "y.png")): "same"}
     table = make(("benign", "A", "1"), ("benign", "A", "2"))
-    audit = audit_table(table, None, pairs((0, 1, "near-duplicate")), decisions)
+    audit = audit_table(table, None, pairs((0, 1, "near-duplicate")), decisions, classes=["benign"])
     assert findings(audit, "finding", "image", "other", "decision") == [
         ("near-duplicate", "0.png", "1.png", "different"), ("decided before", "x.png", "y.png", "same")]
-    assert [name for name, _ in count_findings(audit.findings)] == ["decided before"]
+    assert [name for name, _ in count_findings(audit.findings)] == ["decided to be different", "decided before"]
 
 
 def test_flags_of_a_source_are_shares_of_each_class_of_those_known():

@@ -6,6 +6,7 @@ import pytest
 from PIL import Image
 
 from busfast.data.check import check_images
+from busfast.data.groups import add_groups
 from busfast.errors import UserError
 
 
@@ -54,8 +55,9 @@ def test_five_broken_images_are_named_and_the_rest_counted(folder):
 
 def test_copies_and_patients_become_groups(folder):
     names = ["0.png", "1.png", "copy.bmp", "2.png", "half.jpg", "3.png"]
-    table, copies = check_images(table_of(folder, *names, patient=["", "p", "", "p", "q", ""]))
-    groups = table["group"].tolist()
+    table = table_of(folder, *names, patient=["", "p", "", "p", "q", ""])
+    copies = check_images(table)
+    groups = add_groups(table, copies["a"], copies["b"])["group"].tolist()
     assert groups[0] == groups[2] == groups[4] != "" and groups[1] == groups[3] != "" and groups[5] == ""
     assert set(groups) == {groups[0], groups[1], ""}
     assert {(kind, frozenset(pair)) for kind, *pair in copies[["kind", "image", "other"]].to_numpy()} >= {
@@ -70,6 +72,5 @@ def test_identical_images_with_different_labels_are_said(folder, capsys):
 
 
 def test_good_images_without_copies_are_passed_without_a_word_on_copies(folder, capsys):
-    table, copies = check_images(table_of(folder, "0.png", "1.png", "2.png"))
-    assert copies.empty and (table["group"] == "").all()
+    assert check_images(table_of(folder, "0.png", "1.png", "2.png")).empty
     assert capsys.readouterr().out == "  every one of the 3 images decodes\n"

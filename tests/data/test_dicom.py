@@ -362,3 +362,13 @@ def test_options_for_dicom_are_refused_where_there_is_none(option, tmp_path):
     Image.fromarray(RAMP8).save(tmp_path / "set" / "benign" / "a.png")
     with pytest.raises(UserError, match=f"--{option} is for DICOM"):
         prepare(["folder"], [tmp_path / "set"], tmp_path / "out", **{option: str(tmp_path / "InstitutionName")})
+
+
+@pytest.mark.parametrize("tags", [{"PixelPaddingValue": 65535}, {"PixelPaddingValue": 65535,
+                                                                 "PixelPaddingRangeLimit": 60000}])
+def test_filling_around_the_image_does_not_set_what_is_black_and_white(tags, tmp_path):
+    pixels = np.linspace(100, 4000, 99).reshape(9, 11).round().astype(np.uint16)
+    filled = pixels.copy()
+    filled[0] = [65535 if "PixelPaddingRangeLimit" not in tags else 60000 + step for step in range(11)]
+    converted = convert(tmp_path, filled, **tags)
+    np.testing.assert_array_equal(converted[1:], expected(pixels[1:], pixels[1:].min(), 4000))

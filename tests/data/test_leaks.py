@@ -57,11 +57,12 @@ def test_a_chain_of_duplicates_is_a_leak_though_its_middle_is_unused():
     assert found(find_leaks(parts, chain)) == [("near-duplicate", "a", "train", "c", "test")]
 
 
-def test_a_group_is_a_leak_of_its_own_unless_its_patients_or_duplicates_were_named():
-    parts = table(("a", "", "", "g", "train"), ("b", "", "", "g", "test"), ("c", "1", "x", "h", "train"),
-                  ("d", "1", "x", "h", "test"))
-    assert found(find_leaks(parts, NONE)) == [("patient", "c", "train", "d", "test"),
-                                              ("group", "a", "train", "b", "test")]
+def test_every_group_on_two_sides_is_a_leak_whatever_else_is_wrong_with_it():
+    parts = table(("a", "", "", "g", "train"), ("b", "", "", "g", "test"), ("c", "", "", "h", "train"),
+                  ("d", "", "", "h", "test"), ("e", "", "", "i", "test"), ("f", "", "", "i", "test"))
+    assert found(find_leaks(parts, pairs(("c", "d", "identical")))) == [
+        ("identical", "c", "train", "d", "test"), ("group", "a", "train", "b", "test"),
+        ("group", "c", "train", "d", "test")]
 
 
 def test_leaks_are_refused_with_counts_and_names_and_allowed_with_a_warning(capsys):

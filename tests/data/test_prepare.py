@@ -208,7 +208,7 @@ def test_nothing_is_written_into_a_source(out, tmp_path):
 
 
 def test_the_last_source_is_read_before_the_first_is_written(tmp_path):
-    assert "There is no folder" in refusal(["busi", "csv"], [make_busi(tmp_path / "set"), tmp_path / "none"],
+    assert "There is no '" in refusal(["busi", "csv"], [make_busi(tmp_path / "set"), tmp_path / "none"],
                                            tmp_path / "out", copy=True)
 
 

@@ -155,7 +155,7 @@ def test_a_wrong_set_is_told_which_one_it_looks_like(tmp_path):
 
 def test_an_unknown_source_and_a_folder_that_is_not_there_are_refused(tmp_path):
     assert "Did you mean 'busi'?" in refusal("bussi", tmp_path)
-    assert f"There is no folder '{tmp_path / 'none'}'" in refusal("busi", tmp_path / "none")
+    assert f"There is no '{tmp_path / 'none'}'" in refusal("busi", tmp_path / "none")
     assert "does not look like busi" in refusal("busi", tmp_path)
 
 
@@ -226,4 +226,4 @@ def test_images_of_btxrd_that_differ_in_the_view_alone_are_one_group(tmp_path):
     table.to_csv(tmp_path / "dataset.csv", index=False)
     read = read_source("btxrd", tmp_path, files=False)
     assert read["group"].tolist() == [f"neighbours of {first}" for first in (1, 1, 3, 4)] + ["", ""]
-    assert any(note.startswith("there are no patient ids, but 1 images agree") for note in read.attrs["notes"])
+    assert any(note.startswith("no patient ids, but 1 images of dataset.csv agree") for note in read.attrs["notes"])

@@ -82,8 +82,8 @@ def read_source(name: str, path: str | Path, options: Options | None = None, **c
     options = (options or Options())._replace(**changes)
     path = Path(path)
     if not path.exists():
-        raise UserError(f"There is no folder '{path}'. Name the folder that holds {SOURCES[name].title}: "
-                        "--path=FOLDER.")
+        commas = " Several folders need several sources: --source=A,B --path=A,B." if "," in str(path) else ""
+        raise UserError(f"There is no '{path}'. Name what holds {SOURCES[name].title}: --path=PATH.{commas}")
     return SOURCES[name].read(_find(name, Path(os.path.abspath(path))), options)
 
 

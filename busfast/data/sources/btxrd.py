@@ -71,8 +71,8 @@ def read(root: Path, options: Options) -> pd.DataFrame:
             "device": "", "mask": f"Annotations/{stem}.json" if stem in outlines else "",
             "group": group if row.get("age") else ""}))
     if alike:
-        notes.append(f"there are no patient ids, but {alike} images agree with the one before in all but the view: "
-                     "they are taken as of one patient (column group)")
+        notes.append(f"no patient ids, but {alike} images of {file.name} agree with the one before in all but the "
+                     "view: they are taken as of one patient (column group)")
     if other:
         notes.append(f"{other} images have another suffix than the table says, and are found by their name")
     kept, missing = keep_present(records, root, file, options)

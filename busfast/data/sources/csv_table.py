@@ -99,6 +99,7 @@ def _find(path: Path) -> Path:
     tables = tables_in(path)
     if len(tables) != 1:
         found = ", ".join(table.name for table in tables[:5]) or "none"
+        found += f" and {len(tables) - 5} more" if len(tables) > 5 else ""
         raise UserError(f"{path} must hold exactly one CSV file (found: {found}). Name the file: "
                         f"--path={path / 'FILE.csv'}")
     return tables[0]
@@ -108,7 +109,7 @@ def _name_columns(read: Rows, file: Path, options: Options) -> tuple[list[str], 
     """Returns the name that each column gets, and notes."""
     ours: dict[str, int] = {}  # name of busfast -> number of the column
     for name, title in (options.columns or {}).items():
-        choose("column of busfast", name, (*REQUIRED, *OPTIONAL))
+        choose("column of busfast", name, (*REQUIRED, *OPTIONAL, "group"))
         if title not in read.header:
             near = difflib.get_close_matches(str(title), read.header, n=1, cutoff=0.4)
             hint = f" Did you mean '{near[0]}'?" if near else ""

@@ -20,16 +20,17 @@ def convert_dicom(source: Path, target: Path) -> None:
         UserError: the file cannot be decoded.
     """
     pydicom = need_pydicom()
-    syntax = "unknown"
+    syntax, advice = "unknown", ""
     try:
         with quiet():
             dataset = pydicom.dcmread(source)
             syntax = dataset.file_meta.TransferSyntaxUID.name
+            if dataset.file_meta.TransferSyntaxUID.is_compressed:
+                advice = f"For JPEG, other decoders may help: {PLUGINS}. Or export it uncompressed. "
             pixels = render(dataset)
     except Exception as error:  # decoders raise nearly anything
         raise UserError(f"{source} cannot be converted ({type(error).__name__}: {error}; transfer syntax: {syntax}). "
-                        f"For JPEG, other decoders may help: {PLUGINS}. Or export it uncompressed, or move it away. "
-                        "Nothing was written.") from error
+                        f"{advice}Export it again, or move it away. Nothing was written.") from error
     Image.fromarray(pixels).save(target, format="PNG")
 
 
@@ -85,7 +86,20 @@ def _to_window(values: np.ndarray, dataset) -> tuple[np.ndarray, float, float]:
         with np.errstate(over="ignore"):
             seen = apply_windowing(np.append(values.ravel(), ends), dataset)
         return seen[:-2].reshape(values.shape), seen[-2], seen[-1]
-    low, high = values.min(), values.max()
+    real = values[~_padding(values, dataset)]
+    low, high = (real.min(), real.max()) if real.size else (values.min(), values.max())
     if dataset.BitsStored <= 8 and low >= 0 and high <= 255:
         return values, 0, 255
     return values, low, high
+
+
+def _padding(values: np.ndarray, dataset) -> np.ndarray:
+    """Where there is no image but filling (PixelPaddingValue, PixelPaddingRangeLimit), which must not set the range."""
+    from pydicom.pixels import apply_modality_lut
+
+    ends = [dataset.get(name) for name in ("PixelPaddingValue", "PixelPaddingRangeLimit")]
+    if ends[0] is None:
+        return np.zeros(values.shape, dtype=bool)
+    ends = np.array([end for end in ends if end is not None], dtype=np.int64)
+    ends = apply_modality_lut(ends, dataset).astype(np.float64)
+    return (values >= ends.min()) & (values <= ends.max())
