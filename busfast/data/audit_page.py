@@ -13,6 +13,7 @@ import pandas as pd
 
 from busfast import __version__
 from busfast.data.audit import Audit, count_findings, say_groups
+from busfast.data.duplicates import SAME
 from busfast.data.images import read_image
 from busfast.data.places import locate, read_places
 from busfast.data.rows import write_csv
@@ -23,6 +24,12 @@ MOST_PAIRS = 300  # of each kind; a page of some 10 MB
 MOST_ROWS = 100
 HEIGHT = 200  # of a picture, pixels
 MARK = "<!-- written by busfast audit -->"
+NOTES = {
+    "identical": "Of those with different labels at least one label is wrong.",
+    "near-duplicate": f"Similarity is how far their fine detail agrees after one is laid on the other; {SAME} or more "
+                      "counts. If two are different pictures after all, write <b>different</b> into their row's column "
+                      "<b>decision</b> in audit.csv; train, split and the next audit heed it.",
+}
 STYLE = """
 body { font: 15px/1.5 system-ui, sans-serif; max-width: 1100px; margin: 2em auto; padding: 0 1em; color: #222 }
 table { border-collapse: collapse; margin: .6em 0 }
@@ -149,11 +156,8 @@ def _pairs(audit: Audit, kind: str, what: str) -> str:
         cards.append(f"<div class='pair{' conflict' if 'label' in row.differs else ''}'>similarity {row.similarity:.2f}"
                      f"{mirrored}{differs}<div class='two'>{two}</div></div>")
     more = f" The first {MOST_PAIRS} are shown; all are in audit.csv." if len(rows) > MOST_PAIRS else ""
-    return (f"<h2>{what} ({len(rows)} pairs)</h2><p>Each pair stays on one side of a split.{more}" + (
-        " If two are different pictures after all, write <b>different</b> into their row's column <b>decision</b> in "
-        "audit.csv; train, split and the next audit heed it." if kind != "identical" else
-        " Of those with different labels at least one label is wrong.") +
-        f"</p><div class='pairs'>{''.join(cards)}</div>")
+    return (f"<h2>{what} ({len(rows)} pairs)</h2><p>Each pair stays on one side of a split.{more} {NOTES[kind]}</p>"
+            f"<div class='pairs'>{''.join(cards)}</div>")
 
 
 def _picture(path: Path) -> str:
