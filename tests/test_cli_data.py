@@ -69,7 +69,7 @@ def test_audit_finds_what_is_wrong_and_changes_nothing_of_the_set(mine, capsys):
     assert {key[0] for key in found} == {"unreadable", "constant", "tiny", "identical", "near-duplicate",
                                          "patient id at several centers"}
     out = capsys.readouterr().out
-    for words in ("1 pairs, 1 of different labels, 1 of different patients", "Cramer's V is 0.",
+    for words in ("1 pair, 1 of different labels, 1 of different patients", "Cramer's V is 0.",
                   "wrote data/mine/audit"):
         assert words in out
     page = (mine / "audit" / "audit.html").read_text()
@@ -91,7 +91,7 @@ def test_a_person_decides_and_the_next_audit_and_split_heed_it(mine, capsys):
     capsys.readouterr()
     run("audit", "--data=data/mine-clean")
     out = capsys.readouterr().out
-    assert "near-duplicate" not in out and "decided to be different" in out and "1 pairs" in out
+    assert "near-duplicate" not in out and "decided to be different" in out and "1 pair\n" in out
     for word, row, said in (("differnt", near, "'differnt' is none of"),
                             ("different", rows["finding"] == "identical", "have the same pixels")):
         rows["decision"] = np.where(row, word, "")
@@ -175,7 +175,7 @@ def test_leaks_of_lists_are_counted_by_audit_refused_by_train_and_marked_if_allo
     (workplace / "lists").mkdir()
     write_csv(pd.DataFrame(rows, columns=["file", "set"]), workplace / "lists" / "theirs.csv")
     run("audit", "--data=data/mine", "--split=lists/theirs.csv")
-    said = "1 pairs of identical images, 1 pairs of near-duplicates"
+    said = "1 pair of identical images, 1 pair of near-duplicates"
     assert said in capsys.readouterr().out
     run("train", "--data=data/mine", "--pipeline=phantom", "--split=lists/theirs.csv", "--epochs=1", code=2)
     message = capsys.readouterr().err

@@ -9,6 +9,7 @@ from scipy.stats.contingency import association
 
 from busfast.data.groups import group_names
 from busfast.data.table import CLASSES
+from busfast.words import counted
 
 COLUMNS = ["finding", "image", "other", "similarity", "differs", "detail", "decision"]
 TINY = 64  # pixels; a shorter side below this shows a thumbnail or an icon, not an examination
@@ -99,10 +100,10 @@ def count_findings(findings: pd.DataFrame) -> list[tuple[str, str]]:
     """Says how often there is each finding, in words, those of pairs with what differs."""
     different = int((findings["decision"] == "different").sum())
     findings = findings[findings["decision"] != "different"]
-    lines = [("decided to be different", f"{different} pairs")] if different else []
+    lines = [("decided to be different", counted(different, "pair"))] if different else []
     for finding, rows in findings.groupby("finding", sort=False):
         pairs = rows["other"] != ""
-        text = f"{len(rows)}" + (" pairs" if pairs.all() and len(rows) else "")
+        text = counted(len(rows), "pair") if pairs.all() else f"{len(rows)}"
         if pairs.all():
             differ = [(name, int(rows["differs"].str.contains(name).sum())) for name in ("label", "patient", "center")]
             text += "".join(f", {count} of different {name}s" for name, count in differ if count)

@@ -19,6 +19,7 @@ from busfast.data.places import locate, read_places
 from busfast.data.rows import write_csv
 from busfast.errors import UserError
 from busfast.files import atomic
+from busfast.words import counted
 
 MOST_PAIRS = 300  # of each kind; a page of some 10 MB
 MOST_ROWS = 100
@@ -156,7 +157,8 @@ def _pairs(audit: Audit, kind: str, what: str) -> str:
         cards.append(f"<div class='pair{' conflict' if 'label' in row.differs else ''}'>similarity {row.similarity:.2f}"
                      f"{mirrored}{differs}<div class='two'>{two}</div></div>")
     more = f" The first {MOST_PAIRS} are shown; all are in audit.csv." if len(rows) > MOST_PAIRS else ""
-    return (f"<h2>{what} ({len(rows)} pairs)</h2><p>Each pair stays on one side of a split.{more} {NOTES[kind]}</p>"
+    return (f"<h2>{what} ({counted(len(rows), 'pair')})</h2>"
+            f"<p>Each pair stays on one side of a split.{more} {NOTES[kind]}</p>"
             f"<div class='pairs'>{''.join(cards)}</div>")
 
 

@@ -13,6 +13,7 @@ from busfast.data.images import unreadable
 from busfast.data.places import image_paths
 from busfast.errors import UserError
 from busfast.progress import progress
+from busfast.words import counted
 
 
 def find_unreadable(paths: Sequence[str | Path], threads: int | None = None) -> list[str]:
@@ -60,8 +61,8 @@ def say_copies(table: pd.DataFrame, copies: pd.DataFrame) -> list[str]:
         return []
     label = table["label"].to_numpy()
     kinds = copies["kind"].value_counts()
-    notes = [", ".join(f"{kinds[kind]} {kind} pairs" for kind in ("identical", "near-duplicate") if kind in kinds)
-             + ": each stays on one side of a split (to look at them: python -m busfast audit)"]
+    found = [counted(kinds[kind], f"{kind} pair") for kind in ("identical", "near-duplicate") if kind in kinds]
+    notes = [f"{', '.join(found)}: each stays on one side of a split (to look at them: python -m busfast audit)"]
     conflicts = copies[(label[copies["a"]] != label[copies["b"]]) & (copies["kind"] == "identical")]
     for pair in conflicts.head(3).itertuples():
         notes.append(f"warning: identical images with different labels: {pair.image} ({label[pair.a]}), {pair.other} "

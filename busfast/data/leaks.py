@@ -6,10 +6,11 @@ import pandas as pd
 from busfast.data.groups import connected
 from busfast.data.split import PARTS
 from busfast.errors import UserError
+from busfast.words import counted
 
 COLUMNS = ["leak", "image", "part", "other", "other_part"]
-PLURALS = {"same file": "files", "patient": "patients", "group": "groups", "identical": "pairs of identical images",
-           "near-duplicate": "pairs of near-duplicates"}
+NOUNS = {"same file": "file", "patient": "patient", "group": "group", "identical": "pair of identical images",
+         "near-duplicate": "pair of near-duplicates"}
 
 
 def find_leaks(table: pd.DataFrame, duplicates: pd.DataFrame) -> pd.DataFrame:
@@ -55,7 +56,7 @@ def check_leaks(leaks: pd.DataFrame, allow: bool) -> None:
 def say_leaks(leaks: pd.DataFrame) -> str:
     """Counts leaks in words, such as "3 patients, 12 pairs of near-duplicates"."""
     counts = leaks["leak"].value_counts()
-    return ", ".join(f"{counts[kind]} {words}" for kind, words in PLURALS.items() if kind in counts)
+    return ", ".join(counted(counts[kind], noun) for kind, noun in NOUNS.items() if kind in counts)
 
 
 def _straddling(table: pd.DataFrame, keys: pd.Series, kind: str) -> list[tuple]:

@@ -10,6 +10,7 @@ from busfast.data.labels import match_label
 from busfast.data.places import SOURCES_FILE, Fence, locate, read_places
 from busfast.data.rows import read_rows
 from busfast.errors import UserError
+from busfast.words import counted
 
 REQUIRED = ("image", "label")
 OPTIONAL = ("center", "patient", "device", "mask")
@@ -137,11 +138,11 @@ class _RowCheck:
 
     def notes(self) -> list[str]:
         """What was read otherwise than it stands there."""
-        notes = [f"label '{written}' in {count} rows is read as '{label}'"
+        notes = [f"label '{written}' in {counted(count, 'row')} is read as '{label}'"
                  for (written, label), count in self.mapped.items()]
         if self.others:
             notes.append(f"labels that are none of the classes {', '.join(self.classes)}: " + ", ".join(
-                f"'{label}' in {count} rows" for label, count in self.others.items()))
+                f"'{label}' in {counted(count, 'row')}" for label, count in self.others.items()))
         if self.backslashes:
-            notes.append(f"{self.backslashes} paths are written with \\ and read with /")
+            notes.append(f"{counted(self.backslashes, 'path')} written with \\ and read with /")
         return notes

@@ -67,7 +67,7 @@ def test_copies_and_patients_become_groups(folder):
 def test_identical_images_with_different_labels_are_said(folder, capsys):
     check_images(table_of(folder, "0.png", "copy.bmp", "1.png", label=["benign", "malignant", "benign"]))
     out = capsys.readouterr().out
-    assert "1 identical pairs: each stays on one side" in out
+    assert "1 identical pair: each stays on one side" in out
     assert "identical images with different labels: 0.png (benign), copy.bmp (malignant)" in out
 
 

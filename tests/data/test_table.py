@@ -159,7 +159,7 @@ def test_a_label_in_other_capitals_or_with_spaces_is_mapped_and_said(make):
     table = read_table(make("image,label\na.png, Benign\nb.png,BENIGN \nmask.png,Benign\n"))
     assert table["label"].tolist() == ["benign"] * 3
     assert table.attrs["notes"] == ["label 'Benign' in 2 rows is read as 'benign'",
-                                    "label 'BENIGN' in 1 rows is read as 'benign'"]
+                                    "label 'BENIGN' in 1 row is read as 'benign'"]
     labels = read_table(make("image,label\na.png,Clear cell\n"), ("clear_cell", "other"))["label"]
     assert labels.tolist() == ["clear_cell"]
 
@@ -171,7 +171,7 @@ def test_windows_paths_are_read_and_said(make):
         (folder / "sub" / name).touch()
     table = read_table(folder)
     assert table.loc[0, ["image", "mask"]].tolist() == ["sub/a.png", "sub/b.png"]
-    assert table.attrs["notes"] == ["2 paths are written with \\ and read with /"]
+    assert table.attrs["notes"] == ["2 paths written with \\ and read with /"]
 
 
 def test_a_table_of_another_writing_is_read_and_said(make):
