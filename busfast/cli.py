@@ -5,7 +5,7 @@ import warnings
 from pathlib import Path
 
 from busfast import __version__, line
-from busfast.cli_data import audit, prepare, split
+from busfast.cli_data import audit, configure, prepare, split
 from busfast.errors import UserError, choose
 
 
@@ -177,14 +177,10 @@ def _configure(split: str, flags: dict, several: bool = False):
     from busfast.data.sources import refuse_source
     from busfast.data.split import SPLITS
     from busfast.data.table import read_table
-    from busfast.pipelines.config import load_config
 
     if not is_list_path(split):
         choose("split", split, [*SPLITS, "all"] if several else SPLITS)
-    name, config = load_config(flags.pop("pipeline") or "", **flags)
-    if not config.data:
-        raise UserError(f"The pipeline '{name}' names no data folder. Add a line `data: FOLDER` to its file, or give "
-                        "--data=FOLDER.")
+    name, config = configure(**flags)
     if not config.source:
         refuse_source(config.data)
         read_table(config.data, config.classes)  # a wrong table is refused before torch and fastai are imported

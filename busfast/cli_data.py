@@ -55,7 +55,7 @@ def audit(*, data: str = None, split: str = None, pipeline: str = None, out: str
         quarantine: also write a table without what is broken, data/NAME-clean/table.csv.
         metadata_only: read the table alone; no image is opened.
     """
-    config = _configure(pipeline, data)
+    _, config = configure(pipeline, data=data)
     from busfast.data.audit import audit_table, say_groups
     from busfast.data.audit_page import say_confounding, write_audit
     from busfast.data.copies import AUDIT_FILE, NO_COPIES, drop_different, find_copies, read_decisions
@@ -116,7 +116,7 @@ def split(*, data: str = None, split: str = "stratified", pipeline: str = None, 
         overwrite: replace files of other content.
         metadata_only: split by the table alone; no image is opened, so copies are not known.
     """
-    config = _configure(pipeline, data, holdout=holdout, folds=folds, seed=seed)
+    _, config = configure(pipeline, data=data, holdout=holdout, folds=folds, seed=seed)
     from busfast.data.check import check_images
     from busfast.data.places import claim_home, home_of
     from busfast.data.split import SPLITS
@@ -165,13 +165,15 @@ def _pairs(columns: str | None) -> dict[str, str] | None:
     return pairs
 
 
-def _configure(pipeline: str | None, data: str | None, **flags):
+def configure(pipeline: str | None, **flags):
+    """Returns the pipeline's name and its configuration, which names a data folder."""
     from busfast.pipelines.config import load_config
 
-    name, config = load_config(pipeline or "", data=data, **flags)
+    name, config = load_config(pipeline or "", **flags)
     if not config.data:
-        raise UserError(f"The pipeline '{name}' names no data folder. Give one: --data=FOLDER.")
-    return config
+        raise UserError(f"The pipeline '{name}' names no data folder. Add a line `data: FOLDER` to its file, or give "
+                        "--data=FOLDER.")
+    return name, config
 
 
 def _read(config, metadata_only: bool, other_labels: bool = False):

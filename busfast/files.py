@@ -9,6 +9,18 @@ from pathlib import Path
 from busfast.errors import UserError
 
 
+def make_folder(folder: Path) -> None:
+    """Makes a folder that the flag --out may name otherwise, with those above it, unless it is there.
+
+    Raises:
+        UserError: it cannot be made.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be made: {error.strerror}. Name another folder: --out=FOLDER.") from error
+
+
 @contextmanager
 def atomic(path: Path, mode: str = "w") -> Iterator:
     """Opens a file that appears at `path` whole or not at all; what stood there before stays until then.

@@ -18,7 +18,7 @@ from busfast.data.images import read_image
 from busfast.data.places import locate, read_places
 from busfast.data.rows import write_csv
 from busfast.errors import UserError
-from busfast.files import atomic
+from busfast.files import atomic, make_folder
 from busfast.words import counted
 
 MOST_PAIRS = 300  # of each kind; a page of some 10 MB
@@ -59,10 +59,7 @@ def write_audit(audit: Audit, folder: Path, leaks: tuple[str, pd.DataFrame] | No
     table, page, leaking = (folder / name for name in ("audit.csv", "audit.html", "leaks.csv"))
     if page.is_file() and MARK not in page.read_text(encoding="utf-8", errors="replace")[:200]:
         raise UserError(f"{page} was not written by busfast and is not overwritten. Name another folder: --out=FOLDER.")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be made: {error.strerror}. Name another folder: --out=FOLDER.") from error
+    make_folder(folder)
     write_csv(audit.findings, table)
     _write_page(audit, page, leaks)
     if leaks is None:

@@ -1,4 +1,4 @@
-"""Looks at every image of a table before training: a broken one is found now and not in epoch 7, copies are grouped."""
+"""Looks at every image of a table before training: a broken one is found now and not in epoch 7, and copies are."""
 
 import os
 from collections.abc import Sequence

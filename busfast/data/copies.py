@@ -14,8 +14,6 @@ AUDIT_FILE = "audit/audit.csv"
 COLUMNS = ["a", "b", "image", "other", "kind", "similarity", "mirrored"]
 DECISIONS = ("", "same", "different")
 COLUMNS_READ = ("finding", "image", "other", "decision")
-
-
 NO_COPIES = pd.DataFrame({"a": np.empty(0, int), "b": np.empty(0, int)}).reindex(columns=COLUMNS)
 
 
@@ -50,12 +48,11 @@ def drop_different(copies: pd.DataFrame, decisions: dict[frozenset, str]) -> pd.
 
 
 def audit_file(table_file: str | Path) -> Path | None:
-    """Returns the audit of a table, if one was written."""
+    """Returns where the audit of a table is, if one was written; None: nowhere that is its own."""
     try:
-        file = home_of(table_file) / AUDIT_FILE
-    except UserError:  # audited with --out
+        return home_of(table_file) / AUDIT_FILE
+    except UserError:  # what is there is about another set of that name
         return None
-    return file if file.is_file() else None
 
 
 def read_decisions(file: Path | None) -> dict[frozenset, str]:

@@ -7,7 +7,7 @@ import pandas as pd
 
 from busfast.data.rows import read_rows
 from busfast.errors import UserError
-from busfast.files import atomic
+from busfast.files import atomic, make_folder
 
 SOURCES_FILE = "sources.csv"
 OWNER_FILE = "about.txt"
@@ -84,10 +84,7 @@ def home_of(table_file: str | Path) -> Path:
 def claim_home(table_file: str | Path) -> Path:
     """Makes the folder of `home_of`, and writes down what it is about."""
     home, folder = home_of(table_file), Path(table_file).resolve().parent
-    try:
-        home.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{home} cannot be made: {error.strerror}. Name another folder: --out=FOLDER.") from error
+    make_folder(home)
     if home.resolve() != folder and not (home / OWNER_FILE).is_file():
         with atomic(home / OWNER_FILE) as file:
             file.write(f"{folder}\n")
@@ -124,4 +121,9 @@ class Fence:
         return "" if self._inside(target) else target
 
     def _inside(self, path: str) -> bool:
-        return any(path == folder or path.startswith(os.path.join(folder, "")) for folder in self._folders)
+        return any(is_inside(path, folder) for folder in self._folders)
+
+
+def is_inside(path: str, folder: str) -> bool:
+    """Tells whether a path is a folder or lies in it; both as `os.path.realpath` returns them."""
+    return path == folder or path.startswith(os.path.join(folder, ""))

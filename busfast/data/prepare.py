@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from busfast.data.places import SOURCES_FILE
+from busfast.data.places import SOURCES_FILE, is_inside
 from busfast.data.rows import write_csv
 from busfast.data.sources import SOURCES, read_source
 from busfast.data.sources.common import Options, check_text
@@ -122,19 +122,13 @@ def _check_places(tables: list[pd.DataFrame], out: Path, link: str | Path | None
         root = table.attrs["root"]
         check_text(root, Path(root).parent)
         for what, path in (("--out", out), ("--link", link)):
-            if path and _inside(path, root):
+            if path and is_inside(os.path.realpath(path), os.path.realpath(root)):
                 raise UserError(f"{what}={path} lies in the source {root}, and busfast changes no source. "
                                 f"Name another place: {what}=PATH.")
-    if link and _inside(link, out):
+    if link and is_inside(os.path.realpath(link), os.path.realpath(out)):
         raise UserError(f"--link={link} lies in {out}, and would be handed on with the images. Name a file elsewhere.")
     if link and (os.path.lexists(link) or not Path(link).absolute().parent.is_dir()):
         raise UserError(f"--link={link} must be a new file in a folder that is there. Name another: --link=FILE.")
-
-
-def _inside(path: str | Path, folder: str | Path) -> bool:
-    path, folder = os.path.realpath(path), os.path.realpath(folder)
-    return os.path.splitdrive(path)[0] == os.path.splitdrive(folder)[0] and \
-        os.path.commonpath([path, folder]) == folder
 
 
 def _check_dicom_options(tables: list[pd.DataFrame], **options) -> None:

@@ -12,6 +12,7 @@ from busfast.data.groups import connected
 from busfast.data.places import SOURCES_FILE, read_places
 from busfast.data.rows import write_csv
 from busfast.errors import UserError
+from busfast.files import make_folder
 
 BROKEN = ("missing", "unreadable", "constant", "link out of the folder")
 
@@ -41,8 +42,8 @@ def find_broken(audit: Audit) -> pd.Series:
     label = dict(zip(audit.table["image"], audit.table["label"], strict=True))
     names, codes = np.unique(np.concatenate([identical["image"], identical["other"]]).astype(str), return_inverse=True)
     chains = connected(len(names), *codes.reshape(2, -1))
-    for chain in range(chains.max() + 1 if len(names) else 0):
-        images = list(names[chains == chain])
+    for _, images in pd.Series(names, dtype=object).groupby(chains):
+        images = images.tolist()
         labels = sorted({label[image] for image in images})
         for image in images[len(labels) == 1:]:
             reasons[image] = (f"identical to {images[0]}" if len(labels) == 1 else
@@ -70,10 +71,7 @@ def write_clean(audit: Audit, out: Path) -> tuple[Path, int]:
     root = Path(table.attrs["root"])
     places = {".": root} | read_places(root)
     listed = pd.DataFrame({"name": list(places), "folder": [os.path.abspath(folder) for folder in places.values()]})
-    try:
-        out.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{out} cannot be made: {error.strerror}. Name another folder: --out=FOLDER.") from error
+    make_folder(out)
     write_csv(listed, out / SOURCES_FILE)
     left = table[broken].copy()
     left.insert(1, "left_out", left["image"].map(reasons))

@@ -10,6 +10,7 @@ from busfast.data.groups import group_names
 from busfast.data.rows import read_rows, write_csv
 from busfast.data.split import PARTS, UNUSED
 from busfast.errors import UserError
+from busfast.files import make_folder
 
 COLUMNS = ["image", "label", "center", "patient", "device", "mask"]
 
@@ -34,10 +35,7 @@ def write_splits(splits: dict[str, pd.DataFrame], folder: Path, overwrite: bool 
     Raises:
         UserError: a file has other content and is not to be overwritten, or cannot be written.
     """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be made: {error.strerror}. Name another folder: --out=FOLDER.") from error
+    make_folder(folder)
     with tempfile.TemporaryDirectory(prefix=".splits-", dir=folder) as fresh:
         states = {}
         for name, table in splits.items():
