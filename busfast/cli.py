@@ -5,14 +5,16 @@ import warnings
 from pathlib import Path
 
 from busfast import __version__, line
-from busfast.cli_data import audit, configure, prepare, split
+from busfast.cli_data import audit, cache, configure, prepare, split
 from busfast.errors import UserError, choose
+from busfast.results.bench import bench
 
 
 def train(split: str = "stratified", pipeline: str = None, data: str = None, holdout: str = None, folds: int = None,
           fold: str = None, allow_leaks: bool = False, epochs: int = None, size: int = None, bs: int = None,
           lr: float = None, lr_min: float = None, patience: int = None, monitor: str = None, arch: str = None,
-          weights: str = None, seed: int = None, loader: str = None, device: str = None, threads: int = None):
+          weights: str = None, seed: int = None, loader: str = None, device: str = None, threads: int = None,
+          cache: str = None, preset: str = None, progressive: str = None, profile: bool = False):
     """Trains a split (each of its folds, or all splits) of a set of images and writes results/ and models/.
 
     Flags that are left out keep the value of the pipeline file, or else the default given here.
@@ -41,9 +43,14 @@ def train(split: str = "stratified", pipeline: str = None, data: str = None, hol
         loader: auto, dali or torchvision, for training; validation has the same reference pixels with each.
         device: auto, cuda, mps or cpu.
         threads: decoding threads; 0: one a core.
+        cache: where decoded pixels are kept for later epochs and runs, auto (this user's cache folder), off or a
+            folder.
+        preset: fast, a recipe that takes less than half of the time for the same quality (docs/performance.md).
+        progressive: sides of the training images, in equal shares of the epochs, such as 128,160. Default: size.
+        profile: print after each epoch where its time went.
     """
     flags = dict(locals())
-    for own in ("split", "fold", "allow_leaks"):
+    for own in ("split", "fold", "allow_leaks", "profile"):
         del flags[own]
     name, config, splits = _configure(split, flags, several=True)
     from busfast.results.compare import compare_runs
@@ -56,14 +63,14 @@ def train(split: str = "stratified", pipeline: str = None, data: str = None, hol
     runs = [item for one in splits
             for item in split_data(table, copies, config, one, fold=fold, allow_leaks=allow_leaks).items()]
     for run, parts in runs:
-        train_run(name, config, run, parts)
+        train_run(name, config, run, parts, profile)
     if len(runs) > 1:
         _print_comparison(*compare_runs())
 
 
 def lr_find(split: str = "stratified", pipeline: str = None, data: str = None, holdout: str = None, fold: str = None,
             size: int = None, bs: int = None, arch: str = None, weights: str = None, seed: int = None,
-            loader: str = None, device: str = None, threads: int = None):
+            loader: str = None, device: str = None, threads: int = None, cache: str = None):
     """Suggests a learning rate (fastai's finder) and draws results/PIPELINE/lr_find-SPLIT/lr_find.png.
 
     Args:
@@ -80,6 +87,7 @@ def lr_find(split: str = "stratified", pipeline: str = None, data: str = None, h
         loader: auto, dali or torchvision.
         device: auto, cuda, mps or cpu.
         threads: decoding threads; 0: one a core.
+        cache: auto, off or a folder, as for train.
     """
     flags = dict(locals())
     del flags["split"], flags["fold"]
@@ -168,7 +176,7 @@ def predict(inputs: str, *, run: str, out: str = "predictions.csv", overwrite: b
 
 
 VERBS = {"prepare": prepare, "audit": audit, "split": split, "train": train, "lr_find": lr_find, "compare": compare,
-         "export": export, "predict": predict}
+         "export": export, "predict": predict, "cache": cache, "bench": bench}
 
 
 def _configure(split: str, flags: dict, several: bool = False):

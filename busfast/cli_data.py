@@ -1,4 +1,4 @@
-"""The verbs that need no model: prepare, audit, split. What each prints is what it found, and what it wrote where."""
+"""The verbs that need no model: prepare, audit, split, cache. Each prints what it found, and what it wrote where."""
 
 from pathlib import Path
 
@@ -149,6 +149,53 @@ def _print_audit(found) -> None:
     for frame in (found.confounding.reset_index(), found.sizes, found.flags):
         if len(frame):
             print("\n".join(f"  {line}" for line in frame.to_string(index=False).splitlines()))
+
+
+def cache(*, data: str = None, pipeline: str = None, size: int = None, folder: str = None, clear: bool = False):
+    """Shows what is kept of images so that they need not be read again, and clears it; or fills it ahead of a run.
+
+    Everything in it can be made anew from the images. It holds their pixels, so it is as private as they are.
+
+    Args:
+        data: decode the images of this data folder now; train does it by itself.
+        pipeline: decode them as this pipeline file says. Default, the one named after the data folder.
+        size: side of the model's input, pixels.
+        folder: another folder than this user's cache folder, as given to train by --cache.
+        clear: remove it all (with --folder, only what is there).
+    """
+    import time
+
+    from busfast.data.fingerprint import cache_folder
+    from busfast.pipelines.cache import Cache, clear_cache, list_caches, pixels_folder
+
+    if data and clear:
+        raise UserError("--data fills the cache and --clear empties it: give one of them.")
+    if data:
+        from busfast.data.places import image_paths
+        from busfast.data.table import read_table
+        from busfast.pipelines.image import ImagePipeline
+
+        _, config = configure(pipeline, data=data, size=size)
+        table = read_table(config.data, config.classes)
+        image = ImagePipeline(config.size, config.resize, config.channels)
+        Cache(folder or "auto", table.attrs["root"], list(map(str, image_paths(table))), config.threads).pixels(image)
+    elif pipeline or size:
+        raise UserError("--pipeline and --size say how the images of --data=FOLDER are decoded: give that, too.")
+    base = Path(folder) if folder else pixels_folder()
+    prints = [] if folder else sorted(cache_folder().glob("fingerprints-*.npz"))
+    found = list_caches(base)
+    for row in found:
+        used = time.strftime("%Y-%m-%d", time.localtime(row["used"]))
+        print(f"{row['mb']:10,.1f} MB  {row['size']:4} px  used {used}  pixels of {row['images']}")
+    if prints:
+        print(f"{sum(path.stat().st_size for path in prints) / 1e6:10,.1f} MB  fingerprints of {len(prints)} folders")
+    print(f"in {base if folder else cache_folder()}" + ("" if found or prints else ": nothing"))
+    if clear:
+        for row in found:
+            clear_cache(row["folder"])
+        for path in prints:
+            path.unlink(missing_ok=True)
+        print("removed")
 
 
 def _pairs(columns: str | None) -> dict[str, str] | None:

@@ -13,10 +13,15 @@ import fire
 from busfast.errors import UserError, choose
 
 FireExit = fire.core.FireExit
+# The values that stand in a line without a flag, in words.
+LOOSE = {"inputs": "an image, folder or table", "what": "a word that says what to measure"}
 
 
 def check(verbs: dict[str, Callable], argv: list[str]) -> None:
-    """Refuses a misspelt verb or flag, a flag without its value, and anything left over; names the nearest."""
+    """Refuses a misspelt verb or flag, a flag without its value, and anything left over; names the nearest.
+
+    A verb's parameters without a default are needed; those of them that are not keyword-only need no flag.
+    """
     verb = choose("verb", argv[0], verbs)
     parameters = inspect.signature(verbs[verb]).parameters
     needed = [name for name, one in parameters.items() if one.default is inspect.Parameter.empty]
@@ -44,12 +49,12 @@ def check(verbs: dict[str, Callable], argv: list[str]) -> None:
             raise UserError(f"--{flag} needs a value: --{flag}=VALUE.")
         given[flag] = value
     free = [name for name in needed if name not in given]
-    if len(loose) > (allowed := 1 if verb == "predict" and "inputs" in free else 0):
+    allowed = sum(parameters[name].kind is not inspect.Parameter.KEYWORD_ONLY for name in free)
+    if len(loose) > allowed:
         raise UserError(f"'{loose[allowed]}' is left over: every value has its flag, --FLAG=VALUE. "
                         f"More: python -m busfast {verb} --help")
     for name in free[len(loose):]:
-        what = "an image, folder or table" if name == "inputs" else f"--{name}=VALUE"
-        raise UserError(f"{verb} needs {what}. More: python -m busfast {verb} --help")
+        raise UserError(f"{verb} needs {LOOSE.get(name, f'--{name}=VALUE')}. More: python -m busfast {verb} --help")
 
 
 class Call(NamedTuple):

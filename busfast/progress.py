@@ -1,8 +1,10 @@
-"""How far a long job is: a bar on a terminal, a plain line now and then where there is none."""
+"""Long jobs: how far they are (a bar on a terminal, a plain line now and then where there is none), and in threads."""
 
 import sys
 import time
-from collections.abc import Iterable, Iterator
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from tqdm import tqdm
@@ -30,3 +32,18 @@ def progress(things: Iterable[T], what: str, total: int | None = None) -> Iterat
             last = time.monotonic()
             print(f"{what}: {done} of {total}", file=sys.stderr, flush=True)
         yield thing
+
+
+def ahead(pool: ThreadPoolExecutor, work: Callable, things: Iterable, most: int) -> Iterator:
+    """Yields `work(thing)` in order, as `pool.map` does, but with at most `most` results in memory or under way."""
+    running: deque = deque()
+    try:
+        for thing in things:
+            running.append(pool.submit(work, thing))
+            if len(running) >= most:
+                yield running.popleft().result()
+        while running:
+            yield running.popleft().result()
+    finally:
+        for future in running:
+            future.cancel()

@@ -1,29 +1,14 @@
 """Looks at every image of a table before training: a broken one is found now and not in epoch 7, and copies are."""
 
-import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pandas as pd
 
 from busfast.data.copies import audit_file, drop_different, find_copies, read_decisions
 from busfast.data.fingerprint import fingerprint_images
-from busfast.data.images import unreadable
 from busfast.data.places import image_paths
 from busfast.errors import UserError
-from busfast.progress import progress
 from busfast.words import counted
-
-
-def find_unreadable(paths: Sequence[str | Path], threads: int | None = None) -> list[str]:
-    """Decodes files in parallel (Pillow releases the interpreter lock while decoding), with a progress bar.
-
-    Returns:
-        For each path, in order, why it cannot be read, or "".
-    """
-    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-        return list(progress(pool.map(unreadable, paths), "checking images", len(paths)))
 
 
 def check_images(table: pd.DataFrame) -> pd.DataFrame:

@@ -14,7 +14,7 @@ import pandas as pd
 import PIL
 from PIL import Image
 
-from busfast.data.images import read_image
+from busfast.data.images import read_image, why_unreadable
 from busfast.errors import UserError
 from busfast.files import atomic
 from busfast.progress import progress
@@ -85,13 +85,11 @@ def fingerprint(path: str) -> dict:
         digest = hashlib.blake2b(b"%d x %d " % image.size, digest_size=16)
         digest.update(image.tobytes())
         small = gray.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
-    except FileNotFoundError:
-        return {"reason": "no such file", **UNREAD}
     except Image.DecompressionBombError as error:  # twice the limit: Pillow does not even tell width and height
         return {"reason": f"too many pixels to decode: {str(error).split(' exceeds')[0]}; Pillow's limit is "
                           f"{Image.MAX_IMAGE_PIXELS}", **UNREAD}
-    except Exception as error:  # a broken file raises nearly anything, from struct.error to SyntaxError
-        return {"reason": f"{type(error).__name__}: {error}", **UNREAD}
+    except Exception as error:
+        return {"reason": why_unreadable(error), **UNREAD}
     return {"reason": "", "width": image.width, "height": image.height, "mode": mode, "low": low, "high": high,
             "pixels": digest.hexdigest(), "thumbnail": small.tobytes()}
 

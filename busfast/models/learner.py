@@ -13,6 +13,7 @@ from fastai.optimizer import Adam
 
 from busfast.models.memory import keep_freed_memory
 from busfast.models.metrics import make_metrics
+from busfast.models.step import ALL, FusedAdam, InferenceLearner, choose_parts, mixed_precision, plain_activations
 from busfast.models.weights import make_model
 from busfast.pipelines.dataloaders import TableDataLoaders
 
@@ -32,7 +33,7 @@ def class_weights(labels: Sequence[str], classes: Sequence[str]) -> torch.Tensor
 
 
 def make_learner(dls: TableDataLoaders, arch: str = "efficientnet_b0", *, weights: str = "auto", dropout: float = 0.2,
-                 lr: float = 1e-3, wd: float = 1e-4, path: str | Path | None = None,
+                 lr: float = 1e-3, wd: float = 1e-4, parts: Sequence[str] = ALL, path: str | Path | None = None,
                  model_dir: str | Path = "models") -> Learner:
     """Makes a Learner: a timm model, weighted cross-entropy, Adam; `dls` takes the weights' mean and std.
 
@@ -40,19 +41,33 @@ def make_learner(dls: TableDataLoaders, arch: str = "efficientnet_b0", *, weight
         dls: as `make_dls` returns them.
         arch, weights, dropout: see `busfast.models.weights.make_model`.
         lr, wd: learning rate and (L2) weight decay.
+        parts: what makes the step fast, names of `busfast.models.step.PARTS`.
         path, model_dir: where fastai puts what it saves.
 
     Returns:
         A fastai Learner; `learn.weights_used` says what the model started from (text, mean, std).
+
+    Raises:
+        UserError: an unknown part; what `make_model` refuses.
     """
-    keep_freed_memory()
+    on = choose_parts(parts)
+    if "keep_memory" in on:
+        keep_freed_memory()
     classes = tuple(dls.vocab)
     model, start = make_model(arch, weights, len(classes), dropout)
+    layout = torch.channels_last if "channels_last" in on else torch.contiguous_format
+    model = model.to(dls.device, memory_format=layout)
+    if "plain_activations" in on:
+        plain_activations(model)
+    if "inference_mode" in on:
+        dls.valid.bs = 2 * dls.train.bs  # nothing is kept for a backward pass: twice as many fit
     dls.normalize(start.mean, start.std)
     weight = class_weights(list(dls.train_ds.items["label"]), classes).to(dls.device)
-    learn = Learner(dls, model.to(dls.device, memory_format=torch.channels_last),
-                    loss_func=CrossEntropyLossFlat(weight=weight), opt_func=partial(Adam, decouple_wd=False), lr=lr,
-                    wd=wd, metrics=make_metrics(classes), path=path, model_dir=model_dir)
+    kind = InferenceLearner if "inference_mode" in on else Learner
+    adam = FusedAdam if "fused_optimizer" in on else partial(Adam, decouple_wd=False)
+    learn = kind(dls, model, loss_func=CrossEntropyLossFlat(weight=weight), opt_func=adam, lr=lr, wd=wd,
+                 cbs=mixed_precision(dls.device) if "amp" in on else None, metrics=make_metrics(classes), path=path,
+                 model_dir=model_dir)
     learn.weights_used = asdict(start)  # plain values: an exported learner must load without busfast
     return learn
 

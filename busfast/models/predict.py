@@ -1,23 +1,26 @@
 """A trained model and new images -> one row an image, unreadable ones included."""
 
-import sys
-from contextlib import nullcontext
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import torch
-from fastai.callback import progress as _progress  # noqa: F401  (gives the Learner its bar, and no_bar)
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 
-from busfast.data.check import find_unreadable
+from busfast.data.images import fit_pixels, why_unreadable
 from busfast.data.places import locate, read_places
 from busfast.data.rows import read_rows
+from busfast.models.fold import fold_batchnorm
 from busfast.models.memory import keep_freed_memory
 from busfast.models.weights import make_model
 from busfast.pipelines.dataloaders import inference_dls, list_images
+from busfast.pipelines.finish import finish, stack
 from busfast.pipelines.image import ImagePipeline
+from busfast.progress import ahead, progress
 
 
 def list_inputs(inputs: str | Path) -> tuple[list[str], list[Path]]:
@@ -57,7 +60,7 @@ def load_model(path: Path, arch: str, image: ImagePipeline, classes: tuple[str, 
 
 
 def predict_images(learn: Learner, paths: list[str | Path]) -> pd.DataFrame:
-    """Predicts images through the very pixels of validation.
+    """Predicts images through the very pixels of validation; each file is read once, while the model is at work.
 
     Args:
         learn: as `load_model` or `make_learner` gives it.
@@ -67,19 +70,44 @@ def predict_images(learn: Learner, paths: list[str | Path]) -> pd.DataFrame:
         A row an input, in order: image, status ("ok" or "unreadable"), predicted (the most probable class),
         p_<class> for each (they sum to 1), reason (why it could not be read). Empty cells where unreadable.
     """
-    classes = list(learn.dls.vocab)
-    reasons = find_unreadable(paths, learn.dls.valid.threads or None)
-    readable = [index for index, reason in enumerate(reasons) if not reason]
-    table = pd.DataFrame({"image": [str(path) for path in paths], "status": "unreadable", "predicted": ""})
-    for name in classes:
-        table[f"p_{name}"] = np.nan
+    classes, dl = list(learn.dls.vocab), learn.dls.valid
+    model = fold_batchnorm(learn.model.eval())
+    print(f"predicting {len(paths)} images on {learn.dls.device}", flush=True)
+    reasons, probabilities = [""] * len(paths), np.full((len(paths), len(classes)), np.nan, np.float32)
+    with torch.inference_mode():
+        for rows, pixels in _batches(paths, dl.image, dl.bs, dl.threads, reasons):
+            logits = model(finish(pixels.to(learn.dls.device, non_blocking=True), dl.image))
+            probabilities[rows] = logits.float().softmax(dim=1).cpu().numpy()
+    table = pd.DataFrame({"image": [str(path) for path in paths],
+                          "status": ["unreadable" if reason else "ok" for reason in reasons],
+                          "predicted": ["" if reason else classes[row.argmax()]
+                                        for reason, row in zip(reasons, probabilities, strict=True)]})
+    for index, name in enumerate(classes):
+        table[f"p_{name}"] = probabilities[:, index]
     table["reason"] = reasons
-    if readable:
-        dl = learn.dls.test_dl([paths[index] for index in readable])
-        print(f"predicting {len(readable)} images on {learn.dls.device}", flush=True)
-        with nullcontext() if sys.stdout.isatty() else learn.no_bar():
-            probabilities, _ = learn.get_preds(dl=dl)
-        table.loc[readable, "status"] = "ok"
-        table.loc[readable, "predicted"] = [classes[index] for index in probabilities.argmax(dim=1)]
-        table.loc[readable, [f"p_{name}" for name in classes]] = probabilities.numpy()
     return table
+
+
+def _batches(paths: list, image: ImagePipeline, bs: int, threads: int,
+             reasons: list[str]) -> Iterator[tuple[list[int], torch.Tensor]]:
+    """Yields the numbers and the fitted pixels of readable images, `bs` of them at once; fills `reasons` in."""
+    def read(path):
+        try:
+            return fit_pixels(path, *image.fit)
+        except Exception as error:
+            return why_unreadable(error)
+
+    rows, arrays = [], []
+    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
+        found = ahead(pool, read, paths, 3 * bs)
+        for row, result in enumerate(progress(found, "predicting images", len(paths))):
+            if isinstance(result, str):
+                reasons[row] = result
+            else:
+                rows.append(row)
+                arrays.append(result)
+            if len(rows) == bs:
+                yield rows, stack(arrays)
+                rows, arrays = [], []
+    if rows:
+        yield rows, stack(arrays)

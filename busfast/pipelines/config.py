@@ -20,6 +20,9 @@ LOADERS = ("auto", "dali", "torchvision")
 DEVICES = ("auto", "cuda", "mps", "cpu")
 RESIZES = ("squash", "crop", "pad")
 CHANNELS = ("rgb", "gray")
+# Time to quality: few epochs, trained at 5/6 of the size that the model is used at, which costs 0.7 of the time and
+# often scores better (Touvron et al. 2019, arXiv 1906.06423).
+PRESETS = {"fast": lambda size: {"epochs": 4, "size": size or 192, "progressive": (max(32, (size or 192) * 5 // 6),)}}
 MEASURES = ("train_loss", "val_loss", "val_acc", "macro_auc")
 
 
@@ -51,6 +54,9 @@ class Config:
         loader: "auto", "dali" or "torchvision".
         device: "auto", "cuda", "mps" or "cpu".
         threads: decoding threads (0: one a core).
+        cache: where decoded pixels are kept: "auto" (this user's cache folder), "off" or a folder.
+        progressive: sides of the training images, pixels, in equal shares of the epochs (empty: always `size`);
+            validation, export and predict have `size`.
     """
 
     data: str = ""
@@ -79,6 +85,8 @@ class Config:
     loader: str = "auto"
     device: str = "auto"
     threads: int = 0
+    cache: str = "auto"
+    progressive: tuple[int, ...] = ()
 
     def __post_init__(self):
         for name, kind in get_type_hints(Config).items():
@@ -97,6 +105,14 @@ class Config:
             if not low <= getattr(self, name) <= high:
                 raise UserError(f"{name}={getattr(self, name)} is out of range: give a number from {low} to "
                                 f"{high}" + (" (lr)." if name == "lr_min" else "."))
+        for side in self.progressive:
+            if not 32 <= side <= 2048:
+                raise UserError(f"progressive={side} is out of range: give sides from 32 to 2048 pixels.")
+        if len(self.progressive) > self.epochs:
+            raise UserError(f"progressive names {len(self.progressive)} sizes for epochs={self.epochs}: one size an "
+                            "epoch at most.")
+        if not self.cache:
+            raise UserError("cache='' names no folder. Use auto, off or a folder.")
         if len(self.classes) < 2 or len(set(self.classes)) < len(self.classes):
             raise UserError(f"classes={list(self.classes)} must name two classes or more, each once.")
         for label in self.classes:
@@ -109,12 +125,26 @@ class Config:
         return (*MEASURES, *(f"recall_{name}" for name in self.classes))
 
 
-def load_config(pipeline: str = "", **overrides: Any) -> tuple[str, Config]:
+def preset_values(preset: str, size: int | None = None) -> dict[str, Any]:
+    """Returns the keys of `Config` that a preset stands for.
+
+    Args:
+        preset: a key of `PRESETS`.
+        size: side of the model's input, pixels, if the user has named one.
+
+    Raises:
+        UserError: there is no such preset.
+    """
+    return PRESETS[choose("preset", preset, PRESETS)](_convert("size", size, int) if size is not None else None)
+
+
+def load_config(pipeline: str = "", preset: str | None = None, **overrides: Any) -> tuple[str, Config]:
     """Reads a pipeline file and puts the given values over its own.
 
     Args:
         pipeline: a name (`pipelines/NAME.yaml`) or the path of a YAML file, a run's `config.yaml` included.
             "": named after the data folder if one is given, else "phantom".
+        preset: a key of `PRESETS`, whose values go over the file's and under the given ones.
         overrides: keys of `Config`; None leaves the file's value.
 
     Returns:
@@ -155,7 +185,8 @@ def load_config(pipeline: str = "", **overrides: Any) -> tuple[str, Config]:
         Config(**values)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    return name, Config(**(values | overrides))
+    recipe = preset_values(preset, overrides.get("size")) if preset else {}
+    return name, Config(**(values | recipe | overrides))
 
 
 def _name_after(data: Path) -> str:
@@ -209,7 +240,8 @@ def _convert(name: str, value: Any, kind: Any) -> Any:
     if get_args(kind):
         items = value.split(",") if isinstance(value, str) else value
         if isinstance(items, list | tuple):
-            return tuple(str(item).strip() for item in items if str(item).strip())
+            of = get_args(kind)[0]
+            return tuple(_convert(name, str(item).strip(), of) for item in items if str(item).strip())
     elif kind in (int, float) and not isinstance(value, bool):
         try:
             number = float(value)

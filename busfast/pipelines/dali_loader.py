@@ -1,8 +1,10 @@
-"""Carries an image pipeline out with NVIDIA DALI, on CPU or GPU. The one file that imports nvidia.dali."""
+"""Decodes and fits images with NVIDIA DALI, on CPU or GPU. The one file that imports nvidia.dali."""
 
 import io
 import os
+from collections import deque
 from collections.abc import Iterable, Iterator
+from itertools import islice
 
 import numpy as np
 import torch
@@ -11,103 +13,151 @@ from nvidia.dali import math as dali_math
 from PIL import Image
 
 from busfast.data.images import read_image
-from busfast.pipelines.image import ImagePipeline, Request
+from busfast.pipelines.image import ImagePipeline
 
 # Pillow's raw modes that DALI was shown to decode to the same pixels; anything else goes through read_image.
 _SAME = {"JPEG": {"L", "RGB"}, "PNG": {"L", "RGB", "RGBA"}}
 
 
 class DaliLoader:
-    """Decodes and augments whole batches in DALI's own threads, one batch ahead of the consumer.
+    """Decodes whole batches in DALI's own threads, one batch ahead of the consumer.
 
     Args:
         pipeline: what to do to the images.
         bs: largest batch.
-        device: a CUDA device makes DALI decode and augment there; any other, on the CPU.
+        device: a CUDA device makes DALI decode and resize there; any other, on the CPU.
         threads: DALI's threads; 0: one a core.
+        exact: unused: DALI's resizing is within .2/255 of the reference, not on it.
     """
 
-    def __init__(self, pipeline: ImagePipeline, bs: int, device: torch.device, threads: int = 0):
+    def __init__(self, pipeline: ImagePipeline, bs: int, device: torch.device, threads: int = 0, exact: bool = False):
         self.pipeline, self.bs = pipeline, bs
         self.gpu = (device.index or 0) if device is not None and device.type == "cuda" else None
         self.threads = threads or os.cpu_count()
-        self._idle: list = []
-        self._plain: dict[str, bool] = {}
+        self._idle: dict[bool, list] = {True: [], False: []}
+        self._modes: dict[str, str] = {}
 
-    def batches(self, requests: Iterable[Request]) -> Iterator[torch.Tensor]:
-        """Yields float32 (N, 3, size, size), normalised, channels last in memory, in the order of `requests`.
+    def batches(self, sources: Iterable[list]) -> Iterator[torch.Tensor]:
+        """Yields fitted pixels, uint8 (N, size, size, 1 or 3), in the order of `sources`; one channel if all are gray.
 
-        Each pass has a DALI pipeline to itself: one that was left in the middle (`lr_find`, `one_batch`) still
-        holds batches, cannot be reset, and is thrown away; one that came to its end is used again.
+        Each pass has DALI pipelines to itself: one that was left in the middle (`lr_find`, `one_batch`) still holds
+        batches, cannot be reset, and is thrown away; those of a pass that came to its end are used again.
+
+        Args:
+            sources: batches of paths, Pillow images, arrays or encoded bytes.
         """
-        pipe = self._idle.pop() if self._idle else self._build()
-        requests = iter(requests)
-        more = self._feed(pipe, next(requests, None))
-        while more:
-            pixels = self._to_torch(pipe.share_outputs()[0])
+        sources = iter(sources)
+        mine: dict[bool, object] = {}  # gray or not -> its pipeline: gray is a third of the work
+        running: deque = deque()
+
+        def feed():
+            batch = next(sources, None)
+            if batch is not None:
+                encoded, modes = zip(*map(self._encoded, batch), strict=True)
+                gray = set(modes) == {"L"}
+                if gray not in mine:
+                    mine[gray] = self._idle[gray].pop() if self._idle[gray] else self._build(gray)
+                mine[gray].feed_input("encoded", list(encoded))
+                mine[gray].schedule_run()
+                running.append(mine[gray])
+
+        feed()
+        while running:
+            pipe = running.popleft()
+            # The copy frees DALI's buffer for the next batch.
+            pixels = torch.from_dlpack(pipe.share_outputs()[0].as_tensor()).clone()
             pipe.release_outputs()
-            more = self._feed(pipe, next(requests, None))
+            feed()
             yield pixels
-        self._idle.append(pipe)
+        for gray, pipe in mine.items():
+            self._idle[gray].append(pipe)
 
-    def _build(self):
-        spec = self.pipeline
-        on_gpu = self.gpu is not None
-
+    def _build(self, gray: bool):
         # Depth 1: the next batch is worked on while the model has this one; `schedule_run` does not wait.
         @pipeline_def(batch_size=self.bs, num_threads=self.threads, device_id=self.gpu, prefetch_queue_depth=1)
         def graph():
             encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1)
-            mirror = fn.external_source(name="hflip", dtype=types.INT32, ndim=0)
-            vertical = fn.external_source(name="vflip", dtype=types.INT32, ndim=0)
-            angle = fn.external_source(name="angle", dtype=types.FLOAT, ndim=0)
-            # jpeg_fancy_upsampling: without it nvJPEG's chroma differs from libjpeg's.
-            pixels = fn.decoders.image(encoded, device="mixed" if on_gpu else "cpu", output_type=types.RGB,
-                                       **({"jpeg_fancy_upsampling": True} if on_gpu else {}))
-            if spec.channels == "gray":
-                pixels = fn.color_space_conversion(pixels, image_type=types.RGB, output_type=types.GRAY)
-                pixels = fn.color_space_conversion(pixels, image_type=types.GRAY, output_type=types.RGB)
-            pixels = _fit(pixels, encoded, spec)
-            pixels = fn.flip(pixels, horizontal=mirror, vertical=vertical)
-            pixels = fn.rotate(pixels, angle=angle, keep_size=True, fill_value=0, interp_type=types.INTERP_LINEAR)
-            return fn.crop_mirror_normalize(pixels, mean=[255 * value for value in spec.mean],
-                                            std=[255 * value for value in spec.std], output_layout="HWC",
-                                            dtype=types.FLOAT)
+            return _pixels(encoded, gray, self.gpu is not None, self.pipeline)
 
         pipe = graph()
         pipe.build()
         return pipe
 
-    def _feed(self, pipe, one: Request | None) -> bool:
-        if one is None:
-            return False
-        pipe.feed_input("encoded", [self._encoded(image) for image in one.images])
-        pipe.feed_input("hflip", one.hflip.astype(np.int32))
-        pipe.feed_input("vflip", one.vflip.astype(np.int32))
-        pipe.feed_input("angle", one.angle)
-        pipe.schedule_run()
-        return True
-
-    def _encoded(self, source) -> np.ndarray:
-        """The file's own bytes where DALI decodes them as Pillow does, else Pillow's pixels as a PPM file."""
+    def _encoded(self, source) -> tuple[np.ndarray, str]:
+        """The file's own bytes where DALI decodes them as Pillow does, else Pillow's pixels as a PNM file; the mode."""
         if isinstance(source, str | os.PathLike):
             path = os.fspath(source)
             data = np.fromfile(path, dtype=np.uint8)
-            if path not in self._plain:
-                self._plain[path] = _decodes_alike(data)
-            if self._plain[path]:
-                return data
-        image = read_image(source)
-        header = b"P6 %d %d 255\n" % image.size
-        return np.frombuffer(header + image.tobytes(), dtype=np.uint8)
-
-    def _to_torch(self, output) -> torch.Tensor:
-        # The copy frees DALI's buffer for the next batch.
-        return torch.from_dlpack(output.as_tensor()).clone().permute(0, 3, 1, 2)
+            if path not in self._modes:
+                self._modes[path] = _mode_if_alike(data)
+            if self._modes[path]:
+                return data, self._modes[path]
+        image = read_image(source, keep_gray=True)
+        header = b"P%d %d %d 255\n" % (5 if image.mode == "L" else 6, *image.size)
+        return np.frombuffer(header + image.tobytes(), dtype=np.uint8), image.mode
 
 
-def _fit(pixels, encoded, spec: ImagePipeline):
-    """`busfast.data.images.fit_image` in DALI's words, to the same whole pixels."""
+def raw_batches(feeds: Iterable[list[np.ndarray]], pipeline: ImagePipeline, bs: int,
+                threads: int = 0) -> Iterator[torch.Tensor]:
+    """The whole image pipeline as DALI operators alone, on the CPU: what busfast's own loading is measured against.
+
+    Args:
+        feeds: batches of arrays, uint8: 1-D, an encoded file; or (S, S, 1 or 3), fitted pixels. All of one kind, and
+            all gray or all color.
+        pipeline: what to do to the images.
+        bs: largest batch.
+        threads: DALI's threads; 0: one a core.
+
+    Yields:
+        float32 (N, 3, size, size), normalised, channels last, in DALI's own memory: valid until the next one.
+    """
+    feeds = iter(feeds)
+    first = list(islice(feeds, 2))
+    image = first[0][0]
+    encoded = image.ndim == 1
+    gray = _mode_if_alike(image) == "L" if encoded else image.shape[2] == 1
+
+    @pipeline_def(batch_size=bs, num_threads=threads or os.cpu_count(), device_id=None,
+                  prefetch_queue_depth=len(first))
+    def graph():
+        source = fn.external_source(name="source", dtype=types.UINT8, **({"ndim": 1} if encoded else
+                                                                         {"ndim": 3, "layout": "HWC"}))
+        pixels = _pixels(source, gray, False, pipeline) if encoded else source
+        pixels = fn.flip(pixels, horizontal=fn.random.coin_flip(probability=pipeline.hflip),
+                         vertical=fn.random.coin_flip(probability=pipeline.vflip))
+        if pipeline.rotate:
+            pixels = fn.rotate(pixels, angle=fn.random.uniform(range=[-pipeline.rotate, pipeline.rotate]),
+                               keep_size=True, fill_value=0, interp_type=types.INTERP_LINEAR)
+        if gray or pipeline.channels == "gray":
+            pixels = fn.color_space_conversion(pixels, image_type=types.GRAY, output_type=types.RGB)
+        return fn.crop_mirror_normalize(pixels, mean=[255 * value for value in pipeline.mean],
+                                        std=[255 * value for value in pipeline.std], output_layout="HWC",
+                                        dtype=types.FLOAT)
+
+    pipe = graph()
+    pipe.build()
+    for batch in first:
+        pipe.feed_input("source", batch)
+    pipe.schedule_run()  # the first call fills the whole queue
+    waiting = len(first)
+    while waiting:
+        yield torch.from_dlpack(pipe.share_outputs()[0].as_tensor()).permute(0, 3, 1, 2)
+        pipe.release_outputs()
+        waiting -= 1
+        for batch in islice(feeds, 1):
+            pipe.feed_input("source", batch)
+            pipe.schedule_run()
+            waiting += 1
+
+
+def _pixels(encoded, gray: bool, on_gpu: bool, spec: ImagePipeline):
+    """`busfast.data.images.fit_pixels` in DALI's words: decoded, with one channel if `gray`, and fitted."""
+    # jpeg_fancy_upsampling: without it nvJPEG's chroma differs from libjpeg's.
+    pixels = fn.decoders.image(encoded, device="mixed" if on_gpu else "cpu",
+                               output_type=types.GRAY if gray else types.RGB,
+                               **({"jpeg_fancy_upsampling": True} if on_gpu else {}))
+    if spec.channels == "gray" and not gray:
+        pixels = fn.color_space_conversion(pixels, image_type=types.RGB, output_type=types.GRAY)
     how = {"interp_type": types.INTERP_LINEAR, "antialias": True}
     if spec.resize == "squash":
         return fn.resize(pixels, size=(spec.size, spec.size), **how)
@@ -122,13 +172,14 @@ def _fit(pixels, encoded, spec: ImagePipeline):
                    fill_values=0)
 
 
-def _decodes_alike(data: np.ndarray) -> bool:
+def _mode_if_alike(data: np.ndarray) -> str:
+    """Returns Pillow's raw mode of a file that DALI decodes to the same pixels, else ""."""
     try:
         with Image.open(io.BytesIO(data)) as image:
             raw_mode = image.tile[0].args if image.tile else ""
             if isinstance(raw_mode, tuple):
                 raw_mode = raw_mode[0]
             upright = image.format == "JPEG" or image.getexif().get(0x0112, 1) == 1
-            return upright and raw_mode in _SAME.get(image.format, ())
+            return raw_mode if upright and raw_mode in _SAME.get(image.format, ()) else ""
     except Exception:  # read_image will say what is wrong with it
-        return False
+        return ""

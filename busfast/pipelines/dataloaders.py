@@ -2,7 +2,8 @@
 
 import os
 from collections import deque
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +22,9 @@ from busfast.data.places import locate, read_places
 from busfast.data.split import PARTS
 from busfast.data.table import CLASSES
 from busfast.errors import UserError
-from busfast.pipelines.image import ImagePipeline, request
+from busfast.pipelines.cache import Cache, Pixels
+from busfast.pipelines.finish import finish, stack
+from busfast.pipelines.image import ImagePipeline, draw_moves
 from busfast.pipelines.items import item_transforms
 from busfast.pipelines.loaders import LOADERS, REFERENCE, choose_device, choose_loader
 
@@ -46,39 +49,66 @@ class ImageDL(TfmdDL):
         image: the image pipeline.
         loader: a key of `LOADERS`.
         threads: decoding threads; 0: one a core.
+        cache: the decoded cache of the images; None: they are decoded in every epoch.
     """
 
     def __init__(self, dataset=None, image: ImagePipeline | None = None, loader: str = "torchvision",
-                 threads: int = 0, **kwargs):
-        self.image, self.loader_name, self.threads, self._loader = image, loader, threads, None
+                 threads: int = 0, cache: Cache | None = None, **kwargs):
+        self.image, self.loader_name, self.threads, self.cache = image, loader, threads, cache
+        self._loader = self._targets = None
         # Workers are processes in fastai; here threads decode.
         super().__init__(dataset, **(kwargs | {"num_workers": 0}))
 
     def new(self, dataset=None, cls=None, **kwargs):
-        own = {"image": self.image, "loader": self.loader_name, "threads": self.threads}
+        own = {"image": self.image, "loader": self.loader_name, "threads": self.threads,
+               "cache": self.cache if dataset is None else None}
         return super().new(dataset, cls, **(own | kwargs))
 
     def __getstate__(self):
-        return self.__dict__ | {"_loader": None}
+        return self.__dict__ | {"_loader": None, "cache": None}
 
     def create_batches(self, samps: Iterable[int]):
         """Turns fastai's indices into batches; only augments the training part."""
         augment = getattr(self.dataset, "split_idx", None) == 0
         rng = np.random.default_rng(self.rng.getrandbits(64)) if augment else None
-        images = self.dataset.items["image"]
+        sources = self.dataset.items["image"].tolist()
+        if self._targets is None:
+            self._targets = [torch.stack([tl[index] for index in range(len(sources))]) for tl in self.dataset.tls[1:]]
         taken: deque = deque()
 
-        def requests():
+        def batches():
             for indices in chunked(samps, self.bs, self.drop_last):
-                taken.append(indices)
-                yield request(self.image, [images.iloc[index] for index in indices], rng)
+                taken.append((indices, draw_moves(self.image, len(indices), rng) if augment else None))
+                yield [sources[index] for index in indices]
 
-        if self._loader is None:
-            self._loader = LOADERS[self.loader_name](self.image, self.bs, self.device, self.threads)
-        for pixels in self._loader.batches(requests()):
-            indices = taken.popleft()
-            targets = [TensorCategory(torch.stack([tl[index] for index in indices])) for tl in self.dataset.tls[1:]]
-            yield (TensorImage(pixels), *targets)
+        kept = self.cache.pixels(self.image) if self.cache is not None else None
+        if kept is not None:
+            fitted = _read_ahead(kept, batches())
+        else:
+            if self._loader is None:
+                self._loader = LOADERS[self.loader_name](self.image, self.bs, self.device, self.threads, not augment)
+            fitted = self._loader.batches(batches())
+        for pixels in fitted:
+            self.lap("waiting")
+            pixels = pixels.to(self.device, non_blocking=True)
+            self.lap("to_device")
+            indices, moves = taken.popleft()
+            targets = [TensorCategory(target[indices]) for target in self._targets]
+            yield (TensorImage(finish(pixels, self.image, moves)), *targets)
+
+    def lap(self, phase: str) -> None:
+        """Is told what the time since the last border went into; `busfast.models.profile` listens here."""
+
+    def prepare(self, image: ImagePipeline) -> None:
+        """Decodes what an image pipeline needs ahead, if there is a cache to keep it in."""
+        if self.cache is not None:
+            self.cache.pixels(image)
+
+    @property
+    def cached_images(self) -> int:
+        """How many images, of all parts, come out of the cache."""
+        kept = self.cache.pixels(self.image) if self.cache is not None else None
+        return len(kept.found) if kept is not None else 0
 
     def set_image(self, image: ImagePipeline) -> None:
         """Goes on with another image pipeline."""
@@ -88,6 +118,22 @@ class ImageDL(TfmdDL):
     def to(self, device):
         self._loader = None
         super().to(device)
+
+
+def _read_ahead(pixels: Pixels, batches: Iterable[list[str]]) -> Iterator[torch.Tensor]:
+    """Reads batches out of the cache, one ahead of the consumer: uint8 (N, size, size, 1 or 3)."""
+    def read(paths):
+        return stack([pixels.read(path) for path in paths])
+
+    with ThreadPoolExecutor(1) as pool:
+        running = None
+        for paths in batches:
+            following = pool.submit(read, paths)
+            if running is not None:
+                yield running.result()
+            running = following
+        if running is not None:
+            yield running.result()
 
 
 class TableDataLoaders(DataLoaders):
@@ -164,7 +210,7 @@ def list_images(path: str | Path) -> list[str]:
 
 
 def make_dls(table: pd.DataFrame, image: ImagePipeline | None = None, *, classes: tuple[str, ...] = CLASSES,
-             bs: int = 32, loader: str = "auto", device: str = "auto", threads: int = 0,
+             bs: int = 32, loader: str = "auto", device: str = "auto", threads: int = 0, cache: str = "off",
              path: str | Path = ".") -> TableDataLoaders:
     """Makes fastai DataLoaders of the train and valid parts of a split table.
 
@@ -178,6 +224,8 @@ def make_dls(table: pd.DataFrame, image: ImagePipeline | None = None, *, classes
             pixels, those of torchvision on Pillow images.
         device: "auto", "cuda", "mps" or "cpu".
         threads: decoding threads; 0: one a core.
+        cache: "off"; "auto": keep decoded pixels in this user's cache folder; or the folder to keep them in. What is
+            missing there is decoded now.
         path: where the Learner's files go.
 
     Returns:
@@ -200,9 +248,14 @@ def make_dls(table: pd.DataFrame, image: ImagePipeline | None = None, *, classes
         if not indices:
             raise UserError(f"The table has no image in part '{part}'.")
     dataset = _datasets(rows, image, tuple(classes), splits)
-    how = {"image": image, "loader": loader, "threads": threads, "bs": bs, "device": device, "after_item": [ToTensor()],
+    kept = None
+    if cache != "off":
+        kept = Cache(cache, root, rows["image"][rows["part"].isin(PARTS[:2])].tolist(), threads)
+    how = {"image": image, "loader": loader, "threads": threads, "cache": kept, "bs": bs, "device": device,
+           "after_item": [ToTensor()],
            "after_batch": [Normalized(image.mean, image.std)]}
     train = ImageDL(dataset.train, shuffle=True, drop_last=len(splits[0]) % bs == 1, **how)
+    train.prepare(image)  # now, rather than within the first batch
     valid = ImageDL(dataset.valid, **(how | {"loader": REFERENCE}))
     return TableDataLoaders(train, valid, path=path, device=device)
 

@@ -1,4 +1,4 @@
-"""The one definition of what happens to an image; DALI and torchvision only carry it out."""
+"""The one definition of what happens to an image; DALI, torchvision and the decoded cache only carry it out."""
 
 from dataclasses import dataclass
 
@@ -28,33 +28,32 @@ class ImagePipeline:
     mean: tuple[float, float, float] = MEAN
     std: tuple[float, float, float] = STD
 
+    @property
+    def fit(self) -> tuple[int, str, str]:
+        """What decides the pixels before augmentation: the arguments of `busfast.data.images.fit_pixels`."""
+        return self.size, self.resize, self.channels
+
 
 @dataclass(frozen=True)
-class Request:
-    """What a loader is asked for: one batch of images and what to do to each.
+class Moves:
+    """The augmentation of one batch of N images.
 
     Attributes:
-        images: paths, Pillow images, arrays or encoded bytes; N of them.
         hflip, vflip: bool, (N,).
-        angle: float32, (N,), degrees, counter-clockwise.
+        angle: float32, (N,), degrees, counter-clockwise; after the flips.
     """
 
-    images: list
     hflip: np.ndarray
     vflip: np.ndarray
     angle: np.ndarray
 
 
-def request(pipeline: ImagePipeline, images: list, rng: np.random.Generator | None) -> Request:
-    """Draws the augmentation of a batch (none without `rng`).
+def draw_moves(pipeline: ImagePipeline, count: int, rng: np.random.Generator) -> Moves:
+    """Draws the augmentation of a batch.
 
     It is drawn here, outside the loaders, so that it depends on neither the loader nor its threads, and a loader
     has no random state that `lr_find` or `show_batch` could disturb.
     """
-    count = len(images)
-    if rng is None:
-        none = np.zeros(count, dtype=bool)
-        return Request(images, none, none, np.zeros(count, dtype=np.float32))
     draws = rng.random((3, count))
     angle = ((draws[2] * 2 - 1) * pipeline.rotate).astype(np.float32)
-    return Request(images, draws[0] < pipeline.hflip, draws[1] < pipeline.vflip, angle)
+    return Moves(draws[0] < pipeline.hflip, draws[1] < pipeline.vflip, angle)

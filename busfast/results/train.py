@@ -10,6 +10,7 @@ import pandas as pd
 
 from busfast.data.check import check_images
 from busfast.data.generators import generate
+from busfast.data.rows import write_csv
 from busfast.data.split import count_parts
 from busfast.data.split_file import read_split, write_split
 from busfast.data.table import find_table, read_table
@@ -70,12 +71,12 @@ def build(config: Config, parts: pd.DataFrame, model_dir: Path | str = "models")
     device = choose_device(config.device)
     loader, why = choose_loader(config.loader, device)
     print(f"device: {device.type}" + (" (auto)" if config.device == "auto" else ""))
-    print(f"loader: {loader} ({why})" + (f"; validation has the reference pixels, those of {REFERENCE}"
-                                         if loader != REFERENCE else ""), flush=True)
+    print(f"loader: {loader} ({why})" + (", for images that are not in the cache" if config.cache != "off" else "")
+          + (f"; validation has the reference pixels, those of {REFERENCE}" if loader != REFERENCE else ""), flush=True)
     set_seed(config.seed, reproducible=True)
     image = ImagePipeline(config.size, config.resize, config.channels, config.hflip, config.vflip, config.rotate)
     dls = make_dls(parts, image, classes=config.classes, bs=config.bs, loader=loader, device=device.type,
-                   threads=config.threads)
+                   threads=config.threads, cache=config.cache)
     learn = make_learner(dls, config.arch, weights=config.weights, dropout=config.dropout, lr=config.lr, wd=config.wd,
                          path=".", model_dir=model_dir)
     print(f"model: {config.arch}; {learn.weights_used['text']}", flush=True)
@@ -93,7 +94,7 @@ def check_environment(config: Config) -> None:
         load_state(config.weights)
 
 
-def train_run(pipeline: str, config: Config, name: str, parts: pd.DataFrame) -> Run:
+def train_run(pipeline: str, config: Config, name: str, parts: pd.DataFrame, profile: bool = False) -> Run:
     """Trains one split and writes the run.
 
     Args:
@@ -101,6 +102,7 @@ def train_run(pipeline: str, config: Config, name: str, parts: pd.DataFrame) -> 
         name: the split or fold.
         config: the checked configuration.
         parts: the split table, as `busfast.results.splits.split_data` returns it.
+        profile: print after each epoch where its time went, and write profile.csv.
 
     Returns:
         The finished run.
@@ -110,8 +112,17 @@ def train_run(pipeline: str, config: Config, name: str, parts: pd.DataFrame) -> 
     """
     from fastai.callback.progress import ProgressCallback
 
-    from busfast.models.callbacks import EarlyStopping, SaveBest, SaveFinal, StopOnNaN, WarnCollapse, monitor_with
+    from busfast.models.callbacks import (
+        EarlyStopping,
+        ProgressiveSize,
+        SaveBest,
+        SaveFinal,
+        StopOnNaN,
+        WarnCollapse,
+        monitor_with,
+    )
     from busfast.models.learner import cosine
+    from busfast.models.profile import Profile
     from busfast.results.log import PlainProgress, TrainingLog, on_terminal
 
     monitor = monitor_with(config.monitor, config.measures)
@@ -138,6 +149,11 @@ def train_run(pipeline: str, config: Config, name: str, parts: pd.DataFrame) -> 
     best = SaveBest(run.models / "best.pth", **monitor)
     stop = EarlyStopping(**monitor, patience=config.patience)
     callbacks = [schedule, log, best, stop, SaveFinal(run.models / "final.pth"), WarnCollapse(), StopOnNaN()]
+    if config.progressive:
+        callbacks.append(ProgressiveSize(config.progressive))
+    phases = Profile()
+    if profile:
+        callbacks.append(phases)
     if not on_terminal():
         learn.remove_cbs(ProgressCallback)
         callbacks.append(PlainProgress())
@@ -158,6 +174,8 @@ def train_run(pipeline: str, config: Config, name: str, parts: pd.DataFrame) -> 
         # Where training failed, its error counts, not one of writing the summary (a full disk gives both).
         with nullcontext() if state in ("finished", "stopped early") else suppress(UserError):
             write_record(run.results / "summary.yaml", summary)
+    if profile:
+        write_csv(pd.DataFrame(phases.rows), run.results / "profile.csv", float_format="%.4f")
     _say_end(run, log.rows, best, config, phantom)
     if record["leaks"]:
         print(f"  warning: its split LEAKS ({record['leaks']} on two sides), so these scores are too good")
@@ -172,6 +190,7 @@ def _record(config: Config, parts: pd.DataFrame, learn) -> dict:
     counts = count_parts(parts, config.classes)
     return {
         "phantom": is_phantom(config), "device": learn.dls.device.type, "loader": learn.dls.train.loader_name,
+        "cached_images": learn.dls.train.cached_images,
         "weights": {key: value if key == "text" else list(value) for key, value in learn.weights_used.items()},
         "class_weights": {name: round(float(value), 6) for name, value in zip(config.classes, weight, strict=True)},
         "counts": {part: {name: int(count) for name, count in row.items()} for part, row in counts.iterrows()},

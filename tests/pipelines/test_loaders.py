@@ -8,9 +8,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from PIL import Image, ImageOps
 
+from busfast.data.images import fit_pixels
 from busfast.errors import UserError
-from busfast.pipelines.image import ImagePipeline, request
+from busfast.pipelines.finish import _grid, finish, stack
+from busfast.pipelines.image import ImagePipeline, Moves, draw_moves
 from busfast.pipelines.loaders import LOADERS, choose_device, choose_loader
 
 CPU = torch.device("cpu")
@@ -18,10 +21,11 @@ PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1 / 255,) * 3}  # so that results are 
 DATA = Path(os.environ.get("BUSFAST_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
 
 
-def pixels(loader, images, *, rng=None, threads=2, bs=8, device=CPU, **pipeline):
+def pixels(loader, images, *, rng=None, threads=2, bs=8, device=CPU, exact=True, **pipeline):
     spec = ImagePipeline(**(PLAIN | pipeline))
-    requests = [request(spec, images[start:start + bs], rng) for start in range(0, len(images), bs)]
-    return torch.cat([batch.cpu() for batch in LOADERS[loader](spec, bs, device, threads).batches(requests)])
+    sources = [images[start:start + bs] for start in range(0, len(images), bs)]
+    return torch.cat([finish(batch, spec, draw_moves(spec, len(batch), rng) if rng else None).cpu()
+                      for batch in LOADERS[loader](spec, bs, device, threads, exact).batches(sources)])
 
 
 @pytest.fixture
@@ -58,18 +62,60 @@ def test_augmented_pixels_of_the_loaders_agree_too(dali, odd_images):
 
 
 @pytest.mark.parametrize("loader", LOADERS)
-def test_a_loader_gives_normalised_channels_last_batches_in_order_with_a_short_last_one(loader, odd_images):
+def test_a_loader_gives_fitted_batches_in_order_with_a_short_last_one_and_gray_in_one_channel(loader, odd_images):
     if loader == "dali":
         pytest.importorskip("nvidia.dali")
-    paths = list(odd_images.values())[:7]
-    spec = ImagePipeline(size=32, mean=(0.2, 0.4, 0.6), std=(0.1, 0.2, 0.3))
-    requests = [request(spec, paths[start:start + 3], None) for start in (0, 3, 6)]
-    batches = list(LOADERS[loader](spec, 3, CPU, 2).batches(requests))
-    assert [tuple(batch.shape) for batch in batches] == [(3, 3, 32, 32), (3, 3, 32, 32), (1, 3, 32, 32)]
-    assert all(batch.is_contiguous(memory_format=torch.channels_last) for batch in batches)
-    raw = torch.cat([pixels(loader, [path], size=32) for path in paths])
-    mean, std = (torch.tensor(value).view(1, 3, 1, 1) * 255 for value in (spec.mean, spec.std))
-    assert torch.allclose(torch.cat(batches), (raw - mean) / std, atol=1e-4)
+    names = ["gray.png", "gray.jpg", "rgb.png", "gray.bmp", "rgb.jpg", "rotated.jpg", "gray.png"]
+    paths = [odd_images[name] for name in names]
+    sources = [paths[start:start + 3] for start in (0, 3, 6)]
+    batches = list(LOADERS[loader](ImagePipeline(size=32), 3, CPU, 2).batches(sources))
+    assert [tuple(batch.shape) for batch in batches] == [(3, 32, 32, 3), (3, 32, 32, 3), (1, 32, 32, 1)]
+    for path, one in zip(paths, (one for batch in batches for one in batch), strict=True):
+        apart = one.int() - torch.tensor(fit_pixels(path, 32)).int()  # one channel fits three
+        assert one.dtype == torch.uint8 and apart.abs().float().mean() < 1
+
+
+def test_a_batch_is_finished_normalised_and_channels_last_whether_gray_or_color():
+    spec = ImagePipeline(size=5, mean=(0.2, 0.4, 0.6), std=(0.1, 0.2, 0.3))
+    gray = torch.randint(0, 256, (4, 5, 5, 1), dtype=torch.uint8)
+    done = finish(gray, spec)
+    assert done.shape == (4, 3, 5, 5) and done.is_contiguous(memory_format=torch.channels_last)
+    mean, std = (torch.tensor(value).view(1, 3, 1, 1) for value in (spec.mean, spec.std))
+    assert torch.allclose(done, (gray.permute(0, 3, 1, 2) / 255 - mean) / std, atol=1e-5)
+    assert torch.equal(done, finish(gray.repeat(1, 1, 1, 3), spec))
+
+
+@pytest.mark.parametrize(("hflip", "vflip", "angle"), [(True, False, 0), (False, True, 0), (True, True, 0),
+                                                       (False, False, 10), (True, False, -14), (True, True, 7)])
+def test_a_batch_is_moved_as_pillow_moves_an_image(odd_images, hflip, vflip, angle):
+    image = Image.open(odd_images["rgb.png"]).resize((97, 97))
+    moves = Moves(np.array([hflip]), np.array([vflip]), np.array([angle], np.float32))
+    moved = finish(stack([np.asarray(image)]), ImagePipeline(**PLAIN), moves)[0].permute(1, 2, 0)
+    image = ImageOps.mirror(image) if hflip else image
+    image = ImageOps.flip(image) if vflip else image
+    expected = np.asarray(image.rotate(angle, Image.Resampling.BILINEAR)).astype(float)
+    inside = np.asarray(Image.new("L", image.size, 255).rotate(angle)) > 0  # Pillow cuts its border off sharply
+    assert np.abs(moved.numpy() - expected)[inside].mean() < (1 if angle else 1e-3)
+    assert np.abs(np.asarray(image).astype(float) - np.asarray(image)[:, ::-1]).mean() > 20  # a flip would show
+
+
+def test_the_grid_is_that_of_torch():
+    matrices = torch.randn(3, 2, 2)
+    expected = torch.nn.functional.affine_grid(torch.nn.functional.pad(matrices, (0, 1)), [3, 1, 6, 6],
+                                               align_corners=False)
+    assert torch.allclose(_grid(matrices, 6), expected, atol=1e-6)
+
+
+def test_a_large_jpeg_may_be_read_at_a_part_of_its_size_within_the_tolerance(tmp_path):
+    y, x = np.mgrid[0:900, 0:1100]
+    noise = np.random.default_rng(0).normal(0, 6, x.shape)
+    large = (120 + 70 * np.sin(x / 41) * np.cos(y / 53) + noise).clip(0, 255).astype(np.uint8)
+    path = tmp_path / "large.jpg"
+    Image.fromarray(large).save(path, quality=90)
+    exact, near = (pixels("torchvision", [path], size=96, exact=exact) for exact in (True, False))
+    assert 0 < (exact - near).abs().mean() < 1
+    Image.fromarray(large[:190, :190]).save(path, quality=90)  # less than twice as long as `size`
+    assert torch.equal(*(pixels("torchvision", [path], size=96, exact=exact) for exact in (True, False)))
 
 
 @pytest.mark.parametrize("loader", LOADERS)
@@ -81,9 +127,23 @@ def test_pixels_do_not_depend_on_the_number_of_threads(loader, odd_images):
     assert torch.equal(one, three)
 
 
+@pytest.mark.parametrize("gray", [True, False])
+@pytest.mark.parametrize("batches", [1, 2, 5])
+def test_bare_dali_gives_the_same_batches_from_files_and_from_fitted_pixels(dali, odd_images, gray, batches):
+    from busfast.pipelines.dali_loader import raw_batches
+
+    paths = [odd_images[name] for name in (["gray.png", "gray.jpg"] if gray else ["rgb.png", "rgb.jpg"])] * batches
+    spec = ImagePipeline(size=48, hflip=0, rotate=0, **PLAIN)
+    expected = pixels("torchvision", paths, size=48)
+    for read in (lambda path: np.fromfile(path, np.uint8), lambda path: fit_pixels(path, 48)):
+        feeds = ([read(path) for path in paths[start:start + 2]] for start in range(0, len(paths), 2))
+        out = torch.cat([batch.clone() for batch in raw_batches(feeds, spec, 2, 2)])
+        assert out.shape == expected.shape and (out - expected).abs().mean(dim=(1, 2, 3)).max() < 1
+
+
 def test_a_pass_left_in_the_middle_does_not_disturb_the_next(dali, odd_images):
     spec = ImagePipeline(size=32, **PLAIN)
-    requests = [request(spec, [path], None) for path in odd_images.values()]
+    requests = [[path] for path in odd_images.values()]
     loader = LOADERS["dali"](spec, 1, CPU, 2)
     whole = list(loader.batches(requests))
     left = loader.batches(requests)
@@ -94,7 +154,6 @@ def test_a_pass_left_in_the_middle_does_not_disturb_the_next(dali, odd_images):
 
 
 def test_in_memory_images_are_taken_as_files_are(dali, odd_images):
-    from PIL import Image
     path = odd_images["rgb.png"]
     image = Image.open(path)
     forms = [path, str(path), path.read_bytes(), image, np.asarray(image)]

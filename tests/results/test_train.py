@@ -94,18 +94,36 @@ def test_all_trains_each_split_then_compares(workplace, capsys):
     assert "best_val_loss" in capsys.readouterr().out
 
 
-def test_training_reads_the_written_split_and_never_the_test_part(workplace, phantom_folder, monkeypatch):
+@pytest.mark.parametrize("cache", ["off", "kept"])
+def test_training_reads_the_written_split_and_never_the_test_part(workplace, phantom_folder, monkeypatch, cache):
     opened = set()
+    from busfast.pipelines import cache as cache_module
     from busfast.pipelines import torchvision_loader
 
-    def remember(source, original=torchvision_loader.read_image):
+    def remember(source, *args, original=torchvision_loader.fit_pixels, **kwargs):
         opened.add(str(source))
-        return original(source)
-    monkeypatch.setattr(torchvision_loader, "read_image", remember)
-    run("train", "--split=center_holdout", "--epochs=1")
+        return original(source, *args, **kwargs)
+    for module in (torchvision_loader, cache_module):
+        monkeypatch.setattr(module, "fit_pixels", remember)
+    run("train", "--split=center_holdout", "--epochs=1", f"--cache={cache}")
     parts = read_split("results/phantom/center_holdout/split.csv", phantom_folder)
     used = {str(phantom_folder / image) for image in parts["image"][parts["part"] != "test"]}
     assert opened == used and set(parts["center"][parts["part"] == "test"]) == {"gamma"}
+
+
+def test_the_fast_preset_trains_small_validates_at_its_size_and_is_recorded_and_profiled(workplace, capsys):
+    run("train", "--preset=fast", "--epochs=2", "--size=48", "--profile")
+    config = yaml.safe_load((workplace / "results/phantom/stratified/config.yaml").read_text())
+    assert (config["size"], config["progressive"]) == (48, [40])
+    assert config["run"]["cached_images"] == 76
+    profile = pd.read_csv("results/phantom/stratified/profile.csv")
+    phases = profile.drop(columns=["epoch", "seconds"])
+    assert profile["epoch"].tolist() == [1, 2] and len(phases.columns) == 7
+    assert phases.sum(axis=1).tolist() == pytest.approx(profile["seconds"].tolist(), abs=1e-3)
+    said = capsys.readouterr().out
+    assert "waiting for data" in said and "cache: decoding 76 images once, to 40 px" in said
+    run("predict", "results/phantom/stratified/split.csv".replace("split.csv", "loss_curve.png"),
+        "--run=phantom/stratified", "--out=one.csv")  # at 48 px, whatever training had
 
 
 def test_monitor_may_be_any_logged_measure(workplace):

@@ -1,0 +1,43 @@
+"""What a figure was measured on: processor, cores, memory, versions."""
+
+import importlib.metadata
+import os
+import platform
+from pathlib import Path
+
+from busfast import __version__
+from busfast.results.runs import PACKAGES
+
+PEERS = ("ffcv", "spdl", "webdataset", "lmdb", "zarr", "pyarrow", "h5py")
+
+
+def describe_machine() -> str:
+    """Returns processor, cores, memory and system in one line."""
+    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    memory = f", {_memory() / 2**30:.0f} GiB" if _memory() else ""
+    return f"{_processor()}, {cores} cores{memory}; {platform.platform(terse=True)}; everything on the CPU"
+
+
+def describe_versions() -> str:
+    """Returns the versions of what takes part, as far as it is installed."""
+    found = [f"busfast {__version__}", f"Python {platform.python_version()}"]
+    for package in (*PACKAGES, *PEERS):
+        try:
+            found.append(f"{package} {importlib.metadata.version(package)}")
+        except importlib.metadata.PackageNotFoundError:
+            continue
+    return ", ".join(found)
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(errors="replace").splitlines() if info.is_file() else []
+    named = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return named or platform.processor() or platform.machine()
+
+
+def _memory() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows
+        return 0
