@@ -71,7 +71,7 @@ def predict_images(learn: Learner, paths: list[str | Path]) -> pd.DataFrame:
         p_<class> for each (they sum to 1), reason (why it could not be read). Empty cells where unreadable.
     """
     classes, dl = list(learn.dls.vocab), learn.dls.valid
-    model = fold_batchnorm(learn.model.eval())
+    model = fold_batchnorm(learn.model.eval(), dl.image.size)
     print(f"predicting {len(paths)} images on {learn.dls.device}", flush=True)
     reasons, probabilities = [""] * len(paths), np.full((len(paths), len(classes)), np.nan, np.float32)
     with torch.inference_mode():

@@ -14,7 +14,7 @@ from torch import nn
 
 from busfast.errors import choose
 
-# None but amp and the larger validation batch on CUDA changes what is computed by more than rounding.
+# None but amp changes what is computed by more than rounding.
 PARTS = {
     "channels_last": "model and batches keep the channels of a pixel together (NHWC), as fast convolutions want them",
     "keep_memory": "memory that a step frees is kept for the next one, not given back to the system (glibc only)",

@@ -1,8 +1,8 @@
 """Files of decoded pixels: images of uint8 one after the other, then a footer that says what they are.
 
 A shard appears whole or not at all and is never changed afterwards. It is read with `pread`, not through a memory map:
-as fast, but a file that was cut short gives an error rather than a crash of the process, and the pixels do not count
-as the process's memory.
+slower, but still several times as fast as a batch is augmented; a file that was cut short gives an error rather than
+a crash of the process, and the pixels do not count as the process's memory.
 """
 
 import hashlib
