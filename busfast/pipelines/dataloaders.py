@@ -81,7 +81,7 @@ class ImageDL(TfmdDL):
                 taken.append((indices, draw_moves(self.image, len(indices), rng) if augment else None))
                 yield [sources[index] for index in indices]
 
-        kept = self.cache.pixels(self.image) if self.cache is not None else None
+        kept = self.prepare(self.image)
         if kept is not None:
             fitted = _read_ahead(kept, batches())
         else:
@@ -99,15 +99,14 @@ class ImageDL(TfmdDL):
     def lap(self, phase: str) -> None:
         """Is told what the time since the last border went into; `busfast.models.profile` listens here."""
 
-    def prepare(self, image: ImagePipeline) -> None:
-        """Decodes what an image pipeline needs ahead, if there is a cache to keep it in."""
-        if self.cache is not None:
-            self.cache.pixels(image)
+    def prepare(self, image: ImagePipeline) -> Pixels | None:
+        """Decodes what an image pipeline needs, if there is a cache to keep it in; returns its pixels."""
+        return self.cache.pixels(image) if self.cache is not None else None
 
     @property
     def cached_images(self) -> int:
         """How many images, of all parts, come out of the cache."""
-        kept = self.cache.pixels(self.image) if self.cache is not None else None
+        kept = self.prepare(self.image)
         return len(kept.found) if kept is not None else 0
 
     def set_image(self, image: ImagePipeline) -> None:

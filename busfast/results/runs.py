@@ -8,6 +8,7 @@ import importlib.metadata
 import platform
 import shlex
 import shutil
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -121,14 +122,20 @@ def write_record(path: Path, record: dict[str, Any]) -> None:
         yaml.safe_dump(record, file, sort_keys=False, allow_unicode=True)
 
 
-def provenance(data: str | Path) -> dict[str, Any]:
-    """Returns when, with which versions and on which table a run is made."""
-    versions = {"busfast": __version__, "python": platform.python_version()}
-    for package in PACKAGES:
+def installed(packages: Iterable[str]) -> dict[str, str]:
+    """Returns the versions of those packages that are installed."""
+    versions = {}
+    for package in packages:
         try:
             versions[package] = importlib.metadata.version(package)
         except importlib.metadata.PackageNotFoundError:
             continue
+    return versions
+
+
+def provenance(data: str | Path) -> dict[str, Any]:
+    """Returns when, with which versions and on which table a run is made."""
+    versions = {"busfast": __version__, "python": platform.python_version(), **installed(PACKAGES)}
     return {"created": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
             "platform": platform.platform(), "versions": versions,
             "table_sha256": hashlib.sha256(Path(data).read_bytes()).hexdigest()}

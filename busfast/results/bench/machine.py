@@ -1,12 +1,11 @@
 """What a figure was measured on: processor, cores, memory, versions."""
 
-import importlib.metadata
 import os
 import platform
 from pathlib import Path
 
 from busfast import __version__
-from busfast.results.runs import PACKAGES
+from busfast.results.runs import PACKAGES, installed
 
 PEERS = ("ffcv", "spdl", "webdataset", "lmdb", "zarr", "pyarrow", "h5py")
 
@@ -20,13 +19,8 @@ def describe_machine() -> str:
 
 def describe_versions() -> str:
     """Returns the versions of what takes part, as far as it is installed."""
-    found = [f"busfast {__version__}", f"Python {platform.python_version()}"]
-    for package in (*PACKAGES, *PEERS):
-        try:
-            found.append(f"{package} {importlib.metadata.version(package)}")
-        except importlib.metadata.PackageNotFoundError:
-            continue
-    return ", ".join(found)
+    versions = {"busfast": __version__, "Python": platform.python_version(), **installed((*PACKAGES, *PEERS))}
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
 
 
 def _processor() -> str:
