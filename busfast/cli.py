@@ -1,5 +1,6 @@
 """The verbs of `python -m busfast VERB`. Fire parses the line; nothing runs before all of it is checked."""
 
+import signal
 import sys
 import warnings
 from pathlib import Path
@@ -221,8 +222,9 @@ def _print_comparison(table, csv: Path, markdown: Path) -> None:
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs a command line; returns its exit status: 0 done, 2 wrong input, 130 interrupted."""
+    """Runs a command line; returns its exit status: 0 done, 2 wrong input, 130 interrupted, 143 terminated."""
     argv = sys.argv[1:] if argv is None else argv
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that temporary files are removed
     warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")  # fastai's import, not the user's
     try:
         if argv == ["--version"]:

@@ -1,7 +1,11 @@
 """What is misspelt or out of range is refused before anything runs, with the nearest right word."""
 
+import os
+import signal
 import subprocess
 import sys
+import tempfile
+import time
 
 import pytest
 from conftest import ARCH
@@ -131,3 +135,19 @@ def test_flag_and_value_may_be_two_words(workplace, capsys):
 def test_the_module_is_the_command(workplace):
     done = subprocess.run([sys.executable, "-m", "busfast", "trian"], capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("busfast: Unknown verb 'trian'") and not done.stdout
+
+
+def test_a_terminated_command_removes_its_temporary_files(tmp_path, monkeypatch):
+    def verb():
+        with tempfile.TemporaryDirectory(dir=tmp_path):
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(5)
+
+    monkeypatch.setitem(VERBS, "compare", verb)
+    before = signal.getsignal(signal.SIGTERM)
+    try:
+        with pytest.raises(SystemExit) as end:
+            main(["compare"])
+    finally:
+        signal.signal(signal.SIGTERM, before)
+    assert end.value.code == 143 and not list(tmp_path.iterdir())

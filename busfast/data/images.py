@@ -11,6 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps
 
 READING = 1  # to be raised when the pixels that these functions give change: kept ones are then made anew
+MARGIN = 2  # what a JPEG decoded at a part of its size keeps, in wanted sizes; with 1, pixels are off by up to 2/255
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
 
 
@@ -102,7 +103,7 @@ def fit_pixels(source, size: int, resize: str = "squash", channels: str = "rgb",
         source: as that of `read_image`.
         size, resize, channels: as those of `fit_image`.
         exact: decode a JPEG at its full size. Otherwise one that is much larger than `size` is decoded at a half, a
-            quarter or an eighth of it, with at least twice `size` left: faster, and off by about .2/255.
+            quarter or an eighth of it, with at least `MARGIN * size` left: faster, and off by about .2/255.
 
     Returns:
         uint8, (size, size, 1) for gray (also where a color file holds nothing but gray), else (size, size, 3).
@@ -110,7 +111,7 @@ def fit_pixels(source, size: int, resize: str = "squash", channels: str = "rgb",
     Raises:
         As `read_image`.
     """
-    image = read_image(source, keep_gray=True, enough=0 if exact else 2 * size)
+    image = read_image(source, keep_gray=True, enough=0 if exact else MARGIN * size)
     if channels == "gray":
         image = image.convert("L")
     pixels = np.asarray(fit_image(image, size, resize))

@@ -12,8 +12,9 @@ from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali import math as dali_math
 from PIL import Image
 
-from busfast.data.images import read_image
+from busfast.data.images import MARGIN, read_image
 from busfast.pipelines.image import ImagePipeline
+from busfast.pipelines.reading import read_batches
 
 # Pillow's raw modes that DALI was shown to decode to the same pixels; anything else goes through read_image.
 _SAME = {"JPEG": {"L", "RGB"}, "PNG": {"L", "RGB", "RGBA"}}
@@ -22,18 +23,22 @@ _SAME = {"JPEG": {"L", "RGB"}, "PNG": {"L", "RGB", "RGBA"}}
 class DaliLoader:
     """Decodes whole batches in DALI's own threads, one batch ahead of the consumer.
 
+    A JPEG that is much larger than wanted is decoded by Pillow, on a CPU: libjpeg can decode at a part of the size,
+    and DALI always decodes the whole.
+
     Args:
         pipeline: what to do to the images.
         bs: largest batch.
         device: a CUDA device makes DALI decode and resize there; any other, on the CPU.
-        threads: DALI's threads; 0: one a core.
-        exact: unused: DALI's resizing is within .2/255 of the reference, not on it.
+        threads: threads of DALI, and of reading; 0: one a core.
+        exact: decode every JPEG at its full size; DALI's resizing is within .2/255 of the reference even so.
     """
 
-    def __init__(self, pipeline: ImagePipeline, bs: int, device: torch.device, threads: int = 0, exact: bool = False):
+    def __init__(self, pipeline: ImagePipeline, bs: int, device: torch.device, threads: int = 0, exact: bool = True):
         self.pipeline, self.bs = pipeline, bs
         self.gpu = (device.index or 0) if device is not None and device.type == "cuda" else None
         self.threads = threads or os.cpu_count()
+        self.enough = 0 if exact or self.gpu is not None else MARGIN * pipeline.size
         self._idle: dict[bool, list] = {True: [], False: []}
         self._modes: dict[str, str] = {}
 
@@ -46,14 +51,14 @@ class DaliLoader:
         Args:
             sources: batches of paths, Pillow images, arrays or encoded bytes.
         """
-        sources = iter(sources)
+        read = read_batches(self._encoded, sources, self.threads)
         mine: dict[bool, object] = {}  # gray or not -> its pipeline: gray is a third of the work
         running: deque = deque()
 
         def feed():
-            batch = next(sources, None)
+            batch = next(read, None)
             if batch is not None:
-                encoded, modes = zip(*map(self._encoded, batch), strict=True)
+                encoded, modes = zip(*batch, strict=True)
                 gray = set(modes) == {"L"}
                 if gray not in mine:
                     mine[gray] = self._idle[gray].pop() if self._idle[gray] else self._build(gray)
@@ -87,12 +92,13 @@ class DaliLoader:
         """The file's own bytes where DALI decodes them as Pillow does, else Pillow's pixels as a PNM file; the mode."""
         if isinstance(source, str | os.PathLike):
             path = os.fspath(source)
-            data = np.fromfile(path, dtype=np.uint8)
-            if path not in self._modes:
-                self._modes[path] = _mode_if_alike(data)
-            if self._modes[path]:
-                return data, self._modes[path]
-        image = read_image(source, keep_gray=True)
+            mode = self._modes.get(path)
+            if mode != "":
+                data = np.fromfile(path, dtype=np.uint8)
+                mode = self._modes[path] = mode or _mode_if_alike(data, self.enough)
+                if mode:
+                    return data, mode
+        image = read_image(source, keep_gray=True, enough=self.enough)
         header = b"P%d %d %d 255\n" % (5 if image.mode == "L" else 6, *image.size)
         return np.frombuffer(header + image.tobytes(), dtype=np.uint8), image.mode
 
@@ -172,10 +178,17 @@ def _pixels(encoded, gray: bool, on_gpu: bool, spec: ImagePipeline):
                    fill_values=0)
 
 
-def _mode_if_alike(data: np.ndarray) -> str:
-    """Returns Pillow's raw mode of a file that DALI decodes to the same pixels, else ""."""
+def _mode_if_alike(data: np.ndarray, enough: int = 0) -> str:
+    """Returns Pillow's raw mode of a file that DALI is to decode, to the same pixels; "" if Pillow is.
+
+    Args:
+        data: the file's bytes.
+        enough: as that of `read_image`.
+    """
     try:
         with Image.open(io.BytesIO(data)) as image:
+            if enough and image.format == "JPEG" and min(image.size) >= 2 * enough:
+                return ""
             raw_mode = image.tile[0].args if image.tile else ""
             if isinstance(raw_mode, tuple):
                 raw_mode = raw_mode[0]

@@ -1,9 +1,7 @@
 """Decodes and fits images with Pillow, in threads (it does so outside Python's lock): everywhere, and the reference."""
 
 import os
-from collections import deque
 from collections.abc import Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
 import torch
@@ -11,8 +9,7 @@ import torch
 from busfast.data.images import fit_pixels
 from busfast.pipelines.finish import stack
 from busfast.pipelines.image import ImagePipeline
-
-AHEAD = 2  # batches being decoded while the model works on one
+from busfast.pipelines.reading import read_batches
 
 
 class TorchvisionLoader:
@@ -32,19 +29,9 @@ class TorchvisionLoader:
         self.read = partial(fit_pixels, size=size, resize=resize, channels=channels, exact=exact)
 
     def batches(self, sources: Iterable[list]) -> Iterator[torch.Tensor]:
-        """Yields fitted pixels, uint8 (N, size, size, 1 or 3), in the order of `sources`.
+        """Returns fitted pixels, uint8 (N, size, size, 1 or 3), in the order of `sources`.
 
         Args:
             sources: batches of paths, Pillow images, arrays or encoded bytes.
         """
-        waiting: deque = deque()
-        with ThreadPoolExecutor(self.threads) as pool:
-            try:
-                for batch in sources:
-                    waiting.append([pool.submit(self.read, source) for source in batch])
-                    if len(waiting) > AHEAD:
-                        yield stack([future.result() for future in waiting.popleft()])
-                while waiting:
-                    yield stack([future.result() for future in waiting.popleft()])
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+        return map(stack, read_batches(self.read, sources, self.threads))

@@ -162,7 +162,7 @@ def train_run(pipeline: str, config: Config, name: str, parts: pd.DataFrame, pro
     try:
         learn.fit(config.epochs, cbs=callbacks)
         state = "stopped early" if stop.stopped else "finished"
-    except KeyboardInterrupt:
+    except (KeyboardInterrupt, SystemExit):
         state = "interrupted"
         raise
     finally:

@@ -8,7 +8,7 @@ from itertools import count, islice
 import numpy as np
 import torch
 
-from busfast.data.images import fit_pixels, read_image
+from busfast.data.images import MARGIN, fit_pixels, read_image
 from busfast.errors import UserError
 from busfast.pipelines.dataloaders import make_dls
 from busfast.pipelines.loaders import choose_loader
@@ -90,7 +90,7 @@ def decoding(job: Job) -> Ready:
     def turn() -> float:
         with ThreadPoolExecutor(job.workers or None) as pool:
             start = time.perf_counter()
-            for _ in pool.map(partial(read_image, keep_gray=True, enough=2 * job.size), job.images.paths):
+            for _ in pool.map(partial(read_image, keep_gray=True, enough=MARGIN * job.size), job.images.paths):
                 pass
             return len(job.images.paths) / (time.perf_counter() - start)
 

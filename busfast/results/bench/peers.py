@@ -22,10 +22,10 @@ def fastai_datablock(job: Job) -> Ready:
 
 
 def fastai_crop(job: Job) -> Ready:
-    """fastai's cheaper recipe: RandomResizedCrop an item, a flip a batch."""
-    from fastai.vision.augment import Flip, RandomResizedCrop
+    """fastai's cheaper recipe: RandomResizedCrop and a flip an item (a flip of the batch would resample all of it)."""
+    from fastai.vision.augment import FlipItem, RandomResizedCrop
 
-    return _fastai(job, RandomResizedCrop(job.size), [Flip()])
+    return _fastai(job, [RandomResizedCrop(job.size), FlipItem()], [])
 
 
 def _fastai(job: Job, item, batch: list) -> Ready:
