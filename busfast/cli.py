@@ -46,7 +46,7 @@ def train(split: str = "stratified", pipeline: str = None, data: str = None, hol
         threads: decoding threads; 0: one a core.
         cache: where decoded pixels are kept for later epochs and runs, auto (this user's cache folder), off or a
             folder.
-        preset: fast, a recipe that takes about half of the time, for a little AUC (docs/performance.md).
+        preset: fast, a recipe of 4 epochs, small images and small steps (docs/performance.md).
         progressive: sides of the training images, in equal shares of the epochs, such as 128,160. Default: size.
         profile: print after each epoch where its time went.
     """

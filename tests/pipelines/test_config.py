@@ -309,10 +309,12 @@ def test_sizes_and_cache_are_checked(values, message):
 
 def test_a_preset_goes_over_the_file_and_under_the_flags(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "own.yaml").write_text("data: x\nepochs: 30\nsize: 256\nbs: 8\n")
+    (tmp_path / "own.yaml").write_text("data: x\nepochs: 30\nsize: 256\nbs: 8\npatience: 3\n")
     config = load_config("own.yaml", preset="fast")[1]
-    assert (config.epochs, config.size, config.progressive, config.bs) == (4, 192, (160,), 8)
-    config = load_config("own.yaml", preset="fast", epochs="6", size="96")[1]
-    assert (config.epochs, config.size, config.progressive) == (6, 96, (80,))
+    assert (config.epochs, config.size, config.bs, config.lr, config.patience) == (4, 192, 16, 5e-4, 3)
+    config = load_config("own.yaml", preset="fast", epochs="6", size="96", bs="4")[1]
+    assert (config.epochs, config.size, config.bs) == (6, 96, 4)
+    (tmp_path / "plain.yaml").write_text("data: x\n")
+    assert load_config("plain.yaml", preset="fast")[1].size == 176  # of 224
     assert "Unknown preset 'fasst'. Did you mean 'fast'" in refusal(load_config, "own.yaml", preset="fasst")
     assert "size=big is not a whole number" in refusal(load_config, "own.yaml", preset="fast", size="big")
