@@ -22,7 +22,7 @@ RESIZES = ("squash", "crop", "pad")
 CHANNELS = ("rgb", "gray")
 # Time to quality: what few epochs need is more steps (smaller batches) that are smaller, and fewer pixels. Training at
 # growing sizes, or at other sizes than the model is used at, cost more AUC than it saved time (docs/performance.md).
-PRESETS = {"fast": lambda size: {"epochs": 4, "size": max(32, size * 11 // 14 // 16 * 16), "bs": 16, "lr": 5e-4,
+PRESETS = {"fast": lambda size: {"epochs": 4, "size": max(32, size * 3 // 4), "bs": 16, "lr": 5e-4,
                                  "progressive": ()}}
 MEASURES = ("train_loss", "val_loss", "val_acc", "macro_auc")
 

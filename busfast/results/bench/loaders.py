@@ -58,7 +58,8 @@ def run(folder: Path, images: Images, size: int, bs: int, rounds: int, threads: 
         "apart: mean distance to the reference pixels, of 255, where the pipeline is the same (squash, flip, "
         "rotation by up to 15 degrees, normalising); empty: its own crops, only shape, type and range are checked.",
         "memory_mb: the most that the process was resident in, and what its workers held for themselves.",
-        "busfast: every image once an epoch was checked"
+        "busfast: freed memory is kept, as in training (busfast.models.step, keep_memory); every image once an epoch "
+        "was checked"
         + (f"; its uncached loader here is {chosen}." if chosen else "."),
     ]
     return Report(f"Loading for training, {size} px", tabulate(outcomes, BASE, ["apart"]),

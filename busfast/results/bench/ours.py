@@ -10,6 +10,7 @@ import torch
 
 from busfast.data.images import MARGIN, fit_pixels, read_image
 from busfast.errors import UserError
+from busfast.models.memory import keep_freed_memory
 from busfast.pipelines.dataloaders import make_dls
 from busfast.pipelines.loaders import choose_loader
 from busfast.results.bench.arena import Ready
@@ -19,13 +20,15 @@ SAME = 1e-4  # how close two passes over the same pixels are
 
 
 def busfast(job: Job, loader: str = "auto", cache: str = "off") -> Ready:
-    """busfast's fastai DataLoaders.
+    """busfast's fastai DataLoaders, with freed memory kept, as `make_learner` sets it before training.
 
     Args:
         job: what is loaded.
         loader: as that of `make_dls`.
         cache: "off", or a folder, where the decoded pixels are put now.
     """
+    keep_freed_memory()
+
     def epochs(augment: bool):
         dls = make_dls(job.images.parts(), job.pipeline(augment), classes=job.images.classes, bs=job.bs,
                        loader=loader, device="cpu", threads=job.workers, cache=cache)
