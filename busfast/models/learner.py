@@ -10,7 +10,9 @@ from fastai.callback.schedule import ParamScheduler, SchedCos
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.optimizer import Adam
+from fastai.torch_core import params
 
+from busfast.models.freeze import freeze_stages
 from busfast.models.memory import keep_freed_memory
 from busfast.models.metrics import make_metrics
 from busfast.models.step import ALL, FusedAdam, InferenceLearner, choose_parts, mixed_precision, plain_activations
@@ -33,14 +35,16 @@ def class_weights(labels: Sequence[str], classes: Sequence[str]) -> torch.Tensor
 
 
 def make_learner(dls: TableDataLoaders, arch: str = "efficientnet_b0", *, weights: str = "auto", dropout: float = 0.2,
-                 lr: float = 1e-3, wd: float = 1e-4, parts: Sequence[str] = ALL, path: str | Path | None = None,
-                 model_dir: str | Path = "models") -> Learner:
+                 lr: float = 1e-3, wd: float = 1e-4, freeze: int = 0, parts: Sequence[str] = ALL,
+                 path: str | Path | None = None, model_dir: str | Path = "models") -> Learner:
     """Makes a Learner: a timm model, weighted cross-entropy, Adam; `dls` takes the weights' mean and std.
 
     Args:
         dls: as `make_dls` returns them.
         arch, weights, dropout: see `busfast.models.weights.make_model`.
         lr, wd: learning rate and (L2) weight decay.
+        freeze: number of the model's first stages that are not trained; see `freeze_stages`. None are of a model that
+            starts from random weights.
         parts: what makes the step fast, names of `busfast.models.step.PARTS`.
         path, model_dir: where fastai puts what it saves.
 
@@ -48,13 +52,17 @@ def make_learner(dls: TableDataLoaders, arch: str = "efficientnet_b0", *, weight
         A fastai Learner; `learn.weights_used` says what the model started from (text, mean, std).
 
     Raises:
-        UserError: an unknown part; what `make_model` refuses.
+        UserError: an unknown part; what `make_model` and `freeze_stages` refuse.
     """
     on = choose_parts(parts)
     if "keep_memory" in on:
         keep_freed_memory()
     classes = tuple(dls.vocab)
     model, start = make_model(arch, weights, len(classes), dropout)
+    if freeze and start.text.startswith("random"):
+        print(f"freeze={freeze}: nothing is, for the weights are random", flush=True)
+    elif freeze:
+        freeze_stages(model, freeze, arch)
     layout = torch.channels_last if "channels_last" in on else torch.contiguous_format
     model = model.to(dls.device, memory_format=layout)
     if "plain_activations" in on:
@@ -65,9 +73,10 @@ def make_learner(dls: TableDataLoaders, arch: str = "efficientnet_b0", *, weight
     weight = class_weights(list(dls.train_ds.items["label"]), classes).to(dls.device)
     kind = InferenceLearner if "inference_mode" in on else Learner
     adam = FusedAdam if "fused_optimizer" in on else partial(Adam, decouple_wd=False)
-    learn = kind(dls, model, loss_func=CrossEntropyLossFlat(weight=weight), opt_func=adam, lr=lr, wd=wd,
-                 cbs=mixed_precision(dls.device) if "amp" in on else None, metrics=make_metrics(classes), path=path,
-                 model_dir=model_dir)
+    # splitter: the optimizer knows frozen weights, too, so that they may be unfrozen; without a gradient they stay.
+    learn = kind(dls, model, loss_func=CrossEntropyLossFlat(weight=weight), opt_func=adam, splitter=params, lr=lr,
+                 wd=wd, cbs=mixed_precision(dls.device) if "amp" in on else None, metrics=make_metrics(classes),
+                 path=path, model_dir=model_dir)
     learn.weights_used = asdict(start)  # plain values: an exported learner must load without busfast
     return learn
 

@@ -78,17 +78,22 @@ def build(config: Config, parts: pd.DataFrame, model_dir: Path | str = "models")
     dls = make_dls(parts, image, classes=config.classes, bs=config.bs, loader=loader, device=device.type,
                    threads=config.threads, cache=config.cache)
     learn = make_learner(dls, config.arch, weights=config.weights, dropout=config.dropout, lr=config.lr, wd=config.wd,
-                         path=".", model_dir=model_dir)
+                         freeze=config.freeze, path=".", model_dir=model_dir)
     print(f"model: {config.arch}; {learn.weights_used['text']}", flush=True)
     return learn
 
 
 def check_environment(config: Config) -> None:
-    """Refuses a model, loader, device or weights file that is not there, before any image is read."""
+    """Refuses a model, stage, loader, device or weights file that is not there, before any image is read."""
+    import timm
+
+    from busfast.models.freeze import freeze_stages
     from busfast.models.weights import check_arch, load_state
     from busfast.pipelines.loaders import choose_device, choose_loader
 
     check_arch(config.arch)
+    if config.freeze:
+        freeze_stages(timm.create_model(config.arch), config.freeze, config.arch)
     choose_loader(config.loader, choose_device(config.device))
     if config.weights not in ("auto", "none"):
         load_state(config.weights)

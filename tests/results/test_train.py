@@ -114,7 +114,7 @@ def test_training_reads_the_written_split_and_never_the_test_part(workplace, pha
 def test_progressive_sizes_and_the_preset_are_recorded_and_an_epoch_is_profiled(workplace, capsys):
     run("train", "--preset=fast", "--epochs=2", "--size=48", "--progressive=40", "--profile")
     config = yaml.safe_load((workplace / "results/phantom/stratified/config.yaml").read_text())
-    assert (config["size"], config["progressive"], config["lr"], config["bs"]) == (48, [40], 5e-4, 16)
+    assert (config["size"], config["progressive"], config["freeze"], config["bs"]) == (48, [40], 4, 16)
     assert config["run"]["cached_images"] == 76
     profile = pd.read_csv("results/phantom/stratified/profile.csv")
     phases = profile.drop(columns=["epoch", "seconds"])

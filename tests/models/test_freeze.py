@@ -1,0 +1,45 @@
+"""Frozen stages stay as they were, and the rest of the model learns."""
+
+import pytest
+import timm
+import torch
+from conftest import ARCH, SIZE
+from timm.models import group_parameters
+
+from busfast.errors import UserError
+from busfast.models.freeze import freeze_stages
+from busfast.models.learner import make_learner
+from busfast.pipelines import ImagePipeline, make_dls
+
+
+@pytest.fixture
+def dls(parts):
+    return make_dls(parts, ImagePipeline(size=SIZE), bs=16, loader="torchvision", device="cpu")
+
+
+def test_frozen_weights_stay_and_the_others_learn(dls, tmp_path):
+    torch.save(timm.create_model(ARCH, num_classes=3).state_dict(), tmp_path / "start.pth")
+    learn = make_learner(dls, ARCH, weights=str(tmp_path / "start.pth"), freeze=2, path=tmp_path)
+    before = {name: value.detach().clone() for name, value in learn.model.named_parameters()}
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(1)
+    stages = group_parameters(learn.model, learn.model.group_matcher(coarse=True))
+    frozen = {name for key in sorted(stages)[:2] for name in stages[key]}
+    unchanged = {name for name, value in learn.model.named_parameters() if torch.equal(value, before[name])}
+    assert "conv_stem.weight" in frozen and unchanged == frozen
+    assert learn.opt.state_dict()["state"]  # can be saved, frozen weights and all
+
+
+def test_random_weights_are_not_frozen(dls, tmp_path, capsys):
+    learn = make_learner(dls, ARCH, weights="none", freeze=2, path=tmp_path)
+    assert all(weight.requires_grad for weight in learn.model.parameters())
+    assert "freeze=2: nothing is, for the weights are random" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("arch", ["efficientnet_b0", "resnet18"])
+def test_any_timm_model_has_stages_and_more_than_it_has_are_refused(arch):
+    model = timm.create_model(arch, num_classes=3)
+    freeze_stages(model, 1, arch)
+    assert not next(model.parameters()).requires_grad and model.get_classifier().weight.requires_grad
+    with pytest.raises(UserError, match=f"freeze=9 leaves nothing of {arch} to train"):
+        freeze_stages(model, 9, arch)
