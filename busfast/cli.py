@@ -15,7 +15,8 @@ def train(split: str = "stratified", pipeline: str = None, data: str = None, hol
           fold: str = None, allow_leaks: bool = False, epochs: int = None, size: int = None, bs: int = None,
           lr: float = None, lr_min: float = None, patience: int = None, monitor: str = None, arch: str = None,
           weights: str = None, seed: int = None, loader: str = None, device: str = None, threads: int = None,
-          cache: str = None, preset: str = None, progressive: str = None, freeze: int = None, profile: bool = False):
+          cache: str = None, preset: str = None, progressive: str = None, freeze: int = None,
+          freeze_after: int = None, profile: bool = False):
     """Trains a split (each of its folds, or all splits) of a set of images and writes results/ and models/.
 
     Flags that are left out keep the value of the pipeline file, or else the default given here.
@@ -46,9 +47,11 @@ def train(split: str = "stratified", pipeline: str = None, data: str = None, hol
         threads: decoding threads; 0: one a core.
         cache: where decoded pixels are kept for later epochs and runs, auto (this user's cache folder), off or a
             folder.
-        preset: fast, a recipe of 4 epochs, smaller images and steps, and frozen first stages (docs/performance.md).
+        preset: fast, a recipe of 4 epochs, smaller images and steps, and first stages that are frozen after one epoch
+            (docs/performance.md).
         progressive: sides of the training images, in equal shares of the epochs, such as 128,160. Default: size.
         freeze: how many of the model's first stages are not trained; the stem is the first. Default 0.
+        freeze_after: number of epochs in which they are, before that. Default 0.
         profile: print after each epoch where its time went.
     """
     flags = dict(locals())

@@ -4,9 +4,23 @@ What they learned elsewhere serves most images, and a step without their backwar
 largest, is much faster.
 """
 
+from fastai.callback.core import Callback
 from torch import nn
 
 from busfast.errors import UserError
+
+
+def worth_freezing(count: int, start: str) -> bool:
+    """Returns whether stages are to be frozen: of random weights none are, which is said.
+
+    Args:
+        count: how many were asked for.
+        start: what the weights are, `Weights.text`.
+    """
+    random = start.startswith("random")
+    if count and random:
+        print(f"freeze={count}: nothing is, for the weights are random", flush=True)
+    return count > 0 and not random
 
 
 def freeze_stages(model: nn.Module, count: int, arch: str) -> None:
@@ -29,3 +43,23 @@ def freeze_stages(model: nn.Module, count: int, arch: str) -> None:
     for key in sorted(stages)[:count]:
         for name in stages[key]:
             model.get_parameter(name).requires_grad_(False)
+
+
+class FreezeStages(Callback):
+    """Freezes a model's first stages after some epochs, by when they have learned what they can.
+
+    Args:
+        count, arch: as those of `freeze_stages`.
+        after: number of epochs in which all of the model is trained.
+
+    Source:
+        Brock et al. 2017, "FreezeOut: Accelerate training by progressively freezing layers" (arXiv 1706.04983).
+    """
+
+    def __init__(self, count: int, after: int, arch: str):
+        self.count, self.after, self.arch = count, after, arch
+
+    def before_train(self):
+        if self.epoch == self.after:
+            freeze_stages(self.learn.model, self.count, self.arch)
+            print(f"epoch {self.epoch + 1}: from here on the first {self.count} stages stay as they are", flush=True)

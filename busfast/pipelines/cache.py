@@ -10,10 +10,12 @@ import re
 import shutil
 import sys
 import time
+from bisect import bisect_right
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
+from itertools import accumulate, chain
 from pathlib import Path
 
 import numpy as np
@@ -26,13 +28,14 @@ from busfast.data.images import READING, fit_pixels
 from busfast.errors import UserError
 from busfast.files import atomic
 from busfast.pipelines.image import ImagePipeline
-from busfast.pipelines.shards import SUFFIX, Damaged, Row, Shard, hash_bytes, write_shard
+from busfast.pipelines.shards import SUFFIX, Damaged, Shard, hash_bytes, write_shard
 from busfast.progress import ahead, progress
 from busfast.words import counted
 
 IMAGES, SHARDS = 1024, 64  # a shard is what a killed build can lose, and an open file: as small as its number allows
 SHARE = 0.5  # of the free disk, at most, that `auto` takes without being asked
 SETTLED = 2_000_000_000  # ns: a file changed less than this ago may change again without its times showing it
+MEMO = "hashes.jsonl"
 GRAY = ("1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 
 
@@ -41,18 +44,25 @@ class Pixels:
 
     Args:
         fit: the arguments of `fit_pixels`.
-        found: path -> the shard and row of its pixels, for every image of the set.
+        shards: that hold them.
+        numbers: path -> its image's number, counted through all shards, for every image of the set.
     """
 
-    def __init__(self, fit: tuple[int, str, str], found: dict[str, tuple[Shard, Row]]):
-        self.fit, self.found, self.distrusted = fit, found, set()
+    def __init__(self, fit: tuple[int, str, str], shards: list[Shard], numbers: dict[str, int]):
+        self.fit, self.shards, self.numbers, self.distrusted = fit, shards, numbers, set()
+        self._starts = [0, *accumulate(map(len, shards))]
+
+    def __len__(self) -> int:
+        return len(self.numbers)
 
     def read(self, path: str) -> np.ndarray:
         """Returns uint8, (size, size, 1 or 3): the very values of `fit_pixels`, which decodes what is damaged."""
-        shard, row = self.found[path]
+        number = self.numbers[path]
+        which = bisect_right(self._starts, number) - 1
+        shard = self.shards[which]
         if shard.path not in self.distrusted:
             try:
-                return shard.read(row)
+                return shard.read(number - self._starts[which])
             except (Damaged, OSError) as error:
                 self.distrusted.add(shard.path)
                 _discard(shard.path, error)
@@ -85,7 +95,7 @@ class Cache:
         try:
             folder = self._folder(meta)
             with _alone(folder):
-                return Pixels(fit, self._build(folder, fit, meta))
+                return Pixels(fit, *self._build(folder, fit, meta))
         except (OSError, UserError, RuntimeError) as error:  # RuntimeError: there is no home folder
             reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
             print(f"cache: none, so images are decoded in every epoch: {reason}", flush=True)
@@ -105,14 +115,14 @@ class Cache:
                 file.write(about)
         return folder
 
-    def _build(self, folder: Path, fit: tuple[int, str, str], meta: dict) -> dict[str, tuple[Shard, Row]]:
-        """Decodes what is missing; returns path -> its shard and row. Called while no other builder is at work."""
+    def _build(self, folder: Path, fit: tuple[int, str, str], meta: dict) -> tuple[list[Shard], dict[str, int]]:
+        """Decodes what is missing; returns what `Pixels` takes. Called while no other builder is at work."""
         for left in folder.glob(f".*{SUFFIX}-*"):
             left.unlink()  # of a builder that was killed
         keys = self._hash(folder)
         shards = _open_shards(folder, meta, set(keys.values()))
-        have = {key for shard in shards for key in shard.rows}
-        missing = {key: path for path, key in keys.items() if key not in have}  # a picture that is there twice: once
+        numbers = _number(shards)
+        missing = {key: path for path, key in keys.items() if key not in numbers}  # a picture that is there twice: once
         if missing:
             self._check_room(folder, fit, list(missing.values()))
             size, resize, channels = fit
@@ -125,26 +135,27 @@ class Cache:
                     path = write_shard(folder, meta, (next(decoded) for _ in range(count)))
                     shards.append(Shard(path, meta))
                 next(decoded, None)  # lets the bar end
+            numbers = _number(shards)
         else:
             (folder / "about.json").touch()  # when it was used last
             print(f"cache: {counted(len(self.paths), 'image')} at {fit[0]} px, in {folder}", flush=True)
-        found = {key: (shard, row) for shard in shards for key, row in shard.rows.items()}
-        return {path: found[key] for path, key in keys.items()}
+        return shards, {path: numbers[key] for path, key in keys.items()}
 
     def _hash(self, folder: Path) -> dict[str, str]:
         """Returns the hash of each image's file; reads only those that are new or were touched since."""
-        memo = _read_memo(folder)
-        stamps = {path: _stamp(path) for path in self.paths}
-        fresh = [path for path in self.paths if memo.get(path, ["", None])[1] != stamps[path]]
+        own = set(self.paths)
+        # One line after the other, for all of them at once would take 50 MB of 100,000 images.
+        known = {path: key for path, key, stamp in _read_memo(folder) if path in own and _stamp(path) == stamp}
+        fresh = {path: _stamp(path) for path in self.paths if path not in known}
         with ThreadPoolExecutor(self.threads) as pool:
-            hashes = dict(zip(fresh, progress(pool.map(_hash_file, fresh), "hashing images", len(fresh)), strict=True))
-        keys = {path: hashes.get(path) or memo[path][0] for path in self.paths}
+            hashed = dict(zip(fresh, progress(pool.map(_hash_file, fresh), "hashing images", len(fresh)), strict=True))
         if fresh:
             settled = time.time_ns() - SETTLED
-            with atomic(folder / "hashes.json") as file:
-                json.dump({path: [key, stamps[path]] for path, key in keys.items()
-                           if max(stamps[path][1:]) < settled}, file)
-        return keys
+            old = (line for line in _read_memo(folder) if line[0] in known)
+            new = ((path, hashed[path], stamp) for path, stamp in fresh.items() if max(stamp[1:]) < settled)
+            with atomic(folder / MEMO) as file:
+                file.writelines(json.dumps(line) + "\n" for line in chain(old, new))
+        return {path: known.get(path) or hashed[path] for path in self.paths}
 
     def _check_room(self, folder: Path, fit: tuple[int, str, str], paths: list[str]) -> None:
         """Refuses to begin what the disk cannot hold."""
@@ -187,7 +198,7 @@ def list_caches(base: Path) -> list[dict]:
 
 def clear_cache(folder: Path) -> None:
     """Removes a decoded cache that `list_caches` has named: its own files, and the folder if nothing else is in it."""
-    for pattern in (f"*{SUFFIX}", f".*{SUFFIX}-*", "hashes.json", "about.json", ".lock"):
+    for pattern in (f"*{SUFFIX}", f".*{SUFFIX}-*", MEMO, "about.json", ".lock"):
         for path in folder.glob(pattern):
             path.unlink(missing_ok=True)
     if not any(folder.iterdir()):
@@ -215,14 +226,19 @@ def _open_shards(folder: Path, meta: dict, wanted: set[str]) -> list[Shard]:
     for path in sorted(folder.glob(f"*{SUFFIX}")):
         try:
             shard = Shard(path, meta)
-        except (Damaged, OSError, ValueError, KeyError, TypeError) as error:
+        except (Damaged, OSError, ValueError, KeyError, TypeError, OverflowError) as error:
             _discard(path, error)
             continue
-        if wanted.isdisjoint(shard.rows):
+        if wanted.isdisjoint(shard.keys):
             path.unlink()
         else:
             shards.append(shard)
     return shards
+
+
+def _number(shards: list[Shard]) -> dict[str, int]:
+    """Returns key -> the number of its image, counted through all shards."""
+    return {key: number for number, key in enumerate(key for shard in shards for key in shard.keys)}
 
 
 def _discard(path: Path, error: Exception) -> None:
@@ -233,13 +249,15 @@ def _discard(path: Path, error: Exception) -> None:
         pass  # it will be found damaged again
 
 
-def _read_memo(folder: Path) -> dict[str, list]:
-    """Reads what paths hashed to, path -> [hash, stamp]; empty if that is not known."""
+def _read_memo(folder: Path) -> Iterator[tuple[str, str, list[int]]]:
+    """Yields what paths hashed to: path, hash, stamp; nothing more from where the file cannot be read."""
     try:
-        memo = json.loads((folder / "hashes.json").read_text(encoding="utf-8"))
-        return {path: [str(key), [int(number) for number in stamp]] for path, (key, stamp) in memo.items()}
-    except (OSError, ValueError, TypeError, AttributeError):
-        return {}
+        with open(folder / MEMO, encoding="utf-8") as file:
+            for line in file:
+                path, key, stamp = json.loads(line)
+                yield str(path), str(key), [int(number) for number in stamp]
+    except (OSError, ValueError, TypeError):
+        return
 
 
 def _stamp(path: str) -> list[int]:

@@ -21,10 +21,11 @@ DEVICES = ("auto", "cuda", "mps", "cpu")
 RESIZES = ("squash", "crop", "pad")
 CHANNELS = ("rgb", "gray")
 # Time to quality: what few epochs need is more steps (smaller batches) that are smaller; the first stages, which take
-# the most time, are good enough as they come. Growing sizes, or training at other sizes than the model is used at, cost
-# more AUC than it saved time (docs/performance.md).
-PRESETS = {"fast": lambda size: {"epochs": 4, "size": max(32, size * 6 // 7 // 8 * 8), "bs": 16, "lr": 4e-4,
-                                 "freeze": 4, "progressive": ()}}
+# the most time, have learned what they can from the images after one of them (Brock et al. 2017, "FreezeOut", arXiv
+# 1706.04983). Growing sizes, or training at other sizes than the model is used at, cost more AUC than it saved time
+# (docs/performance.md).
+PRESETS = {"fast": lambda size: {"epochs": 4, "size": max(32, size * 6 // 7 // 8 * 8), "bs": 16, "lr": 6e-4,
+                                 "freeze": 4, "freeze_after": 1, "progressive": ()}}
 MEASURES = ("train_loss", "val_loss", "val_acc", "macro_auc")
 
 
@@ -48,6 +49,7 @@ class Config:
         weights: "auto", "none" or a file (safetensors, or a checkpoint readable with weights_only=True).
         dropout: before the classifier, 0 to 1.
         freeze: number of the model's first stages (the stem is the first) that are not trained.
+        freeze_after: number of epochs in which they are, before that.
         epochs, bs: number of epochs; images a batch.
         lr, lr_min: the cosine goes from `lr` to `lr_min` over all epochs asked for.
         wd: weight decay.
@@ -78,6 +80,7 @@ class Config:
     weights: str = "auto"
     dropout: float = 0.2
     freeze: int = 0
+    freeze_after: int = 0
     epochs: int = 50
     bs: int = 32
     lr: float = 1e-3
@@ -104,7 +107,7 @@ class Config:
             choose("split", split, SPLITS)
         for name, low, high in (("folds", 2, 1000), ("size", 32, 2048), ("hflip", 0, 1), ("vflip", 0, 1),
                                 ("rotate", 0, 180), ("dropout", 0, 0.99), ("freeze", 0, 100),
-                                ("epochs", 1, 100_000), ("bs", 2, 65_536),
+                                ("freeze_after", 0, 100_000), ("epochs", 1, 100_000), ("bs", 2, 65_536),
                                 ("lr", 1e-12, 100), ("lr_min", 0, self.lr), ("wd", 0, 10), ("patience", 1, 100_000),
                                 ("seed", 0, 2**32 - 1), ("threads", 0, 1024)):
             if not low <= getattr(self, name) <= high:

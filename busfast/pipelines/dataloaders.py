@@ -73,7 +73,9 @@ class ImageDL(TfmdDL):
         rng = np.random.default_rng(self.rng.getrandbits(64)) if augment else None
         sources = self.dataset.items["image"].tolist()
         if self._targets is None:
-            self._targets = [torch.stack([tl[index] for index in range(len(sources))]) for tl in self.dataset.tls[1:]]
+            # Some at a time: 100,000 tensors of one number each would take 50 MB.
+            self._targets = [torch.cat([torch.stack([tl[index] for index in some])
+                                        for some in chunked(range(len(sources)), 1000)]) for tl in self.dataset.tls[1:]]
         taken: deque = deque()
 
         def batches():
@@ -107,7 +109,7 @@ class ImageDL(TfmdDL):
     def cached_images(self) -> int:
         """How many images, of all parts, come out of the cache."""
         kept = self.prepare(self.image)
-        return len(kept.found) if kept is not None else 0
+        return len(kept) if kept is not None else 0
 
     def set_image(self, image: ImagePipeline) -> None:
         """Goes on with another image pipeline."""
@@ -241,7 +243,9 @@ def make_dls(table: pd.DataFrame, image: ImagePipeline | None = None, *, classes
     root = table.attrs["root"]
     places = read_places(root)
     rows = table.reset_index(drop=True)
-    rows["image"] = [str(locate(root, image, places)) if isinstance(image, str) else image for image in rows["image"]]
+    # Of type object, whose copies share their texts: fastai copies the table for each part and transform.
+    rows["image"] = pd.Series([str(locate(root, image, places)) if isinstance(image, str) else image
+                               for image in rows["image"]], dtype=object)
     splits = [np.flatnonzero(rows["part"] == part).tolist() for part in PARTS[:2]]
     for part, indices in zip(PARTS[:2], splits, strict=True):
         if not indices:

@@ -78,7 +78,7 @@ def build(config: Config, parts: pd.DataFrame, model_dir: Path | str = "models")
     dls = make_dls(parts, image, classes=config.classes, bs=config.bs, loader=loader, device=device.type,
                    threads=config.threads, cache=config.cache)
     learn = make_learner(dls, config.arch, weights=config.weights, dropout=config.dropout, lr=config.lr, wd=config.wd,
-                         freeze=config.freeze, path=".", model_dir=model_dir)
+                         freeze=0 if config.freeze_after else config.freeze, path=".", model_dir=model_dir)
     print(f"model: {config.arch}; {learn.weights_used['text']}", flush=True)
     return learn
 
@@ -126,6 +126,7 @@ def train_run(pipeline: str, config: Config, name: str, parts: pd.DataFrame, pro
         WarnCollapse,
         monitor_with,
     )
+    from busfast.models.freeze import FreezeStages, worth_freezing
     from busfast.models.learner import cosine
     from busfast.models.profile import Profile
     from busfast.results.log import PlainProgress, TrainingLog, on_terminal
@@ -154,6 +155,8 @@ def train_run(pipeline: str, config: Config, name: str, parts: pd.DataFrame, pro
     best = SaveBest(run.models / "best.pth", **monitor)
     stop = EarlyStopping(**monitor, patience=config.patience)
     callbacks = [schedule, log, best, stop, SaveFinal(run.models / "final.pth"), WarnCollapse(), StopOnNaN()]
+    if config.freeze_after and worth_freezing(config.freeze, learn.weights_used["text"]):
+        callbacks.append(FreezeStages(config.freeze, config.freeze_after, config.arch))
     if config.progressive:
         callbacks.append(ProgressiveSize(config.progressive))
     phases = Profile()

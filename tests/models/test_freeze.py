@@ -4,10 +4,11 @@ import pytest
 import timm
 import torch
 from conftest import ARCH, SIZE
+from fastai.callback.core import Callback
 from timm.models import group_parameters
 
 from busfast.errors import UserError
-from busfast.models.freeze import freeze_stages
+from busfast.models.freeze import FreezeStages, freeze_stages
 from busfast.models.learner import make_learner
 from busfast.pipelines import ImagePipeline, make_dls
 
@@ -28,6 +29,27 @@ def test_frozen_weights_stay_and_the_others_learn(dls, tmp_path):
     unchanged = {name for name, value in learn.model.named_parameters() if torch.equal(value, before[name])}
     assert "conv_stem.weight" in frozen and unchanged == frozen
     assert learn.opt.state_dict()["state"]  # can be saved, frozen weights and all
+
+
+def test_stages_may_learn_for_some_epochs_before_they_are_frozen(dls, tmp_path, capsys):
+    learn = make_learner(dls, ARCH, weights="none", path=tmp_path)
+    stem, seen = learn.model.conv_stem.weight, []
+    callbacks = [FreezeStages(2, 1, ARCH), Each(lambda: seen.append(stem.detach().clone()))]
+    start = stem.detach().clone()
+    with learn.no_bar(), learn.no_logging():
+        learn.fit(3, cbs=callbacks)
+    assert not torch.equal(start, seen[0]) and torch.equal(seen[0], seen[1]) and torch.equal(seen[0], seen[2])
+    assert "epoch 2: from here on the first 2 stages stay as they are" in capsys.readouterr().out
+
+
+class Each(Callback):
+    """Calls a function after each epoch."""
+
+    def __init__(self, function):
+        self.function = function
+
+    def after_epoch(self):
+        self.function()
 
 
 def test_random_weights_are_not_frozen(dls, tmp_path, capsys):

@@ -161,7 +161,7 @@ from busfast.pipelines.image import ImagePipeline
 module.IMAGES, module.SHARDS = 8, 1000
 images = sorted(map(str, Path(sys.argv[1]).iterdir()))
 pixels = module.Cache(sys.argv[2], sys.argv[1], images).pixels(ImagePipeline(size=128))
-print("whole", len(pixels.found))
+print("whole", len(pixels.numbers))
 """
 
 
@@ -194,7 +194,7 @@ def test_builders_that_are_killed_leave_nothing_half_valid_and_what_is_whole_is_
     images = sorted(map(str, many.iterdir()))
     assert right(opened(images, kept, image), images, image)
     folder, = kept.iterdir()
-    assert {path.suffix for path in folder.iterdir() if path.name != ".lock"} == {".pixels", ".json"}
+    assert {path.suffix for path in folder.iterdir() if path.name != ".lock"} == {".pixels", ".json", ".jsonl"}
 
 
 def test_two_builders_at_once_do_not_harm_each_other(tmp_path, many):

@@ -311,7 +311,8 @@ def test_a_preset_goes_over_the_file_and_under_the_flags(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     (tmp_path / "own.yaml").write_text("data: x\nepochs: 30\nsize: 256\nbs: 8\npatience: 3\n")
     config = load_config("own.yaml", preset="fast")[1]
-    assert (config.epochs, config.size, config.bs, config.freeze, config.patience) == (4, 216, 16, 4, 3)
+    assert (config.epochs, config.size, config.bs, config.freeze, config.freeze_after) == (4, 216, 16, 4, 1)
+    assert config.patience == 3
     config = load_config("own.yaml", preset="fast", epochs="6", size="96", bs="4")[1]
     assert (config.epochs, config.size, config.bs) == (6, 96, 4)
     (tmp_path / "plain.yaml").write_text("data: x\n")

@@ -121,6 +121,7 @@ def test_progressive_sizes_and_the_preset_are_recorded_and_an_epoch_is_profiled(
     assert profile["epoch"].tolist() == [1, 2] and len(phases.columns) == 7
     assert phases.sum(axis=1).tolist() == pytest.approx(profile["seconds"].tolist(), abs=1e-3)
     said = capsys.readouterr().out
+    assert "freeze=4: nothing is, for the weights are random" in said
     assert "waiting for data" in said and "cache: decoding 76 images once, to 40 px" in said
     run("predict", "results/phantom/stratified/split.csv".replace("split.csv", "loss_curve.png"),
         "--run=phantom/stratified", "--out=one.csv")  # at 48 px, whatever training had

@@ -32,6 +32,7 @@ def contenders(job: Job) -> list[Contender]:
         ("busfast uncached, torchvision", ours.busfast, {"loader": "torchvision"}, {}),
         ("busfast cached", ours.busfast, cached, {}),
         ("limit: decoding alone", ours.decoding, {}, {}),
+        ("limit: decoding and resizing alone", ours.decoding, {"fit": True}, {}),
     ]
     return [Contender(name, make, {"job": job} | settings, needs) for name, make, settings, needs in listed]
 

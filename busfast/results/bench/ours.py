@@ -88,12 +88,20 @@ def raw_dali(job: Job, cached: bool = False) -> Ready:
                  lambda: raw_batches(map(feed, order(False)), job.pipeline(augment=False), job.bs, job.workers))
 
 
-def decoding(job: Job) -> Ready:
-    """No peer, but the limit of loading without a cache: JPEGs decoded in threads as busfast does it, no more."""
+def decoding(job: Job, fit: bool = False) -> Ready:
+    """No peer, but the limit of loading without a cache: JPEGs decoded in threads as busfast does it, no more.
+
+    Args:
+        job: what is loaded.
+        fit: whether they are brought to the model's size, too.
+    """
+    read = partial(fit_pixels, size=job.size, exact=False) if fit else \
+        partial(read_image, keep_gray=True, enough=MARGIN * job.size)
+
     def turn() -> float:
         with ThreadPoolExecutor(job.workers or None) as pool:
             start = time.perf_counter()
-            for _ in pool.map(partial(read_image, keep_gray=True, enough=MARGIN * job.size), job.images.paths):
+            for _ in pool.map(read, job.images.paths):
                 pass
             return len(job.images.paths) / (time.perf_counter() - start)
 

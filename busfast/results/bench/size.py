@@ -59,7 +59,7 @@ def training(root: str, count: int, cache: str, size: int, bs: int, threads: int
 
 
 def _cached(root: str, count: int, cache: str, size: int, bs: int, threads: int):
-    table = pd.read_csv(Path(root) / "table.csv")[:count]
+    table = pd.read_csv(Path(root) / "table.csv", dtype=object)[:count]
     table = pd.concat([table.assign(part="train"), table[:VALID].assign(part="valid")], ignore_index=True)
     table.attrs["root"] = root
     return make_dls(table, ImagePipeline(size=size), bs=bs, device="cpu", threads=threads, cache=cache)
