@@ -1,4 +1,4 @@
-"""The second half of an image pipeline: fitted pixels -> augmented, normalised floats, a whole batch at once.
+"""The second half of an image pipeline: fitted pixels -> augmented, normalised floats, many images at once.
 
 Plain torch, on whatever device the batch is, so that every loader and the cache share it. On a CPU, torch's sampling
 is vectorised and DALI's and Pillow's are not: this turns 3 to 5 times as many images a second as theirs.
@@ -11,6 +11,10 @@ import torch
 import torch.nn.functional as F
 
 from busfast.pipelines.image import ImagePipeline, Moves
+
+# Pixels worked on at once on a CPU: with what is made of them (28 bytes each) they stay in its cache from one operation
+# to the next, which halves the time.
+FIT = 400_000
 
 
 def stack(images: Sequence[np.ndarray]) -> torch.Tensor:
@@ -33,15 +37,18 @@ def finish(pixels: torch.Tensor, pipeline: ImagePipeline, moves: Moves | None = 
     Returns:
         float32, (N, 3, S, S), channels last in memory, on the same device.
     """
-    values = pixels.permute(0, 3, 1, 2).float()
-    if moves is not None:
-        grid = _grid(_matrices(moves).to(pixels.device), pixels.shape[1])
-        values = F.grid_sample(values, grid, mode="bilinear", padding_mode="zeros", align_corners=False)
     result = torch.empty((*pixels.shape[:3], 3), device=pixels.device)
-    # One pass over the memory for each channel: gray is repeated and normalised while it is written, channels last.
-    for channel, (mean, std) in enumerate(zip(pipeline.mean, pipeline.std, strict=True)):
-        source = values[:, channel if pixels.shape[3] == 3 else 0]
-        torch.add(torch.tensor(-mean / std), source, alpha=1 / (255 * std), out=result[..., channel])
+    matrices = None if moves is None else _matrices(moves).to(pixels.device)
+    at_once = max(1, FIT // pixels.shape[1] ** 2) if pixels.device.type == "cpu" else len(pixels)
+    for some in (slice(start, start + at_once) for start in range(0, len(pixels), at_once)):
+        values = pixels[some].permute(0, 3, 1, 2).float()
+        if matrices is not None:
+            values = F.grid_sample(values, _grid(matrices[some], pixels.shape[1]), mode="bilinear",
+                                   padding_mode="zeros", align_corners=False)
+        # One pass over the memory for each channel: gray is repeated and normalised while it is written, channels last.
+        for channel, (mean, std) in enumerate(zip(pipeline.mean, pipeline.std, strict=True)):
+            source = values[:, channel if pixels.shape[3] == 3 else 0]
+            torch.add(torch.tensor(-mean / std), source, alpha=1 / (255 * std), out=result[some, ..., channel])
     return result.permute(0, 3, 1, 2)
 
 
