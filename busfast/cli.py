@@ -16,7 +16,8 @@ def train(split: str = "stratified", pipeline: str = None, data: str = None, hol
           lr: float = None, lr_min: float = None, patience: int = None, monitor: str = None, arch: str = None,
           weights: str = None, seed: int = None, loader: str = None, device: str = None, threads: int = None,
           cache: str = None, preset: str = None, progressive: str = None, freeze: int = None,
-          freeze_after: int = None, profile: bool = False):
+          freeze_after: int = None, profile: bool = False,
+          then: str = None):
     """Trains a split (each of its folds, or all splits) of a set of images and writes results/ and models/.
 
     Flags that are left out keep the value of the pipeline file, or else the default given here.
@@ -53,10 +54,12 @@ def train(split: str = "stratified", pipeline: str = None, data: str = None, hol
         freeze: how many of the model's first stages are not trained; the stem is the first. Default 0.
         freeze_after: number of epochs in which they are, before that. Default 0.
         profile: print after each epoch where its time went.
+        then: what to do with each run that is done, such as evaluate,explain,report.
     """
     flags = dict(locals())
-    for own in ("split", "fold", "allow_leaks", "profile"):
+    for own in ("split", "fold", "allow_leaks", "profile", "then"):
         del flags[own]
+    following = [choose("verb after train", word.strip(), THEN) for word in (then or "").split(",") if word.strip()]
     name, config, splits = _configure(split, flags, several=True)
     from busfast.results.compare import compare_runs
     from busfast.results.splits import split_data
@@ -68,7 +71,9 @@ def train(split: str = "stratified", pipeline: str = None, data: str = None, hol
     runs = [item for one in splits
             for item in split_data(table, copies, config, one, fold=fold, allow_leaks=allow_leaks).items()]
     for run, parts in runs:
-        train_run(name, config, run, parts, profile)
+        done = train_run(name, config, run, parts, profile)
+        for verb in dict.fromkeys(following):
+            THEN[verb](run=done.name)
     if len(runs) > 1:
         _print_comparison(*compare_runs())
 
@@ -109,11 +114,17 @@ def lr_find(split: str = "stratified", pipeline: str = None, data: str = None, h
     print(f"curve: {folder}/lr_find.png, lr_find.csv")
 
 
-def compare():
-    """Prints the table of runs and writes results/compare.csv and results/compare.md."""
+def compare(runs: str = None):
+    """Prints the table of runs and, where they were evaluated, the differences of their test scores.
+
+    Writes results/compare.csv, compare.md and, of evaluated runs, differences.csv and compare.png.
+
+    Args:
+        runs: names of runs, separated by commas. Default: all.
+    """
     from busfast.results.compare import compare_runs
 
-    _print_comparison(*compare_runs())
+    _print_comparison(*compare_runs(runs))
 
 
 def export(*, run: str):
@@ -154,12 +165,10 @@ def predict(inputs: str, *, run: str, out: str = "predictions.csv", overwrite: b
     Raises:
         UserError: wrong input, or not one of the inputs could be read (the rows with the reasons are written).
     """
-    from busfast.pipelines.config import Config
     from busfast.results.runs import find_run
 
     found = find_run(run)
-    flags = {key: value for key, value in (("bs", bs), ("device", device), ("threads", threads)) if value is not None}
-    checked = Config(**flags)
+    flags = _model_flags(bs=bs, device=device, threads=threads)
     out = Path(out)
     if out.exists() and not overwrite:
         raise UserError(f"{out} is already there. Name another file (--out=FILE) or replace it (--overwrite).")
@@ -169,7 +178,7 @@ def predict(inputs: str, *, run: str, out: str = "predictions.csv", overwrite: b
     from busfast.models.predict import list_inputs, predict_images
 
     names, paths = list_inputs(inputs)
-    table = predict_images(_load(found, **{key: getattr(checked, key) for key in flags}), paths)
+    table = predict_images(_load(found, **flags), paths)
     table["image"] = names
     write_csv(table, out, float_format="%.6f")
     bad = int((table["status"] != "ok").sum())
@@ -180,8 +189,98 @@ def predict(inputs: str, *, run: str, out: str = "predictions.csv", overwrite: b
                         "relative to its folder.")
 
 
-VERBS = {"prepare": prepare, "audit": audit, "split": split, "train": train, "lr_find": lr_find, "compare": compare,
-         "export": export, "predict": predict, "cache": cache, "bench": bench}
+def evaluate(*, run: str, target: float = 0.9, positive: str = None, again: bool = False, bs: int = 32,
+             device: str = None, threads: int = None):
+    """Scores a run's validation and test part, with intervals; writes predictions.csv and tables beside it.
+
+    The test part is predicted once for given weights; each time is recorded in results/RUN/evaluation.yaml.
+
+    Args:
+        run: name of a run, such as phantom/stratified.
+        target: sensitivity that a threshold for the positive class shall reach on the validation part, besides 0.9.
+        positive: the class that thresholds are for; default: malignant, or else the last class.
+        again: predict again even if these weights were scored before.
+        bs: images a batch.
+        device: auto, cuda, mps or cpu; default: as in training.
+        threads: decoding threads; 0: one a core.
+    """
+    from busfast.results.runs import find_run
+
+    found = find_run(run)
+    flags = _model_flags(bs=bs, device=device, threads=threads)
+    from busfast.results.evaluate import predict_parts
+    from busfast.results.summary import check_request, say_evaluation, summarise, write_tables
+
+    check_request(found.read_config()[0].classes, target, positive)
+    predict_parts(found, again=again, **flags)
+    scored = summarise(found, target=target, positive=positive)
+    write_tables(scored)
+    say_evaluation(scored)
+
+
+def explain(*, run: str, images: str = None, out: str = None, bs: int = 32, device: str = None, threads: int = None):
+    """Shows where a run's model looks (Grad-CAM), and whether it takes shortcuts; needs `evaluate` first.
+
+    Writes explain.png (right and wrong cases), localisation.csv (maps against lesion masks) and probes.csv (lesion or
+    border covered, center from features; validation part) into results/RUN/; `report` shows them.
+
+    Args:
+        run: name of a run, such as phantom/stratified.
+        images: explain these instead: an image, a folder, or a CSV file with a column image.
+        out: folder for the pictures of these images. Default: results/RUN/explain.
+        bs: images a batch.
+        device: auto, cuda, mps or cpu; default: as in training.
+        threads: decoding threads; 0: one a core.
+    """
+    from busfast.results.runs import find_run
+
+    found = find_run(run)
+    if out and not images:
+        raise UserError(f"--out={out} has no meaning without --images. Leave it out.")
+    flags = _model_flags(bs=bs, device=device, threads=threads)
+    from busfast.results.explain import explain_inputs, explain_run
+    from busfast.results.summary import say_explanation
+
+    if images:
+        files = explain_inputs(found, images, Path(out) if out else found.results / "explain", **flags)
+        print(f"wrote {len(files)} pictures into {files[0].parent}/. Research only, not a medical device.")
+    else:
+        files = explain_run(found, **flags)
+        say_explanation(found)
+        print(f"wrote {', '.join(map(str, files))}. Research only, not a medical device.")
+
+
+def report(*, run: str, target: float = 0.9, positive: str = None):
+    """Writes results/RUN/report.html and model_card.md of an evaluated run, from its predictions.csv alone.
+
+    Args:
+        run: name of a run that `evaluate` has scored.
+        target: a sensitivity to choose a threshold for, besides 0.9.
+        positive: the class that thresholds are for; default: malignant, or else the last class.
+    """
+    from busfast.results.runs import find_run
+
+    found = find_run(run)
+    from busfast.results.report import write_report
+
+    for path in write_report(found, target=target, positive=positive):
+        print(f"wrote {path}")
+    print("Research only, not a medical device.")
+
+
+VERBS = {"prepare": prepare, "audit": audit, "split": split, "train": train, "lr_find": lr_find, "evaluate": evaluate,
+         "explain": explain, "report": report, "compare": compare, "export": export, "predict": predict, "cache": cache,
+         "bench": bench}
+THEN = {"evaluate": evaluate, "explain": explain, "report": report}  # what train may go on with
+
+
+def _model_flags(**flags) -> dict:
+    """Checks flags of a verb that runs a model; leaves out those that were not given."""
+    from busfast.pipelines.config import Config
+
+    given = {key: value for key, value in flags.items() if value is not None}
+    checked = Config(**given)
+    return {key: getattr(checked, key) for key in given}
 
 
 def _configure(split: str, flags: dict, several: bool = False):
@@ -208,21 +307,18 @@ def _configure(split: str, flags: dict, several: bool = False):
 
 def _load(run, **flags):
     """Loads a run's best weights the way the run was trained, but for the flags given."""
-    from busfast.models.predict import load_model
-    from busfast.pipelines.image import ImagePipeline
+    from busfast.models.predict import load_run_model
 
-    config, record = run.read_config()
-    image = ImagePipeline(config.size, config.resize, config.channels,
-                          mean=tuple(record["weights"]["mean"]), std=tuple(record["weights"]["std"]))
-    given = {"device": config.device, "threads": config.threads} | flags
-    return load_model(run.models / "best.pth", config.arch, image, config.classes, **given)
+    return load_run_model(run.models / "best.pth", *run.read_config(), **flags)
 
 
-def _print_comparison(table, csv: Path, markdown: Path) -> None:
+def _print_comparison(table, gaps: list[str], files: list[Path]) -> None:
     same = [name for name in ("data", "state", "model", "size", "loader") if table[name].nunique() == 1]
     print("\n" + ", ".join(f"{name}: {table[name].iloc[0]}" for name in same))  # not in every row: terminals are narrow
     print(table.drop(columns=same).round(3).to_string(index=False))
-    print(f"wrote {csv} and {markdown} (every figure is of the validation part)")
+    for gap in gaps:
+        print(f"\n{gap}")
+    print(f"wrote {', '.join(map(str, files))} (figures are of the validation part unless they begin with test_)")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -16,9 +16,10 @@ COLUMNS = ["image", "label", "center", "patient", "device", "mask"]
 
 
 def write_split(table: pd.DataFrame, path: str | Path) -> None:
-    """Writes the split as CSV: a row an image, with its group (see `group_names`) and its part."""
+    """Writes the split as CSV: a row an image with its group (see `group_names`), part and, if known, pixels' hash."""
     groups = group_names(table, across_centers=False)
-    write_csv(table[COLUMNS].assign(group=groups, part=table["part"]), path)
+    pixels = {"pixels": table["pixels"]} if "pixels" in table else {}
+    write_csv(table[COLUMNS].assign(group=groups, part=table["part"], **pixels), path)
 
 
 def write_splits(splits: dict[str, pd.DataFrame], folder: Path, overwrite: bool = False) -> list[tuple[Path, str]]:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -17,6 +18,7 @@ from busfast.data.rows import read_rows
 from busfast.models.fold import fold_batchnorm
 from busfast.models.memory import keep_freed_memory
 from busfast.models.weights import make_model
+from busfast.pipelines.config import Config
 from busfast.pipelines.dataloaders import inference_dls, list_images
 from busfast.pipelines.finish import finish, stack
 from busfast.pipelines.image import ImagePipeline
@@ -59,7 +61,24 @@ def load_model(path: Path, arch: str, image: ImagePipeline, classes: tuple[str, 
     return Learner(dls, model.to(dls.device, memory_format=torch.channels_last), loss_func=CrossEntropyLossFlat())
 
 
-def predict_images(learn: Learner, paths: list[str | Path]) -> pd.DataFrame:
+def load_run_model(path: Path, config: Config, record: dict[str, Any], **flags) -> Learner:
+    """Loads the weights of a run the way the run was trained.
+
+    Args:
+        path: the weights.
+        config, record: as `Run.read_config` returns them.
+        flags: bs, device and threads of `load_model`, if they shall be others than in training.
+
+    Raises:
+        As `load_model`.
+    """
+    image = ImagePipeline(config.size, config.resize, config.channels,
+                          mean=tuple(record["weights"]["mean"]), std=tuple(record["weights"]["std"]))
+    given = {"device": config.device, "threads": config.threads} | flags
+    return load_model(path, config.arch, image, config.classes, **given)
+
+
+def predict_logits(learn: Learner, paths: list[str | Path]) -> tuple[np.ndarray, list[str]]:
     """Predicts images through the very pixels of validation; each file is read once, while the model is at work.
 
     Args:
@@ -67,21 +86,33 @@ def predict_images(learn: Learner, paths: list[str | Path]) -> pd.DataFrame:
         paths: image files.
 
     Returns:
+        Logits, float32 (n, classes), in order, and why each image could not be read ("" where it was; NaN if not).
+    """
+    dl = learn.dls.valid
+    model = fold_batchnorm(learn.model.eval(), dl.image.size)
+    print(f"predicting {len(paths)} images on {learn.dls.device}", flush=True)
+    reasons, logits = [""] * len(paths), np.full((len(paths), len(learn.dls.vocab)), np.nan, np.float32)
+    with torch.inference_mode():
+        for rows, pixels in _batches(paths, dl.image, dl.bs, dl.threads, reasons):
+            found = model(finish(pixels.to(learn.dls.device, non_blocking=True), dl.image))
+            logits[rows] = found.float().cpu().numpy()
+    return logits, reasons
+
+
+def predict_images(learn: Learner, paths: list[str | Path]) -> pd.DataFrame:
+    """Predicts images; see `predict_logits`.
+
+    Returns:
         A row an input, in order: image, status ("ok" or "unreadable"), predicted (the most probable class),
         p_<class> for each (they sum to 1), reason (why it could not be read). Empty cells where unreadable.
     """
-    classes, dl = list(learn.dls.vocab), learn.dls.valid
-    model = fold_batchnorm(learn.model.eval(), dl.image.size)
-    print(f"predicting {len(paths)} images on {learn.dls.device}", flush=True)
-    reasons, probabilities = [""] * len(paths), np.full((len(paths), len(classes)), np.nan, np.float32)
-    with torch.inference_mode():
-        for rows, pixels in _batches(paths, dl.image, dl.bs, dl.threads, reasons):
-            logits = model(finish(pixels.to(learn.dls.device, non_blocking=True), dl.image))
-            probabilities[rows] = logits.float().softmax(dim=1).cpu().numpy()
+    classes = list(learn.dls.vocab)
+    logits, reasons = predict_logits(learn, paths)
     table = pd.DataFrame({"image": [str(path) for path in paths],
                           "status": ["unreadable" if reason else "ok" for reason in reasons],
                           "predicted": ["" if reason else classes[row.argmax()]
-                                        for reason, row in zip(reasons, probabilities, strict=True)]})
+                                        for reason, row in zip(reasons, logits, strict=True)]})
+    probabilities = torch.from_numpy(logits).softmax(dim=1).numpy()
     for index, name in enumerate(classes):
         table[f"p_{name}"] = probabilities[:, index]
     table["reason"] = reasons

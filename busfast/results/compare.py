@@ -4,34 +4,53 @@ from pathlib import Path
 
 import pandas as pd
 
+from busfast.data.rows import write_csv
 from busfast.errors import UserError
 from busfast.files import atomic
 from busfast.pipelines.config import read_yaml
-from busfast.results.runs import RESULTS, Run, all_runs
+from busfast.results.differences import compare_tests, headline
+from busfast.results.predictions import FILE
+from busfast.results.runs import RESULTS, Run, all_runs, find_run
 
-NOTE = ("Every figure is of the validation part, never of the test part. For center_holdout that is images of the "
-        "training centers: it does not show how the model does on the held-out center.")
+NOTE = ("Columns that begin with test_ are of the test part (macro AUC with its 95% interval, drawing patients again), "
+        "where `evaluate` has scored it; all others are of the validation part. For center_holdout that is images of "
+        "the training centers: it does not show how the model does on the held-out center.")
 
 
-def compare_runs() -> tuple[pd.DataFrame, Path, Path]:
-    """Gathers all runs below results/; writes results/compare.csv and results/compare.md.
+def compare_runs(names: str | None = None) -> tuple[pd.DataFrame, list[str], list[Path]]:
+    """Gathers runs below results/; writes compare.csv and compare.md there, and, where two or more of them were
+    evaluated, differences.csv and compare.png.
+
+    Args:
+        names: of the runs, separated by commas; None: all.
 
     Returns:
-        The table, a row a run, and the two files.
+        The table, a row a run; the gaps to held-out centers, in words; and the files.
 
     Raises:
-        UserError: there is no run yet.
+        UserError: there is no run yet, or none of that name.
     """
-    rows = [row for row in map(_row, all_runs()) if row]
+    runs = all_runs() if names is None else [find_run(name.strip()) for name in names.split(",")]
+    rows = [row for row in map(_row, runs) if row]
     if not rows:
         raise UserError(f"There is no trained run below {RESULTS}/ yet. Train one: python -m busfast train.")
     table = pd.DataFrame(rows)
     csv, markdown = RESULTS / "compare.csv", RESULTS / "compare.md"
-    with atomic(csv) as file:
-        table.to_csv(file, index=False)
+    write_csv(table, csv)
+    differences = compare_tests(runs)
+    gaps, files = headline(differences), [csv, markdown]
     with atomic(markdown) as file:
-        file.write(_markdown(table) + f"\n{NOTE}\n")
-    return table, csv, markdown
+        file.write("".join(f"**{gap}**\n\n" for gap in gaps) + _markdown(table) + f"\n{NOTE}\n")
+        if len(differences):
+            file.write("\n" + _markdown(differences) + "\nDifferences are b - a, with 95% intervals; images: whether "
+                       "both have the same test images, so that each draw of patients is the same for both.\n")
+    if len(differences):
+        from busfast.results.plots import draw_tests
+
+        write_csv(differences, RESULTS / "differences.csv", float_format="%.6g")
+        draw_tests(table.dropna(subset="test_macro_auc"), RESULTS / "compare.png")
+        files += [RESULTS / "differences.csv", RESULTS / "compare.png"]
+    return table, gaps, files
 
 
 def _row(run: Run) -> dict | None:
@@ -52,6 +71,11 @@ def _row(run: Run) -> dict | None:
            "best_val_loss": log["val_loss"][best], "macro_auc_then": log["macro_auc"][best],
            "final_val_acc": last["val_acc"]}
     row |= {f"final_{name}": last[name] for name in log if name.startswith("recall_")}
+    row |= dict.fromkeys(("test_macro_auc", "test_low", "test_high"))
+    if (run.results / FILE).is_file() and (run.results / "metrics.csv").is_file():
+        found = pd.read_csv(run.results / "metrics.csv", keep_default_na=False, na_values=[""])
+        of = found[(found["part"] == "test") & (found["by"] == "all") & (found["score"] == "macro_auc")].iloc[0]
+        row |= {"test_macro_auc": of["estimate"], "test_low": of["low"], "test_high": of["high"]}
     return row | {"minutes": round(log["seconds"].sum() / 60, 2)}
 
 

@@ -58,6 +58,11 @@ def _draw(path: Path, log: pd.DataFrame, series: dict[str, str], title: str, axi
     save_figure(figure, path)
 
 
+def plain(text: str) -> str:
+    """Returns a text that is drawn as it stands: matplotlib takes what is between two $ for a formula."""
+    return text.replace("$", r"\$")
+
+
 def save_figure(figure: Figure, path: Path) -> None:
     """Writes a figure as PNG, whole or not at all."""
     with atomic(path, "wb") as file, warnings.catch_warnings():

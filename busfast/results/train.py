@@ -9,7 +9,9 @@ from pathlib import Path
 import pandas as pd
 
 from busfast.data.check import check_images
+from busfast.data.fingerprint import fingerprint_images
 from busfast.data.generators import generate
+from busfast.data.places import image_paths
 from busfast.data.rows import write_csv
 from busfast.data.split import count_parts
 from busfast.data.split_file import read_split, write_split
@@ -135,7 +137,8 @@ def train_run(pipeline: str, config: Config, name: str, parts: pd.DataFrame, pro
     run = new_run(pipeline, name)
     record = {"pipeline": pipeline, "split": parts.attrs["split"], "fold": parts.attrs["fold"],
               "holdout": parts.attrs["holdout"], "leaks": parts.attrs["leaks"]}
-    write_split(parts, run.results / "split.csv")
+    # What the pixels were is written down, so that a later look at the test part is at the same images.
+    write_split(parts.assign(pixels=fingerprint_images(image_paths(parts))["pixels"]), run.results / "split.csv")
     parts = read_split(run.results / "split.csv", parts.attrs["root"])  # what is written is what is trained
     try:
         learn = build(config, parts, run.models)

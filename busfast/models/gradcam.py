@@ -1,0 +1,108 @@
+"""Grad-CAM of any timm CNN, through captum."""
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from fastai.learner import Learner
+from torch import nn
+
+from busfast.errors import UserError
+from busfast.pipelines.finish import finish, stack
+from busfast.progress import progress
+
+OFFSET_FROM = 8  # images that it is measured on, where a cell looks
+
+
+def last_maps(model: nn.Module, arch: str) -> nn.Module:
+    """Returns the layer whose output Grad-CAM is made of: the last one of a CNN that still has rows and columns.
+
+    Raises:
+        UserError: the model is no CNN that timm knows the stages of.
+    """
+    stages = getattr(model, "feature_info", None)
+    if not stages:
+        raise UserError(f"Grad-CAM needs a CNN, and timm names no feature maps of {arch}. Explain a run of another "
+                        "model, such as efficientnet_b0.")
+    last = stages[-1] if isinstance(stages, list) else stages.info[-1]
+    return model.get_submodule(last["module"])
+
+
+def grad_cam(model: nn.Module, layer: nn.Module, x: torch.Tensor, targets: torch.Tensor) -> np.ndarray:
+    """Computes Grad-CAM maps, through captum.
+
+    Args:
+        model: in eval mode.
+        layer: as `last_maps` returns it.
+        x: (N, 3, H, W), normalised.
+        targets: int64, (N,), the class that each map explains.
+
+    Returns:
+        float, (N, H, W), from 0 to 1 (0 throughout where nothing speaks for the class), each value where the model
+        looks for it; see `find_offset`.
+
+    Raises:
+        UserError: the layer gives no maps.
+
+    Source:
+        Selvaraju et al. 2017, "Grad-CAM" (arXiv 1610.02391).
+    """
+    from captum.attr import LayerAttribution, LayerGradCam
+
+    maps = LayerGradCam(model, layer).attribute(x, target=targets, relu_attributions=True).detach()
+    if maps.ndim != 4:
+        raise UserError(f"Grad-CAM needs feature maps with rows and columns; this model's have the shape "
+                        f"{tuple(maps.shape)}. Explain a run of a CNN.")
+    maps = LayerAttribution.interpolate(maps, x.shape[2:], "bilinear")[:, 0].float().cpu().numpy()
+    maps = _shift(maps, find_offset(model, layer, x))
+    most = maps.max((1, 2), keepdims=True)
+    return np.divide(maps, most, out=np.zeros_like(maps), where=most > 0)
+
+
+def find_offset(model: nn.Module, layer: nn.Module, x: torch.Tensor) -> tuple[int, int]:
+    """Measures how far from its place in the grid a cell of a layer looks, in pixels of the input: down, right.
+
+    A convolution with a stride of 2 and a pixel of padding on either side looks around every second pixel, from the
+    first one on, and not around the middle of two. After five of them that makes half a cell: maps that are only
+    stretched to the image lie 15 pixels too far down and right.
+
+    Args:
+        model, layer, x: as those of `grad_cam`.
+
+    Returns:
+        Where the gradient of the middle cell has its middle (squared, mean of the images), less the cell's own.
+    """
+    kept = []
+    hook = layer.register_forward_hook(lambda module, given, out: kept.append(out))
+    x = x[:OFFSET_FROM].detach().requires_grad_()
+    try:
+        model(x)
+    finally:
+        hook.remove()
+    maps, found = kept[0], []
+    rows, columns = maps.shape[2:]
+    gradient, = torch.autograd.grad(maps[:, :, rows // 2, columns // 2].square().sum(), x)
+    weight = gradient.square().sum(1).mean(0).double()
+    for side, cells, along in ((x.shape[2], rows, weight.sum(1)), (x.shape[3], columns, weight.sum(0))):
+        total = float(along.sum())
+        middle = float((along * torch.arange(side, device=along.device)).sum()) / total if total else None
+        own = (cells // 2 + 0.5) * side / cells - 0.5
+        found.append(round(middle - own) if middle is not None else 0)
+    return found[0], found[1]
+
+
+def _shift(maps: np.ndarray, offset: tuple[int, int]) -> np.ndarray:
+    """Moves maps, (N, H, W), by some pixels; what comes in from outside is as the edge."""
+    rows, columns = (np.clip(np.arange(side) - by, 0, side - 1)
+                     for side, by in zip(maps.shape[1:], offset, strict=True))
+    return maps[:, rows[:, None], columns]
+
+
+def explain_images(learn: Learner, arch: str, pixels: Sequence[np.ndarray], targets: np.ndarray) -> np.ndarray:
+    """Computes the map of each image, (n, S, S), for the given class; see `grad_cam`."""
+    model, image, bs = learn.model.eval(), learn.dls.valid.image, learn.dls.valid.bs
+    layer, found = last_maps(model, arch), []
+    for start in progress(range(0, len(pixels), bs), "explaining"):
+        x = finish(stack(pixels[start:start + bs]).to(learn.dls.device), image)
+        found.append(grad_cam(model, layer, x, torch.as_tensor(targets[start:start + bs], device=x.device)))
+    return np.concatenate(found)

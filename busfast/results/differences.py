@@ -1,0 +1,82 @@
+"""Runs side by side on their test parts: paired where the images are the same, and the gap to a held-out center."""
+
+from functools import partial
+from itertools import combinations
+
+import numpy as np
+import pandas as pd
+
+from busfast.results.bootstrap import LEAST, LEVEL, REPLICATES, draw_weights
+from busfast.results.predictions import FILE, arrays, read_predictions
+from busfast.results.runs import Run
+from busfast.results.scores import score
+from busfast.results.summary import check_request
+
+IN_DOMAIN, HELD_OUT = ("stratified", "kfold"), ("center_holdout", "leave_one_center_out")
+COLUMNS = ["a", "b", "images", "score", "value_a", "value_b", "difference", "low", "high"]
+
+
+def compare_tests(runs: list[Run]) -> pd.DataFrame:
+    """Computes the differences of the test scores of runs that were evaluated.
+
+    Two runs of a pipeline are compared if their test images are the same (paired: both see the same draws of
+    patients), or if one was tested on centers that it was trained on and the other on one that was held out.
+
+    Args:
+        runs: those without predictions.csv are left out.
+
+    Returns:
+        A row a pair and score (macro AUC, balanced accuracy, sensitivity of the positive class), columns `COLUMNS`:
+        difference is b - a, low and high hold 95% of the draws, images says "same" or "different".
+    """
+    read = [(run, *_read(run)) for run in runs if (run.results / FILE).is_file()]
+    rows = []
+    for pair in combinations(read, 2):
+        if pair[0][2] in HELD_OUT and pair[1][2] in IN_DOMAIN:
+            pair = pair[::-1]  # the gap is what the held-out center has less
+        (a, classes, split_a, test_a), (b, classes_b, split_b, test_b) = pair
+        if classes != classes_b or a.name.split("/")[0] != b.name.split("/")[0]:
+            continue
+        same = test_a["image"].equals(test_b["image"]) and test_a["label"].equals(test_b["label"])
+        if same or (split_a in IN_DOMAIN and split_b in HELD_OUT):
+            rows += _rows(a, test_a, b, test_b, classes, same)
+    return pd.DataFrame(rows, columns=COLUMNS)
+
+
+def _read(run: Run) -> tuple[tuple[str, ...], str, pd.DataFrame]:
+    config, record = run.read_config()
+    predictions = read_predictions(run, config.classes)
+    test = predictions[predictions["part"] == "test"].sort_values("image").reset_index(drop=True)
+    return config.classes, record.get("split", ""), test
+
+
+def _rows(a: Run, test_a: pd.DataFrame, b: Run, test_b: pd.DataFrame, classes: tuple[str, ...],
+          same: bool) -> list[dict]:
+    shown = ("macro_auc", "balanced_accuracy", f"sensitivity_{check_request(classes, 0.9, None)[1]}")
+    values = []
+    for number, test in enumerate((test_a, test_b)):
+        measure = partial(score, *arrays(test, classes), classes=classes)
+        # The same seed draws the same patients in both; another one draws independently.
+        weights = draw_weights(test_a["group"].to_numpy() if same else test["group"].to_numpy(),
+                               test["label"].to_numpy(), REPLICATES, seed=0 if same else number)
+        drawn = pd.concat([pd.DataFrame(measure(some))[list(shown)] for some in weights], ignore_index=True)
+        values.append((measure(np.ones((1, len(test)))), drawn))
+    tail = (1 - LEVEL) / 2
+    found = []
+    for name in shown:
+        (first, drawn_a), (second, drawn_b) = ((one[name][0], drawn[name]) for one, drawn in values)
+        apart = drawn_b - drawn_a
+        known = apart.notna().mean() >= LEAST
+        found.append({"a": a.name, "b": b.name, "images": "same" if same else "different", "score": name,
+                      "value_a": first, "value_b": second, "difference": second - first,
+                      "low": apart.quantile(tail) if known else np.nan,
+                      "high": apart.quantile(1 - tail) if known else np.nan})
+    return found
+
+
+def headline(differences: pd.DataFrame) -> list[str]:
+    """Says the gap to a held-out center in a sentence for each pair of runs."""
+    gaps = differences[(differences["score"] == "macro_auc") & (differences["images"] == "different")]
+    return [f"{row.b} against {row.a}: macro AUC {row.value_b:.3f} at the held-out center, {row.value_a:.3f} at home, "
+            + (f"difference {row.difference:+.3f} ({row.low:+.3f} to {row.high:+.3f})" if not np.isnan(row.low)
+               else "a difference is not defined") for row in gaps.itertuples()]

@@ -1,0 +1,213 @@
+"""Where a model looks: Grad-CAM, held against lesion masks and against a model that has learned nothing."""
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import timm
+import torch
+from fastai.learner import Learner
+from matplotlib.figure import Figure
+from scipy.special import softmax
+from scipy.stats import spearmanr
+
+from busfast.data.images import fit_pixels
+from busfast.data.places import locate, read_places
+from busfast.data.rows import write_csv
+from busfast.data.split_file import read_split
+from busfast.data.table import find_table
+from busfast.errors import UserError
+from busfast.files import make_folder
+from busfast.models.gradcam import explain_images
+from busfast.models.predict import list_inputs, load_run_model, predict_logits
+from busfast.results.bootstrap import intervals
+from busfast.results.curves import plain, save_figure
+from busfast.results.predictions import check_unchanged, read_parts, read_predictions
+from busfast.results.probes import compare_parts, draw_some, probe_run, read_mask
+from busfast.results.runs import Run
+
+EACH = 3  # pictures of a class, right or wrong, in the gallery
+LOOKED = 30  # images that are compared with an untrained model
+
+
+def explain_run(run: Run, **flags) -> list[Path]:
+    """Explains a run that `evaluate` has predicted: a gallery, the maps against lesion masks, the shortcut probes.
+
+    Args:
+        run: an evaluated run.
+        flags: bs, device and threads of `load_model`.
+
+    Returns:
+        explain.png, localisation.csv and probes.csv, written into the run's folder.
+
+    Raises:
+        UserError: no predictions, no CNN, images that are gone or were changed.
+    """
+    config, record = run.read_config()
+    predictions = read_predictions(run, config.classes)
+    parts = read_parts(run, find_table(config.data).parent)
+    check_unchanged(run, parts)
+    table = predictions.assign(mask=predictions["image"].map(dict(zip(parts["image"], parts["mask"], strict=True))))
+    learn = load_run_model(run.models / "best.pth", config, record, **flags)
+    cases = choose_cases(table, config.classes)
+    masked = table[(table["mask"] != "") & ~table.index.isin(cases.index)]
+    shown = pd.concat([cases, draw_some(masked, config.seed)])
+    pixels, masks = read_pixels(learn, shown, parts.attrs["root"])
+    targets = np.array([config.classes.index(name) for name in shown["predicted"]])
+    maps = explain_images(learn, config.arch, pixels, targets)
+    files = [run.results / name for name in ("explain.png", "localisation.csv", "probes.csv")]
+    draw_gallery(cases, pixels, maps, masks, config.classes, run.name, files[0])
+    found = localise(maps, masks, shown["group"].to_numpy())
+    sanity = check_sanity(learn, config.arch, pixels, targets, maps)
+    found.loc["likeness to an untrained model's maps", ["estimate", "images"]] = sanity, min(LOOKED, len(pixels))
+    write_csv(found.reset_index(names="measure"), files[1], float_format="%.6g")
+    probes = probe_run(learn, parts, config.classes, config.seed)
+    split = read_split(run.results / "split.csv", parts.attrs["root"])
+    probes.loc[len(probes)] = compare_parts(learn, split, record["loader"])
+    write_csv(probes, files[2], float_format="%.6g")
+    return files
+
+
+def explain_inputs(run: Run, inputs: str, folder: Path, **flags) -> list[Path]:
+    """Explains images of the user's own: a picture each, beside its map for the predicted class.
+
+    Args:
+        run: a trained run.
+        inputs: as that of `list_inputs`.
+        folder: to write to; is made.
+        flags: bs, device and threads of `load_model`.
+
+    Returns:
+        The pictures. One that is there is replaced.
+
+    Raises:
+        UserError: nothing to read, or one that cannot be.
+    """
+    config, record = run.read_config()
+    names, paths = list_inputs(inputs)
+    learn = load_run_model(run.models / "best.pth", config, record, **flags)
+    logits, reasons = predict_logits(learn, paths)
+    for name, reason in zip(names, reasons, strict=True):
+        if reason:
+            raise UserError(f"{name} cannot be read: {reason}. Leave it out.")
+    pixels = [fit_pixels(path, *learn.dls.valid.image.fit) for path in paths]
+    maps = explain_images(learn, config.arch, pixels, logits.argmax(1))
+    make_folder(folder)
+    files = []
+    for number, (path, one, where) in enumerate(zip(paths, pixels, maps, strict=True)):
+        shares = softmax(logits[number])
+        figure = Figure(figsize=(6, 3.3), layout="constrained")
+        for axes, on in zip(figure.subplots(1, 2), (False, True), strict=True):
+            axes.axis("off")
+            axes.imshow(one.squeeze(), cmap="gray", vmin=0, vmax=255)
+            if on:
+                axes.imshow(where, cmap="viridis", alpha=0.45, vmin=0, vmax=1)
+        called = f"{config.classes[shares.argmax()]} ({shares.max():.2f})"
+        figure.suptitle(f"{plain(path.name)}: {called}. Research only, not a medical device", fontsize=8)
+        files.append(folder / f"{number + 1:04}-{path.stem}.png")
+        save_figure(figure, files[-1])
+    return files
+
+
+def localise(maps: np.ndarray, masks: Sequence[np.ndarray | None], groups: np.ndarray) -> pd.DataFrame:
+    """Holds maps against lesion masks.
+
+    Args:
+        maps: (n, S, S).
+        masks: bool, (S, S) each; None or empty: no lesion is known, the image is left out.
+        groups: (n,), of patients.
+
+    Returns:
+        Rows pointing (share of images whose brightest point lies in the lesion), energy (share of the map inside it),
+        iou (with the map's brightest pixels, as many as the lesion has) and area (the lesion's share of the image:
+        what pointing and energy would be by chance), with estimate, low, high and images.
+
+    Source:
+        Pointing game: Zhang et al. 2018 (arXiv 1608.00507).
+    """
+    rows = [number for number, mask in enumerate(masks) if mask is not None and mask.any()]
+    if not rows:
+        return pd.DataFrame(columns=["estimate", "low", "high", "images"])
+    values = []
+    for number in rows:
+        one, mask = maps[number], masks[number]
+        bright = np.zeros(mask.size, bool)
+        bright[np.argsort(one.ravel())[-mask.sum():]] = True
+        bright = bright.reshape(mask.shape)
+        values.append([mask[np.unravel_index(one.argmax(), one.shape)] and one.max() > 0,
+                       one[mask].sum() / one.sum() if one.sum() > 0 else 0.0,
+                       (bright & mask).sum() / (bright | mask).sum(), mask.mean()])
+    values = np.array(values, float)
+
+    def measure(weights: np.ndarray) -> dict[str, np.ndarray]:
+        means = weights @ values / weights.sum(1, keepdims=True)
+        return dict(zip(("pointing", "energy", "iou", "area"), means.T, strict=True))
+
+    return intervals(measure, groups[rows], np.zeros(len(rows))).assign(images=len(rows))
+
+
+def check_sanity(learn: Learner, arch: str, pixels: Sequence[np.ndarray], targets: np.ndarray,
+                 maps: np.ndarray) -> float:
+    """Returns how much the maps are like those of the same model with random weights: mean rank correlation.
+
+    Near 0 the maps depend on what was learned; near 1 they show the image's own edges and nothing else.
+
+    Source:
+        Adebayo et al. 2018, "Sanity checks for saliency maps" (arXiv 1810.03292).
+    """
+    own = learn.model
+    try:
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            learn.model = timm.create_model(arch, num_classes=len(learn.dls.vocab)).to(learn.dls.device)
+        others = explain_images(learn, arch, pixels[:LOOKED], targets[:LOOKED])
+    finally:
+        learn.model = own
+    # Every eighth pixel, for maps are made from fewer. Where one is empty they are unlike; two empty ones say nothing.
+    pairs = [(a[::8, ::8].ravel(), b[::8, ::8].ravel()) for a, b in zip(maps, others, strict=False)]
+    alike = [spearmanr(a, b).statistic if np.ptp(a) and np.ptp(b) else 0.0 for a, b in pairs if np.ptp(a) or np.ptp(b)]
+    return float(np.mean(alike)) if alike else float("nan")
+
+
+def read_pixels(learn: Learner, table: pd.DataFrame, root: str | Path) -> tuple[list[np.ndarray], list]:
+    """Returns the fitted pixels of the images of a table, and their masks (None where there is none)."""
+    places, image = read_places(root), learn.dls.valid.image
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        pixels = list(pool.map(lambda name: fit_pixels(locate(root, name, places), *image.fit), table["image"]))
+        masks = list(pool.map(lambda name: read_mask(root, name, places, image), table["mask"]))
+    return pixels, masks
+
+
+def choose_cases(predictions: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
+    """Returns cases of each class: the surest right ones and the surest wrong ones, at most one of a patient."""
+    sure = predictions[[f"p_{name}" for name in classes]].max(axis=1)
+    table = predictions.assign(sure=sure, right=predictions["predicted"] == predictions["label"])
+    table = table.sort_values("sure", ascending=False).drop_duplicates(["label", "right", "group"])
+    chosen = [of.head(EACH) for name in classes for right in (True, False)
+              for of in [table[(table["label"] == name) & (table["right"] == right)]]]
+    return pd.concat(chosen)
+
+
+def draw_gallery(cases: pd.DataFrame, pixels: Sequence[np.ndarray], maps: np.ndarray, masks: Sequence,
+                 classes: Sequence[str], caption: str, path: Path) -> None:
+    """Draws the cases: a row a class, right ones at the left and wrong ones at the right, each with its map."""
+    figure = Figure(figsize=(2.1 * 2 * EACH, 2.6 * len(classes)), layout="constrained")
+    grid = figure.subplots(len(classes), 2 * EACH, squeeze=False)
+    for axes in grid.ravel():
+        axes.axis("off")
+    for number, (_, case) in enumerate(cases.iterrows()):
+        row = list(classes).index(case["label"])
+        of = cases[(cases["label"] == case["label"]) & (cases["right"] == case["right"])]
+        axes = grid[row, (0 if case["right"] else EACH) + list(of.index).index(case.name)]
+        axes.imshow(pixels[number].squeeze(), cmap="gray", vmin=0, vmax=255)
+        axes.imshow(maps[number], cmap="viridis", alpha=0.45, vmin=0, vmax=1)
+        if masks[number] is not None and masks[number].any():
+            axes.contour(masks[number], [0.5], colors="white", linewidths=1)
+        axes.set_title(f"{case['label']}, {plain(case['center']) or 'no center'}\ncalled {case['predicted']} "
+                       f"({case['sure']:.2f})" + ("" if case["right"] else ", WRONG"), fontsize=7)
+    figure.suptitle(f"Grad-CAM for the predicted class; surest right (left) and wrong (right) cases\n{caption}",
+                    fontsize=9)
+    save_figure(figure, path)

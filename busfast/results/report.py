@@ -1,0 +1,229 @@
+"""One page of a run that can be sent to a colleague, and its model card; written from the run's files alone."""
+
+import base64
+import datetime
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from jinja2 import Environment, PackageLoader, StrictUndefined
+
+from busfast import __version__
+from busfast.data.audit import count_findings
+from busfast.data.copies import audit_file
+from busfast.data.table import find_table
+from busfast.errors import UserError
+from busfast.files import atomic
+from busfast.results.bootstrap import REPLICATES
+from busfast.results.limits import find_limits
+from busfast.results.plots import draw_all
+from busfast.results.runs import Run
+from busfast.results.scores import names
+from busfast.results.summary import TARGET, Evaluation, read_explanation, say_interval, summarise
+from busfast.words import counted
+
+MARK = "<!-- written by busfast report -->"
+CURVES = {"loss_curve.png": "Loss of training and validation in each epoch.",
+          "recall_curve.png": "Recall of each class on the validation part in each epoch.",
+          "lr_curve.png": "Learning rate at the end of each epoch.",
+          "explain.png": "Grad-CAM of the surest right and wrong cases of each class."}
+WHOLE = {"macro_auc": "macro AUC", "macro_ap": "macro average precision", "macro_f1": "macro F1",
+         "balanced_accuracy": "balanced accuracy", "mcc": "Matthews correlation", "brier": "Brier score (0 to 2)",
+         "ece": "expected calibration error"}
+KINDS = {"auc": "AUC", "ap": "average precision", "ppv": "PPV", "npv": "NPV", "f1": "F1"}
+SECTIONS = (("summary", "Summary"), ("limits", "Limits"), ("scores", "Scores"),
+            ("centers", "Centers, devices and patients"), ("calibration", "Calibration"),
+            ("operating", "Operating points"), ("explanation", "Where it looks, and shortcuts"),
+            ("data", "Data and training"), ("reproduce", "How to reproduce"))
+
+
+def write_report(run: Run, *, target: float = TARGET, positive: str | None = None) -> list[Path]:
+    """Writes report.html, model_card.md and the pictures of a run that `evaluate` has scored.
+
+    Args:
+        run, target, positive: as those of `summarise`.
+
+    Returns:
+        report.html and model_card.md.
+
+    Raises:
+        UserError: there are no predictions, or a file is in the way that busfast did not write.
+    """
+    found = summarise(run, target=target, positive=positive)
+    page, card = run.results / "report.html", run.results / "model_card.md"
+    for path in (page, card):
+        if path.is_file() and MARK not in path.read_text(encoding="utf-8", errors="replace")[:200]:
+            raise UserError(f"{path} was not written by busfast and is not overwritten. Move it away.")
+    facts = gather(found, draw_all(found, run.results))
+    house = Environment(loader=PackageLoader("busfast.results"), autoescape=lambda name: ".html" in name,
+                        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    house.filters["cell"] = lambda text: text.replace("|", "\\|").replace("<", "&lt;")
+    for path in (page, card):
+        with atomic(path) as file:
+            file.write(house.get_template(f"{path.name}.j2").render(facts))
+    return [page, card]
+
+
+def gather(found: Evaluation, pictures: dict[str, str]) -> dict[str, Any]:
+    """Collects what the templates show, every number already in words.
+
+    Args:
+        found: the evaluation.
+        pictures: file name -> what it shows, of pictures in the run's folder.
+    """
+    folder, config, record = found.run.results, found.config, found.record
+    shown = pictures | {name: alt for name, alt in CURVES.items() if (folder / name).is_file()}
+    return {
+        "mark": MARK, "title": f"{found.run.name}: report of a trained classifier", "version": __version__,
+        "date": datetime.date.today().isoformat(), "run": found.run.name, "sections": SECTIONS,
+        "alarms": _alarms(record), "summary": _summary(found), "headline": _headline(found),
+        "limits": find_limits(found), "replicates": f"{REPLICATES:,}", "scores": _scores(found),
+        "subsets": _subsets(found), "temperature": f"{found.temperature:.2f}", "calibration": _calibration(found),
+        "explained": _explained(found),
+        "points": _points(found), "referral": _referral(found), "counts": _counts(found), "data": _data(found),
+        "commands": _commands(found), "versions": _versions(record),
+        "pictures": {name: {"alt": alt, "data": base64.b64encode((folder / name).read_bytes()).decode("ascii")}
+                     for name, alt in shown.items()},
+        "config": config, "record": record, "positive": found.positive, "history": found.history,
+    }
+
+
+def _grid(caption: str, columns: list[str], rows: list[list], note: str = "") -> dict[str, Any]:
+    return {"caption": caption, "columns": columns, "rows": rows, "note": note}
+
+
+def _alarms(record: dict[str, Any]) -> list[str]:
+    alarms = []
+    if record.get("phantom"):
+        alarms.append("The images are a PHANTOM, made by a program: nothing here says anything about patients.")
+    if record.get("leaks"):
+        alarms.append(f"The split leaks ({record['leaks']} on two sides): these scores are too good.")
+    return alarms
+
+
+def _summary(found: Evaluation) -> list[str]:
+    auc, hit = found.pick("macro_auc"), found.pick(f"sensitivity_{found.positive}")
+    valid = found.pick("macro_auc", "valid")
+    held = ", ".join(found.record.get("holdout") or [])
+    where = (f"images of {held}, a center that it never saw in training" if held
+             else "images that it never saw, of centers that it was trained on")
+    return [
+        f"The model, {found.config.arch}, was trained to tell {', '.join(found.config.classes)} apart and tested on "
+        f"{counted(int(auc['images']), 'image')} of {counted(int(auc['groups']), 'group')} (patients, or copies that "
+        f"belong together): {where}.",
+        f"Its macro AUC there is {say_interval(auc)}; on the validation part, by which it was chosen, it is "
+        f"{say_interval(valid)}. Share of the {found.positive} images that it finds there, if each is called by its "
+        f"most probable class: {say_interval(hit)}.",
+        f"The test part was scored {counted(len(found.history), 'time')} so far."]
+
+
+def _headline(found: Evaluation) -> dict[str, Any]:
+    scores = ["macro_auc", "balanced_accuracy", f"sensitivity_{found.positive}", f"specificity_{found.positive}",
+              f"ppv_{found.positive}", f"npv_{found.positive}"]
+    return _grid("The figures that matter most, with 95% intervals", ["score", "validation", "test"],
+                 [[_title(name), say_interval(found.pick(name, "valid")), say_interval(found.pick(name))]
+                  for name in scores])
+
+
+def _title(name: str) -> str:
+    """A score's name as people say it: "auc_benign" is "AUC benign"."""
+    kind, _, of = name.partition("_")
+    return WHOLE.get(name) or f"{KINDS.get(kind, kind)} {of}".strip()
+
+
+def _scores(found: Evaluation) -> dict[str, Any]:
+    return _grid("All scores", ["score", "validation", "test"],
+                 [[_title(name), say_interval(found.pick(name, "valid")), say_interval(found.pick(name))]
+                  for name in names(found.config.classes)])
+
+
+def _subsets(found: Evaluation) -> list[dict[str, Any]]:
+    scores = ["macro_auc", *(f"sensitivity_{name}" for name in found.config.classes)]
+    grids = []
+    for by, caption, note in (
+            ("center", "Test part, each center", ""), ("device", "Test part, each device", ""),
+            ("patient", "Test part, by patient", "The mean probability of a patient's images; a patient whose images "
+             "have several labels counts once for each.")):
+        rows = found.metrics[(found.metrics["part"] == "test") & (found.metrics["by"] == by)]
+        cells = [[value or ("unknown" if by != "patient" else "all patients"),
+                  str(of["images"].iloc[0]), str(of["groups"].iloc[0]),
+                  *(say_interval(found.pick(name, "test", by, value)) for name in scores)]
+                 for value, of in rows.groupby("value", sort=False)]
+        if cells:
+            units = "patients and labels" if by == "patient" else "images"
+            grids.append(_grid(caption, [by, units, "groups", *map(_title, scores)], cells, note))
+    return grids
+
+
+def _calibration(found: Evaluation) -> dict[str, Any]:
+    return _grid("Before and after", ["part", "probabilities", "Brier score (0 to 2)", "expected calibration error"],
+                 [[row.part, row.probabilities, f"{row.brier:.3f}", f"{row.ece:.3f}"]
+                  for row in found.calibration.itertuples()])
+
+
+def _points(found: Evaluation) -> dict[str, Any]:
+    rows = []
+    for (target, threshold, part), of in found.points.groupby(["target", "threshold", "part"], sort=False):
+        reached = {row.score: say_interval(row) for _, row in of.iterrows()}
+        rows.append([f"{target:g}", f"{threshold:.3f}", part, *(reached[name] for name in ("sensitivity", "specificity",
+                                                                                          "ppv", "npv"))])
+    return _grid(f"Calling an image {found.positive}", ["wanted sensitivity", "threshold", "part", "sensitivity",
+                                                        "specificity", "PPV", "NPV"], rows)
+
+
+def _referral(found: Evaluation) -> dict[str, Any]:
+    rows = [[f"{row['wanted']:.0%}", f"{row['threshold']:.3f}", f"{row['coverage']:.0%}", say_interval(row)]
+            for _, row in found.referral.rename(columns={"error": "estimate"}).iterrows()]
+    return _grid("Coverage against error, test part", ["kept on validation", "probability from", "kept on test",
+                                                       "share wrong of those kept"], rows)
+
+
+def _explained(found: Evaluation) -> list[dict[str, Any]]:
+    read = read_explanation(found.run)
+    if read is None:
+        return []
+    maps, probes = read
+    return [_grid("Maps against lesion masks", ["measure", "value", "images"],
+                  [[row["measure"], say_interval(row), str(int(row["images"]))] for _, row in maps.iterrows()]),
+            _grid("Shortcut probes, validation part", ["probe", "score", "value", "chance", "how to read it"],
+                  [[row["probe"], row["score"], say_interval(row) if row["images"] else "not possible",
+                    f"{row['chance']:.2f}" if row["images"] else "", row["reading"]] for _, row in probes.iterrows()])]
+
+
+def _counts(found: Evaluation) -> dict[str, Any]:
+    counts = found.record.get("counts") or {}
+    return _grid("Images of each part", ["part", *found.config.classes],
+                 [[part, *(str(row.get(name, 0)) for name in found.config.classes)] for part, row in counts.items()])
+
+
+def _data(found: Evaluation) -> list[str]:
+    config, record = found.config, found.record
+    said = [f"Data: {config.data}; split: {record.get('split')}"
+            + (f", fold {record['fold']}" if record.get("fold") else "")
+            + (f", held out: {', '.join(record['holdout'])}" if record.get("holdout") else "")
+            + f"; seed {config.seed}.",
+            f"Model: {config.arch}; {(record.get('weights') or {}).get('text', 'weights unknown')}."]
+    return said + [_audit(config.data)]
+
+
+def _audit(data: str) -> str:
+    try:
+        path = audit_file(find_table(data))
+    except UserError:
+        path = None
+    if path is None or not path.is_file():
+        return f"The images were not audited (python -m busfast audit --data={data})."
+    lines = count_findings(pd.read_csv(path, dtype=str, keep_default_na=False))
+    return "Audit: " + ("; ".join(f"{name}: {text}" for name, text in lines) or "nothing was found") + "."
+
+
+def _commands(found: Evaluation) -> str:
+    first = (found.run.results / "config.yaml").read_text(encoding="utf-8").partition("\n")[0]
+    return "\n".join([first.partition("this again: ")[2] or f"python -m busfast train --pipeline={found.run.results}"
+                      "/config.yaml", f"python -m busfast evaluate --run={found.run.name}",
+                      f"python -m busfast report --run={found.run.name}"])
+
+
+def _versions(record: dict[str, Any]) -> dict[str, Any]:
+    rows = [[name, value] for name, value in (record.get("versions") or {}).items()]
+    return _grid("Trained with", ["what", "version"], [*rows, ["table.csv (SHA-256)", record.get("table_sha256", "")]])
