@@ -7,6 +7,7 @@ from pathlib import Path
 
 from busfast import __version__, line
 from busfast.cli_data import audit, cache, configure, prepare, split
+from busfast.cli_results import compare, evaluate, explain, model_flags, print_comparison, report
 from busfast.errors import UserError, choose
 from busfast.results.bench import bench
 
@@ -54,7 +55,8 @@ def train(split: str = "stratified", pipeline: str = None, data: str = None, hol
         freeze: how many of the model's first stages are not trained; the stem is the first. Default 0.
         freeze_after: number of epochs in which they are, before that. Default 0.
         profile: print after each epoch where its time went.
-        then: what to do with each run that is done, such as evaluate,explain,report.
+        then: what to do with each run that is done: evaluate, explain, report, separated by commas; evaluate comes
+            first and with each of them.
     """
     flags = dict(locals())
     for own in ("split", "fold", "allow_leaks", "profile", "then"):
@@ -72,10 +74,11 @@ def train(split: str = "stratified", pipeline: str = None, data: str = None, hol
             for item in split_data(table, copies, config, one, fold=fold, allow_leaks=allow_leaks).items()]
     for run, parts in runs:
         done = train_run(name, config, run, parts, profile)
-        for verb in dict.fromkeys(following):
-            THEN[verb](run=done.name)
+        for verb, then_do in THEN.items():  # in this order, whatever order they were named in
+            if verb in following or (following and verb == "evaluate"):  # which the others need
+                then_do(run=done.name)
     if len(runs) > 1:
-        _print_comparison(*compare_runs())
+        print_comparison(*compare_runs())
 
 
 def lr_find(split: str = "stratified", pipeline: str = None, data: str = None, holdout: str = None, fold: str = None,
@@ -112,19 +115,6 @@ def lr_find(split: str = "stratified", pipeline: str = None, data: str = None, h
     suggested, folder = find_lr(name, config, run, parts)
     print(f"suggested learning rate: {suggested:.2e}   (train with --lr={suggested:.1e})")
     print(f"curve: {folder}/lr_find.png, lr_find.csv")
-
-
-def compare(runs: str = None):
-    """Prints the table of runs and, where they were evaluated, the differences of their test scores.
-
-    Writes results/compare.csv, compare.md and, of evaluated runs, differences.csv and compare.png.
-
-    Args:
-        runs: names of runs, separated by commas. Default: all.
-    """
-    from busfast.results.compare import compare_runs
-
-    _print_comparison(*compare_runs(runs))
 
 
 def export(*, run: str):
@@ -168,7 +158,7 @@ def predict(inputs: str, *, run: str, out: str = "predictions.csv", overwrite: b
     from busfast.results.runs import find_run
 
     found = find_run(run)
-    flags = _model_flags(bs=bs, device=device, threads=threads)
+    flags = model_flags(bs=bs, device=device, threads=threads)
     out = Path(out)
     if out.exists() and not overwrite:
         raise UserError(f"{out} is already there. Name another file (--out=FILE) or replace it (--overwrite).")
@@ -189,98 +179,10 @@ def predict(inputs: str, *, run: str, out: str = "predictions.csv", overwrite: b
                         "relative to its folder.")
 
 
-def evaluate(*, run: str, target: float = 0.9, positive: str = None, again: bool = False, bs: int = 32,
-             device: str = None, threads: int = None):
-    """Scores a run's validation and test part, with intervals; writes predictions.csv and tables beside it.
-
-    The test part is predicted once for given weights; each time is recorded in results/RUN/evaluation.yaml.
-
-    Args:
-        run: name of a run, such as phantom/stratified.
-        target: sensitivity that a threshold for the positive class shall reach on the validation part, besides 0.9.
-        positive: the class that thresholds are for; default: malignant, or else the last class.
-        again: predict again even if these weights were scored before.
-        bs: images a batch.
-        device: auto, cuda, mps or cpu; default: as in training.
-        threads: decoding threads; 0: one a core.
-    """
-    from busfast.results.runs import find_run
-
-    found = find_run(run)
-    flags = _model_flags(bs=bs, device=device, threads=threads)
-    from busfast.results.evaluate import predict_parts
-    from busfast.results.summary import check_request, say_evaluation, summarise, write_tables
-
-    check_request(found.read_config()[0].classes, target, positive)
-    predict_parts(found, again=again, **flags)
-    scored = summarise(found, target=target, positive=positive)
-    write_tables(scored)
-    say_evaluation(scored)
-
-
-def explain(*, run: str, images: str = None, out: str = None, bs: int = 32, device: str = None, threads: int = None):
-    """Shows where a run's model looks (Grad-CAM), and whether it takes shortcuts; needs `evaluate` first.
-
-    Writes explain.png (right and wrong cases), localisation.csv (maps against lesion masks) and probes.csv (lesion or
-    border covered, center from features; validation part) into results/RUN/; `report` shows them.
-
-    Args:
-        run: name of a run, such as phantom/stratified.
-        images: explain these instead: an image, a folder, or a CSV file with a column image.
-        out: folder for the pictures of these images. Default: results/RUN/explain.
-        bs: images a batch.
-        device: auto, cuda, mps or cpu; default: as in training.
-        threads: decoding threads; 0: one a core.
-    """
-    from busfast.results.runs import find_run
-
-    found = find_run(run)
-    if out and not images:
-        raise UserError(f"--out={out} has no meaning without --images. Leave it out.")
-    flags = _model_flags(bs=bs, device=device, threads=threads)
-    from busfast.results.explain import explain_inputs, explain_run
-    from busfast.results.summary import say_explanation
-
-    if images:
-        files = explain_inputs(found, images, Path(out) if out else found.results / "explain", **flags)
-        print(f"wrote {len(files)} pictures into {files[0].parent}/. Research only, not a medical device.")
-    else:
-        files = explain_run(found, **flags)
-        say_explanation(found)
-        print(f"wrote {', '.join(map(str, files))}. Research only, not a medical device.")
-
-
-def report(*, run: str, target: float = 0.9, positive: str = None):
-    """Writes results/RUN/report.html and model_card.md of an evaluated run, from its predictions.csv alone.
-
-    Args:
-        run: name of a run that `evaluate` has scored.
-        target: a sensitivity to choose a threshold for, besides 0.9.
-        positive: the class that thresholds are for; default: malignant, or else the last class.
-    """
-    from busfast.results.runs import find_run
-
-    found = find_run(run)
-    from busfast.results.report import write_report
-
-    for path in write_report(found, target=target, positive=positive):
-        print(f"wrote {path}")
-    print("Research only, not a medical device.")
-
-
 VERBS = {"prepare": prepare, "audit": audit, "split": split, "train": train, "lr_find": lr_find, "evaluate": evaluate,
          "explain": explain, "report": report, "compare": compare, "export": export, "predict": predict, "cache": cache,
          "bench": bench}
 THEN = {"evaluate": evaluate, "explain": explain, "report": report}  # what train may go on with
-
-
-def _model_flags(**flags) -> dict:
-    """Checks flags of a verb that runs a model; leaves out those that were not given."""
-    from busfast.pipelines.config import Config
-
-    given = {key: value for key, value in flags.items() if value is not None}
-    checked = Config(**given)
-    return {key: getattr(checked, key) for key in given}
 
 
 def _configure(split: str, flags: dict, several: bool = False):
@@ -310,15 +212,6 @@ def _load(run, **flags):
     from busfast.models.predict import load_run_model
 
     return load_run_model(run.models / "best.pth", *run.read_config(), **flags)
-
-
-def _print_comparison(table, gaps: list[str], files: list[Path]) -> None:
-    same = [name for name in ("data", "state", "model", "size", "loader") if table[name].nunique() == 1]
-    print("\n" + ", ".join(f"{name}: {table[name].iloc[0]}" for name in same))  # not in every row: terminals are narrow
-    print(table.drop(columns=same).round(3).to_string(index=False))
-    for gap in gaps:
-        print(f"\n{gap}")
-    print(f"wrote {', '.join(map(str, files))} (figures are of the validation part unless they begin with test_)")
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,6 +1,7 @@
 """Grad-CAM of any timm CNN, through captum."""
 
 from collections.abc import Sequence
+from itertools import product
 
 import numpy as np
 import torch
@@ -11,7 +12,7 @@ from busfast.errors import UserError
 from busfast.pipelines.finish import finish, stack
 from busfast.progress import progress
 
-OFFSET_FROM = 8  # images that it is measured on, where a cell looks
+OFFSET_FROM = 32  # images that it is measured on, where a cell looks
 
 
 def last_maps(model: nn.Module, arch: str) -> nn.Module:
@@ -28,7 +29,8 @@ def last_maps(model: nn.Module, arch: str) -> nn.Module:
     return model.get_submodule(last["module"])
 
 
-def grad_cam(model: nn.Module, layer: nn.Module, x: torch.Tensor, targets: torch.Tensor) -> np.ndarray:
+def grad_cam(model: nn.Module, layer: nn.Module, x: torch.Tensor, targets: torch.Tensor,
+             offset: tuple[int, int] = (0, 0)) -> np.ndarray:
     """Computes Grad-CAM maps, through captum.
 
     Args:
@@ -36,10 +38,10 @@ def grad_cam(model: nn.Module, layer: nn.Module, x: torch.Tensor, targets: torch
         layer: as `last_maps` returns it.
         x: (N, 3, H, W), normalised.
         targets: int64, (N,), the class that each map explains.
+        offset: how far from its place a cell looks, as `find_offset` returns it.
 
     Returns:
-        float, (N, H, W), from 0 to 1 (0 throughout where nothing speaks for the class), each value where the model
-        looks for it; see `find_offset`.
+        float, (N, H, W), from 0 to 1 (0 throughout where nothing speaks for the class).
 
     Raises:
         UserError: the layer gives no maps.
@@ -54,7 +56,7 @@ def grad_cam(model: nn.Module, layer: nn.Module, x: torch.Tensor, targets: torch
         raise UserError(f"Grad-CAM needs feature maps with rows and columns; this model's have the shape "
                         f"{tuple(maps.shape)}. Explain a run of a CNN.")
     maps = LayerAttribution.interpolate(maps, x.shape[2:], "bilinear")[:, 0].float().cpu().numpy()
-    maps = _shift(maps, find_offset(model, layer, x))
+    maps = _shift(maps, offset)
     most = maps.max((1, 2), keepdims=True)
     return np.divide(maps, most, out=np.zeros_like(maps), where=most > 0)
 
@@ -63,32 +65,37 @@ def find_offset(model: nn.Module, layer: nn.Module, x: torch.Tensor) -> tuple[in
     """Measures how far from its place in the grid a cell of a layer looks, in pixels of the input: down, right.
 
     A convolution with a stride of 2 and a pixel of padding on either side looks around every second pixel, from the
-    first one on, and not around the middle of two. After five of them that makes half a cell: maps that are only
-    stretched to the image lie 15 pixels too far down and right.
+    first one on, and not around the middle of two. After five of them that makes half a cell, and weights that were
+    trained with another padding add to it: maps that are only stretched to the image lie too far down and right.
 
     Args:
-        model, layer, x: as those of `grad_cam`.
+        model: in eval mode.
+        layer: as `last_maps` returns it.
+        x: (N, 3, H, W), normalised; some dozen images, for each gives another answer.
 
     Returns:
-        Where the gradient of the middle cell has its middle (squared, mean of the images), less the cell's own.
+        The middle of a cell's squared gradient, less the cell's own: median of the images and of the cells around the
+        middle of the grid, half of them on either side, so that the image's edges draw to both sides alike.
     """
     kept = []
     hook = layer.register_forward_hook(lambda module, given, out: kept.append(out))
-    x = x[:OFFSET_FROM].detach().requires_grad_()
+    x = x.detach().requires_grad_()
     try:
         model(x)
     finally:
         hook.remove()
     maps, found = kept[0], []
-    rows, columns = maps.shape[2:]
-    gradient, = torch.autograd.grad(maps[:, :, rows // 2, columns // 2].square().sum(), x)
-    weight = gradient.square().sum(1).mean(0).double()
-    for side, cells, along in ((x.shape[2], rows, weight.sum(1)), (x.shape[3], columns, weight.sum(0))):
-        total = float(along.sum())
-        middle = float((along * torch.arange(side, device=along.device)).sum()) / total if total else None
-        own = (cells // 2 + 0.5) * side / cells - 0.5
-        found.append(round(middle - own) if middle is not None else 0)
-    return found[0], found[1]
+    for row, column in product(*({(side - 1) // 2, side // 2} for side in maps.shape[2:])):
+        gradient, = torch.autograd.grad(maps[:, :, row, column].square().sum(), x, retain_graph=True)
+        weight = gradient.square().sum(1).double()
+        weight = weight[weight.sum((1, 2)) > 0]
+        for axis, cell in ((1, row), (2, column)):
+            along = weight.sum(3 - axis)
+            middle = along @ torch.arange(x.shape[axis + 1], device=x.device).double() / along.sum(1)
+            own = (cell + 0.5) * x.shape[axis + 1] / maps.shape[axis + 1] - 0.5
+            found.append((axis, middle - own))
+    down, right = (torch.cat([value for axis, value in found if axis == one]) for one in (1, 2))
+    return tuple(round(float(values.median())) if len(values) else 0 for values in (down, right))
 
 
 def _shift(maps: np.ndarray, offset: tuple[int, int]) -> np.ndarray:
@@ -102,7 +109,8 @@ def explain_images(learn: Learner, arch: str, pixels: Sequence[np.ndarray], targ
     """Computes the map of each image, (n, S, S), for the given class; see `grad_cam`."""
     model, image, bs = learn.model.eval(), learn.dls.valid.image, learn.dls.valid.bs
     layer, found = last_maps(model, arch), []
+    offset = find_offset(model, layer, finish(stack(pixels[:OFFSET_FROM]).to(learn.dls.device), image))
     for start in progress(range(0, len(pixels), bs), "explaining"):
         x = finish(stack(pixels[start:start + bs]).to(learn.dls.device), image)
-        found.append(grad_cam(model, layer, x, torch.as_tensor(targets[start:start + bs], device=x.device)))
+        found.append(grad_cam(model, layer, x, torch.as_tensor(targets[start:start + bs], device=x.device), offset))
     return np.concatenate(found)

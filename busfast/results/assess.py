@@ -51,7 +51,8 @@ def assess_rows(some: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
     """Computes the scores of these rows alone, indexed by name; see `assess`."""
     labels, probabilities = arrays(some, classes)
     groups = some["group"].to_numpy()
-    found = intervals(partial(score, labels, probabilities, classes=classes), groups, some["label"].to_numpy())
+    found = intervals(partial(score, labels, probabilities, classes=classes), groups, some["label"].to_numpy(),
+                      biased=("ece",))
     return widen(found, _counts(labels, probabilities.argmax(1), groups, classes)).assign(
         images=len(some), groups=len(set(groups)))
 

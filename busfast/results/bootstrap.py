@@ -1,6 +1,6 @@
 """Intervals by drawing patients again, not images: the images of a patient are no independent observations."""
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 
 import numpy as np
 import pandas as pd
@@ -49,12 +49,14 @@ def _join(members: Iterable[np.ndarray]) -> list[np.ndarray]:
 
 
 def intervals(measure: Callable[[np.ndarray], dict[str, np.ndarray]], groups: np.ndarray, strata: np.ndarray,
-              replicates: int = REPLICATES, seed: int = 0) -> pd.DataFrame:
+              replicates: int = REPLICATES, seed: int = 0, biased: Sequence[str] = ()) -> pd.DataFrame:
     """Computes scores with percentile intervals.
 
     Args:
         measure: weights, (b, n) -> name -> values, (b,).
         groups, strata, replicates, seed: as those of `draw_weights`.
+        biased: names of scores, of 0 or more, that are larger in every draw because it repeats images; their interval
+            is moved by as much as the draws' median is off the estimate.
 
     Returns:
         A row a score, indexed by its name: estimate, low, high (95%; NaN where the score is not defined in a tenth of
@@ -65,6 +67,9 @@ def intervals(measure: Callable[[np.ndarray], dict[str, np.ndarray]], groups: np
     drawn = pd.concat([pd.DataFrame(measure(weights)) for weights in draw_weights(groups, strata, replicates, seed)])
     tail = (1 - LEVEL) / 2
     low, high = drawn.quantile(tail), drawn.quantile(1 - tail)
+    for name in biased:
+        off = drawn[name].median() - estimate[name]
+        low[name], high[name] = max(0.0, low[name] - off), max(0.0, high[name] - off)
     known = (drawn.notna().mean() >= LEAST) & pd.Series(estimate).notna() & (high - low > 1e-12)
     return pd.DataFrame({"estimate": pd.Series(estimate), "low": low.where(known), "high": high.where(known)})
 

@@ -1,5 +1,6 @@
 """Runs side by side on their test parts: paired where the images are the same, and the gap to a held-out center."""
 
+import dataclasses
 from functools import partial
 from itertools import combinations
 
@@ -13,7 +14,8 @@ from busfast.results.scores import score
 from busfast.results.summary import check_request
 
 IN_DOMAIN, HELD_OUT = ("stratified", "kfold"), ("center_holdout", "leave_one_center_out")
-COLUMNS = ["a", "b", "images", "score", "value_a", "value_b", "difference", "low", "high"]
+COLUMNS = ["a", "b", "images", "score", "value_a", "value_b", "difference", "low", "high", "recipe"]
+PLACES = ("data", "source", "splits", "holdout", "folds", "device", "threads", "cache")  # no part of a recipe
 
 
 def compare_tests(runs: list[Run]) -> pd.DataFrame:
@@ -27,7 +29,8 @@ def compare_tests(runs: list[Run]) -> pd.DataFrame:
 
     Returns:
         A row a pair and score (macro AUC, balanced accuracy, sensitivity of the positive class), columns `COLUMNS`:
-        difference is b - a, low and high hold 95% of the draws, images says "same" or "different".
+        difference is b - a, low and high hold 95% of the draws, images says "same" or "different", recipe names what
+        else the two were trained with differently.
     """
     read = [(run, *_read(run)) for run in runs if (run.results / FILE).is_file()]
     rows = []
@@ -39,7 +42,7 @@ def compare_tests(runs: list[Run]) -> pd.DataFrame:
             continue
         same = test_a["image"].equals(test_b["image"]) and test_a["label"].equals(test_b["label"])
         if same or (split_a in IN_DOMAIN and split_b in HELD_OUT):
-            rows += _rows(a, test_a, b, test_b, classes, same)
+            rows += [row | {"recipe": _apart(a, b)} for row in _rows(a, test_a, b, test_b, classes, same)]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -48,6 +51,11 @@ def _read(run: Run) -> tuple[tuple[str, ...], str, pd.DataFrame]:
     predictions = read_predictions(run, config.classes)
     test = predictions[predictions["part"] == "test"].sort_values("image").reset_index(drop=True)
     return config.classes, record.get("split", ""), test
+
+
+def _apart(a: Run, b: Run) -> str:
+    first, second = (dataclasses.asdict(run.read_config()[0]) for run in (a, b))
+    return ", ".join(name for name in first if name not in PLACES and first[name] != second[name])
 
 
 def _rows(a: Run, test_a: pd.DataFrame, b: Run, test_b: pd.DataFrame, classes: tuple[str, ...],
@@ -79,4 +87,5 @@ def headline(differences: pd.DataFrame) -> list[str]:
     gaps = differences[(differences["score"] == "macro_auc") & (differences["images"] == "different")]
     return [f"{row.b} against {row.a}: macro AUC {row.value_b:.3f} at the held-out center, {row.value_a:.3f} at home, "
             + (f"difference {row.difference:+.3f} ({row.low:+.3f} to {row.high:+.3f})" if not np.isnan(row.low)
-               else "a difference is not defined") for row in gaps.itertuples()]
+               else "a difference is not defined")
+            + (f"; but they also differ in {row.recipe}" if row.recipe else "") for row in gaps.itertuples()]

@@ -208,6 +208,6 @@ def draw_gallery(cases: pd.DataFrame, pixels: Sequence[np.ndarray], maps: np.nda
             axes.contour(masks[number], [0.5], colors="white", linewidths=1)
         axes.set_title(f"{case['label']}, {plain(case['center']) or 'no center'}\ncalled {case['predicted']} "
                        f"({case['sure']:.2f})" + ("" if case["right"] else ", WRONG"), fontsize=7)
-    figure.suptitle(f"Grad-CAM for the predicted class; surest right (left) and wrong (right) cases\n{caption}",
-                    fontsize=9)
+    figure.suptitle("Grad-CAM for the predicted class (yellow: most; all violet: nothing spoke for it; white line: "
+                    f"lesion mask)\nsurest right (left) and wrong (right) cases; {caption}", fontsize=9)
     save_figure(figure, path)

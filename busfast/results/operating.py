@@ -57,7 +57,8 @@ def refer(valid: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarr
     for wanted in COVERAGES:
         threshold = 0.0 if wanted == 1 else float(np.quantile(valid[1].max(1), 1 - wanted))
         kept = sure >= threshold
-        error = intervals(partial(_error, kept, wrong), groups, strata).loc["error"]
+        error = intervals(partial(_error, kept, wrong), groups, strata)
+        error = widen(error, {"error": len(set(np.asarray(groups)[kept]))}).loc["error"]
         rows.append({"wanted": wanted, "threshold": threshold, "coverage": kept.mean(), "error": error["estimate"],
                      "low": error["low"], "high": error["high"]})
     return pd.DataFrame(rows)

@@ -221,6 +221,7 @@ def _commands(found: Evaluation) -> str:
     first = (found.run.results / "config.yaml").read_text(encoding="utf-8").partition("\n")[0]
     return "\n".join([first.partition("this again: ")[2] or f"python -m busfast train --pipeline={found.run.results}"
                       "/config.yaml", f"python -m busfast evaluate --run={found.run.name}",
+                      *([f"python -m busfast explain --run={found.run.name}"] if read_explanation(found.run) else []),
                       f"python -m busfast report --run={found.run.name}"])
 
 

@@ -160,7 +160,7 @@ def say_explanation(run: Run) -> None:
     print(f"\n{run.name}: where it looks (Grad-CAM for the predicted class)")
     for _, row in maps.iterrows():
         print(f"  {row['measure']:38} {say_interval(row)}, {counted(int(row['images']), 'image')}")
-    print("shortcut probes (validation part)")
+    print("shortcut probes (validation part; covered images are unlike any it has seen, so small losses say little)")
     for _, row in probes.iterrows():
         value = f"{row['score']} {say_interval(row)}, chance {row['chance']:.2f}. " if row["images"] else ""
         print(f"  {row['probe']:22} {value}{row['reading']}")

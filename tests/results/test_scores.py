@@ -179,6 +179,9 @@ def test_referring_the_unsure_leaves_fewer_errors():
     found = refer((labels, probabilities), (labels, probabilities), np.arange(600), labels)
     assert found["coverage"].tolist() == pytest.approx(found["wanted"].tolist(), abs=0.01)
     assert found["error"].is_monotonic_decreasing and (found["low"] <= found["error"]).all()
+    sure = np.eye(3)[labels]  # never wrong, which 600 images cannot prove
+    found = refer((labels, sure), (labels, sure), np.arange(600), labels)
+    assert found["high"].iloc[0] == pytest.approx(0.0064, abs=1e-4)
 
 
 def predictions(n=120, seed=0):
@@ -208,5 +211,7 @@ def test_every_center_has_its_scores_and_one_without_a_class_or_of_one_image_is_
     assert found.loc[("center", "south", "macro_auc"), "low"] < found.loc[("center", "south", "macro_auc"), "high"]
     assert np.isnan(found.loc[("center", "lone", "accuracy"), "low"]) or \
         found.loc[("center", "lone", "accuracy"), "estimate"] in (0, 1)
+    known = found.dropna()
+    assert (known["low"] <= known["estimate"]).all() and (known["estimate"] <= known["high"]).all()
     assert found.loc[("all", "", "macro_auc"), "images"] == 121 and found.loc[("all", "", "macro_auc"), "groups"] == 61
     assert "device" not in found.index.get_level_values(0)  # there is but one
