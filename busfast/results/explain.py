@@ -182,10 +182,12 @@ def read_pixels(learn: Learner, table: pd.DataFrame, root: str | Path) -> tuple[
 
 
 def choose_cases(predictions: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
-    """Returns cases of each class: the surest right ones and the surest wrong ones, at most one of a patient."""
+    """Returns cases of each class, right and wrong: the surest of each center, then the next; one of a patient at most."""
     sure = predictions[[f"p_{name}" for name in classes]].max(axis=1)
     table = predictions.assign(sure=sure, right=predictions["predicted"] == predictions["label"])
     table = table.sort_values("sure", ascending=False).drop_duplicates(["label", "right", "group"])
+    table = table.assign(turn=table.groupby(["label", "right", "center"]).cumcount())
+    table = table.sort_values(["turn", "sure"], ascending=[True, False])
     chosen = [of.head(EACH) for name in classes for right in (True, False)
               for of in [table[(table["label"] == name) & (table["right"] == right)]]]
     return pd.concat(chosen)
