@@ -182,7 +182,7 @@ def read_pixels(learn: Learner, table: pd.DataFrame, root: str | Path) -> tuple[
 
 
 def choose_cases(predictions: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
-    """Returns cases of each class, right and wrong: the surest of each center, then the next; one of a patient at most."""
+    """Returns right and wrong cases of each class: the surest of each center, then the next; one a patient at most."""
     sure = predictions[[f"p_{name}" for name in classes]].max(axis=1)
     table = predictions.assign(sure=sure, right=predictions["predicted"] == predictions["label"])
     table = table.sort_values("sure", ascending=False).drop_duplicates(["label", "right", "group"])
