@@ -17,8 +17,7 @@ def train(split: str = "stratified", pipeline: str = None, data: str = None, hol
           lr: float = None, lr_min: float = None, patience: int = None, monitor: str = None, arch: str = None,
           weights: str = None, seed: int = None, loader: str = None, device: str = None, threads: int = None,
           cache: str = None, preset: str = None, progressive: str = None, freeze: int = None,
-          freeze_after: int = None, profile: bool = False,
-          then: str = None):
+          freeze_after: int = None, profile: bool = False, then: str = None):
     """Trains a split (each of its folds, or all splits) of a set of images and writes results/ and models/.
 
     Flags that are left out keep the value of the pipeline file, or else the default given here.

@@ -8,7 +8,7 @@ import pandas as pd
 
 from busfast.results.bootstrap import intervals, widen
 from busfast.results.predictions import arrays
-from busfast.results.scores import score
+from busfast.results.scores import rate_groups, score
 
 GROUPED = ("center", "device")  # columns by whose values the scores are told apart
 
@@ -70,7 +70,6 @@ def _counts(labels: np.ndarray, predicted: np.ndarray, groups: np.ndarray, class
     """Of how many groups each score that is a share is one."""
     found = {"accuracy": len(set(groups))}
     for index, name in enumerate(classes):
-        of = {"sensitivity": labels == index, "specificity": labels != index, "ppv": predicted == index,
-              "npv": predicted != index}
-        found |= {f"{key}_{name}": len(set(groups[rows])) for key, rows in of.items()}
+        rates = rate_groups(labels == index, predicted == index, groups)
+        found |= {f"{key}_{name}": count for key, count in rates.items()}
     return found

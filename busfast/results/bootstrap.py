@@ -65,13 +65,18 @@ def intervals(measure: Callable[[np.ndarray], dict[str, np.ndarray]], groups: np
     groups = np.asarray(groups)
     estimate = {name: values[0] for name, values in measure(np.ones((1, len(groups)))).items()}
     drawn = pd.concat([pd.DataFrame(measure(weights)) for weights in draw_weights(groups, strata, replicates, seed)])
-    tail = (1 - LEVEL) / 2
-    low, high = drawn.quantile(tail), drawn.quantile(1 - tail)
+    low, high = bounds(drawn)
     for name in biased:
         off = drawn[name].median() - estimate[name]
         low[name], high[name] = max(0.0, low[name] - off), max(0.0, high[name] - off)
-    known = (drawn.notna().mean() >= LEAST) & pd.Series(estimate).notna() & (high - low > 1e-12)
+    known = pd.Series(estimate).notna() & (high - low > 1e-12)
     return pd.DataFrame({"estimate": pd.Series(estimate), "low": low.where(known), "high": high.where(known)})
+
+
+def bounds(drawn: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
+    """Returns what holds the middle 95% of each column's draws; NaN where a tenth of them or more are not defined."""
+    known, tail = drawn.notna().mean() >= LEAST, (1 - LEVEL) / 2
+    return drawn.quantile(tail).where(known), drawn.quantile(1 - tail).where(known)
 
 
 def widen(found: pd.DataFrame, counts: dict[str, float]) -> pd.DataFrame:

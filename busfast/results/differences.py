@@ -7,11 +7,12 @@ from itertools import combinations
 import numpy as np
 import pandas as pd
 
-from busfast.results.bootstrap import LEAST, LEVEL, REPLICATES, draw_weights
+from busfast.pipelines.config import Config
+from busfast.results.bootstrap import bounds, draw_weights
 from busfast.results.predictions import FILE, arrays, read_predictions
 from busfast.results.runs import Run
 from busfast.results.scores import score
-from busfast.results.summary import check_request
+from busfast.results.summary import choose_positive
 
 IN_DOMAIN, HELD_OUT = ("stratified", "kfold"), ("center_holdout", "leave_one_center_out")
 COLUMNS = ["a", "b", "images", "score", "value_a", "value_b", "difference", "low", "high", "recipe"]
@@ -37,49 +38,43 @@ def compare_tests(runs: list[Run]) -> pd.DataFrame:
     for pair in combinations(read, 2):
         if pair[0][2] in HELD_OUT and pair[1][2] in IN_DOMAIN:
             pair = pair[::-1]  # the gap is what the held-out center has less
-        (a, classes, split_a, test_a), (b, classes_b, split_b, test_b) = pair
-        if classes != classes_b or a.name.split("/")[0] != b.name.split("/")[0]:
+        (a, config_a, split_a, test_a), (b, config_b, split_b, test_b) = pair
+        if config_a.classes != config_b.classes or a.name.split("/")[0] != b.name.split("/")[0]:
             continue
         same = test_a["image"].equals(test_b["image"]) and test_a["label"].equals(test_b["label"])
         if same or (split_a in IN_DOMAIN and split_b in HELD_OUT):
-            rows += [row | {"recipe": _apart(a, b)} for row in _rows(a, test_a, b, test_b, classes, same)]
+            both = {"a": a.name, "b": b.name, "images": "same" if same else "different",
+                    "recipe": _apart(config_a, config_b)}
+            rows += [both | row for row in _rows(test_a, test_b, config_a.classes, same)]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _read(run: Run) -> tuple[tuple[str, ...], str, pd.DataFrame]:
+def _read(run: Run) -> tuple[Config, str, pd.DataFrame]:
     config, record = run.read_config()
     predictions = read_predictions(run, config.classes)
     test = predictions[predictions["part"] == "test"].sort_values("image").reset_index(drop=True)
-    return config.classes, record.get("split", ""), test
+    return config, record.get("split", ""), test
 
 
-def _apart(a: Run, b: Run) -> str:
-    first, second = (dataclasses.asdict(run.read_config()[0]) for run in (a, b))
+def _apart(*configs: Config) -> str:
+    first, second = map(dataclasses.asdict, configs)
     return ", ".join(name for name in first if name not in PLACES and first[name] != second[name])
 
 
-def _rows(a: Run, test_a: pd.DataFrame, b: Run, test_b: pd.DataFrame, classes: tuple[str, ...],
-          same: bool) -> list[dict]:
-    shown = ("macro_auc", "balanced_accuracy", f"sensitivity_{check_request(classes, 0.9, None)[1]}")
-    values = []
+def _rows(test_a: pd.DataFrame, test_b: pd.DataFrame, classes: tuple[str, ...], same: bool) -> list[dict]:
+    shown = ["macro_auc", "balanced_accuracy", f"sensitivity_{choose_positive(classes)}"]
+    values, draws = [], []
     for number, test in enumerate((test_a, test_b)):
         measure = partial(score, *arrays(test, classes), classes=classes)
         # The same seed draws the same patients in both; another one draws independently.
-        weights = draw_weights(test_a["group"].to_numpy() if same else test["group"].to_numpy(),
-                               test["label"].to_numpy(), REPLICATES, seed=0 if same else number)
-        drawn = pd.concat([pd.DataFrame(measure(some))[list(shown)] for some in weights], ignore_index=True)
-        values.append((measure(np.ones((1, len(test)))), drawn))
-    tail = (1 - LEVEL) / 2
-    found = []
-    for name in shown:
-        (first, drawn_a), (second, drawn_b) = ((one[name][0], drawn[name]) for one, drawn in values)
-        apart = drawn_b - drawn_a
-        known = apart.notna().mean() >= LEAST
-        found.append({"a": a.name, "b": b.name, "images": "same" if same else "different", "score": name,
-                      "value_a": first, "value_b": second, "difference": second - first,
-                      "low": apart.quantile(tail) if known else np.nan,
-                      "high": apart.quantile(1 - tail) if known else np.nan})
-    return found
+        weights = draw_weights((test_a if same else test)["group"].to_numpy(), test["label"].to_numpy(),
+                               seed=0 if same else number)
+        draws.append(pd.concat([pd.DataFrame(measure(some))[shown] for some in weights], ignore_index=True))
+        values.append({name: value[0] for name, value in measure(np.ones((1, len(test)))).items()})
+    low, high = bounds(draws[1] - draws[0])
+    a, b = values
+    return [{"score": name, "value_a": a[name], "value_b": b[name], "difference": b[name] - a[name],
+             "low": low[name], "high": high[name]} for name in shown]
 
 
 def headline(differences: pd.DataFrame) -> list[str]:

@@ -1,8 +1,6 @@
 """A trained run -> predictions.csv of its validation and test part, and a record of each time that this was done."""
 
 import datetime
-import hashlib
-from pathlib import Path
 from typing import Any
 
 from busfast import __version__
@@ -10,12 +8,12 @@ from busfast.data.table import find_table
 from busfast.errors import UserError
 from busfast.pipelines.config import read_yaml
 from busfast.results.predictions import FILE, PARTS, check_unchanged, read_parts, write_predictions
-from busfast.results.runs import Run, write_record
+from busfast.results.runs import Run, file_sha256, write_record
 
 RECORD = "evaluation.yaml"
 
 
-def predict_parts(run: Run, *, again: bool = False, **flags) -> bool:
+def predict_parts(run: Run, *, again: bool = False, **flags) -> None:
     """Predicts the validation and test part of a run, unless that was done with these very weights.
 
     Writes predictions.csv and, before it, evaluation.yaml: that the test part was seen is known even if what follows
@@ -26,20 +24,17 @@ def predict_parts(run: Run, *, again: bool = False, **flags) -> bool:
         again: predict even if it was done.
         flags: bs, device and threads of `load_model`, if they shall be others than in training.
 
-    Returns:
-        Whether it predicted.
-
     Raises:
         UserError: no weights, no test part, another version of busfast, images that are gone or were changed.
     """
     config, record = run.read_config()
-    files = {"weights_sha256": _check_weights(run, record), "split_sha256": _sha256(run.results / "split.csv")}
+    files = {"weights_sha256": _check_weights(run, record), "split_sha256": file_sha256(run.results / "split.csv")}
     history = read_history(run)
     made = [entry for entry in history if files.items() <= entry.items()]
     if made and (run.results / FILE).is_file() and not again:
         print(f"{run.name}: these weights were scored on {made[-1]['when']}; their {FILE} is used (--again: predict "
               "once more)", flush=True)
-        return False
+        return
     parts = read_parts(run, find_table(config.data).parent)
     paths = check_unchanged(run, parts)
     from busfast.models.predict import load_run_model, predict_logits
@@ -52,7 +47,6 @@ def predict_parts(run: Run, *, again: bool = False, **flags) -> bool:
                     **files, "images": {part: int((parts["part"] == part).sum()) for part in PARTS}})
     write_record(run.results / RECORD, {"test_scored": len(history), "evaluations": history})
     write_predictions(run, config.classes, parts, logits)
-    return True
 
 
 def read_history(run: Run) -> list[dict[str, Any]]:
@@ -71,8 +65,4 @@ def _check_weights(run: Run, record: dict[str, Any]) -> str:
     if made.split(".")[:2] != __version__.split(".")[:2]:
         raise UserError(f"The run {run.name} was made by busfast {made}; this is {__version__}, which may see other "
                         "pixels. Use that version, or train again.")
-    return _sha256(weights)
-
-
-def _sha256(path: Path) -> str:
-    return hashlib.sha256(path.read_bytes()).hexdigest()
+    return file_sha256(weights)

@@ -1,8 +1,6 @@
 """Where a model looks: Grad-CAM, held against lesion masks and against a model that has learned nothing."""
 
-import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -15,7 +13,6 @@ from scipy.special import softmax
 from scipy.stats import spearmanr
 
 from busfast.data.images import fit_pixels
-from busfast.data.places import locate, read_places
 from busfast.data.rows import write_csv
 from busfast.data.split_file import read_split
 from busfast.data.table import find_table
@@ -26,7 +23,7 @@ from busfast.models.predict import list_inputs, load_run_model, predict_logits
 from busfast.results.bootstrap import intervals
 from busfast.results.curves import plain, save_figure
 from busfast.results.predictions import check_unchanged, read_parts, read_predictions
-from busfast.results.probes import compare_parts, draw_some, probe_run, read_mask
+from busfast.results.probes import compare_parts, draw_some, probe_run, read_pixels
 from busfast.results.runs import Run
 
 EACH = 3  # pictures of a class, right or wrong, in the gallery
@@ -170,15 +167,6 @@ def check_sanity(learn: Learner, arch: str, pixels: Sequence[np.ndarray], target
     pairs = [(a[::8, ::8].ravel(), b[::8, ::8].ravel()) for a, b in zip(maps, others, strict=False)]
     alike = [spearmanr(a, b).statistic if np.ptp(a) and np.ptp(b) else 0.0 for a, b in pairs if np.ptp(a) or np.ptp(b)]
     return float(np.mean(alike)) if alike else float("nan")
-
-
-def read_pixels(learn: Learner, table: pd.DataFrame, root: str | Path) -> tuple[list[np.ndarray], list]:
-    """Returns the fitted pixels of the images of a table, and their masks (None where there is none)."""
-    places, image = read_places(root), learn.dls.valid.image
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        pixels = list(pool.map(lambda name: fit_pixels(locate(root, name, places), *image.fit), table["image"]))
-        masks = list(pool.map(lambda name: read_mask(root, name, places, image), table["mask"]))
-    return pixels, masks
 
 
 def choose_cases(predictions: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from busfast.results.bootstrap import intervals, widen
-from busfast.results.scores import divide, rates
+from busfast.results.scores import divide, rate_groups, rates
 
 COVERAGES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 
@@ -33,9 +33,7 @@ def operate(positive: np.ndarray, values: np.ndarray, threshold: float, groups: 
     def measure(weights: np.ndarray) -> dict[str, np.ndarray]:
         return rates(*(weights @ cells).T)
 
-    of = {"sensitivity": positive, "specificity": ~positive, "ppv": called, "npv": ~called}
-    counts = {name: len(set(np.asarray(groups)[rows])) for name, rows in of.items()}
-    return widen(intervals(measure, groups, strata), counts)
+    return widen(intervals(measure, groups, strata), rate_groups(positive, called, np.asarray(groups)))
 
 
 def refer(valid: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray], groups: np.ndarray,

@@ -57,11 +57,7 @@ def probe_run(learn: Learner, parts: pd.DataFrame, classes: Sequence[str], seed:
         A probe that cannot be is a row without an estimate, with the reason.
     """
     valid = draw_some(parts[parts["part"] == "valid"], seed).reset_index(drop=True)
-    root, places = parts.attrs["root"], read_places(parts.attrs["root"])
-    image = learn.dls.valid.image
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        pixels = list(pool.map(lambda name: fit_pixels(locate(root, name, places), *image.fit), valid["image"]))
-        masks = list(pool.map(lambda name: read_mask(root, name, places, image), valid["mask"]))
+    pixels, masks = read_pixels(learn, valid, parts.attrs["root"])
     return pd.DataFrame([*_covers(learn, valid, pixels, masks, classes, seed),
                          _center(learn, valid, pixels, seed)])
 
@@ -185,6 +181,15 @@ def _center(learn: Learner, valid: pd.DataFrame, pixels: list, seed: int) -> dic
 
     return row | intervals(measure, group, center).loc["accuracy"].to_dict() | {
         "chance": pd.Series(center).value_counts(normalize=True).max()}
+
+
+def read_pixels(learn: Learner, table: pd.DataFrame, root: str | Path) -> tuple[list[np.ndarray], list]:
+    """Returns the fitted pixels of the images of a table, and their masks (None where there is none)."""
+    places, image = read_places(root), learn.dls.valid.image
+    with ThreadPoolExecutor(os.cpu_count()) as pool:
+        pixels = list(pool.map(lambda name: fit_pixels(locate(root, name, places), *image.fit), table["image"]))
+        masks = list(pool.map(lambda name: read_mask(root, name, places, image), table["mask"]))
+    return pixels, masks
 
 
 def read_mask(root: str | Path, name: str, places: dict[str, Path], image: ImagePipeline) -> np.ndarray | None:

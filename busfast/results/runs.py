@@ -138,4 +138,9 @@ def provenance(data: str | Path) -> dict[str, Any]:
     versions = {"busfast": __version__, "python": platform.python_version(), **installed(PACKAGES)}
     return {"created": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
             "platform": platform.platform(), "versions": versions,
-            "table_sha256": hashlib.sha256(Path(data).read_bytes()).hexdigest()}
+            "table_sha256": file_sha256(data)}
+
+
+def file_sha256(path: str | Path) -> str:
+    """Returns the SHA-256 of a file, in hexadecimal."""
+    return hashlib.sha256(Path(path).read_bytes()).hexdigest()

@@ -64,6 +64,17 @@ def rates(hits: np.ndarray, misses: np.ndarray, alarms: np.ndarray, passes: np.n
             "ppv": divide(hits, hits + alarms), "npv": divide(passes, passes + misses)}
 
 
+def rate_groups(positive: np.ndarray, called: np.ndarray, groups: np.ndarray) -> dict[str, int]:
+    """Returns of how many groups each of `rates` is a share.
+
+    Args:
+        positive, called: bool, (n,), whether an image is of the class, and is taken for it.
+        groups: (n,).
+    """
+    of = {"sensitivity": positive, "specificity": ~positive, "ppv": called, "npv": ~called}
+    return {name: len(set(groups[rows])) for name, rows in of.items()}
+
+
 def _counted(labels, predicted, weights, classes) -> dict[str, np.ndarray]:
     """The scores that need the confusion matrix alone."""
     matrix = confusion(labels, predicted, weights, len(classes))

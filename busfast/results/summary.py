@@ -81,9 +81,12 @@ def check_request(classes: tuple[str, ...], target: float | str, positive: str |
         number = 0
     if not 0 < number <= 1:
         raise UserError(f"target={target} is no sensitivity: give a number above 0 and up to 1, such as 0.95.")
-    if positive is None:
-        return number, POSITIVE if POSITIVE in classes else classes[-1]
-    return number, choose("class", positive, classes)
+    return number, choose_positive(classes) if positive is None else choose("class", positive, classes)
+
+
+def choose_positive(classes: tuple[str, ...]) -> str:
+    """Returns the class that matters most where nobody says: malignant, or else the last one."""
+    return POSITIVE if POSITIVE in classes else classes[-1]
 
 
 def summarise(run: Run, *, target: float | str = TARGET, positive: str | None = None) -> Evaluation:
