@@ -3,11 +3,11 @@
 import signal
 import sys
 import warnings
-from pathlib import Path
 
 from busfast import __version__, line
 from busfast.cli_data import audit, cache, configure, prepare, split
-from busfast.cli_results import compare, evaluate, explain, model_flags, print_comparison, report
+from busfast.cli_models import export, predict
+from busfast.cli_results import compare, evaluate, explain, print_comparison, report
 from busfast.errors import UserError, choose
 from busfast.results.bench import bench
 
@@ -116,68 +116,6 @@ def lr_find(split: str = "stratified", pipeline: str = None, data: str = None, h
     print(f"curve: {folder}/lr_find.png, lr_find.csv")
 
 
-def export(*, run: str):
-    """Exports a run's best weights as a fastai learner, models/RUN/learner.pkl.
-
-    It loads with fastai's load_learner where neither busfast nor DALI is installed.
-
-    Args:
-        run: name of a run, such as phantom/stratified.
-    """
-    from busfast.results.runs import find_run
-
-    found = find_run(run)
-    from busfast.models.export import export_learner
-
-    path = found.models / "learner.pkl"
-    replaced = path.exists()
-    export_learner(_load(found), path)
-    print(("replaced " if replaced else "wrote ") + f"{path} ({path.stat().st_size / 1e6:.0f} MB)")
-    print("Load it with fastai: load_learner(path). Like any pickle, only from someone you trust. "
-          "Research only, not a medical device.")
-
-
-def predict(inputs: str, *, run: str, out: str = "predictions.csv", overwrite: bool = False, bs: int = 32,
-            device: str = None, threads: int = None):
-    """Predicts an image, a folder, or a table with a run's best weights; one row an input.
-
-    Args:
-        inputs: an image, a folder (searched with its subfolders), a data folder (the images of its table.csv), or a
-            CSV file with a column image.
-        run: name of a run, such as phantom/stratified.
-        out: the CSV file to write.
-        overwrite: replace it if it is there.
-        bs: images a batch.
-        device: auto, cuda, mps or cpu; default: as in training.
-        threads: decoding threads; 0: one a core.
-
-    Raises:
-        UserError: wrong input, or not one of the inputs could be read (the rows with the reasons are written).
-    """
-    from busfast.results.runs import find_run
-
-    found = find_run(run)
-    flags = model_flags(bs=bs, device=device, threads=threads)
-    out = Path(out)
-    if out.exists() and not overwrite:
-        raise UserError(f"{out} is already there. Name another file (--out=FILE) or replace it (--overwrite).")
-    if not out.parent.is_dir():
-        raise UserError(f"There is no folder {out.parent} to write {out.name} to. Make it first.")
-    from busfast.data.rows import write_csv
-    from busfast.models.predict import list_inputs, predict_images
-
-    names, paths = list_inputs(inputs)
-    table = predict_images(_load(found, **flags), paths)
-    table["image"] = names
-    write_csv(table, out, float_format="%.6f")
-    bad = int((table["status"] != "ok").sum())
-    print(f"wrote {out}: {len(table)} rows" + (f", {bad} unreadable (see column reason)" if bad else ""))
-    print("Research only, not a medical device.")
-    if bad == len(table):
-        raise UserError(f"None of the {bad} inputs could be read; the reasons are in {out}. Paths in a table are "
-                        "relative to its folder.")
-
-
 VERBS = {"prepare": prepare, "audit": audit, "split": split, "train": train, "lr_find": lr_find, "evaluate": evaluate,
          "explain": explain, "report": report, "compare": compare, "export": export, "predict": predict, "cache": cache,
          "bench": bench}
@@ -204,13 +142,6 @@ def _configure(split: str, flags: dict, several: bool = False):
                             f"Use it with {own}, or leave it out.")
     print(f"pipeline: {name}", flush=True)
     return name, config, splits
-
-
-def _load(run, **flags):
-    """Loads a run's best weights the way the run was trained, but for the flags given."""
-    from busfast.models.predict import load_run_model
-
-    return load_run_model(run.models / "best.pth", *run.read_config(), **flags)
 
 
 def main(argv: list[str] | None = None) -> int:

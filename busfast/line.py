@@ -28,7 +28,7 @@ def check(verbs: dict[str, Callable], argv: list[str]) -> None:
     given, loose = {}, []
     words = iter(argv[1:])
     for word in words:
-        if not word.startswith("-"):
+        if not word.startswith("-") or word == "-":  # standard input
             loose.append(word)
             continue
         flag, equals, value = word.lstrip("-").partition("=")

@@ -48,7 +48,7 @@ from busfast.cli import VERBS, main
     ("export", "export needs --run=VALUE"),
     ("export --run=phantom/stratified", "There are no runs here yet"),
     ("predict", "predict needs an image, folder or table"),
-    ("predict x", "predict needs --run=VALUE"),
+    ("predict x", "predict needs --run=RUN (a run) or --model=FOLDER"),
     ("predict x y --run=z", "'y' is left over"),
     ("predict x --run=z --overwrite=maybe", "Unknown value of --overwrite 'maybe'"),
 ])

@@ -94,15 +94,16 @@ def write_csv(table: pd.DataFrame, path: str | Path, **options) -> None:
     """
     # Most columns hold no such cell, and looking at one character is cheap.
     suspect = [name for name, column in table.items() if any(str(cell)[:1] in STARTS for cell in column)]
-    table = table.assign(**{name: table[name].map(_escape) for name in suspect})
-    table.columns = [_escape(name) for name in table.columns]
+    table = table.assign(**{name: table[name].map(escape) for name in suspect})
+    table.columns = [escape(name) for name in table.columns]
     # Python before 3.13 leaves a lone carriage return unquoted, which would end the row.
     quoting = csv.QUOTE_ALL if any("\r" in str(cell) for cell in table.to_numpy().ravel()) else csv.QUOTE_MINIMAL
     with atomic(Path(path)) as file:
         table.to_csv(file, index=False, lineterminator="\n", quoting=quoting, **options)
 
 
-def _escape(cell):
+def escape(cell):
+    """Returns a cell as `write_csv` writes it: a text that a spreadsheet would run gets an apostrophe in front."""
     return f"'{cell}" if isinstance(cell, str) and FORMULA.match(cell) and not NUMBER.fullmatch(cell) else cell
 
 

@@ -1,8 +1,9 @@
 """A trained model and new images -> one row an image, unreadable ones included."""
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -12,40 +13,14 @@ import torch
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 
-from busfast.data.images import fit_pixels, why_unreadable
-from busfast.data.places import locate, read_places
-from busfast.data.rows import read_rows
-from busfast.models.fold import fold_batchnorm
+from busfast.data.images import why_unreadable
+from busfast.models.engines import Found, TorchEngine
 from busfast.models.memory import keep_freed_memory
 from busfast.models.weights import make_model
 from busfast.pipelines.config import Config
-from busfast.pipelines.dataloaders import inference_dls, list_images
-from busfast.pipelines.finish import finish, stack
+from busfast.pipelines.dataloaders import inference_dls
 from busfast.pipelines.image import ImagePipeline
 from busfast.progress import ahead, progress
-
-
-def list_inputs(inputs: str | Path) -> tuple[list[str], list[Path]]:
-    """Returns the images of an image file, a folder, or a CSV file with a column `image`: as named, and as paths.
-
-    Of a data folder, these are the images of its table. A table's paths are relative to its folder, or as sources.csv
-    beside it says. The files need not exist: `predict_images` says so in their rows.
-
-    Raises:
-        UserError: nothing there, no image in the folder, a table that cannot be read or has no column `image`.
-    """
-    path = Path(inputs)
-    if (path / "table.csv").is_file():  # a data folder: its images, not its masks
-        path /= "table.csv"
-    if path.suffix.lower() != ".csv":
-        names = list_images(path)
-        return names, [Path(name) for name in names]
-    header, rows, _ = read_rows(path, ("image",))
-    names = [cells[header.index("image")] for _, cells in rows]
-    places = read_places(path.parent)
-    paths = [locate(path.parent, name, places) for name in names]
-    return names, [file if file.exists() or "\\" not in name else locate(path.parent, name.replace("\\", "/"), places)
-                   for name, file in zip(names, paths, strict=True)]
 
 
 def load_model(path: Path, arch: str, image: ImagePipeline, classes: tuple[str, ...], *, bs: int = 32,
@@ -89,14 +64,48 @@ def predict_logits(learn: Learner, paths: list[str | Path]) -> tuple[np.ndarray,
         Logits, float32 (n, classes), in order, and why each image could not be read ("" where it was; NaN if not).
     """
     dl = learn.dls.valid
-    model = fold_batchnorm(learn.model.eval(), dl.image.size)
     print(f"predicting {len(paths)} images on {learn.dls.device}", flush=True)
-    reasons, logits = [""] * len(paths), np.full((len(paths), len(learn.dls.vocab)), np.nan, np.float32)
-    with torch.inference_mode():
-        for rows, pixels in _batches(paths, dl.image, dl.bs, dl.threads, reasons):
-            found = model(finish(pixels.to(learn.dls.device, non_blocking=True), dl.image))
-            logits[rows] = found.float().cpu().numpy()
+    reasons, logits = [], np.full((len(paths), len(learn.dls.vocab)), np.nan, np.float32)
+    engine = TorchEngine(learn.model, dl.image, learn.dls.device)
+    for why, found in stream(engine, paths, bs=dl.bs, threads=dl.threads):
+        rows = len(reasons) + np.flatnonzero([not reason for reason in why])
+        if found is not None:
+            logits[rows] = found.logits
+        reasons += why
     return logits, reasons
+
+
+def stream(engine, paths: Sequence[str | Path], *, bs: int, threads: int = 0,
+           jobs: int = 1) -> Iterator[tuple[list[str], Found | None]]:
+    """Predicts images, `bs` of them after the other, with a few batches in memory however many there are.
+
+    Args:
+        engine: one of `busfast.models.engines`.
+        paths: image files.
+        bs: images at once.
+        threads: that read images; 0: one a core.
+        jobs: batches that are inferred side by side, each with its share of the cores.
+
+    Yields:
+        In order: why each image could not be read ("" where it was), and what the engine says of those that could
+        (None if there is none).
+    """
+    cores = os.cpu_count()
+
+    def read(path):
+        try:
+            return engine.read(path)
+        except Exception as error:
+            return why_unreadable(error)
+
+    def infer(some):
+        images = [one for one in some if not isinstance(one, str)]
+        return [one if isinstance(one, str) else "" for one in some], engine.infer(images) if images else None
+
+    share = {"initializer": torch.set_num_threads, "initargs": (max(1, cores // jobs),)} if jobs > 1 else {}
+    with ThreadPoolExecutor(threads or cores) as readers, ThreadPoolExecutor(jobs, **share) as workers:
+        images = progress(ahead(readers, read, paths, (jobs + 2) * bs), "predicting images", len(paths))
+        yield from ahead(workers, infer, iter(lambda: list(islice(images, bs)), []), jobs + 1)
 
 
 def predict_images(learn: Learner, paths: list[str | Path]) -> pd.DataFrame:
@@ -117,28 +126,3 @@ def predict_images(learn: Learner, paths: list[str | Path]) -> pd.DataFrame:
         table[f"p_{name}"] = probabilities[:, index]
     table["reason"] = reasons
     return table
-
-
-def _batches(paths: list, image: ImagePipeline, bs: int, threads: int,
-             reasons: list[str]) -> Iterator[tuple[list[int], torch.Tensor]]:
-    """Yields the numbers and the fitted pixels of readable images, `bs` of them at once; fills `reasons` in."""
-    def read(path):
-        try:
-            return fit_pixels(path, *image.fit)
-        except Exception as error:
-            return why_unreadable(error)
-
-    rows, arrays = [], []
-    with ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-        found = ahead(pool, read, paths, 3 * bs)
-        for row, result in enumerate(progress(found, "predicting images", len(paths))):
-            if isinstance(result, str):
-                reasons[row] = result
-            else:
-                rows.append(row)
-                arrays.append(result)
-            if len(rows) == bs:
-                yield rows, stack(arrays)
-                rows, arrays = [], []
-    if rows:
-        yield rows, stack(arrays)

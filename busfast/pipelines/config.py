@@ -97,7 +97,7 @@ class Config:
 
     def __post_init__(self):
         for name, kind in get_type_hints(Config).items():
-            object.__setattr__(self, name, _convert(name, getattr(self, name), kind))
+            object.__setattr__(self, name, convert(name, getattr(self, name), kind))
         for name, choices in (("resize", RESIZES), ("channels", CHANNELS), ("loader", LOADERS),
                               ("device", DEVICES), ("source", ("", *GENERATORS)), ("monitor", self.measures)):
             choose(name, getattr(self, name), choices)
@@ -229,7 +229,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
     return values
 
 
-def _convert(name: str, value: Any, kind: Any) -> Any:
+def convert(name: str, value: Any, kind: Any) -> Any:
     """Brings a value from YAML, the command line or Python to its type, or refuses it."""
     if kind is str and isinstance(value, str | Path):
         return str(value)
@@ -237,7 +237,7 @@ def _convert(name: str, value: Any, kind: Any) -> Any:
         items = value.split(",") if isinstance(value, str) else value
         if isinstance(items, list | tuple):
             of = get_args(kind)[0]
-            return tuple(_convert(name, str(item).strip(), of) for item in items if str(item).strip())
+            return tuple(convert(name, str(item).strip(), of) for item in items if str(item).strip())
     elif kind in (int, float) and not isinstance(value, bool):
         try:
             number = float(value)

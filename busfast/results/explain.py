@@ -19,7 +19,8 @@ from busfast.data.table import find_table
 from busfast.errors import UserError
 from busfast.files import make_folder
 from busfast.models.gradcam import explain_images
-from busfast.models.predict import list_inputs, load_run_model, predict_logits
+from busfast.models.inputs import list_inputs
+from busfast.models.predict import load_run_model, predict_logits
 from busfast.results.bootstrap import intervals
 from busfast.results.curves import plain, save_figure
 from busfast.results.predictions import check_unchanged, read_parts, read_predictions

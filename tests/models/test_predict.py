@@ -1,13 +1,18 @@
 """Predictions: one row an input, the same wherever the model runs."""
 
+import io
 import subprocess
 import sys
+from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 from conftest import ARCH  # noqa: F401
 
 from busfast.cli import main
+from busfast.models.engines import Found
+from busfast.models.predict import stream
 
 RUN = "phantom/stratified"
 CLASSES = ["p_normal", "p_benign", "p_malignant"]
@@ -34,11 +39,11 @@ def test_a_folder_gives_one_row_an_input_in_order_unreadable_ones_with_the_reaso
     (folder / "d.jpg").write_text("no image")
     (folder / "notes.txt").write_text("not looked at")
     rows = predict(folder)
-    assert list(rows) == ["image", "status", "predicted", *CLASSES, "reason"]
+    assert list(rows) == ["image", "status", "predicted", *CLASSES, "decision", "outlier", "reason"]
     assert [name[-5:] for name in rows["image"]] == ["a.jpg", "b.png", "c.png", "d.jpg"]
     assert rows["status"].tolist() == ["ok", "ok", "unreadable", "unreadable"]
     assert "truncated" in rows["reason"][2] and "UnidentifiedImageError" in rows["reason"][3]
-    assert not rows.loc[2:, [*CLASSES, "predicted"]].to_numpy().any()
+    assert not rows.loc[2:, [*CLASSES, "predicted", "decision"]].to_numpy().any()
     shares = rows.loc[:1, CLASSES].astype(float)
     assert shares.sum(axis=1).tolist() == pytest.approx([1, 1], abs=1e-5)
     assert rows["predicted"][:2].tolist() == [name[2:] for name in shares.idxmax(axis=1)]
@@ -68,8 +73,73 @@ def test_predictions_are_those_of_the_best_epoch_of_validation(trained, phantom_
     assert (valid["label"] == predicted).mean() == pytest.approx(best["val_acc"], abs=1e-4)
 
 
+def test_a_pattern_and_standard_input_name_images_in_their_order(trained, phantom_folder, monkeypatch):
+    images = sorted((phantom_folder / "images").iterdir())[:3]
+    assert predict(phantom_folder / "images" / "*0*")["image"].tolist() == sorted(
+        str(image) for image in (phantom_folder / "images").glob("*0*"))
+    for end in ("\n", "\0"):
+        named = [str(images[2]), "gone.png", str(images[0])]
+        monkeypatch.setattr("sys.stdin", io.StringIO(end.join(named) + end))
+        rows = predict("-")
+        assert rows["image"].tolist() == named and rows["status"].tolist() == ["ok", "unreadable", "ok"]
+
+
+def test_an_interrupted_prediction_goes_on_and_gives_the_same_file(trained, phantom_folder, monkeypatch, capsys):
+    whole = predict(phantom_folder / "images", "--bs=8")
+    bytes_of_whole = Path("out.csv").read_bytes()
+    from busfast.data import growing
+    from busfast.models import engines
+    monkeypatch.setattr(growing, "EVERY", 0)
+    seen, original = [], engines.TorchEngine.infer
+
+    def die(self, images):
+        if len(seen) == 5:
+            raise KeyboardInterrupt
+        seen.append(len(images))
+        return original(self, images)
+    words = ["predict", str(phantom_folder / "images"), f"--run={RUN}", "--bs=8", "--out=new.csv"]
+    with monkeypatch.context() as patch:
+        patch.setattr(engines.TorchEngine, "infer", die)
+        assert main(words) == 130
+    assert not Path("new.csv").exists() and 8 < len(Path("new.csv.part").read_text().splitlines()) < len(whole)
+    assert main(words) == 2
+    assert "of a prediction that was interrupted. Go on (--resume)" in capsys.readouterr().err
+    with open("new.csv.part", "a") as file:
+        file.write("half a ro")  # a power cut, after the last moment that is known to be safe
+    assert main([*words, "--resume"]) == 0
+    assert " of them before" in capsys.readouterr().out
+    assert Path("new.csv").read_bytes() == bytes_of_whole
+    assert not [path for path in trained.iterdir() if path.name.startswith("new.csv.part")]
+
+
+def test_batches_side_by_side_give_the_same_rows(trained, phantom_folder):
+    one = predict(phantom_folder / "images", "--bs=8")
+    several = predict(phantom_folder / "images", "--bs=8", "--jobs=3")
+    assert several["image"].equals(one["image"])
+    apart = several[CLASSES].astype(float) - one[CLASSES].astype(float)
+    assert apart.abs().to_numpy().max() <= 2e-6  # another number of threads rounds differently
+
+
+def test_however_many_images_only_a_few_batches_are_in_memory():
+    read, taken = [], 0
+
+    class Engine:
+        def read(self, path):
+            read.append(path)
+            return np.zeros((2, 2, 1), np.uint8)
+
+        def infer(self, images):
+            return Found(np.zeros((len(images), 2), np.float32), None)
+
+    for reasons, found in stream(Engine(), range(1000), bs=10, threads=2, jobs=2):
+        assert reasons == [""] * 10 and found.logits.shape == (10, 2)
+        taken += 10
+        assert len(read) - taken <= 10 * (2 + 2 + 3)
+    assert sorted(read) == list(range(1000)) and taken == 1000
+
+
 def test_an_exported_learner_predicts_the_same_without_busfast_and_dali(trained, phantom_folder):
-    assert main(["export", f"--run={RUN}"]) == 0
+    assert main(["export", f"--run={RUN}", "--format=learner"]) == 0
     images = sorted((phantom_folder / "images").iterdir())[:4]
     code = f"""
 import sys, warnings
@@ -110,7 +180,13 @@ def test_whole_numbers_may_be_written_as_everywhere_else(trained, phantom_folder
     (["predict", ".", f"--run={RUN}", "--out=no/where.csv"], "There is no folder no"),
     (["predict", ".", f"--run={RUN}", "--device=gpu"], "Unknown device 'gpu'"),
     (["predict", ".", f"--run={RUN}", "--bs=x"], "bs=x is not a whole number"),
+    (["predict", ".", f"--run={RUN}", "--jobs=x"], "jobs=x is not a whole number"),
+    (["predict", "*.nothing", f"--run={RUN}"], "No file fits the pattern '*.nothing'"),
+    (["predict", "."], "predict needs --run=RUN (a run) or --model=FOLDER"),
+    (["predict", ".", f"--run={RUN}", "--engine=onnx"], "have no meaning for --run"),
+    (["predict", ".", f"--run={RUN}", "--resume", "--overwrite"], "exclude each other"),
     (["export", "--run=../../etc"], "There is no run '../../etc'"),
+    (["export", f"--run={RUN}", "--format=bundel"], "Unknown format 'bundel'. Did you mean 'bundle'?"),
 ])
 def test_wrong_words_are_refused_and_change_nothing(trained_once, words, message, capsys):
     before = {path: path.stat().st_mtime_ns for path in trained_once.rglob("*")}

@@ -1,0 +1,199 @@
+"""A bundle holds a model and all that is said of it, in plain files; whatever was changed in it is refused."""
+
+import hashlib
+import json
+import math
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from conftest import ARCH
+from safetensors.torch import load_file, save_file
+
+from busfast.cli import main
+from busfast.models import load_bundle as standalone
+from busfast.models.bundle import new_folder, read_bundle
+
+RUN = "phantom/stratified"
+CLASSES = ["p_normal", "p_benign", "p_malignant"]
+
+
+@pytest.fixture(scope="module")
+def evaluated(tmp_path_factory, phantom_folder):
+    """A run that was evaluated and exported in every form, made once."""
+    folder = tmp_path_factory.mktemp("handed")
+    (folder / "pipelines").mkdir()
+    (folder / "pipelines" / "phantom.yaml").write_text(
+        f"data: {phantom_folder}\nsize: 64\nepochs: 2\nbs: 16\narch: {ARCH}\nweights: none\ndevice: cpu\n"
+        "loader: torchvision\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(["train", "--then=evaluate"]) == 0
+        assert main(["export", f"--run={RUN}", "--format=bundle,learner"]) == 0
+    return folder
+
+
+@pytest.fixture
+def place(evaluated, tmp_path, monkeypatch):
+    """A bundle of its own for each test, to be spoilt."""
+    shutil.copytree(evaluated / "models" / RUN, tmp_path / "there")
+    monkeypatch.chdir(tmp_path)
+    return tmp_path / "there" / "bundle"
+
+
+def predict(inputs, *words) -> pd.DataFrame:
+    assert main(["predict", str(inputs), *words, "--out=out.csv", "--overwrite"]) == 0
+    return pd.read_csv("out.csv", keep_default_na=False)
+
+
+def test_export_prints_how_far_the_forms_are_apart(evaluated, monkeypatch, capsys):
+    monkeypatch.chdir(evaluated)
+    pytest.importorskip("onnxscript")
+    assert main(["export", f"--run={RUN}", "--format=onnx,learner"]) == 0
+    out = capsys.readouterr().out
+    pairs = re.findall(r"^  ([\w ]+) - ([\w ]+?) +(\d\.\de-\d\d)$", out, re.MULTILINE)
+    named = {name for one, other, _ in pairs for name in (one, other)}
+    assert named == {"training process", "learner", "bundle", "onnx"}
+    assert len(pairs) == 6 and max(float(apart) for *_, apart in pairs) <= 1e-4
+
+
+def test_the_bundle_the_learner_and_onnx_predict_as_the_run_does(evaluated, phantom_folder, monkeypatch, capsys):
+    monkeypatch.chdir(evaluated)
+    images = phantom_folder / "images"
+    run = predict(images, f"--run={RUN}")
+    facts = json.loads(Path(f"models/{RUN}/bundle/bundle.json").read_text())
+    threshold = facts["operating_points"][0]["threshold"]
+    forms = {"bundle": [f"--model=models/{RUN}/bundle"]}
+    if "model.onnx" in facts["files"]:
+        forms["onnx"] = [f"--model=models/{RUN}/bundle", "--engine=onnx"]
+    for words in forms.values():
+        rows = predict(images, *words)
+        assert (rows[CLASSES].astype(float) - run[CLASSES].astype(float)).abs().to_numpy().max() <= 1e-4
+        sure = (run["p_malignant"].astype(float) - threshold).abs() > 1e-4
+        assert rows["decision"][sure].equals(run["decision"][sure]) and sure.any()
+        assert rows["decision"].equals(rows["p_malignant"].astype(float).ge(threshold).map(
+            {True: "malignant", False: "not malignant"}).where(sure, rows["decision"]))
+        assert (rows["outlier"].astype(float) > 0).all()
+    learner = predict(images, f"--model=models/{RUN}/learner.pkl", "--trust")
+    logits = np.log(learner[CLASSES].astype(float).to_numpy())
+    calibrated = torch.tensor(logits / facts["temperature"]).softmax(1).numpy()
+    assert np.abs(calibrated - run[CLASSES].astype(float).to_numpy()).max() <= 1e-4
+
+
+def test_the_bundle_says_what_evaluate_found(evaluated, monkeypatch):
+    monkeypatch.chdir(evaluated)
+    facts = json.loads(Path(f"models/{RUN}/bundle/bundle.json").read_text())
+    calibration = pd.read_csv(f"results/{RUN}/calibration.csv")
+    assert facts["temperature"] == pytest.approx(calibration["temperature"][0], rel=1e-5)
+    points = pd.read_csv(f"results/{RUN}/operating_points.csv").query("part == 'test' and score == 'sensitivity'")
+    assert facts["operating_points"][0]["threshold"] == pytest.approx(points["threshold"].iloc[0], rel=2e-5)
+    metrics = pd.read_csv(f"results/{RUN}/metrics.csv").query("part == 'test' and by == 'all'").set_index("score")
+    assert facts["metrics"]["scores"]["macro_auc"] == pytest.approx(
+        [None if math.isnan(value) else value for value in metrics.loc["macro_auc", ["estimate", "low", "high"]]],
+        abs=1e-5)
+    assert facts["run"]["phantom"] and "not a medical device" in facts["intended_use"]
+    assert str(evaluated) not in json.dumps(facts) and "/" not in facts["run"]["config"]["data"]
+
+
+def test_the_standalone_function_gives_the_model_and_needs_no_busfast(place):
+    code = f"""
+import sys
+class Absent:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in ("busfast", "fastai"):
+                raise ModuleNotFoundError(name)
+sys.meta_path.insert(0, Absent())
+import importlib.util, torch
+spec = importlib.util.spec_from_file_location("load_bundle", {standalone.__file__!r})
+module = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(module)
+model, facts = module.load_bundle({str(place)!r})
+size = facts["input"]["size"]
+print(*model(torch.linspace(-1, 1, 3 * size * size).view(1, 3, size, size)).softmax(1)[0].tolist())
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    x = torch.linspace(-1, 1, 3 * 64 * 64).view(1, 3, 64, 64)
+    here = read_bundle(place).model()(x).softmax(1)[0].tolist()
+    assert [float(value) for value in done.stdout.split()] == pytest.approx(here, abs=1e-6)
+
+
+def change(place, **values):
+    path = place / "bundle.json"
+    path.write_text(json.dumps(json.loads(path.read_text()) | values))
+
+
+def reshape(place):
+    """Other weights, and the checksum that belongs to them."""
+    state = load_file(place / "weights.safetensors")
+    state["classifier.weight"] = state["classifier.weight"][:2].clone()
+    save_file(state, place / "weights.safetensors")
+    data = (place / "weights.safetensors").read_bytes()
+    files = json.loads((place / "bundle.json").read_text())["files"]
+    change(place, files=files | {"weights.safetensors": hashlib.sha256(data).hexdigest()})
+
+
+def flip(place):
+    data = bytearray((place / "weights.safetensors").read_bytes())
+    data[-5] ^= 1
+    (place / "weights.safetensors").write_bytes(data)
+
+
+@pytest.mark.parametrize(("spoil", "message"), [
+    (flip, "weights.safetensors is not the file that the bundle was made with: its checksum differs"),
+    (reshape, "does not fit"),
+    (lambda place: (place / "weights.safetensors").unlink(), "No such file"),
+    (lambda place: change(place, version="2.0"), "version 2.0; this code reads 1.x"),
+    (lambda place: change(place, macro="evil"), "the key 'macro' is unknown or missing"),
+    (lambda place: change(place, input={"size": 64}), "input has not just the keys"),
+    (lambda place: change(place, temperature="hot"), "temperature = hot is no number above 0"),
+    (lambda place: change(place, classes=["a", "b"]), "an operating point"),
+    (lambda place: change(place, architecture="hf-hub:some/model"), "has no model 'hf-hub:some/model'"),
+    (lambda place: (place / "bundle.json").unlink(), "is no bundle"),
+])
+def test_a_bundle_that_was_changed_is_refused(place, phantom_folder, spoil, message, capsys):
+    spoil(place)
+    assert main(["predict", str(phantom_folder / "images"), f"--model={place}"]) == 2
+    assert message in capsys.readouterr().err
+    assert not Path("predictions.csv").exists()
+
+
+def test_a_pickle_is_refused_unless_it_is_trusted(place, phantom_folder, capsys):
+    assert main(["predict", str(phantom_folder / "images"), f"--model={place.parent / 'learner.pkl'}"]) == 2
+    assert "is a pickle: loading it runs whatever code is in it" in capsys.readouterr().err
+
+
+def test_an_operating_point_is_chosen_by_its_sensitivity(evaluated, phantom_folder, monkeypatch, capsys):
+    monkeypatch.chdir(evaluated)
+    assert main(["predict", str(phantom_folder / "images"), f"--model=models/{RUN}/bundle", "--target=0.7"]) == 2
+    assert "Unknown operating point (sensitivity) '0.7'. Did you mean '0.9'?" in capsys.readouterr().err
+
+
+def test_a_form_that_disagrees_is_not_handed_over(evaluated, monkeypatch, capsys):
+    from busfast.results import handover
+    monkeypatch.chdir(evaluated)
+    before = {path: path.stat().st_mtime_ns for path in Path("models").rglob("*")}
+    monkeypatch.setattr(handover, "TOLERANCE", -1.0)
+    assert main(["export", f"--run={RUN}", "--format=bundle,learner"]) == 2
+    assert "nothing was written" in capsys.readouterr().err
+    after = {path: path.stat().st_mtime_ns for path in Path("models").rglob("*")}
+    assert {path: time for path, time in before.items() if path.is_file()} == {
+        path: time for path, time in after.items() if path.is_file()}
+
+
+def test_a_folder_takes_its_place_only_when_all_went_well(tmp_path):
+    with new_folder(tmp_path / "new") as fresh:
+        (fresh / "one").write_text("1")
+    with pytest.raises(ZeroDivisionError), new_folder(tmp_path / "new") as fresh:
+        (fresh / "two").write_text("2")
+        raise ZeroDivisionError
+    assert [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*"))] == ["new", "new/one"]
+    with new_folder(tmp_path / "new") as fresh:
+        (fresh / "two").write_text("2")
+    assert [path.relative_to(tmp_path).as_posix() for path in sorted(tmp_path.rglob("*"))] == ["new", "new/two"]
