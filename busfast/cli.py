@@ -17,7 +17,7 @@ def train(split: str = "stratified", pipeline: str = None, data: str = None, hol
           lr: float = None, lr_min: float = None, patience: int = None, monitor: str = None, arch: str = None,
           weights: str = None, seed: int = None, loader: str = None, device: str = None, threads: int = None,
           cache: str = None, preset: str = None, progressive: str = None, freeze: int = None,
-          freeze_after: int = None, profile: bool = False, then: str = None):
+          freeze_after: int = None, profile: bool = False, then: str = None, resume: bool = False):
     """Trains a split (each of its folds, or all splits) of a set of images and writes results/ and models/.
 
     Flags that are left out keep the value of the pipeline file, or else the default given here.
@@ -35,7 +35,7 @@ def train(split: str = "stratified", pipeline: str = None, data: str = None, hol
         allow_leaks: train all the same where a patient or a copy is on two sides of lists; the run is marked.
         epochs: number of epochs; the learning rate falls over all of them. Default 50.
         size: side of the model's input, pixels. Default 224.
-        bs: images a batch. Default 32.
+        bs: images a batch. Default 32. auto: that, or the largest power of two that fits into memory.
         lr: learning rate at the start. Default 1e-3.
         lr_min: learning rate at the end. Default 1e-6.
         patience: epochs without a better monitor before it stops early. Default 7.
@@ -56,10 +56,15 @@ def train(split: str = "stratified", pipeline: str = None, data: str = None, hol
         profile: print after each epoch where its time went.
         then: what to do with each run that is done: evaluate, explain, report, separated by commas; evaluate comes
             first and with each of them.
+        resume: go on with the newest run of each split after its last epoch, to the very result that it would have had
+            without a stop; what is done is left alone, what is not there begins.
     """
     flags = dict(locals())
-    for own in ("split", "fold", "allow_leaks", "profile", "then"):
+    typed = line.command("train", flags | {"resume": False}, train)
+    for own in ("split", "fold", "allow_leaks", "profile", "then", "resume"):
         del flags[own]
+    auto_bs = bs == "auto"
+    flags["bs"] = None if auto_bs else bs
     following = [choose("verb after train", word.strip(), THEN) for word in (then or "").split(",") if word.strip()]
     name, config, splits = _configure(split, flags, several=True)
     from busfast.results.compare import compare_runs
@@ -72,7 +77,7 @@ def train(split: str = "stratified", pipeline: str = None, data: str = None, hol
     runs = [item for one in splits
             for item in split_data(table, copies, config, one, fold=fold, allow_leaks=allow_leaks).items()]
     for run, parts in runs:
-        done = train_run(name, config, run, parts, profile)
+        done = train_run(name, config, run, parts, profile, resume, auto_bs, typed)
         for verb, then_do in THEN.items():  # in this order, whatever order they were named in
             if verb in following or (following and verb == "evaluate"):  # which the others need
                 then_do(run=done.name)

@@ -1,9 +1,10 @@
 """Files that survive: written beside their place, flushed to disk, then renamed."""
 
 import os
+import re
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 from busfast.errors import UserError
@@ -47,6 +48,7 @@ def atomic(path: Path, mode: str = "w") -> Iterator:
         os.chmod(temporary, 0o666 & ~umask)
         os.replace(temporary, path)
         temporary = None
+        flush_folder(path.parent)
     except OSError as error:
         raise UserError(
             f"Cannot write {path}: {error.strerror or error}. What stood there before is untouched. "
@@ -55,3 +57,22 @@ def atomic(path: Path, mode: str = "w") -> Iterator:
     finally:
         if temporary and os.path.exists(temporary):
             os.unlink(temporary)
+
+
+def flush_folder(folder: Path) -> None:
+    """Writes a folder's names to disk, so that a renamed file is found there after a power cut (POSIX)."""
+    if os.name != "posix":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        with suppress(OSError):  # some network drives cannot; the file itself is on the disk
+            os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def remove_leftovers(folder: Path) -> None:
+    """Removes the temporary files that `atomic` left in a folder when its process was killed; nobody else writes."""
+    for path in folder.glob(".*-*"):
+        if re.fullmatch(r"\..+-[a-z0-9_]{8}", path.name) and path.is_file():
+            path.unlink(missing_ok=True)

@@ -5,6 +5,7 @@ import functools
 import inspect
 import io
 import re
+import shlex
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -68,6 +69,14 @@ class Call(NamedTuple):
 def parse(verbs: dict[str, Callable], argv: list[str]) -> Call:
     """Lets Fire parse a line that `check` has passed; returns what is to be called."""
     return _fire(verbs, [argv[0], *map(_quote, argv[1:])])
+
+
+def command(verb: str, values: dict, function: Callable) -> str:
+    """Returns the line that calls a verb's `function` with these values; what is its default is left out."""
+    defaults = {name: one.default for name, one in inspect.signature(function).parameters.items()}
+    words = [f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}") for name, value in values.items()
+             if value != defaults[name]]
+    return f"python -m busfast {shlex.join([verb, *words])}"
 
 
 def show_help(verbs: dict[str, Callable], argv: list[str]) -> None:

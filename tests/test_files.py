@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from busfast.errors import UserError, choose
-from busfast.files import atomic
+from busfast.files import atomic, remove_leftovers
 
 
 def names(folder):
@@ -53,6 +53,17 @@ def test_a_failure_midway_leaves_what_was_there_and_nothing_else(tmp_path, failu
     assert not old or path.read_text() == old
 
 
+def test_what_a_killed_process_left_is_removed_and_nothing_else(tmp_path):
+    for name in ("best.pth", ".lock", ".hidden-file", "a-12345678"):
+        (tmp_path / name).write_text("kept")
+    with pytest.raises(KeyboardInterrupt), pytest.MonkeyPatch.context() as patch, atomic(tmp_path / "best.pth"):
+        patch.setattr(os, "unlink", lambda path: None)  # as if it had been killed here
+        raise KeyboardInterrupt
+    assert len(names(tmp_path)) == 5
+    remove_leftovers(tmp_path)
+    assert names(tmp_path) == [".hidden-file", ".lock", "a-12345678", "best.pth"]
+
+
 def refusal(path):
     with pytest.raises(UserError) as caught, atomic(path) as file:
         file.write("new")
@@ -86,7 +97,7 @@ def test_a_write_that_does_not_fit_is_refused_and_the_old_content_stays(tmp_path
     code = """
 import resource, signal
 from busfast.errors import UserError
-from busfast.files import atomic
+from busfast.files import atomic, remove_leftovers
 signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
 resource.setrlimit(resource.RLIMIT_FSIZE, (4096, 4096))
 try:

@@ -1,6 +1,5 @@
 """fastai callbacks of a run, one concern each. Epochs are counted from 1, as in the log."""
 
-import math
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -9,21 +8,19 @@ import numpy as np
 import torch
 from fastai.callback.core import Callback, CancelFitException
 from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback, TrackerCallback
-from fastai.learner import Learner
 
-from busfast.errors import UserError, choose
+from busfast.errors import choose
 from busfast.files import atomic
+from busfast.models.checkpoint import save_tensors
+from busfast.models.metrics import MacroAUC
 
 COLLAPSED = 3  # epochs in a row
 
 
-def save_weights(learn: Learner, path: Path) -> Path:
-    """Writes the model's weights, whole or not at all; `torch.load(path, weights_only=True)` reads them."""
+def save_weights(weights: dict[str, torch.Tensor], path: Path) -> Path:
+    """Writes a model's weights, whole or not at all; `torch.load(path, weights_only=True)` reads them."""
     with atomic(path, "wb") as file:
-        try:
-            torch.save(learn.model.state_dict(), file)
-        except RuntimeError as error:  # torch hides the system's error ("unexpected pos ..." on a full disk)
-            raise OSError(None, f"{error.__cause__ or error.__context__ or error}") from error
+        save_tensors(weights, file)
     return path
 
 
@@ -38,23 +35,31 @@ def monitor_with(monitor: str, measures: tuple[str, ...]) -> dict:
 
 
 class SaveBest(SaveModelCallback):
-    """Saves the best epoch's weights atomically; loads them at the end of the fit, if there are any."""
+    """Saves the best epoch's weights atomically; puts them back at the end of the fit, if there are any.
+
+    Attributes:
+        best_epoch: counted from 1; None while no epoch had a number to compare.
+        kept: the weights of that epoch, on the CPU.
+        probabilities: float32 (N, k), what that epoch said of the validation images, in their order; None where
+            `MacroAUC` is not among the metrics.
+    """
 
     def __init__(self, path: Path, **kwargs):
         super().__init__(fname=path.stem, **kwargs)
-        self.file, self.best_epoch = path, None
+        self.file, self.best_epoch, self.kept, self.probabilities = path, None, None, None
 
     def after_epoch(self):
         TrackerCallback.after_epoch(self)
         if self.new_best:
-            self.last_saved_path = save_weights(self.learn, self.file)
+            self.kept = {name: value.detach().cpu().clone() for name, value in self.learn.model.state_dict().items()}
+            self.probabilities = next((np.concatenate(metric.probabilities) for metric in self.learn.metrics
+                                       if isinstance(metric, MacroAUC) and metric.probabilities), None)
+            self.last_saved_path = save_weights(self.kept, self.file)
             self.best_epoch = self.epoch + 1
 
     def after_fit(self):
-        if self.best_epoch is None:
-            return  # never a number to compare (NaN throughout): an older file of that name must not be loaded
-        state = torch.load(self.file, map_location="cpu", weights_only=True)
-        self.learn.model.load_state_dict(state)
+        if self.best_epoch is not None:  # NaN throughout: an older file of that name must not be loaded
+            self.learn.model.load_state_dict(self.kept)
 
 
 class SaveFinal(Callback):
@@ -66,7 +71,7 @@ class SaveFinal(Callback):
         self.file = path
 
     def after_fit(self):
-        save_weights(self.learn, self.file)
+        save_weights(self.learn.model.state_dict(), self.file)
 
 
 class EarlyStopping(EarlyStoppingCallback):
@@ -77,10 +82,15 @@ class EarlyStopping(EarlyStoppingCallback):
     def after_epoch(self):
         TrackerCallback.after_epoch(self)
         self.wait = 0 if self.new_best else self.wait + 1
-        if self.wait >= self.patience and self.epoch + 1 < self.n_epoch:
-            self.stopped = True
-            print(f"no better {self.monitor} since epoch {self.epoch + 1 - self.wait}: stopping early", flush=True)
+        if self.decide(self.epoch + 1):
             raise CancelFitException
+
+    def decide(self, done: int) -> bool:
+        """Returns, and says, whether to stop after `done` epochs."""
+        self.stopped = self.wait >= self.patience and done < self.n_epoch
+        if self.stopped:
+            print(f"no better {self.monitor} since epoch {done - self.wait}: stopping early", flush=True)
+        return self.stopped
 
 
 class WarnCollapse(Callback):
@@ -100,17 +110,6 @@ class WarnCollapse(Callback):
                     print(f"\n*** WARNING: {name} has been 0 for {self.zeros[name]} epochs: the model has given this "
                           f"class up. ***\n*** Try a lower --lr, pretrained --weights, or more images of it. ***\n",
                           flush=True)
-
-
-class StopOnNaN(Callback):
-    """Ends the run with a clear error when the training loss is no number; what was saved stays."""
-
-    order = -8
-
-    def after_batch(self):
-        if self.training and not math.isfinite(self.loss.item()):
-            raise UserError(f"The training loss became {self.loss.item()} in epoch {self.epoch + 1}, batch "
-                            f"{self.iter + 1}. Try a lower --lr (it was {self.opt.hypers[-1]['lr']:.3g}).")
 
 
 class ProgressiveSize(Callback):

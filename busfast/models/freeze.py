@@ -57,9 +57,10 @@ class FreezeStages(Callback):
     """
 
     def __init__(self, count: int, after: int, arch: str):
-        self.count, self.after, self.arch = count, after, arch
+        self.count, self.after, self.arch, self.done = count, after, arch, False
 
     def before_train(self):
-        if self.epoch == self.after:
+        if self.epoch >= self.after and not self.done:  # a run that goes on may begin later
+            self.done = True
             freeze_stages(self.learn.model, self.count, self.arch)
             print(f"epoch {self.epoch + 1}: from here on the first {self.count} stages stay as they are", flush=True)

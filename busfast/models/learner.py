@@ -16,7 +16,7 @@ from busfast.models.freeze import freeze_stages, worth_freezing
 from busfast.models.memory import keep_freed_memory
 from busfast.models.metrics import make_metrics
 from busfast.models.step import ALL, FusedAdam, InferenceLearner, choose_parts, mixed_precision, plain_activations
-from busfast.models.weights import make_model
+from busfast.models.weights import Weights, make_model
 from busfast.pipelines.dataloaders import TableDataLoaders
 
 
@@ -34,8 +34,8 @@ def class_weights(labels: Sequence[str], classes: Sequence[str]) -> torch.Tensor
     return torch.tensor([len(labels) / (len(classes) * count) for count in counts])
 
 
-def make_learner(dls: TableDataLoaders, arch: str = "efficientnet_b0", *, weights: str = "auto", dropout: float = 0.2,
-                 lr: float = 1e-3, wd: float = 1e-4, freeze: int = 0, parts: Sequence[str] = ALL,
+def make_learner(dls: TableDataLoaders, arch: str = "efficientnet_b0", *, weights: str | Weights = "auto",
+                 dropout: float = 0.2, lr: float = 1e-3, wd: float = 1e-4, freeze: int = 0, parts: Sequence[str] = ALL,
                  path: str | Path | None = None, model_dir: str | Path = "models") -> Learner:
     """Makes a Learner: a timm model, weighted cross-entropy, Adam; `dls` takes the weights' mean and std.
 

@@ -6,7 +6,7 @@ from contextlib import nullcontext
 
 import cloudpickle
 import torch
-from fastai.callback.core import Callback
+from fastai.callback.core import Callback, CancelEpochException
 from fastai.callback.fp16 import MixedPrecision
 from fastai.learner import Learner
 from fastai.optimizer import OptimWrapper
@@ -56,11 +56,22 @@ def mixed_precision(device: torch.device) -> list[Callback]:
 
 
 class InferenceLearner(Learner):
-    """A Learner that validates and predicts under `torch.inference_mode`.
+    """A Learner that validates and predicts under `torch.inference_mode`, and may begin at a later epoch.
 
     Only model and loss run in it, not the loading of batches or the metrics: what those keep may come back in
     training, where a tensor made in inference mode is refused.
+
+    Attributes:
+        first_epoch: the epoch, counted from 0, that `fit` begins with. fastai's own way (`start_epoch`) still ends the
+            epochs that it skips, which breaks what looks at their log.
     """
+
+    first_epoch = 0
+
+    def _do_fit(self):
+        for epoch in range(self.first_epoch, self.n_epoch):
+            self.epoch = epoch
+            self._with_events(self._do_epoch, "epoch", CancelEpochException)
 
     def _do_one_batch(self):
         with nullcontext() if self.training else torch.inference_mode():

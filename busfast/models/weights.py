@@ -48,7 +48,7 @@ def check_arch(arch: str) -> str:
                         f"({len(timm.list_models())} of them), such as efficientnet_b0 or resnet50.") from None
 
 
-def make_model(arch: str = "efficientnet_b0", weights: str = "auto", classes: int = 3,
+def make_model(arch: str = "efficientnet_b0", weights: str | Weights = "auto", classes: int = 3,
                dropout: float = 0.2) -> tuple[nn.Module, Weights]:
     """Makes a timm model for `classes` classes.
 
@@ -56,7 +56,8 @@ def make_model(arch: str = "efficientnet_b0", weights: str = "auto", classes: in
         arch: any timm model name.
         weights: "auto": timm's pretrained weights if they are at hand or the hub is in reach, else packaged
             EfficientNet-Lite0 weights where they fit, else random. "none": random. Otherwise a file:
-            safetensors, or a checkpoint that loads with `weights_only=True`.
+            safetensors, or a checkpoint that loads with `weights_only=True`. `Weights`: what a model started from
+            whose values come later, from a checkpoint; nothing is loaded.
         classes: number of outputs.
         dropout: before the classifier, 0 to 1.
 
@@ -68,6 +69,8 @@ def make_model(arch: str = "efficientnet_b0", weights: str = "auto", classes: in
     """
     check_arch(arch)
     make = {"num_classes": classes, "drop_rate": dropout}
+    if isinstance(weights, Weights):
+        return timm.create_model(arch, **make), weights
     if weights not in ("auto", "none"):
         return _from_file(arch, Path(weights), make)
     if weights == "auto":

@@ -14,7 +14,7 @@ from PIL import Image
 
 from busfast.data.images import MARGIN, read_image
 from busfast.pipelines.image import ImagePipeline
-from busfast.pipelines.reading import read_batches
+from busfast.pipelines.reading import name_unreadable, read_batches
 
 # Pillow's raw modes that DALI was shown to decode to the same pixels; anything else goes through read_image.
 _SAME = {"JPEG": {"L", "RGB"}, "PNG": {"L", "RGB", "RGBA"}}
@@ -50,27 +50,36 @@ class DaliLoader:
 
         Args:
             sources: batches of paths, Pillow images, arrays or encoded bytes.
+
+        Raises:
+            UserError: a file cannot be read; names it.
         """
-        read = read_batches(self._encoded, sources, self.threads)
+        read = read_batches(name_unreadable(self._encoded), sources, self.threads)
         mine: dict[bool, object] = {}  # gray or not -> its pipeline: gray is a third of the work
         running: deque = deque()
 
         def feed():
             batch = next(read, None)
             if batch is not None:
-                encoded, modes = zip(*batch, strict=True)
+                encoded, modes, names = zip(*batch, strict=True)
                 gray = set(modes) == {"L"}
                 if gray not in mine:
                     mine[gray] = self._idle[gray].pop() if self._idle[gray] else self._build(gray)
                 mine[gray].feed_input("encoded", list(encoded))
                 mine[gray].schedule_run()
-                running.append(mine[gray])
+                running.append((mine[gray], encoded, names))
 
         feed()
         while running:
-            pipe = running.popleft()
+            pipe, encoded, names = running.popleft()
+            try:
+                outputs = pipe.share_outputs()
+            except RuntimeError as error:  # DALI says neither which file it was nor what is wrong with it
+                for data, name in zip(encoded, names, strict=True):
+                    _check_decodes(data, name)
+                raise error
             # The copy frees DALI's buffer for the next batch.
-            pixels = torch.from_dlpack(pipe.share_outputs()[0].as_tensor()).clone()
+            pixels = torch.from_dlpack(outputs[0].as_tensor()).clone()
             pipe.release_outputs()
             feed()
             yield pixels
@@ -88,8 +97,8 @@ class DaliLoader:
         pipe.build()
         return pipe
 
-    def _encoded(self, source) -> tuple[np.ndarray, str]:
-        """The file's own bytes where DALI decodes them as Pillow does, else Pillow's pixels as a PNM file; the mode."""
+    def _encoded(self, source) -> tuple[np.ndarray, str, object]:
+        """The file's own bytes if DALI decodes them as Pillow does, else Pillow's pixels as PNM; mode; the source."""
         if isinstance(source, str | os.PathLike):
             path = os.fspath(source)
             mode = self._modes.get(path)
@@ -97,10 +106,10 @@ class DaliLoader:
                 data = np.fromfile(path, dtype=np.uint8)
                 mode = self._modes[path] = mode or _mode_if_alike(data, self.enough)
                 if mode:
-                    return data, mode
+                    return data, mode, source
         image = read_image(source, keep_gray=True, enough=self.enough)
         header = b"P%d %d %d 255\n" % (5 if image.mode == "L" else 6, *image.size)
-        return np.frombuffer(header + image.tobytes(), dtype=np.uint8), image.mode
+        return np.frombuffer(header + image.tobytes(), dtype=np.uint8), image.mode, source
 
 
 def raw_batches(feeds: Iterable[list[np.ndarray]], pipeline: ImagePipeline, bs: int,
@@ -176,6 +185,11 @@ def _pixels(encoded, gray: bool, on_gpu: bool, spec: ImagePipeline):
     pixels = fn.resize(pixels, size=fitted, **how)
     return fn.crop(pixels, crop=(spec.size, spec.size), rounding="truncate", out_of_bounds_policy="pad",
                    fill_values=0)
+
+
+def _check_decodes(data: np.ndarray, source) -> None:
+    """Raises the error of an image that Pillow cannot decode, either; `source` is where its bytes came from."""
+    name_unreadable(lambda _: read_image(data.tobytes()))(source)
 
 
 def _mode_if_alike(data: np.ndarray, enough: int = 0) -> str:

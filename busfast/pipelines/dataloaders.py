@@ -27,6 +27,7 @@ from busfast.pipelines.finish import finish, stack
 from busfast.pipelines.image import ImagePipeline, draw_moves
 from busfast.pipelines.items import item_transforms
 from busfast.pipelines.loaders import LOADERS, REFERENCE, choose_device, choose_loader
+from busfast.pipelines.reading import name_unreadable
 
 
 class Normalized(Transform):
@@ -50,12 +51,16 @@ class ImageDL(TfmdDL):
         loader: a key of `LOADERS`.
         threads: decoding threads; 0: one a core.
         cache: the decoded cache of the images; None: they are decoded in every epoch.
+
+    Attributes:
+        indices: which rows of the table the last batch was made of.
     """
 
     def __init__(self, dataset=None, image: ImagePipeline | None = None, loader: str = "torchvision",
                  threads: int = 0, cache: Cache | None = None, **kwargs):
         self.image, self.loader_name, self.threads, self.cache = image, loader, threads, cache
         self._loader = self._targets = None
+        self.indices: tuple[int, ...] = ()
         # Workers are processes in fastai; here threads decode.
         super().__init__(dataset, **(kwargs | {"num_workers": 0}))
 
@@ -94,8 +99,8 @@ class ImageDL(TfmdDL):
             self.lap("waiting")
             pixels = pixels.to(self.device, non_blocking=True)
             self.lap("to_device")
-            indices, moves = taken.popleft()
-            targets = [TensorCategory(target[indices]) for target in self._targets]
+            self.indices, moves = taken.popleft()
+            targets = [TensorCategory(target[self.indices]) for target in self._targets]
             yield (TensorImage(finish(pixels, self.image, moves)), *targets)
 
     def lap(self, phase: str) -> None:
@@ -123,8 +128,10 @@ class ImageDL(TfmdDL):
 
 def _read_ahead(pixels: Pixels, batches: Iterable[list[str]]) -> Iterator[torch.Tensor]:
     """Reads batches out of the cache, one ahead of the consumer: uint8 (N, size, size, 1 or 3)."""
+    read_one = name_unreadable(pixels.read)
+
     def read(paths):
-        return stack([pixels.read(path) for path in paths])
+        return stack([read_one(path) for path in paths])
 
     with ThreadPoolExecutor(1) as pool:
         running = None

@@ -9,7 +9,7 @@ import torch
 from busfast.data.images import fit_pixels
 from busfast.pipelines.finish import stack
 from busfast.pipelines.image import ImagePipeline
-from busfast.pipelines.reading import read_batches
+from busfast.pipelines.reading import name_unreadable, read_batches
 
 
 class TorchvisionLoader:
@@ -26,7 +26,7 @@ class TorchvisionLoader:
     def __init__(self, pipeline: ImagePipeline, bs: int, device: torch.device, threads: int = 0, exact: bool = True):
         self.threads = threads or os.cpu_count()
         size, resize, channels = pipeline.fit
-        self.read = partial(fit_pixels, size=size, resize=resize, channels=channels, exact=exact)
+        self.read = name_unreadable(partial(fit_pixels, size=size, resize=resize, channels=channels, exact=exact))
 
     def batches(self, sources: Iterable[list]) -> Iterator[torch.Tensor]:
         """Returns fitted pixels, uint8 (N, size, size, 1 or 3), in the order of `sources`.

@@ -39,7 +39,7 @@ def predict_parts(run: Run, *, again: bool = False, **flags) -> None:
     paths = check_unchanged(run, parts)
     from busfast.models.predict import load_run_model, predict_logits
 
-    logits, reasons = predict_logits(load_run_model(run.models / "best.pth", config, record, **flags), paths)
+    logits, reasons = predict_logits(load_run_model(run.best_weights(), config, record, **flags), paths)
     for name, reason in zip(parts["image"], reasons, strict=True):
         if reason:
             raise UserError(f"{name} of {run.name} cannot be read: {reason}. Nothing was scored. Bring it back.")
@@ -57,7 +57,7 @@ def read_history(run: Run) -> list[dict[str, Any]]:
 
 def _check_weights(run: Run, record: dict[str, Any]) -> str:
     """Returns the hash of a run's best weights."""
-    weights = run.models / "best.pth"
+    weights = run.best_weights()
     if not weights.is_file():
         raise UserError(f"The run {run.name} has no {weights}: it ended before its first epoch did, or the file was "
                         "moved. Train again: python -m busfast train.")

@@ -49,7 +49,7 @@ def explain_run(run: Run, **flags) -> list[Path]:
     parts = read_parts(run, find_table(config.data).parent)
     check_unchanged(run, parts)
     table = predictions.assign(mask=predictions["image"].map(dict(zip(parts["image"], parts["mask"], strict=True))))
-    learn = load_run_model(run.models / "best.pth", config, record, **flags)
+    learn = load_run_model(run.best_weights(), config, record, **flags)
     cases = choose_cases(table, config.classes)
     masked = table[(table["mask"] != "") & ~table.index.isin(cases.index)]
     shown = pd.concat([cases, draw_some(masked, config.seed)])
@@ -86,7 +86,7 @@ def explain_inputs(run: Run, inputs: str, folder: Path, **flags) -> list[Path]:
     """
     config, record = run.read_config()
     names, paths = list_inputs(inputs)
-    learn = load_run_model(run.models / "best.pth", config, record, **flags)
+    learn = load_run_model(run.best_weights(), config, record, **flags)
     logits, reasons = predict_logits(learn, paths)
     for name, reason in zip(names, reasons, strict=True):
         if reason:

@@ -31,7 +31,7 @@ def describe_run(run: Run, *, target: float = TARGET, positive: str | None = Non
         UserError: as `summarise` and `Run.read_config`; the run has no best weights.
     """
     config, record = run.read_config()
-    weights = file_sha256(run.models / "best.pth")
+    weights = file_sha256(run.best_weights())
     facts = {"classes": list(config.classes), "architecture": config.arch,
              "input": describe_input(input_of(config, record)), "temperature": None, "operating_points": [],
              "metrics": None, "outlier": None, "run": _run(run, config, record) | {"weights_sha256": weights}}

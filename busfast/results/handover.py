@@ -23,6 +23,7 @@ from busfast.models.onnx import export_onnx
 from busfast.models.outlier import QUANTILE, Outlier, fit_outlier
 from busfast.models.predict import load_run_model, stream
 from busfast.models.predictor import Predictor, use_facts
+from busfast.results.ending import VALID_FILE
 from busfast.results.facts import describe_run
 from busfast.results.runs import Run
 from busfast.results.summary import TARGET
@@ -32,7 +33,6 @@ FORMATS = ("bundle", "learner", "onnx")
 CHECKED = 32  # images that all forms are compared on
 TOLERANCE = 1e-4  # of a probability
 MOST = 2000  # images of each part that the outlier score is fitted to
-TRAINED = "valid_predictions.csv"
 
 
 def export_run(run: Run, formats: Sequence[str], *, target: float = TARGET, positive: str | None = None,
@@ -53,7 +53,7 @@ def export_run(run: Run, formats: Sequence[str], *, target: float = TARGET, posi
     """
     formats = [choose("format", name, FORMATS) for name in formats]
     config, record = run.read_config()
-    learn = load_run_model(run.models / "best.pth", config, record, device=device, threads=threads)
+    learn = load_run_model(run.best_weights(), config, record, device=device, threads=threads)
     facts = describe_run(run, target=target, positive=positive)
     parts = _read_parts(run, config.data)
     checked = _choose(parts[parts["part"] == "valid"], config.classes)
@@ -86,7 +86,7 @@ def run_predictor(run: Run, *, target: float | None = None, **flags) -> Predicto
         target: decide by the threshold for this sensitivity; None: for .9.
         flags: bs, device and threads of `load_model`.
     """
-    learn = load_run_model(run.models / "best.pth", *run.read_config(), **flags)
+    learn = load_run_model(run.best_weights(), *run.read_config(), **flags)
     facts = describe_run(run, target=TARGET if target is None else target)
     return use_facts(TorchEngine(learn.model, learn.dls.valid.image, learn.dls.device), facts)
 
@@ -136,9 +136,9 @@ def _choose(valid: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
 
 def _trained(run: Run, learn: Learner, checked: pd.DataFrame, paths: list[Path]) -> np.ndarray:
     """What training itself said of the images in the epoch whose weights these are."""
-    file = run.results / TRAINED
+    file = run.results / VALID_FILE
     if not file.is_file():
-        print(f"{run.name} has no {TRAINED} (an older busfast trained it): its Learner is compared", flush=True)
+        print(f"{run.name} has no {VALID_FILE} (an older busfast trained it): its Learner is compared", flush=True)
         return _probabilities(LearnerEngine(learn), paths)
     columns = [f"p_{name}" for name in learn.dls.vocab]
     header, rows, _ = read_rows(file, ("image", *columns))

@@ -48,16 +48,20 @@ class TrainingLog(Callback):
         values.pop("valid_loss")  # weighted; val_loss is the one that compares
         row |= values | {"lr": self.schedule((self.epoch + 1) / self.n_epoch), "seconds": time.monotonic() - self.began}
         self.rows.append({name: value if isinstance(value, int) else f"{value:.6g}" for name, value in row.items()})
-        with atomic(self.folder / "training_log.csv") as file:
-            writer = csv.DictWriter(file, self.rows[0])
-            writer.writeheader()
-            writer.writerows(self.rows)
+        self.write()
         # Drawing takes about a second: as often as costs at most a twentieth of the time.
         if time.monotonic() - self.drawn > 20 * self.cost:
             self._draw()
 
     def after_fit(self):
         self._draw()
+
+    def write(self):
+        """Writes the log anew from `rows`."""
+        with atomic(self.folder / "training_log.csv") as file:
+            writer = csv.DictWriter(file, self.rows[0])
+            writer.writeheader()
+            writer.writerows(self.rows)
 
     def _draw(self):
         start = time.monotonic()

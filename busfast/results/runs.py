@@ -21,6 +21,7 @@ from busfast.files import atomic
 from busfast.pipelines.config import Config, load_config, read_yaml
 
 RESULTS, MODELS = Path("results"), Path("models")
+DONE = ("finished", "stopped early")  # the states of a run, in summary.yaml, with which nothing is left to train
 PACKAGES = ("torch", "torchvision", "fastai", "timm", "nvidia-dali-cuda130", "numpy", "pandas", "pillow",
             "scikit-learn")
 
@@ -49,6 +50,19 @@ class Run:
         """
         path = self.results / "config.yaml"
         return load_config(str(path))[1], read_yaml(path).get("run") or {}
+
+    def best_weights(self) -> Path:
+        """Returns best.pth, which may be missing.
+
+        Raises:
+            UserError: it is not the file that training ended with, by the checksum in summary.yaml.
+        """
+        path, summary = self.models / "best.pth", self.results / "summary.yaml"
+        known = (read_yaml(summary).get("sha256") or {}).get(path.name) if summary.is_file() else None
+        if known and path.is_file() and file_sha256(path) != known:
+            raise UserError(f"{path} is not the file that {self.name} was trained to (its SHA-256 is not the one in "
+                            f"{summary}): it was replaced or is damaged. Bring the old one back, or train again.")
+        return path
 
 
 def new_run(pipeline: str, split: str) -> Run:
@@ -110,10 +124,15 @@ def write_config(run: Run, config: Config, record: dict[str, Any]) -> None:
               for key, value in dataclasses.asdict(config).items()}
     text = yaml.safe_dump(values | {"run": record}, sort_keys=False, allow_unicode=True)
     with atomic(run.results / "config.yaml") as file:
-        words = [f"--pipeline={run.results / 'config.yaml'}", f"--split={record['split']}",
-                 *([f"--fold={record['fold']}"] if record["fold"] else []),
-                 *(["--allow-leaks"] if record["leaks"] else [])]
-        file.write(f"# To run this again: python -m busfast train {shlex.join(words)}\n" + text)
+        file.write(f"# To run this again: {train_command(run, record)}\n" + text)
+
+
+def train_command(run: Run, record: dict[str, Any]) -> str:
+    """Returns the command that trains a run anew from its own config.yaml; `record` as there under `run:`."""
+    words = [f"--pipeline={run.results / 'config.yaml'}", f"--split={record['split']}",
+             *([f"--fold={record['fold']}"] if record["fold"] else []),
+             *(["--allow-leaks"] if record["leaks"] else [])]
+    return f"python -m busfast train {shlex.join(words)}"
 
 
 def write_record(path: Path, record: dict[str, Any]) -> None:

@@ -1,8 +1,6 @@
 """The main job, from top to bottom: configuration -> table -> split -> DataLoaders -> Learner -> fit -> run."""
 
-import time
 from collections.abc import Sequence
-from contextlib import nullcontext, suppress
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,13 +10,12 @@ from busfast.data.check import check_images
 from busfast.data.fingerprint import fingerprint_images
 from busfast.data.generators import generate
 from busfast.data.places import image_paths
-from busfast.data.rows import write_csv
 from busfast.data.split import count_parts
 from busfast.data.split_file import read_split, write_split
 from busfast.data.table import find_table, read_table
-from busfast.errors import UserError
+from busfast.errors import choose
 from busfast.pipelines.config import Config
-from busfast.results.runs import Run, discard_run, new_run, provenance, write_config, write_record
+from busfast.results.runs import Run, discard_run, provenance, train_command, write_config
 from busfast.results.splits import make_folds
 
 
@@ -52,13 +49,14 @@ def is_phantom(config: Config) -> bool:
     return (find_table(config.data).parent / "phantom.json").is_file()
 
 
-def build(config: Config, parts: pd.DataFrame, model_dir: Path | str = "models"):
+def build(config: Config, parts: pd.DataFrame, model_dir: Path | str = "models", weights=None):
     """Makes the Learner of a configuration; says which device, loader and weights it got, and why.
 
     Args:
         config: the checked configuration.
         parts: the split table.
         model_dir: where the Learner saves.
+        weights: the `Weights` that a run began with, where it goes on; default: those of the configuration.
 
     Returns:
         The Learner.
@@ -79,8 +77,9 @@ def build(config: Config, parts: pd.DataFrame, model_dir: Path | str = "models")
     image = ImagePipeline(config.size, config.resize, config.channels, config.hflip, config.vflip, config.rotate)
     dls = make_dls(parts, image, classes=config.classes, bs=config.bs, loader=loader, device=device.type,
                    threads=config.threads, cache=config.cache)
-    learn = make_learner(dls, config.arch, weights=config.weights, dropout=config.dropout, lr=config.lr, wd=config.wd,
-                         freeze=0 if config.freeze_after else config.freeze, path=".", model_dir=model_dir)
+    learn = make_learner(dls, config.arch, weights=weights or config.weights, dropout=config.dropout, lr=config.lr,
+                         wd=config.wd, freeze=0 if config.freeze_after else config.freeze, path=".",
+                         model_dir=model_dir)
     print(f"model: {config.arch}; {learn.weights_used['text']}", flush=True)
     return learn
 
@@ -101,7 +100,8 @@ def check_environment(config: Config) -> None:
         load_state(config.weights)
 
 
-def train_run(pipeline: str, config: Config, name: str, parts: pd.DataFrame, profile: bool = False) -> Run:
+def train_run(pipeline: str, config: Config, name: str, parts: pd.DataFrame, profile: bool = False,
+              resume: bool = False, auto_bs: bool = False, command: str = "") -> Run:
     """Trains one split and writes the run.
 
     Args:
@@ -110,6 +110,9 @@ def train_run(pipeline: str, config: Config, name: str, parts: pd.DataFrame, pro
         config: the checked configuration.
         parts: the split table, as `busfast.results.splits.split_data` returns it.
         profile: print after each epoch where its time went, and write profile.csv.
+        resume: go on with the newest run of that name, if it is not done.
+        auto_bs: a run that begins takes the largest batch that fits if `config.bs` does not.
+        command: what was typed, for whom it was interrupted; default: what trains this run.
 
     Returns:
         The finished run.
@@ -117,80 +120,52 @@ def train_run(pipeline: str, config: Config, name: str, parts: pd.DataFrame, pro
     Raises:
         UserError: bad input, or a file that cannot be written.
     """
-    from fastai.callback.progress import ProgressCallback
+    from busfast.models.batch_size import fit_batch_size
+    from busfast.models.weights import Weights
+    from busfast.results.fit import fit_run
+    from busfast.results.resume import open_job, warn_of_other_bits
 
-    from busfast.models.callbacks import (
-        EarlyStopping,
-        ProgressiveSize,
-        SaveBest,
-        SaveFinal,
-        StopOnNaN,
-        WarnCollapse,
-        monitor_with,
-    )
-    from busfast.models.freeze import FreezeStages, worth_freezing
-    from busfast.models.learner import cosine
-    from busfast.models.profile import Profile
-    from busfast.results.log import PlainProgress, TrainingLog, on_terminal
-
-    monitor = monitor_with(config.monitor, config.measures)
-    run = new_run(pipeline, name)
-    record = {"pipeline": pipeline, "split": parts.attrs["split"], "fold": parts.attrs["fold"],
-              "holdout": parts.attrs["holdout"], "leaks": parts.attrs["leaks"]}
-    # What the pixels were is written down, so that a later look at the test part is at the same images.
-    write_split(parts.assign(pixels=fingerprint_images(image_paths(parts))["pixels"]), run.results / "split.csv")
-    parts = read_split(run.results / "split.csv", parts.attrs["root"])  # what is written is what is trained
-    try:
-        learn = build(config, parts, run.models)
-    except BaseException:
-        discard_run(run)  # nothing was trained: leave no empty run behind
-        raise
-
-    phantom = is_phantom(config)
-    record |= _record(config, parts, learn)
-    held = tuple(record["holdout"]) if record["split"] == "center_holdout" else config.holdout
-    write_config(run, replace(config, holdout=held), record)
-    print(f"run: {run.name}; writing {run.results}/ and {run.models}/", flush=True)
-
-    schedule = cosine(config.lr, config.lr_min)
-    caption = f"{run.name}, {config.arch}, {config.size} px" + (", PHANTOM (synthetic images)" if phantom else "")
-    log = TrainingLog(run.results, schedule.scheds["lr"], caption)
-    best = SaveBest(run.models / "best.pth", **monitor)
-    stop = EarlyStopping(**monitor, patience=config.patience)
-    callbacks = [schedule, log, best, stop, SaveFinal(run.models / "final.pth"), WarnCollapse(), StopOnNaN()]
-    if config.freeze_after and worth_freezing(config.freeze, learn.weights_used["text"]):
-        callbacks.append(FreezeStages(config.freeze, config.freeze_after, config.arch))
-    if config.progressive:
-        callbacks.append(ProgressiveSize(config.progressive))
-    phases = Profile()
-    if profile:
-        callbacks.append(phases)
-    if not on_terminal():
-        learn.remove_cbs(ProgressCallback)
-        callbacks.append(PlainProgress())
-    start = time.monotonic()
-    state = "failed"
-    try:
-        learn.fit(config.epochs, cbs=callbacks)
-        state = "stopped early" if stop.stopped else "finished"
-    except (KeyboardInterrupt, SystemExit):
-        state = "interrupted"
-        raise
-    finally:
-        summary = {"state": state, "epochs": len(getattr(log, "rows", [])), "best_epoch": best.best_epoch,
-                   "monitor": config.monitor, "minutes": round((time.monotonic() - start) / 60, 2)}
-        if state not in ("finished", "stopped early"):
-            print(f"\n{state} after {summary['epochs']} epochs; what was written stays in {run.results}/ and "
-                  f"{run.models}/", flush=True)
-        # Where training failed, its error counts, not one of writing the summary (a full disk gives both).
-        with nullcontext() if state in ("finished", "stopped early") else suppress(UserError):
-            write_record(run.results / "summary.yaml", summary)
-    if profile:
-        write_csv(pd.DataFrame(phases.rows), run.results / "profile.csv", float_format="%.4f")
-    _say_end(run, log.rows, best, config, phantom)
+    choose("monitor", config.monitor, config.measures)
+    with open_job(pipeline, name, config, parts, resume, free=("bs",) if auto_bs else ()) as job:
+        run, config, parts = job.run, job.config, job.parts
+        if job.finished:
+            return run
+        try:
+            config, smaller = fit_batch_size(config, auto_bs and job.state is None)
+            weights = None
+            if job.state is None:
+                parts = _write_parts(run, parts)  # what is written is what is trained
+            else:  # the hub is not asked again, and another start not drawn
+                weights = Weights(*(job.record["weights"][key] for key in ("text", "mean", "std")))
+            learn = build(config, parts, run.models, weights)
+        except BaseException:
+            if job.fresh:
+                discard_run(run)  # nothing was trained: leave no empty run behind
+            raise
+        record = {"pipeline": pipeline, **{key: parts.attrs[key] for key in ("split", "fold", "holdout", "leaks")},
+                  **_record(config, parts, learn)}
+        if job.state is None:
+            held = tuple(record["holdout"]) if record["split"] == "center_holdout" else config.holdout
+            write_config(run, replace(config, holdout=held), record)
+        else:
+            warn_of_other_bits(job.record, record)
+        print(f"run: {run.name}; writing {run.results}/ and {run.models}/", flush=True)
+        fit_run(run, config, parts, learn, record["phantom"], job.state, profile, smaller,
+                command or train_command(run, record))
     if record["leaks"]:
         print(f"  warning: its split LEAKS ({record['leaks']} on two sides), so these scores are too good")
     return run
+
+
+def _write_parts(run: Run, parts: pd.DataFrame) -> pd.DataFrame:
+    """Writes split.csv and reads it back.
+
+    What the pixels were is written down, so that a later look at the test part is at the same images.
+    """
+    write_split(parts.assign(pixels=fingerprint_images(image_paths(parts))["pixels"]), run.results / "split.csv")
+    written = read_split(run.results / "split.csv", parts.attrs["root"])
+    written.attrs |= parts.attrs
+    return written
 
 
 def _record(config: Config, parts: pd.DataFrame, learn) -> dict:
@@ -207,19 +182,3 @@ def _record(config: Config, parts: pd.DataFrame, learn) -> dict:
         "counts": {part: {name: int(count) for name, count in row.items()} for part, row in counts.iterrows()},
         **provenance(find_table(config.data)),
     }
-
-
-def _say_end(run: Run, rows: list[dict], best, config: Config, phantom: bool) -> None:
-    print(f"\n{run.name}: {len(rows)} epochs" + (" of a PHANTOM (synthetic images; says nothing of patients)"
-                                                 if phantom else ""))
-    if best.best_epoch is None:
-        print(f"  no epoch had a {config.monitor} that is a number: no best weights were kept")
-    else:
-        row = rows[best.best_epoch - 1]
-        recalls = ", ".join(f"{name} {float(row[f'recall_{name}']):.3f}" for name in config.classes)
-        print(f"  best epoch {best.best_epoch} by {config.monitor}: val_loss {float(row['val_loss']):.3f}, accuracy "
-              f"{float(row['val_acc']):.3f}, macro AUC {float(row['macro_auc']):.3f}")
-        print(f"  recall (validation): {recalls}")
-    print(f"  log, curves: {run.results}/")
-    print(f"  weights:     {run.models}/best.pth, final.pth")
-    print("  research only, not a medical device", flush=True)

@@ -13,7 +13,6 @@ from busfast.models.callbacks import (
     ProgressiveSize,
     SaveBest,
     SaveFinal,
-    StopOnNaN,
     WarnCollapse,
     monitor_with,
     save_weights,
@@ -93,24 +92,17 @@ def test_a_class_given_up_for_three_epochs_is_said_loudly_once(learn, tmp_path, 
     assert out.count("WARNING: recall_malignant has been 0 for 3 epochs") == 1
 
 
-def test_a_loss_that_is_no_number_stops_with_the_way_out(learn, tmp_path):
-    with torch.no_grad():
-        learn.model.classifier.bias.fill_(math.nan)
-    with pytest.raises(UserError, match="training loss became nan in epoch 1, batch 1. Try a lower --lr"):
-        learn.fit(1, 1e-3, cbs=StopOnNaN())
-
-
 def test_a_full_disk_while_saving_keeps_the_last_good_file(learn, tmp_path):
     resource = pytest.importorskip("resource")
     signal = pytest.importorskip("signal")
-    path = save_weights(learn, tmp_path / "best.pth")
+    path = save_weights(learn.model.state_dict(), tmp_path / "best.pth")
     good = path.read_bytes()
     old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(good) // 2, limits[1]))
     try:
         with pytest.raises(UserError, match="Cannot write .*best.pth.*untouched"):
-            save_weights(learn, path)
+            save_weights(learn.model.state_dict(), path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, old)

@@ -1,6 +1,5 @@
 """The main job as the user runs it: one command, and the files of a run."""
 
-
 from types import SimpleNamespace
 
 import pandas as pd
@@ -16,7 +15,7 @@ from busfast.data import read_split
 from busfast.results.runs import Run
 
 FILES = {"config.yaml", "split.csv", "training_log.csv", "loss_curve.png", "recall_curve.png", "lr_curve.png",
-         "summary.yaml"}
+         "summary.yaml", "valid_predictions.csv"}
 COLUMNS = ["epoch", "train_loss", "val_loss", "val_acc", "macro_auc", "recall_normal", "recall_benign",
            "recall_malignant", "lr", "seconds"]
 
@@ -169,8 +168,11 @@ def test_a_run_that_cannot_start_leaves_nothing(workplace, capsys):
     assert left == {path for path in before if path.is_file()}
 
 
-def test_nan_training_ends_with_a_clear_error(workplace, capsys, monkeypatch):
-    from busfast.models import callbacks
-    monkeypatch.setattr(callbacks, "math", SimpleNamespace(isfinite=lambda value: False))
+def test_a_loss_that_is_no_number_ends_with_a_clear_error_and_no_invitation_to_go_on(workplace, capsys, monkeypatch):
+    from busfast.models import guards
+
+    monkeypatch.setattr(guards, "math", SimpleNamespace(isfinite=lambda value: False))
     assert main(["train", "--epochs=1"]) == 2
-    assert "Try a lower --lr" in capsys.readouterr().err
+    said = capsys.readouterr()
+    assert "Try a lower --lr=0.0001 in a new run" in said.err and "--resume" not in said.out
+    assert len(pd.read_csv(Run("phantom/stratified").results / "bad_batch.csv")) == 16

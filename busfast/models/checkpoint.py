@@ -1,0 +1,131 @@
+"""Checkpoints: one file that is whole or refused, and the one before it; tensors and plain values, never a pickle.
+
+A file is a line with the format's name, its version and the SHA-256 of all that follows, then what `torch.save` wrote.
+"""
+
+import hashlib
+import io
+import os
+import pickle
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import torch
+
+from busfast.files import atomic
+
+NAME, PREVIOUS = "checkpoint.pt", "checkpoint.previous.pt"
+MAGIC = "busfast checkpoint 1"
+_DIGITS = hashlib.sha256().digest_size * 2
+
+
+class DamagedError(Exception):
+    """A checkpoint that is cut short, altered or none at all; says which and why."""
+
+
+def save_tensors(state: Any, file: BinaryIO) -> None:
+    """Writes tensors and plain values with `torch.save`.
+
+    Raises:
+        OSError: they cannot be written.
+    """
+    try:
+        torch.save(state, file)
+    except RuntimeError as error:  # torch hides the system's error ("unexpected pos ..." on a full disk)
+        raise OSError(None, f"{error.__cause__ or error.__context__ or error}") from error
+
+
+class _Hashed(io.RawIOBase):
+    """Passes on what is written, and hashes it."""
+
+    def __init__(self, file: BinaryIO):
+        self.file, self.hash = file, hashlib.sha256()
+
+    def write(self, data) -> int:
+        self.hash.update(data)
+        return self.file.write(data)
+
+    def flush(self) -> None:
+        self.file.flush()
+
+
+def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
+    """Writes a checkpoint; the one that stood there is kept as checkpoint.previous.pt.
+
+    At every moment one of the two is whole: the new one is on the disk before the old one is moved.
+
+    Args:
+        path: `NAME` in a folder that exists.
+        state: tensors and plain values, nested in dicts, lists and tuples.
+
+    Raises:
+        UserError: the disk is full, the folder is read-only or gone; the old ones are as they were.
+    """
+    with atomic(path, "wb") as file:
+        file.write(_header("0" * _DIGITS))
+        hashed = _Hashed(file)
+        save_tensors(state, hashed)
+        file.seek(0)
+        file.write(_header(hashed.hash.hexdigest()))
+        file.flush()
+        os.fsync(file.fileno())
+        if path.exists():
+            os.replace(path, path.with_name(PREVIOUS))
+
+
+def read_checkpoint(path: Path) -> dict[str, Any]:
+    """Reads a checkpoint, on the CPU.
+
+    Raises:
+        DamagedError: it is not what was written.
+        FileNotFoundError: there is none.
+    """
+    try:
+        data = path.read_bytes()
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise DamagedError(f"{path} cannot be read ({error.strerror})") from error
+    header, payload = data[:len(_header("0" * _DIGITS))], memoryview(data)[len(_header("0" * _DIGITS)):]
+    if header != _header(hashlib.sha256(payload).hexdigest()):
+        known = header.startswith(MAGIC.encode())
+        raise DamagedError(f"{path} " + ("is damaged: its checksum does not match" if known
+                                         else "is no checkpoint of this version of busfast"))
+    try:
+        return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+        raise DamagedError(f"{path} cannot be read safely: it holds more than tensors and plain values") from error
+
+
+def read_last(folder: Path) -> dict[str, Any] | None:
+    """Reads a folder's last whole checkpoint; says of, and removes, each that is damaged.
+
+    Returns:
+        Its state; None: there is none.
+    """
+    for name, instead in ((NAME, "the one before it"), (PREVIOUS, "the beginning")):
+        try:
+            return read_checkpoint(folder / name)
+        except FileNotFoundError:
+            continue
+        except DamagedError as error:
+            print(f"checkpoint: {error}; going on from {instead}", flush=True)
+            with suppress(OSError):  # it must not take the place of a whole one
+                (folder / name).unlink()
+    return None
+
+
+def has_checkpoint(folder: Path) -> bool:
+    """Returns whether a folder holds a checkpoint, whole or not."""
+    return any((folder / name).exists() for name in (NAME, PREVIOUS))
+
+
+def remove_checkpoints(folder: Path) -> None:
+    """Removes a folder's checkpoints."""
+    for name in (PREVIOUS, NAME):
+        (folder / name).unlink(missing_ok=True)
+
+
+def _header(digest: str) -> bytes:
+    return f"{MAGIC} {digest}\n".encode()

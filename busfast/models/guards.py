@@ -1,0 +1,47 @@
+"""What ends a training that has gone wrong, with a clear error: a loss that is no number."""
+
+import math
+from pathlib import Path
+
+from fastai.callback.core import Callback
+
+from busfast.data.rows import write_csv
+from busfast.errors import UserError
+from busfast.words import counted
+
+FILE, SHOWN = "bad_batch.csv", 5
+
+
+class BadLoss(UserError):
+    """A loss that is no number; going on with the same run would come to the same batch."""
+
+
+class StopOnNaN(Callback):
+    """Ends the run when the loss of a batch, in training or validation, is no number; what was saved stays.
+
+    Args:
+        folder: bad_batch.csv with the images of that batch goes there.
+        lr: what the learning rate began with; a tenth of it is suggested.
+    """
+
+    order = -8
+
+    def __init__(self, folder: Path, lr: float):
+        self.folder, self.start_lr = folder, lr
+
+    def after_batch(self):
+        loss = self.loss.item()
+        if math.isfinite(loss):
+            return
+        dl = self.dls.train if self.training else self.dls.valid
+        rows = dl.dataset.items.iloc[dl.indices]
+        images = [str(image) for image in rows["image"]]
+        path = self.folder / FILE
+        write_csv(rows[["image", "label"]].assign(image=images), path)
+        shown = ", ".join(images[:SHOWN]) + (", ..." if len(images) > SHOWN else "")
+        part = "training" if self.training else "validation"
+        raise BadLoss(
+            f"The {part} loss became {loss} in epoch {self.epoch + 1}, batch {self.iter + 1}. Try a lower "
+            f"--lr={self.start_lr / 10:.3g} in a new run (it began with {self.start_lr:.3g}, and was "
+            f"{self.opt.hypers[-1]['lr']:.3g} here); going on with --resume would meet the same batch again. Look at "
+            f"its {counted(len(images), 'image')}, too: {shown} (all of them in {path}).")

@@ -1,0 +1,97 @@
+"""The fit of a run, with all its callbacks; how it ended is written down, whatever happens."""
+
+from contextlib import suppress
+from typing import Any
+
+import pandas as pd
+from fastai.callback.progress import ProgressCallback
+from fastai.learner import Learner
+
+from busfast.data.rows import write_csv
+from busfast.errors import UserError
+from busfast.models.batch_size import is_out_of_memory
+from busfast.models.callbacks import EarlyStopping, ProgressiveSize, SaveBest, SaveFinal, WarnCollapse, monitor_with
+from busfast.models.checkpoint import remove_checkpoints
+from busfast.models.freeze import FreezeStages, worth_freezing
+from busfast.models.guards import BadLoss, StopOnNaN
+from busfast.models.learner import cosine
+from busfast.models.profile import Profile
+from busfast.models.resume import Checkpoint, Resume
+from busfast.pipelines.config import Config
+from busfast.results.ending import finish_run, say_end
+from busfast.results.log import PlainProgress, TrainingLog, on_terminal
+from busfast.results.runs import DONE, Run, write_record
+from busfast.words import counted
+
+
+def fit_run(run: Run, config: Config, parts: pd.DataFrame, learn: Learner, phantom: bool, state: dict[str, Any] | None,
+            profile: bool, smaller: int, command: str) -> None:
+    """Trains a run from the beginning, or from a checkpoint on, and ends it.
+
+    Args:
+        run, config, parts: of `busfast.results.resume.Job`.
+        learn: as `busfast.results.train.build` makes it.
+        phantom: whether its images are synthetic.
+        state: the checkpoint; None: from the beginning.
+        profile: print after each epoch where its time went, and write profile.csv.
+        smaller: a batch size that fits if `config.bs` does not, for the error.
+        command: what trains the run, to be typed again with --resume.
+
+    Raises:
+        UserError: a loss that is no number, not enough memory, an image that cannot be read, a file that cannot be
+            written.
+    """
+    monitor = monitor_with(config.monitor, config.measures)
+    schedule = cosine(config.lr, config.lr_min)
+    caption = f"{run.name}, {config.arch}, {config.size} px" + (", PHANTOM (synthetic images)" if phantom else "")
+    log = TrainingLog(run.results, schedule.scheds["lr"], caption)
+    best, stop = SaveBest(run.models / "best.pth", **monitor), EarlyStopping(**monitor, patience=config.patience)
+    saved = Checkpoint(run.models)
+    callbacks = [schedule, log, best, stop, saved, SaveFinal(run.models / "final.pth"), WarnCollapse(),
+                 StopOnNaN(run.results, config.lr)]
+    if config.freeze_after and worth_freezing(config.freeze, learn.weights_used["text"]):
+        callbacks.append(FreezeStages(config.freeze, config.freeze_after, config.arch))
+    if config.progressive:
+        callbacks.append(ProgressiveSize(config.progressive))
+    phases = Profile()
+    if profile:
+        callbacks.append(phases)
+    if not on_terminal():
+        learn.remove_cbs(ProgressCallback)
+        callbacks.append(PlainProgress())
+    if state is not None:
+        callbacks.append(Resume(state))
+    how, again = "failed", f"\n  to go on after its last epoch: {command} --resume"
+
+    def summary(state: str) -> dict[str, Any]:
+        return {"state": state, "epochs": len(getattr(log, "rows", [])), "best_epoch": best.best_epoch,
+                "monitor": config.monitor, "minutes": round(saved.seconds / 60, 2)}
+
+    try:
+        learn.fit(config.epochs, cbs=callbacks)
+        if profile:
+            write_csv(pd.DataFrame(phases.rows), run.results / "profile.csv", float_format="%.4f")
+        done = summary("stopped early" if stop.stopped else "finished")
+        finish_run(run, done, config, parts, best.probabilities)
+        how = done["state"]
+    except (KeyboardInterrupt, SystemExit):
+        how = "interrupted"
+        raise
+    except Exception as error:
+        if is_out_of_memory(error):
+            again = ""
+            said = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+            raise UserError(f"Out of memory with --bs={config.bs} ({said}). A new run with --bs={smaller} should fit; "
+                            "--bs=auto chooses by itself.") from error
+        again = "" if isinstance(error, BadLoss) else again
+        raise
+    finally:
+        if how not in DONE:
+            print(f"\n{how} after {counted(len(getattr(log, 'rows', [])), 'epoch')}; what was written stays in "
+                  f"{run.results}/ and {run.models}/{again}", flush=True)
+            with suppress(UserError):  # its error counts, not one of writing the summary (a full disk gives both)
+                write_record(run.results / "summary.yaml", summary(how))
+    # Last of all and out here, where an interruption cannot call a run unfinished whose checkpoints are gone.
+    with suppress(OSError):
+        remove_checkpoints(run.models)
+    say_end(run, log.rows, best, config, phantom)
