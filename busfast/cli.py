@@ -8,7 +8,7 @@ from busfast import __version__, line
 from busfast.cli_data import audit, cache, configure, prepare, split
 from busfast.cli_models import export, predict
 from busfast.cli_results import compare, evaluate, explain, print_comparison, report
-from busfast.errors import UserError, choose
+from busfast.errors import UserError, choose, plain_text
 from busfast.results.bench import bench
 
 
@@ -154,6 +154,7 @@ def main(argv: list[str] | None = None) -> int:
     argv = sys.argv[1:] if argv is None else argv
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that temporary files are removed
     warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")  # fastai's import, not the user's
+    warnings.filterwarnings("ignore", message="Image size .* exceeds limit")  # Pillow's; busfast refuses the image
     try:
         if argv == ["--version"]:
             print(f"busfast {__version__}")
@@ -165,7 +166,7 @@ def main(argv: list[str] | None = None) -> int:
         call = line.parse(VERBS, argv)
         call.verb(*call.args, **call.kwargs)
     except UserError as error:
-        print(f"busfast: {error}", file=sys.stderr)
+        print(f"busfast: {plain_text(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         print("busfast: interrupted", file=sys.stderr)

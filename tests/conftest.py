@@ -68,6 +68,33 @@ def workplace(tmp_path, monkeypatch, phantom_folder):
 
 
 @pytest.fixture(scope="session")
+def handed_over(tmp_path_factory):
+    """A folder with a phantom and a run that was trained, evaluated and exported in every form; made once."""
+    from busfast.cli import main  # not before the hub's library knows that there is no network
+
+    place = tmp_path_factory.mktemp("handed") / "over"
+    phantom.write_phantom(place / "data" / "phantom", images=120)
+    (place / "pipelines").mkdir()
+    (place / "pipelines" / "phantom.yaml").write_text(
+        f"data: data/phantom\nsource: phantom\nsize: {SIZE}\nepochs: 1\nbs: 16\narch: {ARCH}\nweights: none\n"
+        "device: cpu\nloader: torchvision\ncache: 'off'\n")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        for words in ("train", "evaluate --run=phantom/stratified",
+                      "export --run=phantom/stratified --format=bundle,onnx,learner"):
+            assert main(words.split()) == 0
+    return place
+
+
+@pytest.fixture
+def handed(handed_over, tmp_path, monkeypatch):
+    """A copy of it to spoil, and to work in."""
+    shutil.copytree(handed_over, tmp_path / "place")
+    monkeypatch.chdir(tmp_path / "place")
+    return tmp_path / "place"
+
+
+@pytest.fixture(scope="session")
 def odd_images(tmp_path_factory):
     """Real files of every kind that a clinic may have, with structure in them; name -> path."""
     folder = tmp_path_factory.mktemp("odd")

@@ -14,13 +14,13 @@ import pandas as pd
 import PIL
 from PIL import Image
 
-from busfast.data.images import read_image, why_unreadable
+from busfast.data.images import open_image, read_image, why_unreadable
 from busfast.errors import UserError
 from busfast.files import atomic
 from busfast.progress import progress
 
 SIDE = 64  # of the thumbnail, in pixels
-VERSION = f"busfast fingerprints 2, Pillow {PIL.__version__}"  # another decoder may give other pixels
+VERSION = f"busfast fingerprints 3, Pillow {PIL.__version__}"  # another decoder may give other pixels
 UNREAD = {"width": 0, "height": 0, "mode": "", "low": 0, "high": 0, "pixels": "", "thumbnail": b""}
 KINDS = {"1": "gray 1", "L": "gray 8", "LA": "gray 8", "La": "gray 8", "I": "gray 32", "F": "gray 32"}
 
@@ -53,7 +53,7 @@ def fingerprint_images(paths: Sequence[str | Path], threads: int | None = None) 
     fresh = [name for name in stamps if name not in seen]
     try:
         with warnings.catch_warnings(), ThreadPoolExecutor(threads or os.cpu_count()) as pool:
-            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # refused in `fingerprint` instead
+            warnings.simplefilter("ignore", Image.DecompressionBombWarning)  # refused in `open_image` instead
             rows = progress(pool.map(fingerprint, fresh), "fingerprinting images", len(fresh))
             try:
                 for name, row in zip(fresh, rows, strict=True):
@@ -71,23 +71,16 @@ def fingerprint_images(paths: Sequence[str | Path], threads: int | None = None) 
 def fingerprint(path: str) -> dict:
     """Reads one image; a row of `fingerprint_images`."""
     try:
-        with Image.open(path) as opened:
+        with open_image(path) as opened:
             mode = "gray 16" if opened.mode.startswith("I;16") else KINDS.get(opened.mode, "color 8")
             if opened.mode == "I" and opened.format == "PNG":
                 mode = "gray 16"  # older Pillow widens it
-            most = Image.MAX_IMAGE_PIXELS
-            if most and opened.width * opened.height > most:
-                return {"reason": f"too many pixels to decode: {opened.width} x {opened.height}; Pillow's limit is "
-                                  f"{most}", **UNREAD}
             image = read_image(opened)
         gray = image.convert("L")
         low, high = gray.getextrema()
         digest = hashlib.blake2b(b"%d x %d " % image.size, digest_size=16)
         digest.update(image.tobytes())
         small = gray.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
-    except Image.DecompressionBombError as error:  # twice the limit: Pillow does not even tell width and height
-        return {"reason": f"too many pixels to decode: {str(error).split(' exceeds')[0]}; Pillow's limit is "
-                          f"{Image.MAX_IMAGE_PIXELS}", **UNREAD}
     except Exception as error:
         return {"reason": why_unreadable(error), **UNREAD}
     return {"reason": "", "width": image.width, "height": image.height, "mode": mode, "low": low, "high": high,

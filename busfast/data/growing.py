@@ -82,7 +82,8 @@ class GrowingCsv:
         try:
             note = json.loads(self.note.read_text(encoding="utf-8"))
             size = self.part.stat().st_size
-            if note.keys() != {"about", "rows", "bytes"} or not 0 < note["bytes"] <= size or note["rows"] < 0:
+            if (note.keys() != {"about", "rows", "bytes"} or {type(note["rows"]), type(note["bytes"])} != {int}
+                    or not 0 < note["bytes"] <= size or note["rows"] < 0):
                 raise ValueError("not one of ours")
         except FileNotFoundError:
             return None

@@ -6,6 +6,7 @@ nothing of busfast, so that an exported learner can carry these functions with i
 
 import io
 import os
+import stat
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -13,6 +14,13 @@ from PIL import Image, ImageOps
 READING = 1  # to be raised when the pixels that these functions give change: kept ones are then made anew
 MARGIN = 2  # what a JPEG decoded at a part of its size keeps, in wanted sizes; with 1, pixels are off by up to 2/255
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
+# By content, whatever the name says. Pillow knows some forty more, among them EPS, for which it runs Ghostscript: a
+# program, on a file from anywhere.
+FORMATS = ("JPEG", "PNG", "BMP", "DIB", "TIFF", "GIF", "WEBP", "JPEG2000", "PPM")
+
+
+class TooManyPixels(ValueError):
+    """An image's header names more pixels than anybody needs: decoding it would take the memory of the machine."""
 
 
 def read_image(source, keep_gray: bool = False, enough: int = 0) -> Image.Image:
@@ -21,7 +29,8 @@ def read_image(source, keep_gray: bool = False, enough: int = 0) -> Image.Image:
     Args:
         source: a path, encoded bytes, a Pillow image, or an array (H, W) or (H, W, 3).
             Gray of more than 8 bits (12- or 16-bit PNG and TIFF, floats) is stretched from the image's own
-            darkest to brightest value, so that 12-bit data in a 16-bit file is not read as black.
+            darkest to brightest value, so that 12-bit data in a 16-bit file is not read as black. Of a file of
+            several images, the first.
         keep_gray: leave gray in one channel: a third of the work for whatever follows, and the same values.
         enough: pixels; a JPEG may be decoded at a half, a quarter or an eighth of its size if both sides stay as long
             as this. 0: at its full size.
@@ -31,27 +40,59 @@ def read_image(source, keep_gray: bool = False, enough: int = 0) -> Image.Image:
         transparency is dropped.
 
     Raises:
-        OSError, SyntaxError, ValueError: the file cannot be decoded (Pillow's own errors), is color of more than
-            8 bits a channel (Pillow would cut it down to near black), or holds a number that is not finite.
+        OSError, SyntaxError, ValueError: the file cannot be decoded (Pillow's own errors), has too many pixels, is
+            color of more than 8 bits a channel (Pillow would cut it down to near black), or holds a number that is
+            not finite.
     """
     if isinstance(source, np.ndarray):
         source = Image.fromarray(source)
     if not isinstance(source, Image.Image):
-        with Image.open(io.BytesIO(source) if isinstance(source, bytes) else os.fspath(source)) as opened:
+        with open_image(source) as opened:
             if enough:
                 opened.draft(None, (enough, enough))  # does nothing to anything but a JPEG
             return read_image(opened, keep_gray)
     check_depth(source)
     image = ImageOps.exif_transpose(source)
     if image.mode.startswith(("I", "F")):
-        values = np.asarray(image, dtype=np.float64)
+        values = np.array(image, dtype=np.float64)
         if not np.isfinite(values).all():
             raise ValueError("holds numbers that are not finite (NaN or infinite)")
         low, high = values.min(), values.max()
-        scaled = (values - low) * (255.0 / (high - low) if high > low else 0.0)
-        image = Image.fromarray(np.round(scaled).astype(np.uint8))
+        values -= low  # in place: eight bytes a pixel are enough
+        values *= 255.0 / (high - low) if high > low else 0.0
+        image = Image.fromarray(np.round(values, out=values).astype(np.uint8))
     image.info.pop("transparency", None)  # Pillow warns of it otherwise
     return image.convert("L" if keep_gray and image.mode in ("1", "L", "LA", "La") else "RGB")
+
+
+def open_image(source) -> Image.Image:
+    """Opens an image file: its header is read, its pixels are not.
+
+    Args:
+        source: a path, or encoded bytes.
+
+    Raises:
+        OSError: there is no such file, or it is none of `FORMATS`.
+        TooManyPixels: it has more than `PIL.Image.MAX_IMAGE_PIXELS` (None: no limit).
+        ValueError: it is no regular file.
+    """
+    if isinstance(source, bytes):
+        file = io.BytesIO(source)
+    else:
+        file = os.fspath(source)
+        kind = os.stat(file).st_mode
+        if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):  # a pipe or a device would give no end of bytes, or none
+            raise ValueError("is no regular file")
+    most = Image.MAX_IMAGE_PIXELS
+    try:
+        image = Image.open(file, formats=FORMATS)
+    except Image.DecompressionBombError as error:  # twice the limit: Pillow does not even tell width and height
+        size = str(error).partition("(")[2].partition(")")[0] or "too many pixels"
+        raise TooManyPixels(f"too many pixels to decode: {size}; Pillow's limit is {most}") from None
+    if most and image.width * image.height > most:
+        image.close()
+        raise TooManyPixels(f"too many pixels to decode: {image.width} x {image.height}; Pillow's limit is {most}")
+    return image
 
 
 def check_depth(image: Image.Image) -> None:
@@ -123,4 +164,6 @@ def fit_pixels(source, size: int, resize: str = "squash", channels: str = "rgb",
 
 def why_unreadable(error: Exception) -> str:
     """Says in a line why an image could not be read: a broken file raises nearly anything, from struct.error on."""
-    return "no such file" if isinstance(error, FileNotFoundError) else f"{type(error).__name__}: {error}"
+    if isinstance(error, FileNotFoundError):
+        return "no such file"
+    return str(error) if isinstance(error, TooManyPixels) else f"{type(error).__name__}: {error}"

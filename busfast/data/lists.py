@@ -7,7 +7,7 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from busfast.data.labels import match_label, plain
-from busfast.data.rows import read_rows
+from busfast.data.rows import read_rows, read_text
 from busfast.data.split import PARTS, SPLITS, UNUSED
 from busfast.errors import UserError
 
@@ -96,7 +96,7 @@ def _find(path: Path) -> list[tuple[Path, str]]:
 def _entries(file: Path, part: str) -> Iterable[tuple[int, str, str, str]]:
     """Yields line, image, label ("" if none is given) and part of each entry of a list."""
     if file.suffix.lower() == ".txt":
-        lines = [text.strip() for text in file.read_text(encoding="utf-8-sig").splitlines()]
+        lines = [text.strip() for text in read_text(file)[0].splitlines()]
         yield from ((number, text, "", part) for number, text in enumerate(lines, start=1) if text)
         return
     header, rows, _ = read_rows(file, ())

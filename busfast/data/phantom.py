@@ -111,7 +111,7 @@ def _is_done(target: Path, recipe: dict) -> bool:
         return False
     try:
         found = json.loads((target / "phantom.json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         found = None
     if found == recipe and (target / "table.csv").is_file():
         return True

@@ -1,7 +1,7 @@
 """Where the images of a table lie: in its folder, or where sources.csv beside the table says."""
 
 import os
-from pathlib import Path
+from pathlib import Path, PurePosixPath, PureWindowsPath
 
 import pandas as pd
 
@@ -52,8 +52,15 @@ def locate(root: str | Path, name: str, places: dict[str, Path]) -> Path:
     """
     first, _, rest = name.partition("/")
     if rest and first in places:
-        return places[first] / rest
+        return places[first] / rest.lstrip("/")  # "busi//etc" is in busi, not in /
     return places.get(".", Path(root)) / name
+
+
+def leads_away(name: str) -> str:
+    """Says what is wrong with a path in a table that is to stay in its folder; "" if nothing is."""
+    if PurePosixPath(name).is_absolute() or PureWindowsPath(name).drive or name.startswith("\\"):
+        return "is an absolute path"
+    return "leads out of the data folder" if ".." in PurePosixPath(name.replace("\\", "/")).parts else ""
 
 
 def image_paths(table: pd.DataFrame) -> list[Path]:

@@ -2,7 +2,11 @@
 
 import csv
 import io
+import os
 import re
+import stat
+from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -12,8 +16,12 @@ from busfast.errors import UserError
 from busfast.files import atomic
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
-STARTS = frozenset("'=+-@")
-FORMULA = re.compile(r"'*[=+\-@]")
+# What a cell may begin with that a spreadsheet runs, the wide forms of Japanese keyboards included; space before it is
+# dropped by some, and a tab or line end at the start may put what follows into a cell of its own.
+FORMULA = re.compile(r"'*(\s*[=+\-@＝＋－＠]|[\t\r\n])")
+STARTS = frozenset("'=+-@＝＋－＠")
+MOST = 500_000_000  # bytes of a table: some millions of rows
+SHOWN = 20  # columns named in an error
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
@@ -47,7 +55,7 @@ def read_rows(path: str | Path, required: tuple[str, ...], *, empty: bool = Fals
         UserError: the file is missing or no such text, a required column is missing, a row is empty or uneven.
     """
     path = Path(path)
-    text, notes = _read_text(path)
+    text, notes = read_text(path)
     separator = _find_separator(text, required)
     if separator != ",":
         notes.append(f"{path} is separated by {SEPARATORS[separator]}")
@@ -65,9 +73,10 @@ def read_rows(path: str | Path, required: tuple[str, ...], *, empty: bool = Fals
         if name not in header:
             other = next((title for title in header if title.lower() == name), "")
             hint = f" Write '{name}' for '{other}'." if other else ""
-            raise UserError(f"{path}, row 1: the column '{name}' is missing (found: {', '.join(header)})."
+            found = ", ".join(header[:SHOWN]) + (f" and {len(header) - SHOWN} more" if len(header) > SHOWN else "")
+            raise UserError(f"{path}, row 1: the column '{name}' is missing (found: {found})."
                             f"{hint} Columns are separated by commas; needed: {', '.join(required)}.")
-    twice = sorted({name for name in header if header.count(name) > 1})
+    twice = sorted(name for name, count in Counter(header).items() if count > 1)
     if twice:
         raise UserError(f"{path}, row 1: the column '{twice[0]}' stands there twice. Rename one of them.")
     if not rows and not empty:
@@ -84,8 +93,8 @@ def read_rows(path: str | Path, required: tuple[str, ...], *, empty: bool = Fals
 def write_csv(table: pd.DataFrame, path: str | Path, **options) -> None:
     """Writes a table as CSV, whole or not at all; `read_rows` gives the same cells back.
 
-    A text that begins with =, +, - or @ and is no number would be run by a spreadsheet as a formula: it gets an
-    apostrophe in front (see OWASP, "CSV Injection").
+    A text that begins with =, +, - or @ (also after space) and is no number, or with a tab or a line end, may be run by
+    a spreadsheet as a formula: it gets an apostrophe in front (see OWASP, "CSV Injection").
 
     Args:
         table: the rows; its index is not written.
@@ -93,7 +102,7 @@ def write_csv(table: pd.DataFrame, path: str | Path, **options) -> None:
         options: of `DataFrame.to_csv`.
     """
     # Most columns hold no such cell, and looking at one character is cheap.
-    suspect = [name for name, column in table.items() if any(str(cell)[:1] in STARTS for cell in column)]
+    suspect = [name for name, column in table.items() if any(map(_may_start, column))]
     table = table.assign(**{name: table[name].map(escape) for name in suspect})
     table.columns = [escape(name) for name in table.columns]
     # Python before 3.13 leaves a lone carriage return unquoted, which would end the row.
@@ -104,15 +113,55 @@ def write_csv(table: pd.DataFrame, path: str | Path, **options) -> None:
 
 def escape(cell):
     """Returns a cell as `write_csv` writes it: a text that a spreadsheet would run gets an apostrophe in front."""
-    return f"'{cell}" if isinstance(cell, str) and FORMULA.match(cell) and not NUMBER.fullmatch(cell) else cell
+    return f"'{cell}" if isinstance(cell, str) and FORMULA.match(cell) and not NUMBER.fullmatch(cell.strip()) else cell
+
+
+def _may_start(cell) -> bool:
+    first = str(cell)[:1]
+    return first in STARTS or first.isspace()
 
 
 def _unescape(cell: str) -> str:
     return cell[1:] if cell.startswith("'") and FORMULA.match(cell) else cell
 
 
-def _read_text(path: Path) -> tuple[str, list[str]]:
+def read_frame(path: str | Path, columns: Sequence[str] = (), *, empty: bool = False, **options) -> pd.DataFrame:
+    """Reads a table of numbers that busfast wrote.
+
+    Args:
+        path: the CSV file.
+        columns: that must be there.
+        empty: whether there may be a header alone.
+        options: of `pandas.read_csv`.
+
+    Raises:
+        UserError: it is no such table.
+    """
     try:
+        table = pd.read_csv(path, **options)
+    except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
+        raise UserError(f"{path} is no table that busfast wrote: {' '.join(str(error).split())[:200]}. Have it written "
+                        "anew, or move it away.") from error
+    missing = [name for name in columns if name not in table]
+    if missing or (table.empty and not empty):
+        raise UserError(f"{path} is no table that busfast wrote: "
+                        + (f"the column '{missing[0]}' is missing" if missing else "it has no rows")
+                        + ". Have it written anew, or move it away.")
+    return table
+
+
+def read_text(path: Path) -> tuple[str, list[str]]:
+    """Returns a text file of any encoding that `read_rows` knows, and what was read otherwise than UTF-8.
+
+    Raises:
+        UserError: it cannot be read, is no regular file (a pipe may never end), larger than `MOST`, or no text.
+    """
+    try:
+        found = os.stat(path)
+        if not stat.S_ISREG(found.st_mode):
+            raise UserError(f"{path} is no regular file. Give a file.")
+        if found.st_size > MOST:
+            raise UserError(f"{path} has {found.st_size:,} bytes; no more than {MOST:,} are read. Is it a table?")
         raw = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
@@ -134,6 +183,9 @@ def _read_text(path: Path) -> tuple[str, list[str]]:
 def _find_separator(text: str, required: tuple[str, ...]) -> str:
     """The separator under which the header has the required columns, or else the most columns."""
     def value(separator: str) -> tuple[int, int]:
-        header = [cell.strip() for cell in next(csv.reader(io.StringIO(text, newline=""), delimiter=separator), [])]
+        try:
+            header = [cell.strip() for cell in next(csv.reader(io.StringIO(text, newline=""), delimiter=separator), [])]
+        except csv.Error:  # `read_rows` meets it again, and says what is wrong
+            header = []
         return sum(name in header for name in required), len(header)
     return max(SEPARATORS, key=value)

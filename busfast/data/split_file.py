@@ -7,6 +7,7 @@ from pathlib import Path
 import pandas as pd
 
 from busfast.data.groups import group_names
+from busfast.data.places import leads_away
 from busfast.data.rows import read_rows, write_csv
 from busfast.data.split import PARTS, UNUSED
 from busfast.errors import UserError
@@ -58,12 +59,17 @@ def read_split(path: str | Path, root: str | Path) -> pd.DataFrame:
     """Reads a split file back; `root` is the folder that its image paths are relative to.
 
     Raises:
-        UserError: as `read_rows`, or a part is none of train, valid, test, unused.
+        UserError: as `read_rows`; a part is none of train, valid, test, unused; a path leads out of `root`.
     """
     header, rows, _ = read_rows(path, ("image", "label", "part"))
     table = pd.DataFrame([cells for _, cells in rows], columns=header, dtype=object)
     for (row, _), part in zip(rows, table["part"], strict=True):
         if part not in (*PARTS, UNUSED):
             raise UserError(f"{path}, row {row}, column part: '{part}' is none of {', '.join(PARTS)}, {UNUSED}.")
+    for column in {"image", "mask"} & set(header):
+        for (row, _), name in zip(rows, table[column], strict=True):
+            if wrong := leads_away(name):
+                raise UserError(f"{path}, row {row}, column {column}: '{name}' {wrong}. Paths are relative to {root}; "
+                                "write it as the table has it.")
     table.attrs["root"] = str(root)
     return table

@@ -2,12 +2,12 @@
 
 import os
 from collections import Counter
-from pathlib import Path, PurePosixPath, PureWindowsPath
+from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
 from busfast.data.labels import match_label
-from busfast.data.places import SOURCES_FILE, Fence, locate, read_places
+from busfast.data.places import SOURCES_FILE, Fence, leads_away, locate, read_places
 from busfast.data.rows import read_rows
 from busfast.errors import UserError
 from busfast.words import counted
@@ -112,12 +112,9 @@ class _RowCheck:
 
     def _check_path(self, where: str, value: str) -> str:
         folder = self.path.parent
-        if PurePosixPath(value).is_absolute() or PureWindowsPath(value).drive or value.startswith("\\"):
-            raise UserError(f"{where}: '{value}' is an absolute path. Paths are relative to {folder}; images that lie "
-                            f"elsewhere are named in {SOURCES_FILE} (columns name, folder).")
-        if ".." in PurePosixPath(value.replace("\\", "/")).parts:
-            raise UserError(f"{where}: '{value}' leads out of the data folder. Paths stay inside {folder}; images that "
-                            f"lie elsewhere are named in {SOURCES_FILE} (columns name, folder).")
+        if wrong := leads_away(value):
+            raise UserError(f"{where}: '{value}' {wrong}. Paths are relative to {folder} and stay inside it; images "
+                            f"that lie elsewhere are named in {SOURCES_FILE} (columns name, folder).")
         slashed = value.replace("\\", "/")
         if not self.files:
             self.backslashes += slashed != value

@@ -95,9 +95,12 @@ class OnnxEngine:
     def infer(self, images: Sequence[np.ndarray]) -> Found:
         """Returns what the model says of images that `read` has read."""
         x = finish(stack(images), self.image).contiguous().numpy()
-        found = dict(zip([one.name for one in self.session.get_outputs()], self.session.run(None, {"images": x}),
-                         strict=True))
-        return Found(found["logits"], found.get("features"))
+        try:
+            found = dict(zip([one.name for one in self.session.get_outputs()], self.session.run(None, {"images": x}),
+                             strict=True))
+            return Found(found["logits"], found.get("features"))
+        except Exception as error:  # as above
+            raise UserError(f"ONNX Runtime cannot run model.onnx: {str(error)[:200]}. Export it anew.") from error
 
 
 class LearnerEngine:

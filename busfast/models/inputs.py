@@ -1,6 +1,7 @@
 """What a user names as inputs -> image files, as named and where they are."""
 
 import glob
+import os
 import sys
 from pathlib import Path
 
@@ -14,7 +15,8 @@ def list_inputs(inputs: str | Path) -> tuple[list[str], list[Path]]:
     """Returns the images of an image file, a folder, a pattern, a CSV file with a column `image`, or standard input.
 
     Of a data folder, these are the images of its table. A table's paths are relative to its folder, or as sources.csv
-    beside it says. The files need not exist: their rows say so.
+    beside it says; unlike those of a table to train on, they may lead anywhere, as the other inputs do, for it is the
+    user's own list. The files need not exist: their rows say so.
 
     Args:
         inputs: a path; a pattern such as "scans/**/*.png"; "-": names from standard input, one a line, or with a NUL
@@ -33,7 +35,7 @@ def list_inputs(inputs: str | Path) -> tuple[list[str], list[Path]]:
             raise UserError("Standard input names no image. Give one name a line.")
         return names, [Path(name) for name in names]
     path = Path(inputs)
-    if not path.exists() and glob.has_magic(str(inputs)):
+    if not os.path.exists(path) and glob.has_magic(str(inputs)):
         names = sorted(name for name in glob.glob(str(inputs), recursive=True) if Path(name).is_file())
         if not names:
             raise UserError(f"No file fits the pattern '{inputs}'.")
@@ -47,5 +49,6 @@ def list_inputs(inputs: str | Path) -> tuple[list[str], list[Path]]:
     names = [cells[header.index("image")] for _, cells in rows]
     places = read_places(path.parent)
     paths = [locate(path.parent, name, places) for name in names]
-    return names, [file if file.exists() or "\\" not in name else locate(path.parent, name.replace("\\", "/"), places)
+    return names, [file if "\\" not in name or os.path.exists(file)  # False, too, for what no file can be called
+                   else locate(path.parent, name.replace("\\", "/"), places)
                    for name, file in zip(names, paths, strict=True)]

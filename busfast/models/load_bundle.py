@@ -9,59 +9,90 @@ Pillow and NumPy alone and may be copied, too), divided by 255, less `facts["inp
 
 import hashlib
 import json
+import os
+import re
+import stat
+from functools import partial
 from pathlib import Path
 
 import timm
 import torch
-from safetensors import SafetensorError
 from safetensors.torch import load as read_tensors
 
 FORMAT, MAJOR = "busfast bundle", 1
 KEYS = {"format", "version", "intended_use", "classes", "architecture", "input", "temperature", "operating_points",
         "metrics", "outlier", "run", "files"}
 FILES = {"weights.safetensors", "outlier.safetensors", "model.onnx"}
-MOST = 2_000_000  # bytes of bundle.json
+MOST, DEPTH = 2_000_000, 20  # bytes of bundle.json, and levels of it
+HEADER = 16_000_000  # bytes of weights.safetensors besides the numbers
+LARGEST = 2**31  # bytes of any other file; ONNX has no larger ones
 
 
 def load_bundle(folder: str | Path) -> tuple[torch.nn.Module, dict]:
     """Returns the model of a bundle, in eval mode, and what bundle.json says. No code of the bundle is run.
 
     Raises:
-        ValueError: the folder is no bundle, was changed, or is of another major version.
+        ValueError: the folder is no bundle, was changed, is of another major version, or holds no finite numbers.
         OSError: a file cannot be read.
     """
     facts = read_facts(folder)
     name = facts["architecture"]
+    if not re.fullmatch(r"[\w.-]{1,100}", name) or not timm.is_model(name):  # no "hf-hub:", no path
+        raise ValueError(f"bundle.json: timm {timm.__version__} has no model '{name[:100]}'")
+    make = partial(timm.create_model, name, pretrained=False, num_classes=len(facts["classes"]))
+    own = _describe(make)
+    most = HEADER + sum(value.numel() * value.element_size() for value in own.values())
+    data = read_file(folder, facts, "weights.safetensors", most)
     try:
-        weights = read_tensors(read_file(folder, facts, "weights.safetensors"))
-    except SafetensorError as error:
-        raise ValueError(f"weights.safetensors: {error}") from None
-    if not timm.is_model(name.partition(".")[0]) or ":" in name:
-        raise ValueError(f"bundle.json: timm {timm.__version__} has no model '{name}'")
-    model = timm.create_model(name, pretrained=False, num_classes=len(facts["classes"]))
-    own = model.state_dict()
+        weights = read_tensors(data)
+    except Exception as error:  # a broken header raises errors of several kinds
+        raise ValueError(f"weights.safetensors cannot be read: {str(error)[:200]}") from None
     wrong = sorted(own.keys() ^ weights.keys()) + sorted(
-        key for key in own.keys() & weights.keys() if own[key].shape != weights[key].shape)
+        key for key in own.keys() & weights.keys()
+        if (own[key].shape, own[key].dtype) != (weights[key].shape, weights[key].dtype))
     if wrong:
-        raise ValueError(f"weights.safetensors does not fit {name}: '{wrong[0]}' and {len(wrong) - 1} more tensors")
+        raise ValueError(f"weights.safetensors does not fit {name}: '{wrong[0][:100]}' and {len(wrong) - 1} more "
+                         "tensors")
+    if not all(value.isfinite().all() for value in weights.values()):
+        raise ValueError("weights.safetensors holds numbers that are not finite")
+    model = make()
     model.load_state_dict(weights)
     return model.eval(), facts
 
 
+def _describe(make) -> dict[str, torch.Tensor]:
+    """Returns a model's tensors without their numbers: a name alone must not fill the memory with a giant model."""
+    try:
+        with torch.device("meta"):
+            return make().state_dict()
+    except (RuntimeError, ValueError):
+        pass  # an older timm computes with numbers there; a tag that is unknown is refused below
+    try:
+        return make().state_dict()
+    except RuntimeError as error:
+        raise ValueError(f"bundle.json: timm {timm.__version__} cannot make the model: {str(error)[:200]}") from None
+
+
 def read_facts(folder: str | Path) -> dict:
     """Reads and checks bundle.json; raises as `load_bundle`."""
-    path = Path(folder) / "bundle.json"
-    with open(path, "rb") as file:
-        text = file.read(MOST + 1)
-    if len(text) > MOST:
-        raise ValueError(f"bundle.json is larger than {MOST} bytes")
+    text = _read(Path(folder) / "bundle.json", MOST)
     try:
         facts = json.loads(text, object_pairs_hook=_no_key_twice, parse_constant=_no_constant)
     except RecursionError:
         raise ValueError("bundle.json is nested too deeply") from None
+    except ValueError as error:
+        raise ValueError(f"bundle.json: {error}") from None
+    level, depth = [facts], 0
+    while level := [item for one in level if isinstance(one, dict | list)
+                    for item in (one.values() if isinstance(one, dict) else one)]:
+        depth += 1
+        if depth > DEPTH:
+            raise ValueError("bundle.json is nested too deeply")
     if not isinstance(facts, dict) or facts.get("format") != FORMAT:
         raise ValueError(f"bundle.json does not say \"format\": \"{FORMAT}\"")
-    version = str(facts.get("version"))
+    version = facts.get("version")
+    if not isinstance(version, str):
+        raise ValueError("bundle.json: version is no text")
     if version.partition(".")[0] != str(MAJOR):
         raise ValueError(f"bundle.json is of version {version[:20]}; this code reads {MAJOR}.x")
     if facts.keys() != KEYS:
@@ -70,25 +101,44 @@ def read_facts(folder: str | Path) -> dict:
     if not (isinstance(classes, list) and 2 <= len(classes) <= 10_000 and all(isinstance(one, str) for one in classes)
             and len(set(classes)) == len(classes) and isinstance(facts["architecture"], str)):
         raise ValueError("bundle.json: classes are no two names or more, each once, or architecture is no name")
+    for name in classes:  # they become columns of a table, and words on a page
+        if not re.fullmatch(r"\w[\w .-]*", name):
+            raise ValueError(f"bundle.json: the class name '{name[:40]}' is not of letters, digits, ' ', '.', '_', '-'")
     if not isinstance(files, dict) or not {"weights.safetensors"} <= files.keys() <= FILES:
         raise ValueError(f"bundle.json: files must name weights.safetensors, and others of {sorted(FILES)} alone")
     return facts
 
 
-def read_file(folder: str | Path, facts: dict, name: str) -> bytes:
-    """Returns the bytes of a file of the bundle, if they have the checksum that bundle.json gives."""
-    data = (Path(folder) / name).read_bytes()
+def read_file(folder: str | Path, facts: dict, name: str, most: int = LARGEST) -> bytes:
+    """Returns the bytes of a file of the bundle, if they have the checksum that bundle.json gives.
+
+    Args:
+        folder, facts: the bundle.
+        name: of the file.
+        most: bytes that it may have.
+    """
+    data = _read(Path(folder) / name, most)
     if hashlib.sha256(data).hexdigest() != facts["files"].get(name):
         raise ValueError(f"{name} is not the file that the bundle was made with: its checksum differs")
     return data
 
 
+def _read(path: Path, most: int) -> bytes:
+    found = os.stat(path)
+    if not stat.S_ISREG(found.st_mode):  # opening a pipe would wait for ever
+        raise ValueError(f"{path.name} is no regular file")
+    if found.st_size > most:
+        raise ValueError(f"{path.name} has {found.st_size:,} bytes, more than the {most:,} that it may have")
+    with open(path, "rb") as file:
+        return file.read(most)
+
+
 def _no_key_twice(pairs: list) -> dict:
     found = dict(pairs)
     if len(found) < len(pairs):
-        raise ValueError("bundle.json: a key stands there twice")
+        raise ValueError("a key stands there twice")
     return found
 
 
 def _no_constant(name: str):
-    raise ValueError(f"bundle.json: {name} is no number")
+    raise ValueError(f"{name} is no number")

@@ -1,5 +1,6 @@
 """A trained model and new images -> one row an image, unreadable ones included."""
 
+import math
 import os
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -14,6 +15,7 @@ from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 
 from busfast.data.images import why_unreadable
+from busfast.errors import UserError
 from busfast.models.engines import Found, TorchEngine
 from busfast.models.memory import keep_freed_memory
 from busfast.models.weights import make_model
@@ -47,10 +49,26 @@ def load_run_model(path: Path, config: Config, record: dict[str, Any], **flags) 
     Raises:
         As `load_model`.
     """
-    image = ImagePipeline(config.size, config.resize, config.channels,
-                          mean=tuple(record["weights"]["mean"]), std=tuple(record["weights"]["std"]))
+    image = run_image(config, record)
     given = {"device": config.device, "threads": config.threads} | flags
     return load_model(path, config.arch, image, config.classes, **given)
+
+
+def run_image(config: Config, record: dict[str, Any]) -> ImagePipeline:
+    """Returns how a run's model sees images: without augmentation, normalised as its weights expect.
+
+    Raises:
+        UserError: the record does not say how.
+    """
+    try:
+        mean, std = (tuple(map(float, record["weights"][name])) for name in ("mean", "std"))
+        good = len(mean) == len(std) == 3 and all(map(math.isfinite, mean + std)) and min(std) > 0
+    except (KeyError, TypeError, ValueError, OverflowError):
+        good = False
+    if not good:
+        raise UserError("The run's config.yaml does not say how images are normalised (run: weights: mean and std, "
+                        "three numbers each). Bring the old file back, or train again.")
+    return ImagePipeline(config.size, config.resize, config.channels, mean=mean, std=std)
 
 
 def predict_logits(learn: Learner, paths: list[str | Path]) -> tuple[np.ndarray, list[str]]:

@@ -19,6 +19,7 @@ from busfast.models.predict import stream
 from busfast.pipelines.loaders import choose_device
 
 ENGINES = ("torch", "onnx")
+NO_ANSWER = "the model gives no finite probabilities for it"
 PICKLES = (".pkl", ".pickle", ".pth", ".pt", ".ckpt")
 
 
@@ -60,22 +61,44 @@ class Predictor:
             Of each image: image, status ("ok" or "unreadable"), predicted (the most probable class), p_CLASS for each
             class (calibrated if there is a temperature), decision ("CLASS" if its probability reaches the threshold of
             the operating point, else "not CLASS"), outlier (distance from the training images; above 1: unlike them),
-            reason (why it could not be read). Cells of what is not known are empty.
+            reason (why it could not be read, or not be answered). Cells of what is not known are empty.
         """
         names = iter(names)
         for reasons, found in stream(self.engine, paths, **how):
-            answers = iter(self.answers(found) if found is not None else ())
-            yield [[next(names), "unreadable", *[""] * (len(self.columns) - 3), reason] if reason
-                   else [next(names), "ok", *next(answers), ""] for reason in reasons]
+            answers = iter(self.answers(found, reasons.count("")) if found is not None else ())
+            yield [self._row(next(names), reason, answers) for reason in reasons]
 
-    def answers(self, found) -> Iterator[list[str]]:
-        """Yields predicted, p_CLASS for each class, decision and outlier of what an engine has found."""
+    def _row(self, name: str, reason: str, answers: Iterator[list[str]]) -> list[str]:
+        answer = None if reason else next(answers)
+        if answer is None:
+            return [name, "unreadable", *[""] * (len(self.columns) - 3), reason or NO_ANSWER]
+        return [name, "ok", *answer, ""]
+
+    def answers(self, found, count: int) -> Iterator[list[str] | None]:
+        """Yields predicted, p_CLASS for each class, decision and outlier of what an engine has found.
+
+        None: what it has found are no finite numbers, which must not look like an answer.
+
+        Args:
+            found: of the engine.
+            count: number of images.
+
+        Raises:
+            UserError: it is of another shape than `count` images, the classes and the outlier score.
+        """
+        if found.logits.shape != (count, len(self.classes)):
+            raise UserError(f"The model gives numbers of the shape {found.logits.shape} for {count} images of "
+                            f"{len(self.classes)} classes. Export it anew.")
         probabilities = softmax(found.logits.astype(float) / (self.temperature or 1), axis=1)
         apart = [""] * len(probabilities)
         if self.outlier is not None and found.features is not None:
+            if found.features.shape != (count, len(self.outlier.mean)):
+                raise UserError(f"The model gives features of the shape {found.features.shape}, but the outlier score "
+                                f"is of {len(self.outlier.mean)}. Export it anew.")
             apart = [f"{value:.3f}" for value in self.outlier.score(found.features)]
         for row, value in zip(probabilities, apart, strict=True):
-            yield [self.classes[row.argmax()], *(f"{one:.6f}" for one in row), self._decide(row), value]
+            yield [self.classes[row.argmax()], *(f"{one:.6f}" for one in row), self._decide(row),
+                   value] if np.isfinite(row).all() else None
 
     def _decide(self, probabilities: np.ndarray) -> str:
         if not self.points:
@@ -126,7 +149,8 @@ def load_predictor(path: str | Path, *, engine: str = "torch", trust: bool = Fal
         threads: of ONNX Runtime; 0: one a core.
 
     Raises:
-        UserError: as `read_bundle`; a pickle without `trust`; an operating point that is not there.
+        UserError: as `read_bundle`; a pickle without `trust`; an operating point that is not there; a model that
+            cannot be run on its images.
     """
     path = Path(path)
     choose("engine", engine, ENGINES)
@@ -139,7 +163,14 @@ def load_predictor(path: str | Path, *, engine: str = "torch", trust: bool = Fal
                          identity=hashlib.sha256(path.read_bytes()).hexdigest())
     keep_freed_memory()
     bundle = read_bundle(path)
-    return use_facts(_engine(bundle, engine, device, threads), bundle.facts, bundle.outlier, target)
+    predictor = use_facts(_engine(bundle, engine, device, threads), bundle.facts, bundle.outlier, target)
+    size = bundle.image.size
+    try:  # what a bundle claims may not go together; one black image tells, before any file is read
+        list(predictor.answers(predictor.engine.infer([np.zeros((size, size, 3), np.uint8)]), 1))
+    except Exception as error:  # models raise nearly anything
+        raise UserError(f"The model in {path} cannot be run on images of {size} x {size} pixels: {str(error)[:300]}"
+                        ) from error
+    return predictor
 
 
 def use_facts(engine, facts: dict[str, Any], outlier: Outlier | None = None, target: float | None = None) -> Predictor:

@@ -2,6 +2,7 @@
 
 import pickle
 import urllib.request
+import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,7 +10,6 @@ from pathlib import Path
 import timm
 import torch
 from huggingface_hub import constants, try_to_load_from_cache
-from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import nn
 
@@ -102,8 +102,9 @@ def load_state(path: str | Path) -> dict[str, torch.Tensor]:
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
+        _refuse_bomb(path)
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+    except Exception as error:  # a broken file raises nearly anything
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         if isinstance(error, pickle.UnpicklingError):  # torch's own words advise to load it unsafely
             reason = "it is no checkpoint, or holds more than tensors"
@@ -112,9 +113,18 @@ def load_state(path: str | Path) -> dict[str, torch.Tensor]:
     for key in ("model", "state_dict"):
         if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
             state = state[key]
-    if not isinstance(state, Mapping) or not all(isinstance(value, torch.Tensor) for value in state.values()):
+    if not isinstance(state, Mapping) or not all(isinstance(name, str) and isinstance(value, torch.Tensor)
+                                                 for name, value in state.items()):
         raise UserError(f"The weights file '{path}' is no model's state: expected names and tensors.")
     return dict(state)
+
+
+def _refuse_bomb(path: Path) -> None:
+    """Refuses a zip file that unpacks to more than it is; torch writes what it saves as it is."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if sum(item.file_size for item in archive.infolist()) > path.stat().st_size:
+                raise ValueError("it is compressed")
 
 
 def _weights(model: nn.Module, text: str, mean=None, std=None) -> Weights:
@@ -135,7 +145,13 @@ def _from_file(arch: str, path: Path, make: dict) -> tuple[nn.Module, Weights]:
     if wrong:
         raise UserError(f"The weights in '{path}' do not fit {arch}: {len(wrong)} tensors differ, such as "
                         f"'{wrong[0]}'. Name the model that they are of: --arch=NAME.")
-    model.load_state_dict({name: value for name, value in state.items() if name not in new_head}, strict=False)
+    try:
+        model.load_state_dict({name: value for name, value in state.items() if name not in new_head}, strict=False)
+        finite = all(value.isfinite().all() for value in model.state_dict().values())
+    except RuntimeError as error:  # tensors of other kinds: sparse, quantized, without numbers
+        raise UserError(f"The weights in '{path}' are no plain tensors: {str(error)[:200]}") from error
+    if not finite:
+        raise UserError(f"The weights in '{path}' hold numbers that are not finite. Use those of an earlier epoch.")
     return model, _weights(model, f"file {path}" + (" (but for the head)" if new_head else ""))
 
 

@@ -21,10 +21,10 @@ from pathlib import Path
 import numpy as np
 import PIL
 from filelock import FileLock, Timeout
-from PIL import Image, features
+from PIL import features
 
 from busfast.data.fingerprint import cache_folder
-from busfast.data.images import READING, fit_pixels
+from busfast.data.images import READING, fit_pixels, open_image
 from busfast.errors import UserError
 from busfast.files import atomic
 from busfast.pipelines.image import ImagePipeline
@@ -110,6 +110,8 @@ class Cache:
         base = pixels_folder() if self.where == "auto" else Path(self.where)
         folder = base / f"{name}-{meta['size']}-{hash_bytes(about.encode()).hex()[:8]}"
         if not (folder / "about.json").is_file():
+            if self.where == "auto":  # fingerprints with thumbnails lie in it, too
+                cache_folder().mkdir(mode=0o700, parents=True, exist_ok=True)
             folder.mkdir(mode=0o700 if self.where == "auto" else 0o777, parents=True, exist_ok=True)
             with atomic(folder / "about.json") as file:
                 file.write(about)
@@ -191,7 +193,7 @@ def list_caches(base: Path) -> list[dict]:
             rows.append({"folder": about.parent, "images": str(told["images"]), "size": int(told["pixels"]["size"]),
                          "mb": sum(path.stat().st_size for path in about.parent.glob(f"*{SUFFIX}")) / 1e6,
                          "used": about.stat().st_mtime})
-        except (OSError, ValueError, KeyError, TypeError):
+        except (OSError, ValueError, KeyError, TypeError, OverflowError, RecursionError):
             continue  # not one of ours
     return rows
 
@@ -226,7 +228,7 @@ def _open_shards(folder: Path, meta: dict, wanted: set[str]) -> list[Shard]:
     for path in sorted(folder.glob(f"*{SUFFIX}")):
         try:
             shard = Shard(path, meta)
-        except (Damaged, OSError, ValueError, KeyError, TypeError, OverflowError) as error:
+        except Exception as error:  # a damaged one raises nearly anything; the worst that follows is decoding again
             _discard(path, error)
             continue
         if wanted.isdisjoint(shard.keys):
@@ -256,7 +258,7 @@ def _read_memo(folder: Path) -> Iterator[tuple[str, str, list[int]]]:
             for line in file:
                 path, key, stamp = json.loads(line)
                 yield str(path), str(key), [int(number) for number in stamp]
-    except (OSError, ValueError, TypeError):
+    except (OSError, ValueError, TypeError, OverflowError, RecursionError):
         return
 
 
@@ -273,7 +275,7 @@ def _hash_file(path: str) -> str:
 
 def _is_gray(path: str) -> bool:
     """Whether an image's header says gray; a color file that holds nothing but gray needs less than is thought."""
-    with Image.open(path) as image:
+    with open_image(path) as image:
         return image.mode in GRAY
 
 

@@ -3,7 +3,9 @@
 import dataclasses
 import math
 import re
+from collections.abc import Hashable
 from dataclasses import dataclass
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, get_args, get_type_hints
 
@@ -26,6 +28,9 @@ CHANNELS = ("rgb", "gray")
 # (docs/performance.md).
 PRESETS = {"fast": lambda size: {"epochs": 4, "size": max(32, size * 6 // 7 // 8 * 8), "bs": 16, "lr": 6e-4,
                                  "freeze": 4, "freeze_after": 1, "progressive": ()}}
+MOST = 200_000  # bytes of a YAML file; PyYAML takes about a second for 100,000
+ITEMS, DEPTH, LONGEST = 50_000, 20, 400  # values in it with all aliases written out, levels, signs of a number
+NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 MEASURES = ("train_loss", "val_loss", "val_acc", "macro_auc")
 
 
@@ -200,12 +205,19 @@ def folder_name(name: str) -> str:
 class _StrictLoader(yaml.SafeLoader):
     """Plain values only, and no key twice (YAML's own loader takes the last one without a word)."""
 
+    def construct_object(self, node, deep=False):
+        if node.tag in NUMBERS and len(node.value) > LONGEST:  # 1:1:1:... of base 60 would take minutes
+            raise yaml.constructor.ConstructorError(None, None, f"a number of {len(node.value)} signs", node.start_mark)
+        return super().construct_object(node, deep)
+
     def construct_mapping(self, node, deep=False):
-        keys = [self.construct_object(key, deep=True) for key, _ in node.value]
-        twice = [key for key in keys if keys.count(key) > 1]
-        if twice:
-            raise yaml.constructor.ConstructorError(None, None, f"the key '{twice[0]}' stands there twice",
-                                                    node.start_mark)
+        seen = set()
+        for key in (self.construct_object(key, deep=True) for key, _ in node.value):
+            if isinstance(key, Hashable) and key in seen:
+                raise yaml.constructor.ConstructorError(None, None, f"the key '{key}' stands there twice",
+                                                        node.start_mark)
+            if isinstance(key, Hashable):  # what is not is refused below
+                seen.add(key)
         return super().construct_mapping(node, deep)
 
 
@@ -213,13 +225,20 @@ def read_yaml(path: Path) -> dict[str, Any]:
     """Reads a YAML file of keys and plain values; no tag of Python's is followed.
 
     Raises:
-        UserError: it cannot be read or is anything else.
+        UserError: it cannot be read, is larger than such a file is, also once its aliases are written out, or is
+            anything else.
     """
     try:
-        values = yaml.load(path.read_text(encoding="utf-8"), _StrictLoader)
+        with open(path, "rb") as file:
+            text = file.read(MOST + 1)
+        if len(text) > MOST:
+            raise ValueError(f"it is larger than {MOST:,} bytes")
+        values = yaml.load(text.decode("utf-8"), _StrictLoader)
+        _check_extent(values)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
-    except (yaml.YAMLError, ValueError, LookupError, AttributeError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError,
+            RecursionError) as error:
         # PyYAML lets the errors of Python's own types through, such as that of the date 2024-02-30.
         raise UserError(f"{path} is not a plain YAML file: {' '.join(str(error).split())}") from error
     if values is None:
@@ -227,6 +246,18 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"{path} must be a list of `key: value` lines.")
     return values
+
+
+def _check_extent(values: Any) -> None:
+    """Refuses what a few aliases of aliases make larger than memory, or endless, as soon as somebody prints it."""
+    count, level, depth = 0, [values], 0
+    while level:
+        count, depth = count + len(level), depth + 1
+        if count > ITEMS or depth > DEPTH:
+            raise ValueError(f"it holds more than {ITEMS:,} values or {DEPTH} levels, with its aliases written out")
+        level = list(islice((item for one in level if isinstance(one, dict | list | tuple | set)
+                             for item in (chain.from_iterable(one.items()) if isinstance(one, dict) else one)),
+                            ITEMS + 1))
 
 
 def convert(name: str, value: Any, kind: Any) -> Any:

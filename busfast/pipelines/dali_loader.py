@@ -1,6 +1,5 @@
 """Decodes and fits images with NVIDIA DALI, on CPU or GPU. The one file that imports nvidia.dali."""
 
-import io
 import os
 from collections import deque
 from collections.abc import Iterable, Iterator
@@ -10,9 +9,8 @@ import numpy as np
 import torch
 from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali import math as dali_math
-from PIL import Image
 
-from busfast.data.images import MARGIN, read_image
+from busfast.data.images import MARGIN, open_image, read_image
 from busfast.pipelines.image import ImagePipeline
 from busfast.pipelines.reading import name_unreadable, read_batches
 
@@ -200,7 +198,7 @@ def _mode_if_alike(data: np.ndarray, enough: int = 0) -> str:
         enough: as that of `read_image`.
     """
     try:
-        with Image.open(io.BytesIO(data)) as image:
+        with open_image(data.tobytes()) as image:
             if enough and image.format == "JPEG" and min(image.size) >= 2 * enough:
                 return ""
             raw_mode = image.tile[0].args if image.tile else ""

@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from busfast.data.rows import write_csv
+from busfast.data.rows import read_frame, write_csv
 from busfast.errors import UserError
 from busfast.files import atomic
 from busfast.pipelines.config import read_yaml
@@ -57,7 +57,7 @@ def _row(run: Run) -> dict | None:
     log_file = run.results / "training_log.csv"
     if not log_file.is_file():
         return None
-    log = pd.read_csv(log_file)
+    log = read_frame(log_file, ("epoch", "val_loss", "val_acc", "macro_auc", "seconds"))
     config = read_yaml(run.results / "config.yaml")
     record = config.get("run") or {}
     summary_file = run.results / "summary.yaml"
@@ -73,7 +73,8 @@ def _row(run: Run) -> dict | None:
     row |= {f"final_{name}": last[name] for name in log if name.startswith("recall_")}
     row |= dict.fromkeys(("test_macro_auc", "test_low", "test_high"))
     if (run.results / FILE).is_file() and (run.results / "metrics.csv").is_file():
-        found = pd.read_csv(run.results / "metrics.csv", keep_default_na=False, na_values=[""])
+        found = read_frame(run.results / "metrics.csv", ("part", "by", "score", "estimate", "low", "high"),
+                           keep_default_na=False, na_values=[""])
         of = found[(found["part"] == "test") & (found["by"] == "all") & (found["score"] == "macro_auc")].iloc[0]
         row |= {"test_macro_auc": of["estimate"], "test_low": of["low"], "test_high": of["high"]}
     return row | {"minutes": round(log["seconds"].sum() / 60, 2)}

@@ -50,9 +50,17 @@ def predict_parts(run: Run, *, again: bool = False, **flags) -> None:
 
 
 def read_history(run: Run) -> list[dict[str, Any]]:
-    """Returns each time that a run's test part was scored, the first one first: when, and with which weights."""
+    """Returns each time that a run's test part was scored, the first one first: when, and with which weights.
+
+    Raises:
+        UserError: the record is damaged.
+    """
     path = run.results / RECORD
-    return read_yaml(path).get("evaluations") or [] if path.is_file() else []
+    history = read_yaml(path).get("evaluations") or [] if path.is_file() else []
+    if not isinstance(history, list) or not all(isinstance(entry, dict) and {"when", "weights_sha256"} <= entry.keys()
+                                                for entry in history):
+        raise UserError(f"{path} does not list when the test part was scored. Bring the old file back.")
+    return history
 
 
 def _check_weights(run: Run, record: dict[str, Any]) -> str:

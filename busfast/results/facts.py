@@ -6,8 +6,8 @@ from pathlib import Path
 from typing import Any
 
 from busfast.models.bundle import describe_input
+from busfast.models.predict import run_image
 from busfast.pipelines.config import Config, read_yaml
-from busfast.pipelines.image import ImagePipeline
 from busfast.results.evaluate import read_history
 from busfast.results.predictions import FILE
 from busfast.results.runs import Run, file_sha256
@@ -33,7 +33,7 @@ def describe_run(run: Run, *, target: float = TARGET, positive: str | None = Non
     config, record = run.read_config()
     weights = file_sha256(run.best_weights())
     facts = {"classes": list(config.classes), "architecture": config.arch,
-             "input": describe_input(input_of(config, record)), "temperature": None, "operating_points": [],
+             "input": describe_input(run_image(config, record)), "temperature": None, "operating_points": [],
              "metrics": None, "outlier": None, "run": _run(run, config, record) | {"weights_sha256": weights}}
     history = read_history(run)
     if not (run.results / FILE).is_file() or not history or history[-1]["weights_sha256"] != weights:
@@ -45,12 +45,6 @@ def describe_run(run: Run, *, target: float = TARGET, positive: str | None = Non
     metrics = {"part": "test", "images": len(found.test), "groups": found.test["group"].nunique(),
                "scores": {row["score"]: _interval(row) for _, row in rows.iterrows()}}
     return facts | {"temperature": found.temperature, "operating_points": _points(found, target), "metrics": metrics}
-
-
-def input_of(config: Config, record: dict[str, Any]) -> ImagePipeline:
-    """Returns how a run's model sees images: without augmentation, normalised as its weights expect."""
-    return ImagePipeline(config.size, config.resize, config.channels, mean=tuple(record["weights"]["mean"]),
-                         std=tuple(record["weights"]["std"]))
 
 
 def _run(run: Run, config: Config, record: dict[str, Any]) -> dict[str, Any]:

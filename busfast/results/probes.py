@@ -15,9 +15,10 @@ import torch
 from fastai.learner import Learner
 from PIL import Image
 
-from busfast.data.images import fit_image, fit_pixels, read_image
+from busfast.data.images import fit_image, fit_pixels, read_image, why_unreadable
 from busfast.data.places import locate, read_places
 from busfast.data.split import PARTS
+from busfast.errors import UserError
 from busfast.pipelines.finish import finish, stack
 from busfast.pipelines.image import ImagePipeline
 from busfast.pipelines.loaders import LOADERS
@@ -202,6 +203,10 @@ def read_mask(root: str | Path, name: str, places: dict[str, Path], image: Image
     path = locate(root, name, places) if name else None
     if path is None or not path.is_file():
         return None
-    mask = np.asarray(read_image(path, keep_gray=True).convert("L")) > 0
+    try:
+        mask = np.asarray(read_image(path, keep_gray=True).convert("L")) > 0
+    except Exception as error:  # a broken file raises nearly anything
+        raise UserError(f"The mask {path} cannot be read: {why_unreadable(error)}. Bring the old one back, or remove "
+                        "it: then its image counts as one without a mask.") from error
     fitted = fit_image(Image.fromarray(mask.astype(np.uint8) * 255), image.size, image.resize)
     return np.asarray(fitted) > 127

@@ -5,12 +5,12 @@ import datetime
 from pathlib import Path
 from typing import Any
 
-import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from busfast import __version__
 from busfast.data.audit import count_findings
 from busfast.data.copies import audit_file
+from busfast.data.rows import read_frame
 from busfast.data.table import find_table
 from busfast.errors import UserError
 from busfast.files import atomic
@@ -54,6 +54,7 @@ def write_report(run: Run, *, target: float = TARGET, positive: str | None = Non
     for path in (page, card):
         if path.is_file() and MARK not in path.read_text(encoding="utf-8", errors="replace")[:200]:
             raise UserError(f"{path} was not written by busfast and is not overwritten. Move it away.")
+    read_explanation(run)  # what is damaged is refused before anything is written
     facts = gather(found, draw_all(found, run.results))
     house = Environment(loader=PackageLoader("busfast.results"), autoescape=lambda name: ".html" in name,
                         undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -213,7 +214,8 @@ def _audit(data: str) -> str:
         path = None
     if path is None or not path.is_file():
         return f"The images were not audited (python -m busfast audit --data={data})."
-    lines = count_findings(pd.read_csv(path, dtype=str, keep_default_na=False))
+    lines = count_findings(read_frame(path, ("finding", "other", "differs", "decision"), empty=True, dtype=str,
+                                      keep_default_na=False))
     return "Audit: " + ("; ".join(f"{name}: {text}" for name, text in lines) or "nothing was found") + "."
 
 

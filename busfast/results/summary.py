@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from busfast.data.rows import write_csv
+from busfast.data.rows import read_frame, write_csv
 from busfast.errors import UserError, choose
 from busfast.pipelines.config import Config
 from busfast.results.assess import assess
@@ -153,8 +153,10 @@ def say_interval(row: pd.Series) -> str:
 
 def read_explanation(run: Run) -> tuple[pd.DataFrame, pd.DataFrame] | None:
     """Returns localisation.csv and probes.csv of a run; None if it was not explained."""
-    files = [run.results / name for name in ("localisation.csv", "probes.csv")]
-    return tuple(map(pd.read_csv, files)) if all(path.is_file() for path in files) else None
+    files = {run.results / "localisation.csv": ("measure", "images"),
+             run.results / "probes.csv": ("probe", "score", "images", "chance", "reading")}
+    return tuple(read_frame(path, (*columns, "estimate", "low", "high"), empty=True)
+                 for path, columns in files.items()) if all(path.is_file() for path in files) else None
 
 
 def say_explanation(run: Run) -> None:

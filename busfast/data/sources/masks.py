@@ -2,7 +2,6 @@
 
 import json
 import math
-import warnings
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -10,6 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
+from busfast.data.images import open_image
 from busfast.errors import UserError
 
 FARTHEST = 1e6  # pixels; a point beyond is no place in an image
@@ -34,13 +34,10 @@ def image_size(path: str | Path) -> tuple[int, int]:
         UserError: it is no image, or of more pixels than Pillow's limit (`PIL.Image.MAX_IMAGE_PIXELS`).
     """
     try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("error", Image.DecompressionBombWarning)
-            with Image.open(path) as image:
-                return image.size
-    except (Image.DecompressionBombWarning, Image.DecompressionBombError):
-        raise UserError(f"{path} says that it has more pixels than the limit of {Image.MAX_IMAGE_PIXELS:,}. It is "
-                        "broken, or has to be made smaller.") from None
+        with open_image(path) as image:
+            return image.size
+    except ValueError as error:
+        raise UserError(f"{path}: {error}. It is broken, or has to be made smaller.") from error
     except Exception as error:  # a broken file raises nearly anything
         raise UserError(f"{path} cannot be opened as an image ({type(error).__name__}). Replace it, or move it "
                         "away.") from error
@@ -56,7 +53,7 @@ def join_masks(sources: Sequence[Path], target: Path) -> None:
     for source in sources:
         image_size(source)
         try:
-            with Image.open(source) as image:
+            with open_image(source) as image:
                 pixels = np.asarray(image.convert("RGBA"))
         except Exception as error:
             raise UserError(f"{source} cannot be read as a mask ({type(error).__name__}: {error}). Replace the file. "
