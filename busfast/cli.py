@@ -6,7 +6,7 @@ import warnings
 
 from busfast import __version__, line
 from busfast.cli_data import audit, cache, configure, prepare, split
-from busfast.cli_models import export, predict
+from busfast.cli_models import demo, export, predict
 from busfast.cli_results import compare, evaluate, explain, print_comparison, report
 from busfast.errors import UserError, choose, plain_text
 from busfast.results.bench import bench
@@ -122,8 +122,8 @@ def lr_find(split: str = "stratified", pipeline: str = None, data: str = None, h
 
 
 VERBS = {"prepare": prepare, "audit": audit, "split": split, "train": train, "lr_find": lr_find, "evaluate": evaluate,
-         "explain": explain, "report": report, "compare": compare, "export": export, "predict": predict, "cache": cache,
-         "bench": bench}
+         "explain": explain, "report": report, "compare": compare, "export": export, "predict": predict, "demo": demo,
+         "cache": cache, "bench": bench}
 THEN = {"evaluate": evaluate, "explain": explain, "report": report}  # what train may go on with
 
 

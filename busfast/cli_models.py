@@ -1,4 +1,4 @@
-"""The verbs that hand a trained model over and use it: export, predict."""
+"""The verbs that hand a trained model over and use it: export, predict, demo."""
 
 from pathlib import Path
 
@@ -99,3 +99,31 @@ def predict(inputs: str, *, run: str = None, model: str = None, out: str = "pred
     if bad == len(names):
         raise UserError(f"None of the {bad} inputs could be read; the reasons are in {out}. Paths in a table are "
                         "relative to its folder.")
+
+
+def demo(*, model: str, host: str = "127.0.0.1", port: int = 7860, max_mb: float = 50, target: float = None,
+         device: str = "auto"):
+    """Serves a page on this machine: drop an image, see what a bundle's model says of it, and where it looked.
+
+    Nothing is kept, nothing is asked of any other machine. Needs Gradio: pip install 'busfast[demo]'.
+
+    Args:
+        model: an exported model, such as models/phantom/stratified/bundle.
+        host: the address to listen at. Any other than 127.0.0.1 opens the page to the network, without a password.
+        port: of this address; 0: any that is free.
+        max_mb: megabytes that an image may have.
+        target: decide by the bundle's operating point of this sensitivity; default: its first.
+        device: auto, cuda, mps or cpu.
+    """
+    from busfast.pipelines.config import convert
+
+    number = None if target is None else convert("target", target, float)
+    port, most = convert("port", port, int), convert("max_mb", max_mb, float)
+    if not 0 <= port <= 65535:
+        raise UserError(f"port={port} is out of range: 0 to 65535.")
+    if not 0 < most <= 1000:
+        raise UserError(f"max_mb={most:g} is out of range: above 0, at most 1000.")
+    flags = model_flags(device=device)
+    from busfast.results.demo import serve
+
+    serve(model, host=host, port=port, most=int(most * 1e6), target=number, **flags)

@@ -19,6 +19,7 @@ from busfast.data import phantom, read_table, split_table
 
 ARCH = "test_efficientnet.r160_in1k"  # timm's smallest: 0.4 million weights
 SIZE = 64
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 # The same examples in every run; more and others: pytest --hypothesis-profile=search
 hypothesis.settings.register_profile("repeatable", derandomize=True, database=None, deadline=None)
@@ -60,11 +61,15 @@ def parts(table):
 def workplace(tmp_path, monkeypatch, phantom_folder):
     """An empty folder to work in, with pipelines/phantom.yaml set to be small."""
     monkeypatch.chdir(tmp_path)
-    (tmp_path / "pipelines").mkdir()
-    (tmp_path / "pipelines" / "phantom.yaml").write_text(
-        f"data: {phantom_folder}\nsize: {SIZE}\nepochs: 2\nbs: 16\narch: {ARCH}\nweights: none\ndevice: cpu\n"
-        "loader: torchvision\n")
+    write_pipeline(tmp_path, phantom_folder)
     return tmp_path
+
+
+def write_pipeline(folder, data):
+    (folder / "pipelines").mkdir()
+    (folder / "pipelines" / "phantom.yaml").write_text(
+        f"data: {data}\nsize: {SIZE}\nepochs: 2\nbs: 16\narch: {ARCH}\nweights: none\ndevice: cpu\n"
+        "loader: torchvision\n")
 
 
 @pytest.fixture(scope="session")
@@ -121,3 +126,14 @@ def odd_images(tmp_path_factory):
     for name, (image, options) in files.items():
         image.save(folder / name, **options)
     return {name: folder / name for name in files}
+
+
+@pytest.fixture
+def browser():
+    playwright = pytest.importorskip("playwright.sync_api")
+    if CHROMIUM is None:
+        pytest.skip("no Chromium is installed")
+    with playwright.sync_playwright() as session:
+        chromium = session.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
+        yield chromium
+        chromium.close()

@@ -50,6 +50,11 @@ from busfast.cli import VERBS, main
     ("predict", "predict needs an image, folder or table"),
     ("predict x", "predict needs --run=RUN (a run) or --model=FOLDER"),
     ("predict x y --run=z", "'y' is left over"),
+    ("demo", "demo needs --model=VALUE"),
+    ("demo --model=learner.pkl", "learner.pkl is no bundle"),
+    ("demo --model=x --port=70000", "port=70000 is out of range: 0 to 65535"),
+    ("demo --model=x --max_mb=0", "max_mb=0 is out of range"),
+    ("demo --model=x --device=gpu", "Unknown device 'gpu'"),
     ("predict x --run=z --overwrite=maybe", "Unknown value of --overwrite 'maybe'"),
 ])
 def test_wrong_lines_are_refused_and_change_nothing(workplace, line, message, capsys):

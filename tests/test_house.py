@@ -82,7 +82,8 @@ def test_no_modules_import_each_other_in_a_circle():
     assert circle == []
 
 
-@pytest.mark.parametrize(("library", "module"), [("nvidia", "busfast.pipelines.dali_loader"), ("fire", "busfast.line")])
+@pytest.mark.parametrize(("library", "module"), [("nvidia", "busfast.pipelines.dali_loader"), ("fire", "busfast.line"),
+                                                 ("gradio", "busfast.results.demo.page")])
 def test_a_library_that_is_kept_apart_is_imported_in_one_file(library, module):
     assert importers_of(library) == [module]
 

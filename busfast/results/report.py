@@ -77,7 +77,7 @@ def gather(found: Evaluation, pictures: dict[str, str]) -> dict[str, Any]:
     return {
         "mark": MARK, "title": f"{found.run.name}: report of a trained classifier", "version": __version__,
         "date": datetime.date.today().isoformat(), "run": found.run.name, "sections": SECTIONS,
-        "alarms": _alarms(record), "summary": _summary(found), "headline": _headline(found),
+        "alarms": say_alarms(record), "summary": _summary(found), "headline": _headline(found),
         "limits": find_limits(found), "replicates": f"{REPLICATES:,}", "scores": _scores(found),
         "subsets": _subsets(found), "temperature": f"{found.temperature:.2f}", "calibration": _calibration(found),
         "explained": _explained(found),
@@ -93,7 +93,8 @@ def _grid(caption: str, columns: list[str], rows: list[list], note: str = "") ->
     return {"caption": caption, "columns": columns, "rows": rows, "note": note}
 
 
-def _alarms(record: dict[str, Any]) -> list[str]:
+def say_alarms(record: dict[str, Any]) -> list[str]:
+    """Returns what must be said before anything else about a run, of its record."""
     alarms = []
     if record.get("phantom"):
         alarms.append("The images are a PHANTOM, made by a program: nothing here says anything about patients.")

@@ -1,24 +1,9 @@
 """The report in a real browser, where one is installed: it loads, fits, and screen readers can read it."""
 
-import shutil
-
 import pytest
 
 from busfast.cli import main
 from busfast.results.runs import Run
-
-CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
-
-
-@pytest.fixture
-def browser():
-    playwright = pytest.importorskip("playwright.sync_api")
-    if CHROMIUM is None:
-        pytest.skip("no Chromium is installed")
-    with playwright.sync_playwright() as session:
-        chromium = session.chromium.launch(executable_path=CHROMIUM, args=["--no-sandbox", "--disable-gpu"])
-        yield chromium
-        chromium.close()
 
 
 def test_the_report_is_whole_at_any_width_and_accessible(workplace, browser):
