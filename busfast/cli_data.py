@@ -1,5 +1,6 @@
 """The verbs that need no model: prepare, audit, split, cache. Each prints what it found, and what it wrote where."""
 
+import os
 from pathlib import Path
 
 from busfast.errors import UserError
@@ -233,7 +234,7 @@ def _read(config, metadata_only: bool, other_labels: bool = False):
     generate(config.source, folder)
     if not metadata_only:
         refuse_source(folder)
-    source = "" if (folder / "table.csv").is_file() or not folder.is_dir() else guess_source(folder)
+    source = guess_source(folder) if os.path.isdir(folder) and not (folder / "table.csv").is_file() else ""
     if source:
         table = read_source(source, folder, files=False, classes=config.classes)
         table.attrs["file"] = str(folder / "table.csv")

@@ -1,5 +1,6 @@
 """Somebody else's split: lists of train, validation and test images, or one file that names each image's part."""
 
+import os
 from collections import Counter
 from collections.abc import Iterable
 from pathlib import Path, PurePosixPath
@@ -22,7 +23,7 @@ SUFFIXES = (".csv", ".txt", ".tsv")
 
 def is_list_path(split: str) -> bool:
     """Tells the path of lists from the name of a way to split."""
-    return split not in (*SPLITS, "all") and (any(sign in split for sign in "/\\.") or Path(split).exists())
+    return split not in (*SPLITS, "all") and (any(sign in split for sign in "/\\.") or os.path.exists(split))
 
 
 def read_lists(path: str | Path, table: pd.DataFrame, classes: tuple[str, ...]) -> pd.DataFrame:
@@ -69,9 +70,9 @@ def read_lists(path: str | Path, table: pd.DataFrame, classes: tuple[str, ...]) 
 
 def _find(path: Path) -> list[tuple[Path, str]]:
     """The files of the lists, each with its part; "" where the file itself names parts."""
-    if path.is_file():
+    if os.path.isfile(path):
         return [(path, "")]
-    folder, name = (path, "") if path.is_dir() else (path.parent, path.name)
+    folder, name = (path, "") if os.path.isdir(path) else (path.parent, path.name)
     sets: dict[str, list[tuple[Path, str]]] = {}
     for file in sorted(folder.glob("*")) if folder.is_dir() else []:
         if file.suffix.lower() in SUFFIXES and file.is_file():

@@ -36,7 +36,7 @@ def read_places(root: str | Path) -> dict[str, Path]:
             raise UserError(f"{file}, row {line}, column name: '{name}' stands there twice. Remove one row.")
         if folder:
             places[name] = Path(root) / folder
-            if not places[name].is_dir():
+            if not os.path.isdir(places[name]):  # False, too, for what no folder can be called
                 raise UserError(f"{file}, row {line}, column folder: there is no folder '{folder}'. If the images were "
                                 "moved, write their new place there.")
     return places

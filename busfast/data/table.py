@@ -24,9 +24,9 @@ def find_table(data: str | Path) -> Path:
         UserError: there is none.
     """
     path = Path(data)
-    if path.suffix.lower() == ".csv" and path.is_file():
+    if path.suffix.lower() == ".csv" and os.path.isfile(path):
         return path
-    if not path.exists():
+    if not os.path.exists(path):  # so it is, too, if it is no name that a folder can have
         raise UserError(f"There is no data folder '{data}'. Name a folder with a table.csv: --data=FOLDER.")
     table = path / "table.csv"
     if not table.is_file():

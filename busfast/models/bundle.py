@@ -68,7 +68,7 @@ def read_bundle(folder: str | Path) -> Bundle:
             another major version, files that are named otherwise.
     """
     folder = Path(folder)
-    if not (folder / "bundle.json").is_file():
+    if not os.path.isfile(folder / "bundle.json"):
         raise UserError(f"{folder} is no bundle: there is no {folder / 'bundle.json'}. Make one of a run: python -m "
                         "busfast export --run=RUN --format=bundle")
     with _refusing(folder):

@@ -1,6 +1,9 @@
-"""What ends a training that has gone wrong, with a clear error: a loss that is no number."""
+"""What ends a training at once: a loss that is no number, with a clear error; a signal, whatever swallows it."""
 
 import math
+import signal
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 from fastai.callback.core import Callback
@@ -45,3 +48,42 @@ class StopOnNaN(Callback):
             f"--lr={self.start_lr / 10:.3g} in a new run (it began with {self.start_lr:.3g}, and was "
             f"{self.opt.hypers[-1]['lr']:.3g} here); going on with --resume would meet the same batch again. Look at "
             f"its {counted(len(images), 'image')}, too: {shown} (all of them in {path}).")
+
+
+class HeedSignals(Callback):
+    """Ends the fit at its next batch if a signal came and the fit still runs.
+
+    Python drops an exception that a signal raises while an object is being finalised; Ctrl-C would then be lost.
+
+    Args:
+        came: as `note_signals` gives it.
+    """
+
+    def __init__(self, came: list[int]):
+        self.came = came
+
+    def before_batch(self):
+        if self.came:
+            raise KeyboardInterrupt if self.came[0] == signal.SIGINT else SystemExit(128 + self.came[0])
+
+
+@contextmanager
+def note_signals() -> Iterator[list[int]]:
+    """Yields a list that SIGINT and SIGTERM are added to as they come, before what they do otherwise."""
+    came, before = [], {}
+
+    def note(number, frame):
+        came.append(number)
+        before[number](number, frame)
+
+    try:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            if callable(signal.getsignal(number)):
+                before[number] = signal.signal(number, note)
+    except ValueError:  # not the main thread, which alone may do this and alone gets signals
+        pass
+    try:
+        yield came
+    finally:
+        for number, old in before.items():
+            signal.signal(number, old)

@@ -40,7 +40,7 @@ def list_inputs(inputs: str | Path) -> tuple[list[str], list[Path]]:
         if not names:
             raise UserError(f"No file fits the pattern '{inputs}'.")
         return names, [Path(name) for name in names]
-    if (path / "table.csv").is_file():  # a data folder: its images, not its masks
+    if os.path.isfile(path / "table.csv"):  # a data folder: its images, not its masks
         path /= "table.csv"
     if path.suffix.lower() != ".csv":
         names = list_images(path)

@@ -1,6 +1,7 @@
 """A trained model, wherever it comes from -> a row of a table for each image."""
 
 import hashlib
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -154,7 +155,7 @@ def load_predictor(path: str | Path, *, engine: str = "torch", trust: bool = Fal
     """
     path = Path(path)
     choose("engine", engine, ENGINES)
-    if path.is_file() and path.suffix.lower() in PICKLES:
+    if os.path.isfile(path) and path.suffix.lower() in PICKLES:
         if not trust:
             raise UserError(f"{path} is a pickle: loading it runs whatever code is in it, so it is refused. Use the "
                             "run's bundle (export --format=bundle), or add --trust if you trust who made it.")

@@ -1,5 +1,6 @@
 """Which weights a model starts from, decided within seconds, said on screen and kept in the run's record."""
 
+import os
 import pickle
 import urllib.request
 import zipfile
@@ -97,7 +98,7 @@ def load_state(path: str | Path) -> dict[str, torch.Tensor]:
         UserError: missing, broken, or needs unpickling of more than tensors.
     """
     path = Path(path)
-    if not path.is_file():
+    if not os.path.isfile(path):  # so it is, too, if it is no name that a file can have
         raise UserError(f"There is no weights file '{path}'. Use auto, none, or an existing file.")
     try:
         if path.suffix == ".safetensors":

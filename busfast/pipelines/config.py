@@ -2,6 +2,7 @@
 
 import dataclasses
 import math
+import os
 import re
 from collections.abc import Hashable
 from dataclasses import dataclass
@@ -157,7 +158,7 @@ def load_config(pipeline: str = "", preset: str | None = None, **overrides: Any)
     overrides = {key: value for key, value in overrides.items() if value is not None}
     if pipeline:
         path = Path(pipeline) if pipeline.endswith((".yaml", ".yml")) else FOLDER / f"{pipeline}.yaml"
-        if not path.is_file():
+        if not os.path.isfile(path):
             if path.parent == FOLDER and FOLDER.is_dir():
                 choose("pipeline", pipeline, sorted(file.stem for file in FOLDER.glob("*.yaml")))
             raise UserError(f"There is no pipeline file {path}.")
@@ -170,7 +171,7 @@ def load_config(pipeline: str = "", preset: str | None = None, **overrides: Any)
         folder = overrides.get("data")
         name = _name_after(Path(folder)) if folder else DEFAULT
         path = FOLDER / f"{name}.yaml"
-        values = read_yaml(path) if path.is_file() else {}
+        values = read_yaml(path) if os.path.isfile(path) else {}
         if not folder and not values:
             raise UserError(f"There is no {path} here. Run from the folder that holds pipelines/, or name your "
                             "images: --data=FOLDER.")

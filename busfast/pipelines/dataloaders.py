@@ -207,9 +207,9 @@ def list_images(path: str | Path) -> list[str]:
         UserError: there is nothing at `path`, or no image in the folder.
     """
     path = Path(path)
-    if path.is_file():
+    if os.path.isfile(path):
         return [str(path)]
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise UserError(f"There is no file or folder '{path}'.")
     files = sorted(str(file) for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
     if not files:

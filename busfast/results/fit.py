@@ -13,7 +13,7 @@ from busfast.models.batch_size import is_out_of_memory
 from busfast.models.callbacks import EarlyStopping, ProgressiveSize, SaveBest, SaveFinal, WarnCollapse, monitor_with
 from busfast.models.checkpoint import remove_checkpoints
 from busfast.models.freeze import FreezeStages, worth_freezing
-from busfast.models.guards import BadLoss, StopOnNaN
+from busfast.models.guards import BadLoss, HeedSignals, StopOnNaN, note_signals
 from busfast.models.learner import cosine
 from busfast.models.profile import Profile
 from busfast.models.resume import Checkpoint, Resume
@@ -68,7 +68,8 @@ def fit_run(run: Run, config: Config, parts: pd.DataFrame, learn: Learner, phant
                 "monitor": config.monitor, "minutes": round(saved.seconds / 60, 2)}
 
     try:
-        learn.fit(config.epochs, cbs=callbacks)
+        with note_signals() as came:
+            learn.fit(config.epochs, cbs=[*callbacks, HeedSignals(came)])
         if profile:
             write_csv(pd.DataFrame(phases.rows), run.results / "profile.csv", float_format="%.4f")
         done = summary("stopped early" if stop.stopped else "finished")

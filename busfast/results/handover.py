@@ -66,10 +66,13 @@ def export_run(run: Run, formats: Sequence[str], *, target: float = TARGET, posi
             export_learner(learn, learner)
             forms["learner"] = _probabilities(LearnerEngine(load_pickle(learner)), paths)
         if {"bundle", "onnx"} & set(formats):
+            had_onnx = (run.models / "bundle" / "model.onnx").exists()
             with new_folder(run.models / "bundle") as fresh:
                 forms |= _bundle(fresh, learn, facts, parts, paths, "onnx" in formats)
                 _compare(run, forms, len(paths), exact=record.get("device") != "cuda")
             written.append(run.models / "bundle")
+            if had_onnx and "onnx" not in formats:
+                print("  the bundle that was replaced had a model.onnx, this one has none (--format=onnx)")
         else:
             _compare(run, forms, len(paths), exact=record.get("device") != "cuda")
         if "learner" in formats:
@@ -142,9 +145,14 @@ def _trained(run: Run, learn: Learner, checked: pd.DataFrame, paths: list[Path])
         return _probabilities(LearnerEngine(learn), paths)
     columns = [f"p_{name}" for name in learn.dls.vocab]
     header, rows, _ = read_rows(file, ("image", *columns))
-    places = [header.index(name) for name in columns]
-    known = {cells[header.index("image")]: [float(cells[place]) for place in places] for _, cells in rows}
-    return np.array([known[name] for name in checked["image"]])
+    table = pd.DataFrame([cells for _, cells in rows], columns=header, dtype=object).set_index("image")[columns]
+    table = table[~table.index.duplicated()]
+    found = table.apply(pd.to_numeric, errors="coerce").astype(float).reindex(checked["image"])
+    if not np.isfinite(found.to_numpy()).all():
+        name = found.index[~np.isfinite(found.to_numpy()).all(axis=1)][0]
+        raise UserError(f"{file} has no finite probabilities of {name}: it was changed since training. Bring the old "
+                        "file back, or train again.")
+    return found.to_numpy()
 
 
 def _probabilities(engine, paths: list[Path]) -> np.ndarray:

@@ -5,6 +5,7 @@ import datetime
 import difflib
 import hashlib
 import importlib.metadata
+import os
 import platform
 import shlex
 import shutil
@@ -104,7 +105,7 @@ def find_run(name: str) -> Run:
     """
     run = Run(str(Path(name.removeprefix("results/").removeprefix("models/"))))
     if name and not Path(name).is_absolute() and ".." not in Path(name).parts:
-        if (run.results / "config.yaml").is_file():
+        if os.path.isfile(run.results / "config.yaml"):  # False, too, for what no folder can be called
             return run
     names = [run.name for run in all_runs()]
     near = difflib.get_close_matches(name, names, n=1)
@@ -161,5 +162,11 @@ def provenance(data: str | Path) -> dict[str, Any]:
 
 
 def file_sha256(path: str | Path) -> str:
-    """Returns the SHA-256 of a file, in hexadecimal."""
+    """Returns the SHA-256 of a file, in hexadecimal.
+
+    Raises:
+        UserError: there is no such file (a pipe, which might never end, is none).
+    """
+    if not os.path.isfile(path):
+        raise UserError(f"{path} is no file. Bring it back.")
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()

@@ -5,8 +5,6 @@ import json
 import math
 import re
 import shutil
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
@@ -17,8 +15,7 @@ from conftest import ARCH
 from safetensors.torch import load_file, save_file
 
 from busfast.cli import main
-from busfast.models import load_bundle as standalone
-from busfast.models.bundle import new_folder, read_bundle
+from busfast.models.bundle import new_folder
 
 RUN = "phantom/stratified"
 CLASSES = ["p_normal", "p_benign", "p_malignant"]
@@ -99,29 +96,6 @@ def test_the_bundle_says_what_evaluate_found(evaluated, monkeypatch):
         abs=1e-5)
     assert facts["run"]["phantom"] and "not a medical device" in facts["intended_use"]
     assert str(evaluated) not in json.dumps(facts) and "/" not in facts["run"]["config"]["data"]
-
-
-def test_the_standalone_function_gives_the_model_and_needs_no_busfast(place):
-    code = f"""
-import sys
-class Absent:
-    def find_spec(self, name, path=None, target=None):
-        if name.split(".")[0] in ("busfast", "fastai"):
-                raise ModuleNotFoundError(name)
-sys.meta_path.insert(0, Absent())
-import importlib.util, torch
-spec = importlib.util.spec_from_file_location("load_bundle", {standalone.__file__!r})
-module = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(module)
-model, facts = module.load_bundle({str(place)!r})
-size = facts["input"]["size"]
-print(*model(torch.linspace(-1, 1, 3 * size * size).view(1, 3, size, size)).softmax(1)[0].tolist())
-"""
-    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
-    assert done.returncode == 0, done.stderr
-    x = torch.linspace(-1, 1, 3 * 64 * 64).view(1, 3, 64, 64)
-    here = read_bundle(place).model()(x).softmax(1)[0].tolist()
-    assert [float(value) for value in done.stdout.split()] == pytest.approx(here, abs=1e-6)
 
 
 def change(place, **values):

@@ -1,6 +1,9 @@
-"""A loss that is no number ends the run with the images of its batch and a way out."""
+"""A loss that is no number ends the run, with the images of its batch and a way out; a signal does in any case."""
 
 import math
+import os
+import signal
+import sys
 
 import pandas as pd
 import pytest
@@ -8,7 +11,7 @@ import torch
 from conftest import ARCH, SIZE
 from fastai.callback.core import Callback
 
-from busfast.models.guards import BadLoss, StopOnNaN
+from busfast.models.guards import BadLoss, HeedSignals, StopOnNaN, note_signals
 from busfast.models.learner import make_learner
 from busfast.pipelines import ImagePipeline, make_dls
 
@@ -52,3 +55,41 @@ def test_an_infinite_loss_ends_the_run_too(learn, tmp_path):
         learn.model.classifier.bias[0] = math.inf
     with pytest.raises(BadLoss, match="loss became (nan|inf)"):
         learn.fit(1, 1e-3, cbs=StopOnNaN(tmp_path, 1e-3))
+
+
+class Finalised:
+    """Has a signal sent to this process while it goes, when Python drops what its handler raises."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def __del__(self):
+        os.kill(os.getpid(), self.number)
+        for _ in range(1000):
+            pass  # the handler runs between two of these
+
+
+class Swallow(Callback):
+    def __init__(self, number):
+        self.number_, self.batches = number, 0
+
+    def after_batch(self):
+        self.batches += 1
+        if self.batches == 2:
+            Finalised(self.number_)
+
+
+@pytest.mark.skipif(os.name != "posix", reason="signals are POSIX")
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
+@pytest.mark.parametrize(("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
+def test_a_signal_whose_exception_was_dropped_ends_the_fit_at_the_next_batch(learn, monkeypatch, number, raised):
+    old = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    swallow, handlers = Swallow(number), [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
+    monkeypatch.setattr(sys, "unraisablehook", lambda found: None)
+    try:
+        with pytest.raises(raised), note_signals() as came:
+            learn.fit(3, 1e-3, cbs=[swallow, HeedSignals(came)])
+        assert swallow.batches == 2 and came == [number]
+        assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == handlers
+    finally:
+        signal.signal(signal.SIGTERM, old)

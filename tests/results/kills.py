@@ -26,7 +26,6 @@ sys.path.insert(0, str(ROOT))
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 
-REAL = "BUSFAST_KILL_REAL"
 START = 0.6  # share of a real process that goes by before training begins
 ARCH = "test_efficientnet.r160_in1k"
 PIPELINE = {"size": 64, "bs": 16, "arch": ARCH, "weights": "none", "device": "cpu", "seed": 3}
@@ -36,7 +35,8 @@ SCENARIOS = {
     # Warm weights, so that stages are frozen; images grow.
     "stages": {"epochs": 5, "freeze": 2, "freeze_after": 1, "progressive": [48, 64], "weights": "start.pth"},
 }
-AIMS = ("before replace", "after replace", "before fsync", "after fsync", "train", "validate")
+# Where to aim, and how often at most a run of five epochs comes by.
+AIMS = {"before replace": 24, "after replace": 24, "before fsync": 24, "after fsync": 24, "train": 20, "validate": 5}
 
 
 def prepare(folder: Path) -> None:
@@ -86,7 +86,7 @@ def aim(where: str, count: int) -> None:
 
 
 def attempt(folder: Path, words: list[str], where: str | None = None, count: int = 0,
-            after: float | None = None) -> int:
+            after: float | None = None, real: bool = False) -> int:
     """Trains in a process of its own; returns its exit status, -9 if it was killed.
 
     Args:
@@ -94,8 +94,9 @@ def attempt(folder: Path, words: list[str], where: str | None = None, count: int
         words: of the command line.
         where, count: as those of `aim`.
         after: seconds after which it is killed.
+        real: run python -m busfast.
     """
-    if REAL in os.environ:
+    if real:
         with open(folder / "said.txt", "a") as said:
             child = subprocess.Popen([sys.executable, "-m", "busfast", *words], cwd=folder, stdout=said, stderr=said,
                                      env=os.environ | {"PYTHONPATH": str(ROOT)}).pid
@@ -160,11 +161,11 @@ def trained(folder: Path, pipeline: str, number: int) -> Path:
     return view
 
 
-def hunt(folder: Path, scenario: str, loader: str, kills: int, draw: random.Random) -> bool:
+def hunt(folder: Path, scenario: str, loader: str, kills: int, draw: random.Random, real: bool) -> bool:
     """Kills a scenario's runs `kills` times in all; returns whether every one of them ended as it should."""
     words = ["train", f"--pipeline={scenario}", f"--loader={loader}"]
     start = time.monotonic()
-    if attempt(folder, words) != 0:
+    if attempt(folder, words, real=real) != 0:
         raise SystemExit((folder / "said.txt").read_text())
     took = time.monotonic() - start
     whole = trained(folder, scenario, 1)
@@ -174,11 +175,12 @@ def hunt(folder: Path, scenario: str, loader: str, kills: int, draw: random.Rand
     while left > 0:
         number, hits, resume = number + 1, [], []
         while True:
-            if draw.random() < 0.5 and REAL not in os.environ:
-                how = {"where": draw.choice(AIMS), "count": draw.randint(1, 24)}
+            if draw.random() < 0.5 and not real:
+                where = draw.choice(list(AIMS))
+                how = {"where": where, "count": draw.randint(1, AIMS[where])}
             else:
-                how = {"after": draw.uniform(START * took if REAL in os.environ else 0, took)}
-            status = attempt(folder, words + resume, **(how if left > 0 else {}))
+                how = {"after": draw.uniform(START * took if real else 0, took)}
+            status = attempt(folder, words + resume, real=real, **(how if left > 0 else {}))
             if status == 0:
                 break
             if status != -signal.SIGKILL:
@@ -204,8 +206,6 @@ def main() -> int:
     parser.add_argument("--folder", type=Path, required=True, help="an empty folder to work in")
     parser.add_argument("--real", action="store_true", help="kill python -m busfast itself")
     flags = parser.parse_args()
-    if flags.real:
-        os.environ[REAL] = "1"
     os.environ["BUSFAST_CACHE"] = str(flags.folder.resolve() / "cache")
     import busfast.cli
     import busfast.models.batch_size  # noqa: F401
@@ -222,7 +222,7 @@ def main() -> int:
         work.mkdir()
         for name in ("data", "pipelines", "start.pth"):
             (work / name).symlink_to(flags.folder.resolve() / name)
-        good &= hunt(work, scenario, loader, share, draw)
+        good &= hunt(work, scenario, loader, share, draw, flags.real)
     print(f"{flags.kills} kills: " + ("every run ended as one that was never stopped" if good else "DIFFERENT"))
     return 0 if good else 1
 

@@ -13,12 +13,14 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import timm
+import torch
 from conftest import ARCH, SIZE
 from PIL import Image, ImageFile
 
 from busfast.cli import main
 from busfast.errors import UserError
 from busfast.models.bundle import describe_input, read_bundle, write_bundle
+from busfast.models.engines import WithFeatures
 from busfast.models.gradcam import Explainer, find_offset, last_maps, make_noise
 from busfast.models.outlier import Outlier
 from busfast.models.predictor import load_predictor
@@ -205,7 +207,7 @@ def make_answerer(tmp_path):
         folder, image = tmp_path / f"bundle{len(list(tmp_path.iterdir()))}", ImagePipeline(size=SIZE)
         folder.mkdir()
         model = timm.create_model(ARCH, num_classes=2)
-        d = model.num_features
+        d = WithFeatures(model.eval())(torch.zeros(1, 3, SIZE, SIZE))[1].shape[1]
         one = np.ones(1, np.float32)
         outlier = threshold and Outlier(np.zeros(d, np.float32), np.eye(1, d, dtype=np.float32), one, one,
                                         one * threshold)

@@ -146,6 +146,19 @@ def test_each_bad_file_gives_a_plain_error_and_the_next_image_is_answered(page, 
     assert page.said == []
 
 
+def test_two_pages_at_once_each_get_their_own_answer(page, served, phantom_folder):
+    other = page.context.browser.new_page()
+    other.goto(served.url)
+    other.wait_for_selector(DROP, state="attached")
+    images = sorted((phantom_folder / "images").iterdir())[:6]
+    for image, one in zip(images, (page, other) * 3, strict=True):
+        one.set_input_files(DROP, image)
+        if one is other:  # both are under way
+            for name, of in ((image.name, other), (images[images.index(image) - 1].name, page)):
+                of.locator("#answer:not(.bf-old) h2").filter(has_text=name).wait_for()
+    assert served.left() == [] and page.said == []
+
+
 def test_an_upload_that_the_page_does_not_refuse_is_refused_by_the_server(page, served):
     sent = page.evaluate("""async () => {
         const form = new FormData();

@@ -1,4 +1,4 @@
-"""What somebody who means harm may hand over: files that run a program when they are unpickled, and those around them."""
+"""What somebody who means harm may hand over: files that run a program when they are unpickled."""
 
 import hashlib
 import io

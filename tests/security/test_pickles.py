@@ -1,5 +1,6 @@
 """In every place where a file is read, a pickle is refused or passed over: its code never runs."""
 
+import hashlib
 import pickle
 import shutil
 from pathlib import Path
@@ -12,6 +13,7 @@ from PIL import Image
 
 from busfast.cli import main
 from busfast.data.fingerprint import cache_file, load
+from busfast.models.checkpoint import MAGIC, NAME, PREVIOUS, read_last
 
 # file -> the verb that reads it. Each is refused with a word on the file, and nothing of the user's is changed.
 REFUSED = {
@@ -40,6 +42,7 @@ REFUSED = {
     f"{RESULTS}/training_log.csv": "compare",
     f"{RESULTS}/metrics.csv": "compare",
     f"{RESULTS}/localisation.csv": f"report --run={RUN}",
+    f"{RESULTS}/valid_predictions.csv": f"export --run={RUN}",
     "out.csv.part.json": f"predict {DATA}/images --model={BUNDLE} --out=out.csv --resume",
 }
 
@@ -107,6 +110,15 @@ def test_a_mask_that_is_a_pickle_is_refused_and_does_not_run(handed, marker, cap
         mask.write_bytes(pickles(marker)["raw"])
     assert "The mask" in refused(f"explain --run={RUN}", capsys)
     assert not marker.exists()
+
+
+def test_a_checkpoint_that_is_a_pickle_is_passed_over_whatever_its_checksum_says(tmp_path, marker):
+    for content in pickles(marker).values():
+        sealed = f"{MAGIC} {hashlib.sha256(content).hexdigest()}\n".encode() + content
+        for name, data in ((NAME, sealed), (PREVIOUS, content)):
+            (tmp_path / name).write_bytes(data)
+        assert read_last(tmp_path) is None
+        assert not marker.exists()
 
 
 def test_caches_that_are_pickles_are_made_anew_and_do_not_run(handed, marker, monkeypatch, capsys):

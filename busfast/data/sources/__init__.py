@@ -56,7 +56,7 @@ def guess_source(path: str | Path) -> str:
 def refuse_source(folder: str | Path) -> None:
     """Raises UserError if a folder has no table.csv but is a set as it was published or exported; says what to do."""
     folder = Path(folder)
-    if folder.is_dir() and not (folder / "table.csv").is_file() and (source := guess_source(folder)):
+    if os.path.isdir(folder) and not (folder / "table.csv").is_file() and (source := guess_source(folder)):
         raise UserError(f"The folder '{folder}' has no table.csv; it looks like {source} ({SOURCES[source].looks}). "
                         f"Make a data folder of it: python -m busfast prepare --source={source} --path={folder}")
 

@@ -15,7 +15,7 @@ from busfast.data.images import fit_pixels
 from busfast.errors import UserError
 from busfast.models.bundle import Bundle
 from busfast.models.gradcam import Explainer, make_noise
-from busfast.models.predictor import Predictor
+from busfast.models.predictor import NO_ANSWER, Predictor
 from busfast.results.demo.uploads import read_upload
 from busfast.results.report import say_alarms
 from busfast.results.summary import say_interval
@@ -72,8 +72,10 @@ class Answerer:
         picture = read_upload(data, self.most)
         engine = self.predictor.engine
         pixels = engine.read(picture)
-        predicted, *cells = next(self.predictor.answers(engine.infer([pixels])))
-        *shares, decision, apart = cells
+        answer = next(self.predictor.answers(engine.infer([pixels]), 1))
+        if answer is None:
+            raise UserError(NO_ANSWER)
+        predicted, *shares, decision, apart = answer
         shares = dict(zip(self.predictor.classes, map(float, shares), strict=True))
         shown = fit_pixels(picture, SHOWN, *engine.image.fit[1:])
         where = None
@@ -122,11 +124,11 @@ def say_reached(scores: Any, name: str) -> str:
 
 
 def _say_test(metrics: Any) -> str:
-    """Returns "451 images of 220 patients": groups are patients, or copies that belong together."""
+    """Returns "451 images of 220 patients or groups of copies", of the part `metrics` of bundle.json."""
     numbers = [metrics.get(key) if isinstance(metrics, dict) else None for key in ("images", "groups")]
     if not all(isinstance(one, int) for one in numbers):
         return "size not said"
-    return f"{counted(numbers[0], 'image')} of {counted(numbers[1], 'patient')}"
+    return f"{counted(numbers[0], 'image')} of {counted(numbers[1], 'patient')} or groups of copies"
 
 
 def lay_over(pixels: np.ndarray, where: np.ndarray) -> np.ndarray:
