@@ -8,7 +8,7 @@ import pandas as pd
 import pytest
 import torch
 import yaml
-from conftest import ARCH, SIZE
+from conftest import write_pipeline
 from PIL import Image
 
 from busfast.cli import main
@@ -39,13 +39,10 @@ def trained(tmp_path_factory):
     """A run on a phantom with enough patients for intervals, made once; tests work on copies of it."""
     place = tmp_path_factory.mktemp("trained")
     write_phantom(place / "data" / "phantom", images=300)
-    (place / "pipelines").mkdir()
-    (place / "pipelines" / "phantom.yaml").write_text(
-        f"data: data/phantom\nsize: {SIZE}\nepochs: 1\nbs: 16\narch: {ARCH}\nweights: none\ndevice: cpu\n"
-        "loader: torchvision\n")
+    write_pipeline(place, "data/phantom")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
-        run("train", "--split=center_holdout")
+        run("train", "--split=center_holdout", "--epochs=1")
     return place
 
 
