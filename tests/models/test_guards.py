@@ -83,7 +83,9 @@ class Swallow(Callback):
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize(("number", "raised"), [(signal.SIGINT, KeyboardInterrupt), (signal.SIGTERM, SystemExit)])
 def test_a_signal_whose_exception_was_dropped_ends_the_fit_at_the_next_batch(learn, monkeypatch, number, raised):
-    old = signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))
+    # Where the tests run in the background, a shell may have had SIGINT ignored.
+    old = {signal.SIGTERM: signal.signal(signal.SIGTERM, lambda *_: sys.exit(143)),
+           signal.SIGINT: signal.signal(signal.SIGINT, signal.default_int_handler)}
     swallow, handlers = Swallow(number), [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
     monkeypatch.setattr(sys, "unraisablehook", lambda found: None)
     try:
@@ -92,4 +94,5 @@ def test_a_signal_whose_exception_was_dropped_ends_the_fit_at_the_next_batch(lea
         assert swallow.batches == 2 and came == [number]
         assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == handlers
     finally:
-        signal.signal(signal.SIGTERM, old)
+        for one, handler in old.items():
+            signal.signal(one, handler)

@@ -303,7 +303,9 @@ def begin(workplace, *words):
     """Starts a real training and waits until it has a checkpoint."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     process = subprocess.Popen([sys.executable, "-m", "busfast", "train", *words], env=environment, text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+                               # Where the tests run in the background, a shell may have had SIGINT ignored.
+                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
     until = time.monotonic() + 120
     while not (RUN.models / NAME).exists() and process.poll() is None and time.monotonic() < until:
         time.sleep(0.05)
