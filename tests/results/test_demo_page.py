@@ -55,7 +55,9 @@ class Served:
         words = [str(log), "demo", f"--model={bundle}", "--port=0", "--max_mb=1", "--device=cpu"]
         self.process = subprocess.Popen([sys.executable, "-c", SPY, *words], stdout=subprocess.PIPE,
                                         stderr=subprocess.STDOUT, text=True, cwd=Path(__file__).parents[2],
-                                        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"})
+                                        env=os.environ | {"PYTHONDONTWRITEBYTECODE": "1"},
+                                        # Where the tests run in the background, a shell may have had SIGINT ignored.
+                                        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
         said = []
         for line in self.process.stdout:
             said.append(line)
