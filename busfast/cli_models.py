@@ -62,7 +62,7 @@ def predict(inputs: str, *, run: str = None, model: str = None, out: str = "pred
     Raises:
         UserError: wrong input, or not one of the inputs could be read (the rows with the reasons are written).
     """
-    from busfast.data.growing import check_place
+    from busfast.data.growing import check_place, check_same, is_done
     from busfast.pipelines.config import convert
 
     if (run is None) == (model is None):
@@ -72,7 +72,8 @@ def predict(inputs: str, *, run: str = None, model: str = None, out: str = "pred
     flags = model_flags(bs=bs, device=device, threads=threads)
     out, jobs = Path(out), max(1, convert("jobs", jobs, int))
     number = None if target is None else convert("target", target, float)
-    check_place(out, overwrite, resume)
+    if not resume or not is_done(out):
+        check_place(out, overwrite, resume)
     found = None
     if run is not None:
         from busfast.results.runs import find_run
@@ -82,6 +83,10 @@ def predict(inputs: str, *, run: str = None, model: str = None, out: str = "pred
     from busfast.models.predictor import load_predictor, write_rows
 
     names, paths = list_inputs(inputs)
+    if resume and is_done(out):
+        check_same(out, names)
+        print(f"{out} has a row of each of the {len(names)} inputs; nothing is left to do")
+        return
     if found is not None:
         from busfast.results.handover import run_predictor
 
@@ -97,15 +102,15 @@ def predict(inputs: str, *, run: str = None, model: str = None, out: str = "pred
           + (f", {bad} unreadable (see column reason)" if bad else ""))
     print("Research only, not a medical device.")
     if bad == len(names):
-        raise UserError(f"None of the {bad} inputs could be read; the reasons are in {out}. Paths in a table are "
-                        "relative to its folder.")
+        raise UserError(f"None of the {bad} inputs could be read; the reasons are in {out}."
+                        + (" Paths in a table are relative to its folder." if Path(inputs).suffix == ".csv" else ""))
 
 
 def demo(*, model: str, host: str = "127.0.0.1", port: int = 7860, max_mb: float = 50, target: float = None,
          device: str = "auto"):
     """Serves a page on this machine: drop an image, see what a bundle's model says of it, and where it looked.
 
-    Nothing is kept, nothing is asked of any other machine. Needs Gradio: pip install 'busfast[demo]'.
+    Nothing is kept, nothing is asked of any other machine. Needs Gradio: pip install 'gradio>=6.31'.
 
     Args:
         model: an exported model, such as models/phantom/stratified/bundle.

@@ -10,7 +10,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from busfast.data.rows import escape
+from busfast.data.rows import escape, read_rows
 from busfast.errors import UserError
 from busfast.files import atomic
 
@@ -30,7 +30,7 @@ def check_place(out: Path, overwrite: bool, resume: bool) -> None:
     """
     if overwrite and resume:
         raise UserError("--overwrite and --resume exclude each other: begin again, or go on.")
-    if out.exists() and not overwrite:
+    if out.exists() and not overwrite and not (resume and _may_replace(out)):
         raise UserError(f"{out} is already there. Name another file (--out=FILE) or replace it (--overwrite).")
     if not out.parent.is_dir():
         raise UserError(f"There is no folder {out.parent} to write {out.name} to. Make it first.")
@@ -39,8 +39,42 @@ def check_place(out: Path, overwrite: bool, resume: bool) -> None:
                         "(--overwrite).")
 
 
+def is_done(out: Path) -> bool:
+    """Returns whether there is a file, and none that was interrupted beside it."""
+    return out.is_file() and not _part(out).exists()
+
+
+def check_same(out: Path, names: Sequence[str]) -> None:
+    """Refuses a file that is not about the same inputs, in the same order.
+
+    Args:
+        out: a whole file.
+        names: what its column `image` should hold.
+
+    Raises:
+        UserError: it holds something else.
+    """
+    header, rows, _ = read_rows(out, ("image",), empty=True)
+    place = header.index("image")
+    if [cells[place] for _, cells in rows] != list(names):
+        raise UserError(f"{out} is already there, whole, and about other inputs, so there is nothing to resume. Name "
+                        "another file (--out=FILE) or replace it (--overwrite).")
+
+
+def _may_replace(out: Path) -> bool:
+    """Whether an interrupted file was begun to replace `out`."""
+    try:
+        return json.loads(_note(out).read_text(encoding="utf-8"))["replace"] is True
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return False
+
+
 def _part(out: Path) -> Path:
     return out.with_name(f"{out.name}.part")
+
+
+def _note(out: Path) -> Path:
+    return out.with_name(f"{out.name}.part.json")
 
 
 class GrowingCsv:
@@ -61,14 +95,14 @@ class GrowingCsv:
     """
 
     def __init__(self, out: Path, columns: Sequence[str], about: Any, resume: bool):
-        self.out, self.part, self.note = out, _part(out), out.with_name(f"{out.name}.part.json")
+        self.out, self.part, self.note = out, _part(out), _note(out)
         self.about = hashlib.sha256(json.dumps([list(columns), about]).encode()).hexdigest()
-        self.rows = 0
+        self.rows, self.replace = 0, out.exists()
         try:
             old = self._read_note() if resume else self.note.unlink(missing_ok=True)
             self._file = open(self.part, "r+b" if old else "wb")
             if old:
-                self.rows = old["rows"]
+                self.rows, self.replace = old["rows"], old["replace"]
                 self._file.truncate(old["bytes"])
                 self._file.seek(old["bytes"])
             else:
@@ -82,7 +116,8 @@ class GrowingCsv:
         try:
             note = json.loads(self.note.read_text(encoding="utf-8"))
             size = self.part.stat().st_size
-            if (note.keys() != {"about", "rows", "bytes"} or {type(note["rows"]), type(note["bytes"])} != {int}
+            if (note.keys() != {"about", "rows", "bytes", "replace"}
+                    or {type(note["rows"]), type(note["bytes"])} != {int} or type(note["replace"]) is not bool
                     or not 0 < note["bytes"] <= size or note["rows"] < 0):
                 raise ValueError("not one of ours")
         except FileNotFoundError:
@@ -134,7 +169,8 @@ class GrowingCsv:
         self._file.flush()
         os.fsync(self._file.fileno())
         with atomic(self.note) as file:
-            json.dump({"about": self.about, "rows": self.rows, "bytes": self._file.tell()}, file)
+            json.dump({"about": self.about, "rows": self.rows, "bytes": self._file.tell(), "replace": self.replace},
+                      file)
         self._settled = time.monotonic()
 
     def _cannot(self, error: OSError) -> UserError:

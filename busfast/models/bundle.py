@@ -112,7 +112,7 @@ def write_bundle(folder: Path, model: nn.Module, facts: Mapping[str, Any], outli
     whole = {"format": FORMAT, "version": f"{MAJOR}.0", "intended_use": USE, **facts,
              "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}}
     with atomic(folder / "bundle.json") as file:
-        json.dump(whole, file, indent=1, allow_nan=False, ensure_ascii=False)
+        file.write(json.dumps(whole, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 @contextmanager
@@ -151,7 +151,9 @@ def _refusing(folder: Path) -> Iterator[None]:
     try:
         yield
     except Exception as error:  # wrong values raise errors of any kind
-        text = getattr(error, "strerror", None) or str(error) or type(error).__name__
+        text = str(error) or type(error).__name__
+        if isinstance(error, OSError) and error.filename:
+            text = f"{Path(error.filename).name}: {error.strerror}"
         raise UserError(f"The bundle {folder} is refused: {text.splitlines()[0][:300]}. Export it anew, or get it anew "
                         "from whoever made it.") from error
 

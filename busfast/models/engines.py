@@ -18,7 +18,8 @@ from busfast.models.fold import fold_batchnorm
 from busfast.pipelines.finish import finish, stack
 from busfast.pipelines.image import ImagePipeline
 
-INSTALL_ONNX = "pip install 'busfast[onnx]'"
+# Names of packages, not busfast[onnx]: an index may hold anything under a name that is not ours there.
+INSTALL_ONNX = "pip install onnx onnxscript onnxruntime"
 STAGES = 3  # whose maps tell what an image is like
 
 

@@ -130,8 +130,11 @@ def write_rows(predictor: Predictor, names: Sequence[str], paths: Sequence[str |
         for rows in predictor.rows(names[old:], paths[old:], **how):
             file.write(rows)
             bad += sum(row[1] != "ok" for row in rows)
-    except BaseException:
+    except BaseException as error:
         file.close()
+        if not isinstance(error, UserError):
+            print(f"{file.rows} rows are in {file.part}; to go on: the same command with --resume (and without "
+                  "--overwrite)", flush=True)
         raise
     file.finish()
     return old, bad

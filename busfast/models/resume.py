@@ -77,7 +77,7 @@ class Resume(Callback):
             learn.scaler.load_state_dict(state["scaler"])
         if state["best"]:
             best.best_epoch, best.best, weights = (state["best"][key] for key in ("epoch", "value", "weights"))
-            best.kept = state["model"] if weights is None else weights
+            best.kept = dict(state["model"] if weights is None else weights)  # as SaveBest keeps it: the same file
             shares = state["best"]["probabilities"]
             best.probabilities = None if shares is None else shares.numpy()
             save_weights(best.kept, best.file)  # the process may have been killed between this file and the checkpoint

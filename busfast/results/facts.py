@@ -34,7 +34,7 @@ def describe_run(run: Run, *, target: float = TARGET, positive: str | None = Non
     weights = file_sha256(run.best_weights())
     facts = {"classes": list(config.classes), "architecture": config.arch,
              "input": describe_input(run_image(config, record)), "temperature": None, "operating_points": [],
-             "metrics": None, "outlier": None, "run": _run(run, config, record) | {"weights_sha256": weights}}
+             "metrics": None, "outlier": None, "run": _run(run, config, record) | {"best_pth_sha256": weights}}
     history = read_history(run)
     if not (run.results / FILE).is_file() or not history or history[-1]["weights_sha256"] != weights:
         print(f"{run.name}: these weights were not scored, so there are no calibrated probabilities, thresholds and "

@@ -61,7 +61,7 @@ def fit_run(run: Run, config: Config, parts: pd.DataFrame, learn: Learner, phant
         callbacks.append(PlainProgress())
     if state is not None:
         callbacks.append(Resume(state))
-    how, again = "failed", f"\n  to go on after its last epoch: {command} --resume"
+    how, again = "failed", f"\n  to go on: {command} --resume"
 
     def summary(state: str) -> dict[str, Any]:
         return {"state": state, "epochs": len(getattr(log, "rows", [])), "best_epoch": best.best_epoch,

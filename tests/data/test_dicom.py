@@ -347,7 +347,7 @@ def test_a_csv_may_name_dicom_files(tmp_path):
 def test_without_pydicom_the_command_that_installs_it_is_named(tmp_path, monkeypatch):
     make_set(tmp_path)
     monkeypatch.setitem(sys.modules, "pydicom", None)
-    assert "pip install 'busfast[dicom]'" in refusal(tmp_path)
+    assert "pip install 'pydicom>=3'" in refusal(tmp_path)
 
 
 def test_a_folder_without_dicom_files_is_refused(tmp_path):

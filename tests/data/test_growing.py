@@ -72,6 +72,25 @@ def test_a_note_that_makes_no_sense_is_refused(out, note):
         GrowingCsv(out, COLUMNS, "model", resume=True)
 
 
+def test_what_was_begun_to_replace_a_file_may_go_on_to_replace_it(out):
+    out.write_text("old")
+    check_place(out, overwrite=True, resume=False)
+    GrowingCsv(out, COLUMNS, "model", resume=False).close()
+    check_place(out, overwrite=False, resume=True)
+    again = GrowingCsv(out, COLUMNS, "model", resume=True)
+    again.close()
+    check_place(out, overwrite=False, resume=True)  # and once more
+    GrowingCsv(out, COLUMNS, "model", resume=True).finish()
+    assert out.read_text() == "image,score\n" and left(out) == ["out.csv"]
+
+
+def test_a_file_that_came_after_the_interruption_is_not_replaced(out):
+    GrowingCsv(out, COLUMNS, "model", resume=False).close()
+    out.write_text("mine")
+    with pytest.raises(UserError, match="already there"):
+        check_place(out, overwrite=False, resume=True)
+
+
 def test_what_is_in_the_way_is_refused_before_any_work(out):
     check_place(out, overwrite=False, resume=False)
     out.write_text("mine")

@@ -101,6 +101,7 @@ def test_an_interrupted_prediction_goes_on_and_gives_the_same_file(trained, phan
     with monkeypatch.context() as patch:
         patch.setattr(engines.TorchEngine, "infer", die)
         assert main(words) == 130
+    assert "to go on: the same command with --resume" in capsys.readouterr().out
     assert not Path("new.csv").exists() and 8 < len(Path("new.csv.part").read_text().splitlines()) < len(whole)
     assert main(words) == 2
     assert "of a prediction that was interrupted. Go on (--resume)" in capsys.readouterr().err
@@ -108,6 +109,12 @@ def test_an_interrupted_prediction_goes_on_and_gives_the_same_file(trained, phan
         file.write("half a ro")  # a power cut, after the last moment that is known to be safe
     assert main([*words, "--resume"]) == 0
     assert " of them before" in capsys.readouterr().out
+    assert Path("new.csv").read_bytes() == bytes_of_whole
+    assert main([*words, "--resume"]) == 0
+    assert "nothing is left to do" in capsys.readouterr().out
+    words[1] = str(phantom_folder / "images" / "*1.png")
+    assert main([*words, "--resume"]) == 2
+    assert "about other inputs" in capsys.readouterr().err
     assert Path("new.csv").read_bytes() == bytes_of_whole
     assert not [path for path in trained.iterdir() if path.name.startswith("new.csv.part")]
 

@@ -139,9 +139,9 @@ def differences(one: Path, other: Path) -> list[str]:
         first, second = (torch.load(folder / "models" / name, weights_only=True) for folder in (one, other))
         if first.keys() != second.keys() or not all(torch.equal(value, second[key]) for key, value in first.items()):
             found.append(name)
-    for name in ("valid_predictions.csv", "split.csv"):
-        if (one / "results" / name).read_bytes() != (other / "results" / name).read_bytes():
-            found.append(name)
+    for room, name in (("results", "valid_predictions.csv"), ("results", "split.csv"), ("models", "best.pth")):
+        if (one / room / name).read_bytes() != (other / room / name).read_bytes():
+            found.append(f"bytes of {name}")
     logs = [pd.read_csv(folder / "results" / "training_log.csv", dtype=str).drop(columns="seconds")
             for folder in (one, other)]
     if not logs[0].equals(logs[1]):

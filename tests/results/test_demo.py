@@ -310,4 +310,4 @@ def test_a_port_that_is_taken_is_named():
 def test_a_missing_gradio_is_named_with_the_command_that_brings_it(make_answerer, monkeypatch, capsys):
     monkeypatch.setattr(demo.importlib.util, "find_spec", lambda name: None)
     assert main(["demo", f"--model={make_answerer().bundle.folder}"]) == 2
-    assert "pip install 'busfast[demo]'" in capsys.readouterr().err
+    assert "pip install 'gradio>=6.31'" in capsys.readouterr().err

@@ -70,7 +70,7 @@ def view(folder: Path, number: int) -> Path:
 def test_a_stopped_run_says_how_to_go_on_and_ends_as_one_that_was_not_stopped(stopped, workplace, capsys):
     said = stopped("--seed=7")
     assert "interrupted after 3 epochs" in said
-    assert "to go on after its last epoch: python -m busfast train --epochs=4 --seed=7 --resume\n" in said
+    assert "to go on: python -m busfast train --epochs=4 --seed=7 --resume\n" in said
     assert {path.name for path in RUN.models.iterdir()} == {"best.pth", NAME, PREVIOUS}
     assert train("--seed=7", "--resume") == 0
     said = capsys.readouterr().out

@@ -168,7 +168,8 @@ def test_any_bytes_as_weights(handed_over, folder, data):
 
 
 @fuzz
-@given(note=st.binary(max_size=60) | st.fixed_dictionaries({"about": JSON, "rows": JSON, "bytes": JSON}).map(
+@given(note=st.binary(max_size=60) | st.fixed_dictionaries(
+    dict.fromkeys(("about", "rows", "bytes", "replace"), JSON)).map(
     lambda value: json.dumps(value).encode()) | JSON.map(lambda value: json.dumps(value).encode()), same=st.booleans())
 def test_any_note_of_an_interrupted_table(folder, note, same):
     out = folder / "out.csv"

@@ -154,7 +154,7 @@ def need_pydicom():
         import pydicom
         import pydicom.pixels  # new in pydicom 3
     except ImportError:
-        raise UserError("DICOM files need pydicom 3 or newer: pip install 'busfast[dicom]'.") from None
+        raise UserError("DICOM files need pydicom 3 or newer: pip install 'pydicom>=3'.") from None
     return pydicom
 
 

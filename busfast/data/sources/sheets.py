@@ -40,7 +40,7 @@ def _read_workbook(path: Path) -> tuple[list[list[str]], list[str]]:
     try:
         import openpyxl
     except ImportError:
-        raise UserError(f"{path} is an Excel workbook, which needs openpyxl: pip install 'busfast[xlsx]'. "
+        raise UserError(f"{path} is an Excel workbook, which needs openpyxl: pip install openpyxl. "
                         "Or save it as CSV.") from None
     try:
         with zipfile.ZipFile(path) as packed:

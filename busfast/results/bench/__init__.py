@@ -29,7 +29,7 @@ def bench(what: str, *, data: str = None, images: int = None, arch: str = None, 
     """Measures busfast against its peers on this machine's CPU; writes a table, a page and a chart to results/bench/.
 
     Every contender runs in a process of its own, in turn with the others, and must deliver the same thing. Those
-    that are not installed are named and left out (pip install "busfast[bench]").
+    that are not installed are named and left out (pip install -e ".[bench]").
 
     Args:
         what: loaders (making training batches), step (training steps on one batch in memory, part by part), epoch (a

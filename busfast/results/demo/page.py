@@ -10,7 +10,7 @@ from busfast.errors import UserError
 from busfast.results.demo.answer import Answerer
 from busfast.results.demo.uploads import take
 
-INSTALL = "pip install 'busfast[demo]'"
+INSTALL = "pip install 'gradio>=6.31'"
 CAUTION = "Research only, not a medical device."
 WAITING = 20  # images that may wait for their turn
 QUIET = {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_RUN_HISTORY": "False", "GRADIO_SHARE": "False",
