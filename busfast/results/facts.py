@@ -53,6 +53,7 @@ def _run(run: Run, config: Config, record: dict[str, Any]) -> dict[str, Any]:
     if config.weights not in ("auto", "none"):
         plain["weights"] = Path(config.weights).name
         record = record | {"weights": record["weights"] | {"text": f"file {plain['weights']}"}}
+    record = record | {"split": Path(str(record.get("split"))).name}  # of lists it is their path
     summary = run.results / "summary.yaml"
     return {"name": run.name, **{key: record.get(key) for key in RECORDED}, "config": plain,
             "split_sha256": file_sha256(run.results / "split.csv"),
