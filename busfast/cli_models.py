@@ -28,7 +28,12 @@ def export(*, run: str, format: str = "bundle", target: float = 0.9, positive: s
 
     target, positive = check_request(found.read_config()[0].classes, target, positive)
     formats = [word.strip() for word in format.split(",") if word.strip()]
-    for path in export_run(found, formats, target=target, positive=positive, **flags):
+    try:
+        written = export_run(found, formats, target=target, positive=positive, **flags)
+    except OSError as error:
+        raise UserError(f"Cannot export into {found.models}: {error.strerror or error}. What stood there before is "
+                        "untouched. Make room or make it writable, then run again.") from error
+    for path in written:
         print(f"wrote {path}")
         if path.suffix == ".pkl":
             print("  load it with fastai: load_learner(path). Like any pickle, only from someone you trust.")
@@ -72,7 +77,7 @@ def predict(inputs: str, *, run: str = None, model: str = None, out: str = "pred
     flags = model_flags(bs=bs, device=device, threads=threads)
     out, jobs = Path(out), max(1, convert("jobs", jobs, int))
     number = None if target is None else convert("target", target, float)
-    if not resume or not is_done(out):
+    if overwrite or not (resume and is_done(out)):
         check_place(out, overwrite, resume)
     found = None
     if run is not None:

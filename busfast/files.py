@@ -42,10 +42,7 @@ def atomic(path: Path, mode: str = "w") -> Iterator:
             yield file
             file.flush()
             os.fsync(file.fileno())
-        # mkstemp makes files private; a result is as readable as any other file of this user.
-        umask = os.umask(0)
-        os.umask(umask)
-        os.chmod(temporary, 0o666 & ~umask)
+        share(temporary, 0o666)
         os.replace(temporary, path)
         temporary = None
         flush_folder(path.parent)
@@ -57,6 +54,21 @@ def atomic(path: Path, mode: str = "w") -> Iterator:
     finally:
         if temporary and os.path.exists(temporary):
             os.unlink(temporary)
+
+
+def share(path: str | Path, most: int) -> None:
+    """Gives what `tempfile` made private the rights of any other file (`most`: 0o666) or folder (0o777) of its user."""
+    umask = os.umask(0)
+    os.umask(umask)
+    os.chmod(path, most & ~umask)
+
+
+def move_file(fresh: Path, path: Path) -> None:
+    """Gives a file that something else wrote its place, once it is on the disk; what stood there stays until then."""
+    with open(fresh, "rb+") as file:
+        os.fsync(file.fileno())
+    os.replace(fresh, path)
+    flush_folder(path.parent)
 
 
 def flush_folder(folder: Path) -> None:

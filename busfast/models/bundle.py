@@ -19,7 +19,7 @@ from torch import nn
 
 from busfast.data.images import READING
 from busfast.errors import UserError
-from busfast.files import atomic
+from busfast.files import atomic, flush_folder, share
 from busfast.models.load_bundle import FORMAT, MAJOR, load_bundle, read_facts, read_file
 from busfast.models.outlier import Outlier
 from busfast.pipelines.config import Config
@@ -126,23 +126,18 @@ def new_folder(path: Path) -> Iterator[Path]:
         fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
         try:
             yield fresh
-            os.chmod(fresh, 0o777 & ~_umask())
+            share(fresh, 0o777)
             old = fresh.with_name(f"{fresh.name}-old")
             if path.exists():
                 os.rename(path, old)
             os.rename(fresh, path)
+            flush_folder(path.parent)
             shutil.rmtree(old, ignore_errors=True)
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
     except OSError as error:
         raise UserError(f"Cannot write {path}: {error.strerror or error}. Make room or choose a folder that can be "
                         "written to, then run again.") from error
-
-
-def _umask() -> int:
-    umask = os.umask(0)
-    os.umask(umask)
-    return umask
 
 
 @contextmanager

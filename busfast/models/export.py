@@ -1,13 +1,13 @@
 """A trained model -> a fastai learner in one file, for whoever has fastai and timm but not busfast."""
 
 import contextlib
-import os
 import tempfile
 from pathlib import Path
 
 from fastai.learner import Learner
 
 from busfast.errors import UserError
+from busfast.files import move_file
 
 
 def export_learner(learn: Learner, path: Path) -> Path:
@@ -26,7 +26,7 @@ def export_learner(learn: Learner, path: Path) -> Path:
             learn.path = Path(folder)
             with contextlib.redirect_stdout(None):
                 learn.export("learner.pkl")
-            os.replace(Path(folder) / "learner.pkl", path)
+            move_file(Path(folder) / "learner.pkl", path)
     except (OSError, RuntimeError) as error:
         raise UserError(f"Cannot write {path}: {error}. What stood there before is untouched.") from error
     finally:

@@ -1,6 +1,5 @@
 """A trained run -> bundle, learner and ONNX, which are kept only if they say what the training process said."""
 
-import os
 import tempfile
 from collections.abc import Sequence
 from itertools import combinations
@@ -16,6 +15,7 @@ from busfast.data.rows import read_rows
 from busfast.data.split_file import read_split
 from busfast.data.table import find_table
 from busfast.errors import UserError, choose
+from busfast.files import move_file
 from busfast.models.bundle import new_folder, read_bundle, write_bundle
 from busfast.models.engines import LearnerEngine, OnnxEngine, TorchEngine, gives_features, load_pickle
 from busfast.models.export import export_learner
@@ -25,6 +25,7 @@ from busfast.models.predict import load_run_model, stream
 from busfast.models.predictor import Predictor, use_facts
 from busfast.results.ending import VALID_FILE
 from busfast.results.facts import describe_run
+from busfast.results.predictions import find_images
 from busfast.results.runs import Run
 from busfast.results.summary import TARGET
 from busfast.words import counted
@@ -76,7 +77,7 @@ def export_run(run: Run, formats: Sequence[str], *, target: float = TARGET, posi
         else:
             _compare(run, forms, len(paths), exact=record.get("device") != "cuda")
         if "learner" in formats:
-            os.replace(learner, run.models / "learner.pkl")
+            move_file(learner, run.models / "learner.pkl")
             written.append(run.models / "learner.pkl")
     return written
 
@@ -120,12 +121,7 @@ def _read_parts(run: Run, data: str) -> pd.DataFrame:
     """The run's split, if its images are there."""
     parts = read_split(run.results / "split.csv", find_table(data).parent)
     parts = parts[parts["part"].isin(("train", "valid"))].reset_index(drop=True)
-    parts.attrs["root"] = str(find_table(data).parent)
-    gone = [name for name, path in zip(parts["image"], image_paths(parts), strict=True) if not path.is_file()]
-    if gone:
-        raise UserError(f"{counted(len(gone), 'image')} of {run.name} cannot be found in {parts.attrs['root']}, such "
-                        f"as {gone[0]}: an export is checked on them. Bring them back; where the folder was moved, "
-                        "name its place in sources.csv.")
+    find_images(run, parts)
     return parts
 
 

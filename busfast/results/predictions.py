@@ -44,6 +44,20 @@ def read_parts(run: Run, root: str | Path) -> pd.DataFrame:
     return parts
 
 
+def find_images(run: Run, parts: pd.DataFrame) -> list[Path]:
+    """Returns the files of a run's images, in order; `run` names it in errors.
+
+    Raises:
+        UserError: an image is gone.
+    """
+    paths = image_paths(parts)
+    gone = [name for name, path in zip(parts["image"], paths, strict=True) if not path.is_file()]
+    if gone:
+        raise UserError(f"{counted(len(gone), 'image')} of {run.name} cannot be found in {parts.attrs['root']}, such "
+                        f"as {gone[0]}. Bring them back; where the folder was moved, name its place in sources.csv.")
+    return paths
+
+
 def check_unchanged(run: Run, parts: pd.DataFrame) -> list[Path]:
     """Makes sure that the images are there, with the pixels that they had when the run was trained.
 
@@ -57,11 +71,7 @@ def check_unchanged(run: Run, parts: pd.DataFrame) -> list[Path]:
     Raises:
         UserError: an image is gone or was changed.
     """
-    paths = image_paths(parts)
-    gone = [name for name, path in zip(parts["image"], paths, strict=True) if not path.is_file()]
-    if gone:
-        raise UserError(f"{counted(len(gone), 'image')} of {run.name} cannot be found in {parts.attrs['root']}, such "
-                        f"as {gone[0]}. Bring them back; where the folder was moved, name its place in sources.csv.")
+    paths = find_images(run, parts)
     if "pixels" not in parts:
         print(f"{run.name}: its split.csv has no column pixels, so it is not known whether images changed since",
               flush=True)

@@ -1,9 +1,12 @@
 """A bundle holds a model and all that is said of it, in plain files; whatever was changed in it is refused."""
 
+import errno
 import hashlib
 import json
 import math
+import os
 import re
+import tempfile
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +138,17 @@ def test_a_form_that_disagrees_is_not_handed_over(handed, monkeypatch, capsys):
     after = {path: path.stat().st_mtime_ns for path in Path("models").rglob("*")}
     assert {path: time for path, time in before.items() if path.is_file()} == {
         path: time for path, time in after.items() if path.is_file()}
+
+
+def test_a_folder_that_cannot_be_written_is_said_and_keeps_what_it_has(handed, monkeypatch, capsys):
+    def refuse(*args, **kwargs):
+        raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+    before = {path: path.stat().st_mtime_ns for path in Path("models").rglob("*")}
+    monkeypatch.setattr(tempfile, "mkdtemp", refuse)
+    for form in ("bundle", "learner"):
+        assert main(["export", f"--run={RUN}", f"--format={form}"]) == 2
+        assert "Read-only file system" in capsys.readouterr().err
+    assert before == {path: path.stat().st_mtime_ns for path in Path("models").rglob("*")}
 
 
 def test_a_folder_takes_its_place_only_when_all_went_well(tmp_path):
