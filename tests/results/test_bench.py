@@ -245,6 +245,8 @@ def test_quality_takes_the_best_epoch_of_each_run_and_sums_its_seconds(tmp_path,
     ("loaders", {"only": "pytorch", "images": "2", "bs": "2"}, "--only=pytorch is part of no name"),
     ("step", {"arch": "efficientnet_b00"}, "Unknown model 'efficientnet_b00'"),
     ("quality", {}, "bench quality needs images"),
+    ("options", {}, "bench options needs images"),
+    ("options", {"data": "nowhere"}, "There is no data folder 'nowhere'"),
     ("quality", {"data": "nowhere"}, "There is no data folder 'nowhere'"),
 ])
 def test_wrong_input_is_refused_before_time_is_spent(tmp_path, small_images, what, flags, message):

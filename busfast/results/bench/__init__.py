@@ -20,6 +20,7 @@ WHATS = {
     "size": {"images": 100_000, "arch": ARCH, "size": 128, "bs": 32, "rounds": 3, "threads": 2},
     "stores": {"images": 2000, "size": 224, "bs": 32, "rounds": 5, "only": ""},
     "quality": {"data": None, "seeds": "42,43,44"},
+    "options": {"data": None, "seeds": "42,43,44", "size": 128, "only": ""},
 }
 RANGES = {"images": (2, 10_000_000), "rounds": (1, 1000), "size": (32, 2048), "bs": (2, 65_536), "threads": (0, 1024)}
 
@@ -34,15 +35,16 @@ def bench(what: str, *, data: str = None, images: int = None, arch: str = None, 
     Args:
         what: loaders (making training batches), step (training steps on one batch in memory, part by part), epoch (a
             training epoch), predict (a folder of images), size (1,000 to 100,000 cached images; takes 4 GB of disk),
-            stores (libraries to keep pixels with), or quality (the default recipe and --preset=fast; needs --data).
+            stores (libraries to keep pixels with), quality (the default recipe and --preset=fast) or options (what one
+            more option adds to --preset=fast); the last two need --data.
         data: folder with table.csv and the images. Default, 256 gray JPEGs of 1000x1400 px that it makes itself.
         images: how many images at most. Default 256 (size 100,000, stores 2,000).
         arch: any timm model. Default efficientnet_b0.
-        size: side of the model's input, pixels. Default 224 (size 128).
+        size: side of the model's input, pixels. Default 224 (size and options 128).
         bs: images a batch. Default 32.
         rounds: how often each is measured. Default 5 (epoch and size 3).
         threads: decoding threads of busfast, worker processes of its peers. Default 2.
-        seeds: of quality, separated by commas. Default 42,43,44.
+        seeds: of quality and options, separated by commas. Default 42,43,44.
         only: measure those alone whose name holds one of these words, separated by commas.
         out: folder to write WHAT.csv, WHAT.md and WHAT.png to; those of an earlier bench are replaced.
 
@@ -90,8 +92,8 @@ def check_settings(what: str, given: dict) -> dict:
     if settings.get("images", fewest) < fewest:
         raise UserError(f"images={settings['images']} is too few for batches of {settings['bs']}: give {fewest} or "
                         "more, or a smaller --bs.")
-    if what == "quality" and settings["data"] is None:
-        raise UserError("bench quality needs images that something can be learned from: --data=FOLDER.")
+    if what in ("quality", "options") and settings["data"] is None:
+        raise UserError(f"bench {what} needs images that something can be learned from: --data=FOLDER.")
     if settings.get("data"):
         from busfast.data.table import find_table
 
