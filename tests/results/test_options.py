@@ -1,14 +1,17 @@
 """bench options compares like with like, and each option does what its name says."""
 
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ARCH, SIZE
+from conftest import ARCH
 from fastai.learner import Learner
 from PIL import Image
 
 from busfast.data.places import image_paths
+from busfast.errors import UserError
 from busfast.models import make_learner
 from busfast.pipelines import ImagePipeline, make_dls
 from busfast.results.bench import bench, options
@@ -109,3 +112,9 @@ def test_clahe_spreads_the_contrast_of_every_part_and_keeps_the_rows(parts, tmp_
     for old, new in zip(image_paths(few), image_paths(copies), strict=True):
         with Image.open(old) as before, Image.open(new) as after:
             assert before.size == after.size and np.std(after.convert("L")) > np.std(before.convert("L"))
+
+
+def test_missing_opencv_is_said_before_anything_trains(monkeypatch, phantom_folder):
+    monkeypatch.setitem(sys.modules, "cv2", None)
+    with pytest.raises(UserError, match="pip install opencv-python-headless"):
+        bench("options", data=str(phantom_folder), seeds="1", size="32", only="CLAHE")

@@ -1,6 +1,7 @@
 """Parts of options that neither busfast nor fastai has."""
 
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import pandas as pd
@@ -85,11 +86,7 @@ def equalize(parts: pd.DataFrame, folder: Path) -> pd.DataFrame:
     Source:
         Zuiderveld 1994, "Contrast limited adaptive histogram equalization".
     """
-    try:
-        import cv2
-    except ImportError:
-        raise UserError("CLAHE needs OpenCV: pip install opencv-python-headless") from None
-    clahe = cv2.createCLAHE(clipLimit=2.0, tileGridSize=(8, 8))
+    clahe = opencv().createCLAHE(clipLimit=2.0, tileGridSize=(8, 8))
     make_folder(folder)
     copies = parts.assign(image=[f"{index}.png" for index in range(len(parts))])
     for path, name in zip(progress(image_paths(parts), "CLAHE"), copies["image"], strict=True):
@@ -98,3 +95,16 @@ def equalize(parts: pd.DataFrame, folder: Path) -> pd.DataFrame:
         Image.merge("YCbCr", (equalised, *colors)).convert("RGB").save(folder / name)
     copies.attrs["root"] = str(folder)
     return copies
+
+
+def opencv() -> ModuleType:
+    """Returns the module cv2.
+
+    Raises:
+        UserError: OpenCV is not installed.
+    """
+    try:
+        import cv2
+    except ImportError:
+        raise UserError("CLAHE needs OpenCV: pip install opencv-python-headless") from None
+    return cv2

@@ -17,7 +17,7 @@ from busfast.models.freeze import FreezeStages, worth_freezing
 from busfast.models.learner import cosine
 from busfast.pipelines.config import load_config
 from busfast.progress import progress
-from busfast.results.bench.option_parts import Averaged, Mirrored, balance, equalize, two_groups
+from busfast.results.bench.option_parts import Averaged, Mirrored, balance, equalize, opencv, two_groups
 from busfast.results.bench.report import Report
 from busfast.results.splits import split_data
 from busfast.results.train import build
@@ -167,6 +167,8 @@ def run(folder: Path, data: str, seeds: list[int], size: int, only: list[str]) -
         only: words of options; empty: all. `BASE` is always trained.
     """
     names = [name for name in OPTIONS if name == BASE or not only or any(word in name for word in only)]
+    if any(OPTIONS[name].data is equalize for name in names):
+        opencv()  # refused now, rather than after an hour
     _, config = load_config(data=data, preset="fast", device="cpu", size=size)
     table = read_table(config.data, config.classes)
     copies = check_images(table)
