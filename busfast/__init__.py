@@ -1,3 +1,3 @@
 """busfast: from a folder of medical images to a trained, evaluated, exported classifier. Not a medical device."""
 
-__version__ = "0.0.1"
+__version__ = "0.1.0"

@@ -18,6 +18,7 @@ from busfast.data.table import CLASSES
 from busfast.errors import UserError, choose
 
 FOLDER = Path("pipelines")
+BUILTIN = Path(__file__).parent / "builtin"  # in a clone a link to the house's pipelines/, in a wheel its files
 DEFAULT = "phantom"
 LOADERS = ("auto", "dali", "torchvision")
 DEVICES = ("auto", "cuda", "mps", "cpu")
@@ -143,8 +144,9 @@ def load_config(pipeline: str = "", preset: str | None = None, **overrides: Any)
     """Reads a pipeline file and puts the given values over its own.
 
     Args:
-        pipeline: a name (`pipelines/NAME.yaml`) or the path of a YAML file, a run's `config.yaml` included.
-            "": named after the data folder if one is given, else "phantom".
+        pipeline: a name (`pipelines/NAME.yaml` here, else busfast's own of that name) or the path of a YAML file,
+            a run's `config.yaml` included. "": named after the data folder if one is given (a file here alone, so
+            that none takes effect which nobody sees), else "phantom".
         preset: a key of `PRESETS`, whose values (they depend on the file's size) go over the file's and under the
             given ones.
         overrides: keys of `Config`; None leaves the file's value.
@@ -157,10 +159,11 @@ def load_config(pipeline: str = "", preset: str | None = None, **overrides: Any)
     """
     overrides = {key: value for key, value in overrides.items() if value is not None}
     if pipeline:
-        path = Path(pipeline) if pipeline.endswith((".yaml", ".yml")) else FOLDER / f"{pipeline}.yaml"
+        path = Path(pipeline) if pipeline.endswith((".yaml", ".yml")) else _named(pipeline)
         if not os.path.isfile(path):
-            if path.parent == FOLDER and FOLDER.is_dir():
-                choose("pipeline", pipeline, sorted(file.stem for file in FOLDER.glob("*.yaml")))
+            if path.parent == FOLDER:
+                choose("pipeline", pipeline, sorted({file.stem for folder in (FOLDER, BUILTIN)
+                                                     for file in folder.glob("*.yaml")}))
             raise UserError(f"There is no pipeline file {path}.")
         values = read_yaml(path)
         record = values.pop("run", None) or {}
@@ -170,7 +173,7 @@ def load_config(pipeline: str = "", preset: str | None = None, **overrides: Any)
     else:
         folder = overrides.get("data")
         name = _name_after(Path(folder)) if folder else DEFAULT
-        path = FOLDER / f"{name}.yaml"
+        path = FOLDER / f"{name}.yaml" if folder else _named(name)
         values = read_yaml(path) if os.path.isfile(path) else {}
         if not folder and not values:
             raise UserError(f"There is no {path} here. Run from the folder that holds pipelines/, or name your "
@@ -189,6 +192,12 @@ def load_config(pipeline: str = "", preset: str | None = None, **overrides: Any)
         raise UserError(f"{path}: {error}") from None
     recipe = PRESETS[choose("preset", preset, PRESETS)](own.size) if preset else {}
     return name, Config(**(values | recipe | overrides))
+
+
+def _named(name: str) -> Path:
+    """The file of a pipeline's name: the one here, else busfast's own (which an installed busfast brings along)."""
+    here, own = FOLDER / f"{name}.yaml", BUILTIN / f"{name}.yaml"
+    return own if own.is_file() and not os.path.isfile(here) else here
 
 
 def _name_after(data: Path) -> str:

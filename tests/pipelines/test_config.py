@@ -8,7 +8,8 @@ import pytest
 import yaml
 
 from busfast.errors import UserError
-from busfast.pipelines.config import Config, load_config
+from busfast.pipelines import config as config_module
+from busfast.pipelines.config import BUILTIN, Config, load_config
 
 HOUSE = Path(__file__).parents[2]
 
@@ -69,7 +70,25 @@ def test_without_a_name_it_is_the_phantom(monkeypatch):
     assert (name, config.data, config.source) == ("phantom", "data/phantom", "phantom")
 
 
-def test_without_a_name_and_a_phantom_file_the_way_out_is_said(here):
+@pytest.mark.parametrize("name", ["", "btxrd"])
+def test_where_there_is_no_file_of_that_name_it_is_busfasts_own(here, name):
+    assert load_config(name) == load_config(str(BUILTIN / f"{name or 'phantom'}.yaml"))
+    (here / "pipelines" / "btxrd.yaml").write_text("data: mine\n")
+    (here / "pipelines" / "phantom.yaml").write_text("data: mine\n")
+    assert load_config(name)[1] == Config(data="mine")
+
+
+def test_a_data_folders_name_finds_no_file_that_nobody_sees(here):
+    assert load_config(data="data/bus") == ("bus", Config(data="data/bus"))
+
+
+def test_an_unknown_pipeline_is_refused_with_the_nearest_of_busfasts_own(here):
+    (here / "pipelines").rmdir()
+    assert "Did you mean 'phantom'" in refusal(load_config, "phanton")
+
+
+def test_without_a_name_and_a_phantom_file_the_way_out_is_said(here, monkeypatch):
+    monkeypatch.setattr(config_module, "BUILTIN", here)  # a clone whose links were not made
     message = refusal(load_config)
     assert str(Path("pipelines") / "phantom.yaml") in message
     assert "--data=" in message
