@@ -1,11 +1,12 @@
 # make train   on a fresh machine: environment, installation, phantom, training
 # make test    the tests;  make lint: style;  make install: only the environment
+# make docs    docs/ as a site in site/;  make dist: a wheel and an sdist in dist/
 PYTHON ?= python3
 VENV ?= .venv
 SPLIT ?= stratified
 BIN = $(VENV)/bin
 
-.PHONY: install train test lint clean
+.PHONY: install train test lint docs dist clean
 
 train: install
 	$(BIN)/python -m busfast train --split=$(SPLIT)
@@ -15,6 +16,15 @@ test: install
 
 lint: install
 	$(BIN)/python -m ruff check .
+
+docs: install
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
+	$(BIN)/python -m docs.make_reference
+	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict --clean
+
+dist: install
+	$(BIN)/python -m pip install --quiet --editable ".[dist]"
+	$(BIN)/python -m build
 
 install: $(VENV)/.installed
 

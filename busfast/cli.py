@@ -150,7 +150,7 @@ def _configure(split: str, flags: dict, several: bool = False):
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs a command line; returns its exit status: 0 done, 2 wrong input, 130 interrupted, 143 terminated."""
+    """Runs a command line; returns its exit status, of which docs/reference/outside.md has the list."""
     argv = sys.argv[1:] if argv is None else argv
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that temporary files are removed
     warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")  # fastai's import, not the user's

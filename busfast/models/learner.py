@@ -41,12 +41,16 @@ def make_learner(dls: TableDataLoaders, arch: str = "efficientnet_b0", *, weight
 
     Args:
         dls: as `make_dls` returns them.
-        arch, weights, dropout: see `busfast.models.weights.make_model`.
-        lr, wd: learning rate and (L2) weight decay.
+        arch: any timm model name.
+        weights: see `busfast.models.weights.make_model`.
+        dropout: before the classifier, 0 to 1.
+        lr: learning rate.
+        wd: (L2) weight decay.
         freeze: number of the model's first stages that are not trained; see `freeze_stages`. None are of a model that
             starts from random weights.
         parts: what makes the step fast, names of `busfast.models.step.PARTS`.
-        path, model_dir: where fastai puts what it saves.
+        path: where fastai puts what it saves.
+        model_dir: the folder in it for weights.
 
     Returns:
         A fastai Learner; `learn.weights_used` says what the model started from (text, mean, std).

@@ -50,15 +50,18 @@ class Config:
         size: side of the model's square input, pixels.
         resize: "squash", "crop" or "pad"; see `busfast.data.images.fit_image`.
         channels: "rgb", or "gray" to drop colour.
-        hflip, vflip: probability of a flip in training, 0 to 1.
+        hflip: probability of a flip, left to right, in training, 0 to 1.
+        vflip: of one upside down.
         rotate: training rotates by an angle drawn evenly from [-rotate, rotate] degrees.
         arch: any timm model name.
         weights: "auto", "none" or a file (safetensors, or a checkpoint readable with weights_only=True).
         dropout: before the classifier, 0 to 1.
         freeze: number of the model's first stages (the stem is the first) that are not trained.
         freeze_after: number of epochs in which they are, before that.
-        epochs, bs: number of epochs; images a batch.
-        lr, lr_min: the cosine goes from `lr` to `lr_min` over all epochs asked for.
+        epochs: number of epochs.
+        bs: images a batch.
+        lr: learning rate at the start; the cosine goes from it to `lr_min` over all epochs asked for.
+        lr_min: learning rate at the end.
         wd: weight decay.
         patience: epochs without a better `monitor` before training stops.
         monitor: the logged column that chooses the best epoch.

@@ -13,10 +13,13 @@ class ImagePipeline:
 
     Attributes:
         size: side of the square result, pixels.
-        resize, channels: see `busfast.data.images.fit_image`.
-        hflip, vflip: probability of a flip in training.
+        resize: see `busfast.data.images.fit_image`.
+        channels: see there.
+        hflip: probability of a flip, left to right, in training.
+        vflip: of one upside down.
         rotate: largest rotation in training, degrees, either way; corners are filled with black.
-        mean, std: (x / 255 - mean) / std, a value each for R, G, B.
+        mean: pixels become (x / 255 - mean) / std; a value each for R, G, B.
+        std: see mean.
     """
 
     size: int = 224
