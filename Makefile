@@ -23,7 +23,6 @@ docs: install
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict --clean
 
 dist: install
-	$(BIN)/python -m pip install --quiet --editable ".[dist]"
 	$(BIN)/python -m build
 
 install: $(VENV)/.installed

@@ -28,15 +28,15 @@ runs. How a command ends: [exit status](outside.md).
 PIPELINE = """# Pipeline files
 
 `pipelines/NAME.yaml` holds what decides a run, in lines of `key: value`. A key that is not there has the default given
-here; an unknown one is refused. `--pipeline=NAME` takes the file of that name in `pipelines/` here, or else the one that
-busfast brings along (phantom, bus, btxrd); a path ending in `.yaml` takes that file, such as a run's `config.yaml`.
+here; an unknown one is refused. `--pipeline=NAME` takes the file of that name in `pipelines/` here, or else the one
+that busfast brings along (phantom, bus, btxrd); a path ending in `.yaml` takes that file, such as a run's `config.yaml`.
 Flags of the [command line](cli.md) come before the file.
 
 """
 PYTHON = """# Python
 
-What a notebook or a script may rely on, floor by floor; each floor works without those after it. The page
-[Work in a notebook](../notebook.md) uses them.
+What a notebook or a script may rely on, package by package: `from busfast.data import read_table`. Each works without
+those after it. [Work in a notebook](../notebook.md) uses them.
 """
 
 
