@@ -17,7 +17,8 @@ def train(split: str = "stratified", pipeline: str = None, data: str = None, hol
           lr: float = None, lr_min: float = None, patience: int = None, monitor: str = None, arch: str = None,
           weights: str = None, seed: int = None, loader: str = None, device: str = None, threads: int = None,
           cache: str = None, preset: str = None, progressive: str = None, freeze: int = None,
-          freeze_after: int = None, profile: bool = False, then: str = None, resume: bool = False):
+          freeze_after: int = None, profile: bool = False, then: str = None, tracker: str = None,
+          resume: bool = False):
     """Trains a split (each of its folds, or all splits) of a set of images and writes results/ and models/.
 
     Flags that are left out keep the value of the pipeline file, or else the default given here.
@@ -56,12 +57,14 @@ def train(split: str = "stratified", pipeline: str = None, data: str = None, hol
         profile: print after each epoch where its time went.
         then: what to do with each run that is done: evaluate, explain, report, separated by commas; evaluate comes
             first and with each of them.
+        tracker: tensorboard, wandb, mlflow, separated by commas: curves, configuration, tables and report go there,
+            too, and stay on this machine (docs/trackers.md).
         resume: go on with the newest run of each split after its last epoch, to the very result that it would have had
             without a stop; what is done is left alone, what is not there begins.
     """
     flags = dict(locals())
     typed = line.command("train", flags | {"resume": False}, train)
-    for own in ("split", "fold", "allow_leaks", "profile", "then", "resume"):
+    for own in ("split", "fold", "allow_leaks", "profile", "then", "tracker", "resume"):
         del flags[own]
     auto_bs = bs == "auto"
     flags["bs"] = None if auto_bs else bs
@@ -69,15 +72,17 @@ def train(split: str = "stratified", pipeline: str = None, data: str = None, hol
     name, config, splits = _configure(split, flags, several=True)
     from busfast.results.compare import compare_runs
     from busfast.results.splits import split_data
+    from busfast.results.trackers import choose_trackers
     from busfast.results.train import check_environment, load_table, train_run
 
+    trackers = choose_trackers(tracker)
     check_environment(config)
     table, copies = load_table(config, splits, fold)
     # Each split is made before the first one trains, so that one that cannot be made costs no time.
     runs = [item for one in splits
             for item in split_data(table, copies, config, one, fold=fold, allow_leaks=allow_leaks).items()]
     for run, parts in runs:
-        done = train_run(name, config, run, parts, profile, resume, auto_bs, typed)
+        done = train_run(name, config, run, parts, profile, resume, auto_bs, typed, trackers)
         for verb, then_do in THEN.items():  # in this order, whatever order they were named in
             if verb in following or (following and verb == "evaluate"):  # which the others need
                 then_do(run=done.name)

@@ -26,12 +26,14 @@ def evaluate(*, run: str, target: float = 0.9, positive: str = None, again: bool
     flags = model_flags(bs=bs, device=device, threads=threads)
     from busfast.results.evaluate import predict_parts
     from busfast.results.summary import check_request, say_evaluation, summarise, write_tables
+    from busfast.results.trackers import track_results
 
     check_request(found.read_config()[0].classes, target, positive)
     predict_parts(found, again=again, **flags)
     scored = summarise(found, target=target, positive=positive)
     write_tables(scored)
     say_evaluation(scored)
+    track_results(found)
 
 
 def explain(*, run: str, images: str = None, out: str = None, bs: int = 32, device: str = None, threads: int = None):
@@ -56,6 +58,7 @@ def explain(*, run: str, images: str = None, out: str = None, bs: int = 32, devi
     flags = model_flags(bs=bs, device=device, threads=threads)
     from busfast.results.explain import explain_inputs, explain_run
     from busfast.results.summary import say_explanation
+    from busfast.results.trackers import track_results
 
     if images:
         files = explain_inputs(found, images, Path(out) if out else found.results / "explain", **flags)
@@ -63,6 +66,7 @@ def explain(*, run: str, images: str = None, out: str = None, bs: int = 32, devi
     else:
         files = explain_run(found, **flags)
         say_explanation(found)
+        track_results(found)
         print(f"wrote {', '.join(map(str, files))}. Research only, not a medical device.")
 
 
@@ -78,9 +82,11 @@ def report(*, run: str, target: float = 0.9, positive: str = None):
 
     found = find_run(run)
     from busfast.results.report import write_report
+    from busfast.results.trackers import track_results
 
     for path in write_report(found, target=target, positive=positive):
         print(f"wrote {path}")
+    track_results(found)
     print("Research only, not a medical device.")
 
 

@@ -101,7 +101,8 @@ def check_environment(config: Config) -> None:
 
 
 def train_run(pipeline: str, config: Config, name: str, parts: pd.DataFrame, profile: bool = False,
-              resume: bool = False, auto_bs: bool = False, command: str = "") -> Run:
+              resume: bool = False, auto_bs: bool = False, command: str = "",
+              trackers: Sequence[str] = ()) -> Run:
     """Trains one split and writes the run.
 
     Args:
@@ -113,6 +114,7 @@ def train_run(pipeline: str, config: Config, name: str, parts: pd.DataFrame, pro
         resume: go on with the newest run of that name, if it is not done.
         auto_bs: a run that begins takes the largest batch that fits if `config.bs` does not.
         command: what was typed, for whom it was interrupted; default: what trains this run.
+        trackers: as `busfast.results.trackers.choose_trackers` returns them.
 
     Returns:
         The finished run.
@@ -124,6 +126,7 @@ def train_run(pipeline: str, config: Config, name: str, parts: pd.DataFrame, pro
     from busfast.models.weights import Weights
     from busfast.results.fit import fit_run
     from busfast.results.resume import open_job, warn_of_other_bits
+    from busfast.results.trackers import track
 
     choose("monitor", config.monitor, config.measures)
     with open_job(pipeline, name, config, parts, resume, free=("bs",) if auto_bs else ()) as job:
@@ -150,8 +153,9 @@ def train_run(pipeline: str, config: Config, name: str, parts: pd.DataFrame, pro
         else:
             warn_of_other_bits(job.record, record)
         print(f"run: {run.name}; writing {run.results}/ and {run.models}/", flush=True)
-        fit_run(run, config, parts, learn, record["phantom"], job.state, profile, smaller,
-                command or train_command(run, record))
+        with track(run, trackers, job.state["epochs"] if job.state else 0) as callbacks:
+            fit_run(run, config, parts, learn, record["phantom"], job.state, profile, smaller,
+                    command or train_command(run, record), callbacks)
     if record["leaks"]:
         print(f"  warning: its split LEAKS ({record['leaks']} on two sides), so these scores are too good")
     return run
