@@ -33,11 +33,12 @@ class WeightsAndBiases(Tracker, WandbCallback):
     def open(self, facts: dict[str, Any]) -> None:
         """Begins a session of the run; several of one id are one run where they are uploaded."""
         pipeline, _, name = self.folder.name.partition("/")
+        place = self.folder.results.absolute()  # W&B's own process may work elsewhere
         if not ELSEWHERE:
-            os.environ["WANDB_DATA_DIR"] = str((self.folder.results / "wandb").absolute())
+            os.environ["WANDB_DATA_DIR"] = str(place / "wandb")
         self.session = wandb.init(
             mode=os.environ.get("WANDB_MODE", "offline"), project=os.environ.get("WANDB_PROJECT", pipeline), name=name,
-            id=self.known.setdefault("id", uuid.uuid4().hex), resume="allow", dir=self.folder.results, config=facts,
+            id=self.known.setdefault("id", uuid.uuid4().hex), resume="allow", dir=place, config=facts,
             settings=wandb.Settings(**QUIET))
 
     def before_fit(self):
