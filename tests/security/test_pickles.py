@@ -42,6 +42,7 @@ REFUSED = {
     f"{RESULTS}/training_log.csv": "compare",
     f"{RESULTS}/metrics.csv": "compare",
     f"{RESULTS}/localisation.csv": f"report --run={RUN}",
+    f"{RESULTS}/tracking.yaml": f"evaluate --run={RUN}",
     f"{RESULTS}/valid_predictions.csv": f"export --run={RUN}",
     "out.csv.part.json": f"predict {DATA}/images --model={BUNDLE} --out=out.csv --resume",
 }

@@ -113,12 +113,16 @@ def track_results(run: Run) -> None:
 
 def _read_known(run: Run) -> dict[str, dict[str, Any]]:
     path = run.results / FILE
-    return read_yaml(path) if path.is_file() else {}
+    known = read_yaml(path) if path.is_file() else {}
+    if not all(name in TRACKERS and isinstance(kept, dict) for name, kept in known.items()):
+        raise UserError(f"{path} does not say which trackers the run has. Bring the old file back, or remove it: then "
+                        "it has none.")
+    return known
 
 
 def _make(name: str, run: Run, known: dict[str, Any], done: int) -> "Tracker | None":
     try:
-        return TRACKERS[choose("tracker", name, TRACKERS)]()(run, known, done)
+        return TRACKERS[name]()(run, known, done)
     except ImportError as error:  # it was there when the run began
         print(f"tracker {name}: {error} (pip install {name}); {run.name} goes on without it", flush=True)
         return None

@@ -58,5 +58,5 @@ class TensorBoard(Tracker, TensorBoardCallback):
 
 def _table(columns, rows) -> str:
     """Markdown, which TensorBoard shows as a table."""
-    lines = [columns, ["---"] * len(list(columns)), *rows]
+    lines = [columns, ["---"] * len(columns), *rows]
     return "\n".join("| " + " | ".join(str(cell).replace("|", "\\|") for cell in line) + " |" for line in lines)

@@ -1,5 +1,6 @@
 """Weights & Biases: an offline run in the run's folder, by fastai's callback."""
 
+import glob
 import os
 import uuid
 from collections.abc import Sequence
@@ -57,7 +58,7 @@ class WeightsAndBiases(Tracker, WandbCallback):
 
     def add(self, files: Sequence[Path]) -> None:
         for path in files:
-            self.session.save(path, base_path=path.parent, policy="now")
+            self.session.save(glob.escape(str(path)), base_path=path.parent, policy="now")
             if path.suffix == ".csv":
                 self.session.summary[f"tables/{path.stem}"] = wandb.Table(dataframe=read_frame(path, empty=True))
             if path.name == "metrics.csv":
