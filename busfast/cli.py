@@ -1,5 +1,6 @@
 """The verbs of `python -m busfast VERB`. Fire parses the line; nothing runs before all of it is checked."""
 
+import importlib.util
 import signal
 import sys
 import warnings
@@ -126,9 +127,74 @@ def lr_find(split: str = "stratified", pipeline: str = None, data: str = None, h
     print(f"curve: {folder}/lr_find.png, lr_find.csv")
 
 
-VERBS = {"prepare": prepare, "audit": audit, "split": split, "train": train, "lr_find": lr_find, "evaluate": evaluate,
-         "explain": explain, "report": report, "compare": compare, "export": export, "predict": predict, "demo": demo,
-         "cache": cache, "bench": bench}
+def sweep(split: str = "stratified", params: str = "lr,size,augment", trials: int = 20, jobs: int = 1,
+          objective: str = "macro_auc", pruner: str = "median", pipeline: str = None, data: str = None,
+          holdout: str = None, folds: int = None, fold: str = None, allow_leaks: bool = False, epochs: int = None,
+          size: int = None, bs: int = None, lr: float = None, lr_min: float = None, patience: int = None,
+          monitor: str = None, arch: str = None, weights: str = None, seed: int = None, loader: str = None,
+          device: str = None, threads: int = None, cache: str = None, preset: str = None, freeze: int = None,
+          freeze_after: int = None, resume: bool = False):
+    """Trains a split many times, each time with other values, and finds the best by the validation part (Optuna).
+
+    Writes results/PIPELINE/sweep-SPLIT/: trials.csv, history.png, importance.png, and best.yaml for train --pipeline.
+    The trials are given a table without the test part. Needs Optuna: pip install optuna. More in docs/sweep.md.
+
+    Args:
+        split: a split, as for train.
+        params: what to vary, separated by commas: lr, lr_min, wd, dropout, size, bs, arch, freeze, augment (how much).
+            With own values: lr=1e-4:1e-2 (from, to) or bs=16/32/64.
+        trials: how many trainings, those before --resume included.
+        jobs: how many of them side by side, each in a process with its share of the cores.
+        objective: logged column of the validation part that is to become as good as it can, at the epoch that the
+            monitor chooses.
+        pruner: median (a trial worse than the median of the earlier ones is given up, after a third of the epochs) or
+            none.
+        pipeline: name of a file in pipelines/, or the path of one.
+        data: folder with table.csv and the images.
+        holdout: centers to hold out, separated by commas (center_holdout).
+        folds: number of folds (kfold).
+        fold: the fold to use, if the split has several; default: the first.
+        allow_leaks: train all the same where a patient or a copy is on two sides of lists.
+        epochs: number of epochs of each trial.
+        size: side of the model's input, pixels; if it is varied, around that. So it is with bs, lr, lr_min, arch and
+            freeze.
+        bs: images a batch.
+        lr: learning rate at the start.
+        lr_min: learning rate at the end.
+        patience: epochs without a better monitor before a trial stops early.
+        monitor: logged column that chooses the best epoch.
+        arch: any timm model.
+        weights: auto, none, or a file.
+        seed: of split, weights, order and augmentation, the same in every trial; and of what is tried.
+        loader: auto, dali or torchvision.
+        device: auto, cuda, mps or cpu.
+        threads: decoding threads; 0: one a core.
+        cache: auto, off or a folder, as for train.
+        preset: fast, as for train.
+        freeze: how many of the model's first stages are not trained.
+        freeze_after: number of epochs in which they are, before that.
+        resume: go on with the newest sweep of this split; a trial that was interrupted begins again.
+    """
+    flags = dict(locals())
+    typed = line.command("sweep", flags | {"resume": False}, sweep)
+    for own in ("split", "params", "trials", "jobs", "objective", "pruner", "fold", "allow_leaks", "resume"):
+        del flags[own]
+    if importlib.util.find_spec("optuna") is None:  # said before anything that takes time
+        raise UserError("A sweep needs Optuna: pip install optuna")
+    name, config, _ = _configure(split, flags)
+    from busfast.results.splits import split_data
+    from busfast.results.sweep import check_request, run_sweep
+    from busfast.results.train import load_table
+
+    request = check_request(config, params, trials, jobs, objective, pruner)
+    table, copies = load_table(config, [split], fold)
+    run, parts = next(iter(split_data(table, copies, config, split, fold=fold, allow_leaks=allow_leaks).items()))
+    run_sweep(name, request, run, parts, resume, typed)
+
+
+VERBS = {"prepare": prepare, "audit": audit, "split": split, "train": train, "lr_find": lr_find, "sweep": sweep,
+         "evaluate": evaluate, "explain": explain, "report": report, "compare": compare, "export": export,
+         "predict": predict, "demo": demo, "cache": cache, "bench": bench}
 THEN = {"evaluate": evaluate, "explain": explain, "report": report}  # what train may go on with
 
 

@@ -27,7 +27,7 @@ from busfast.words import counted
 
 
 def fit_run(run: Run, config: Config, parts: pd.DataFrame, learn: Learner, phantom: bool, state: dict[str, Any] | None,
-            profile: bool, smaller: int, command: str, trackers: Sequence[Callback] = ()) -> None:
+            profile: bool, smaller: int, command: str, more: Sequence[Callback] = ()) -> None:
     """Trains a run from the beginning, or from a checkpoint on, and ends it.
 
     Args:
@@ -38,7 +38,7 @@ def fit_run(run: Run, config: Config, parts: pd.DataFrame, learn: Learner, phant
         profile: print after each epoch where its time went, and write profile.csv.
         smaller: a batch size that fits if `config.bs` does not, for the error.
         command: what trains the run, to be typed again with --resume.
-        trackers: further callbacks; see `busfast.results.trackers.track`.
+        more: callbacks besides those of every run.
 
     Raises:
         UserError: a loss that is no number, not enough memory, an image that cannot be read, a file that cannot be
@@ -51,7 +51,7 @@ def fit_run(run: Run, config: Config, parts: pd.DataFrame, learn: Learner, phant
     best, stop = SaveBest(run.models / "best.pth", **monitor), EarlyStopping(**monitor, patience=config.patience)
     saved = Checkpoint(run.models)
     callbacks = [schedule, log, best, stop, saved, SaveFinal(run.models / "final.pth"), WarnCollapse(),
-                 StopOnNaN(run.results, config.lr), *trackers]
+                 StopOnNaN(run.results, config.lr), *more]
     if config.freeze_after and worth_freezing(config.freeze, learn.weights_used["text"]):
         callbacks.append(FreezeStages(config.freeze, config.freeze_after, config.arch))
     if config.progressive:

@@ -59,19 +59,19 @@ def open_job(pipeline: str, name: str, config: Config, parts: pd.DataFrame, resu
         UserError: the folders cannot be made; another process trains the run; it was begun with another configuration;
             its images are gone or were changed.
     """
-    run = _newest(pipeline, name, parts) if resume else None
+    run = newest(pipeline, name, parts) if resume else None
     if resume and run is None:
         print(f"resume: there is no run {pipeline}/{name} yet, so a new one begins", flush=True)
     fresh = run is None
     run = run or new_run(pipeline, name)
     for folder in (run.results, run.models):
         folder.mkdir(parents=True, exist_ok=True)  # a kill may have come between the two
-    with _alone(run):
+    with alone(run):
         yield Job(run, config, parts, fresh=True) if fresh else _go_on(run, config, parts, (*FREE, *free))
 
 
-def _newest(pipeline: str, name: str, parts: pd.DataFrame) -> Run | None:
-    """Returns the run that was begun last of those that `new_run` names so."""
+def newest(pipeline: str, name: str, parts: pd.DataFrame) -> Run | None:
+    """Returns the run, or sweep, that was begun last of those that `new_run` names so."""
     found = []
     for folder in (RESULTS / pipeline, MODELS / pipeline):
         for path in folder.glob(f"{name}*") if folder.is_dir() else ():
@@ -89,7 +89,12 @@ def _newest(pipeline: str, name: str, parts: pd.DataFrame) -> Run | None:
 
 
 @contextmanager
-def _alone(run: Run) -> Iterator[None]:
+def alone(run: Run) -> Iterator[None]:
+    """Keeps other processes from a run, or sweep, until the end.
+
+    Raises:
+        UserError: one of them has it.
+    """
     path = run.models / ".lock"
     lock = FileLock(path)
     try:

@@ -121,16 +121,20 @@ def all_runs() -> list[Run]:
 
 def write_config(run: Run, config: Config, record: dict[str, Any]) -> None:
     """Writes config.yaml: a pipeline file that runs this again, with the record under `run:`."""
-    values = {key: list(value) if isinstance(value, tuple) else value
-              for key, value in dataclasses.asdict(config).items()}
-    text = yaml.safe_dump(values | {"run": record}, sort_keys=False, allow_unicode=True)
+    text = yaml.safe_dump(plain_values(config) | {"run": record}, sort_keys=False, allow_unicode=True)
     with atomic(run.results / "config.yaml") as file:
         file.write(f"# To run this again: {train_command(run, record)}\n" + text)
 
 
-def train_command(run: Run, record: dict[str, Any]) -> str:
+def plain_values(config: Config) -> dict[str, Any]:
+    """Returns a configuration as YAML and JSON have it."""
+    return {key: list(value) if isinstance(value, tuple) else value
+            for key, value in dataclasses.asdict(config).items()}
+
+
+def train_command(run: Run, record: dict[str, Any], file: str = "config.yaml") -> str:
     """Returns the command that trains a run anew from its own config.yaml; `record` as there under `run:`."""
-    words = [f"--pipeline={run.results / 'config.yaml'}", f"--split={record['split']}",
+    words = [f"--pipeline={run.results / file}", f"--split={record['split']}",
              *([f"--fold={record['fold']}"] if record["fold"] else []),
              *(["--allow-leaks"] if record["leaks"] else [])]
     return f"python -m busfast train {shlex.join(words)}"

@@ -101,8 +101,8 @@ def check_environment(config: Config) -> None:
 
 
 def train_run(pipeline: str, config: Config, name: str, parts: pd.DataFrame, profile: bool = False,
-              resume: bool = False, auto_bs: bool = False, command: str = "",
-              trackers: Sequence[str] = ()) -> Run:
+              resume: bool = False, auto_bs: bool = False, command: str = "", trackers: Sequence[str] = (),
+              callbacks: Sequence = ()) -> Run:
     """Trains one split and writes the run.
 
     Args:
@@ -115,6 +115,7 @@ def train_run(pipeline: str, config: Config, name: str, parts: pd.DataFrame, pro
         auto_bs: a run that begins takes the largest batch that fits if `config.bs` does not.
         command: what was typed, for whom it was interrupted; default: what trains this run.
         trackers: as `busfast.results.trackers.choose_trackers` returns them.
+        callbacks: of fastai, besides those of every run.
 
     Returns:
         The finished run.
@@ -153,9 +154,9 @@ def train_run(pipeline: str, config: Config, name: str, parts: pd.DataFrame, pro
         else:
             warn_of_other_bits(job.record, record)
         print(f"run: {run.name}; writing {run.results}/ and {run.models}/", flush=True)
-        with track(run, trackers, job.state["epochs"] if job.state else 0) as callbacks:
+        with track(run, trackers, job.state["epochs"] if job.state else 0) as told:
             fit_run(run, config, parts, learn, record["phantom"], job.state, profile, smaller,
-                    command or train_command(run, record), callbacks)
+                    command or train_command(run, record), [*told, *callbacks])
     if record["leaks"]:
         print(f"  warning: its split LEAKS ({record['leaks']} on two sides), so these scores are too good")
     return run

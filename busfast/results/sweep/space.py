@@ -1,0 +1,201 @@
+"""What a sweep varies: --params read and checked; the values of a trial -> its configuration."""
+
+import io
+from collections.abc import Iterable
+from contextlib import redirect_stdout
+from dataclasses import replace
+from typing import Any, get_type_hints
+
+from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+
+from busfast.errors import UserError, choose
+from busfast.pipelines.config import Config, convert
+
+LOG = ("lr", "lr_min", "wd")  # drawn evenly on a logarithmic scale
+STEP = 32  # pixels: what five strides of 2 divide evenly
+# Small models, which a few thousand images can fine-tune.
+ARCHS = ("efficientnet_b0", "tf_efficientnet_lite0", "mobilenetv3_large_100", "resnet18")
+# Share of the pipeline's own rotation. No level turns on a flip that the pipeline leaves out: whether left and right,
+# or top and bottom, are alike is a matter of the images, not of what scores best.
+AUGMENT = {"none": 0.0, "light": 1 / 3, "own": 1.0, "strong": 2.0}
+MOST_ROTATION = 180  # degrees
+
+
+def _sizes(config: Config) -> list[int]:
+    step = max(STEP, round(config.size / 4 / STEP) * STEP)
+    near = (round((config.size + sign * step) / STEP) * STEP for sign in (-1, 1))
+    return sorted({config.size, *(side for side in near if STEP <= side <= 2048)})
+
+
+def _augments(config: Config) -> list[str]:
+    """The levels that differ for this pipeline."""
+    levels = {augmentation(config, name): name for name in ("none", "light", "strong", "own")}  # own counts, if alike
+    return [name for name in AUGMENT if name in levels.values()]
+
+
+# What may be varied -> what is tried of it unless --params says otherwise.
+SPACES = {
+    "lr": lambda config: (max(config.lr / 10, config.lr_min), config.lr * 10),
+    "lr_min": lambda config: (config.lr / 10_000, config.lr / 10),
+    "wd": lambda config: (1e-6, 1e-2),
+    "dropout": lambda config: (0.0, 0.5),
+    "size": _sizes,
+    "bs": lambda config: sorted({max(2, config.bs // 2), config.bs, config.bs * 2}),
+    "arch": lambda config: list(dict.fromkeys([config.arch, *ARCHS])),
+    "freeze": lambda config: sorted({0, 2, 4, config.freeze}),
+    "augment": _augments,
+}
+
+
+def read_space(params: str, config: Config) -> dict[str, BaseDistribution]:
+    """Reads --params: keys separated by commas, each alone or with its values, `lr=1e-4:1e-2` or `bs=16/32/64`.
+
+    Args:
+        params: the text.
+        config: gives the values around which a key is varied, and all that is not varied.
+
+    Returns:
+        Key -> Optuna's distribution.
+
+    Raises:
+        UserError: an unknown key, one given twice, values that it cannot have.
+    """
+    space: dict[str, BaseDistribution] = {}
+    for word in filter(None, (word.strip() for word in params.split(","))):
+        key, equals, text = word.partition("=")
+        choose("key of --params", key, SPACES)
+        if key in space:
+            raise UserError(f"--params names {key} twice.")
+        space[key] = _own(key, text) if equals else _built_in(key, config)
+    if not space:
+        raise UserError(f"--params='{params}' names nothing to vary. Choose from: {', '.join(SPACES)}.")
+    if "size" in space and config.progressive:
+        raise UserError("size cannot be varied while progressive names the sides of the training images "
+                        f"({','.join(map(str, config.progressive))}): leave one of them out.")
+    for key, distribution in space.items():
+        for value in ends(distribution):
+            try:
+                lr = {"lr": ends(space["lr"])[0]} if key == "lr_min" and "lr" in space else {}  # the least room
+                lr_min = {"lr_min": 0} if key == "lr" and "lr_min" in space else {}  # is looked at by itself
+                apply(config, {key: value, **lr, **lr_min})
+            except UserError as error:
+                raise UserError(f"--params, {key}: {error}") from None
+    return space
+
+
+def _own(key: str, text: str) -> BaseDistribution:
+    """A range LOW:HIGH or choices A/B/C."""
+    kind = get_type_hints(Config).get(key, str)
+    if ":" in text and kind is not str:
+        low, high = (convert(f"--params, {key}", word, kind) for word in (text.split(":") + [""])[:2])
+        if not low < high or text.count(":") > 1:
+            raise UserError(f"--params, {key}: {text} is no range: write LOW:HIGH, the lower one first.")
+        if key in LOG and low <= 0:
+            raise UserError(f"--params, {key}: {text} begins at {low}, and it is varied by factors: begin above 0.")
+        return _range(key, low, high)
+    values = [convert(f"--params, {key}", word.strip(), kind) for word in text.split("/")]
+    if len(set(values)) < max(2, len(values)):
+        raise UserError(f"--params, {key}: '{text}' does not name two values or more, each once: "
+                        + (f"write {key}=A/B" if kind is str else f"write {key}=LOW:HIGH or {key}=A/B")
+                        + f", or fix it with --{key}=VALUE.")
+    return CategoricalDistribution(values)
+
+
+def _range(key: str, low, high) -> BaseDistribution:
+    if isinstance(low, float):
+        return FloatDistribution(low, high, log=key in LOG)
+    return IntDistribution(low, high - (high - low) % STEP, step=STEP) if key == "size" else IntDistribution(low, high)
+
+
+def _built_in(key: str, config: Config) -> BaseDistribution:
+    values = SPACES[key](config)
+    if isinstance(values, tuple):
+        return _range(key, *map(float, values))
+    if len(values) < 2:
+        raise UserError(f"--params={key} leaves nothing to vary: of this pipeline there is {values[0]} alone. Name "
+                        f"values, {key}=A/B, or leave it out.")
+    return CategoricalDistribution(values)
+
+
+def ends(distribution: BaseDistribution) -> tuple:
+    """All choices, or the lowest and the highest value."""
+    if isinstance(distribution, CategoricalDistribution):
+        return distribution.choices
+    return distribution.low, distribution.high
+
+
+def augmentation(config: Config, level: str) -> tuple[float, float, float]:
+    """Returns hflip, vflip and rotate of a level of augmentation."""
+    share = AUGMENT[choose("augment", level, AUGMENT)]
+    flips = (config.hflip, config.vflip) if share else (0.0, 0.0)
+    return *flips, min(config.rotate * share, MOST_ROTATION)
+
+
+def apply(config: Config, values: dict[str, Any]) -> Config:
+    """Returns the configuration of a trial.
+
+    Args:
+        config: what is not varied.
+        values: key of the space -> value.
+
+    Raises:
+        UserError: a value that the key cannot have.
+    """
+    values = dict(values)
+    if "augment" in values:
+        values |= dict(zip(("hflip", "vflip", "rotate"), augmentation(config, values.pop("augment")), strict=True))
+    return replace(config, **values)
+
+
+def own_values(space: dict[str, BaseDistribution], config: Config) -> tuple[dict[str, Any], list[str]]:
+    """Returns the pipeline's own values of what is varied, and those keys whose own value lies outside the space."""
+    values = {key: "own" if key == "augment" else getattr(config, key) for key in space}
+    outside = []
+    for key, distribution in space.items():
+        if isinstance(distribution, CategoricalDistribution):
+            inside = values[key] in distribution.choices
+        else:
+            inside = distribution.low <= values[key] <= distribution.high
+            inside = inside and not (distribution.step and (values[key] - distribution.low) % distribution.step)
+        outside += [] if inside else [key]
+    return values, outside
+
+
+def say_distribution(distribution: BaseDistribution) -> str:
+    """Returns "0.0001 to 0.01, by factors" or "16, 32 or 64"."""
+    if isinstance(distribution, CategoricalDistribution):
+        *first, last = map(str, distribution.choices)
+        return f"{', '.join(first)} or {last}"
+    return f"{distribution.low:g} to {distribution.high:g}" + (", by factors" if distribution.log else "")
+
+
+def say_values(values: dict[str, Any]) -> str:
+    """Returns the values of a trial for a line on screen."""
+    return "  ".join(f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}"
+                     for key, value in values.items())
+
+
+def compare_starts(archs: Iterable[str], config: Config) -> dict[str, str]:
+    """Makes each model once, and says what weights it would start from: pretrained weights that are at hand for some
+    models alone would decide such a sweep.
+
+    Args:
+        archs: names of timm models.
+        config: names the weights, and how many classes there are.
+
+    Returns:
+        Those models that would start from random weights while others do not -> why.
+
+    Raises:
+        UserError: the weights are a file, which fits one model.
+    """
+    from busfast.models.weights import make_model
+
+    if config.weights not in ("auto", "none"):
+        raise UserError(f"--weights={config.weights} fits one model, so arch cannot be varied. Leave one of them out.")
+    if config.weights == "none":
+        return {}
+    with redirect_stdout(io.StringIO()):  # each trial says it again
+        starts = {arch: make_model(arch, config.weights, len(config.classes))[1].text for arch in archs}
+    poor = {arch: text for arch, text in starts.items() if text.startswith("random")}
+    return poor if len(poor) < len(starts) else {}
