@@ -45,6 +45,7 @@ REFUSED = {
     f"{RESULTS}/tracking.yaml": f"evaluate --run={RUN}",
     f"{RESULTS}/valid_predictions.csv": f"export --run={RUN}",
     "out.csv.part.json": f"predict {DATA}/images --model={BUNDLE} --out=out.csv --resume",
+    "results/phantom/sweep-stratified/journal.jsonl": "sweep --resume",
 }
 
 # What must lie beside a file for anybody to read it.

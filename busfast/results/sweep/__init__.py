@@ -114,14 +114,14 @@ def run_sweep(pipeline: str, request: Request, name: str, parts: pd.DataFrame, r
         _keep_split(run, parts)
         sweep = Sweep(run, request, _say_asked(request, record))
         if resume and sweep.done():
-            print(f"resume: {run.name} goes on; {len(sweep.done())} of {request.trials} trials are done", flush=True)
+            print(f"resume: {run.name} goes on; {len(sweep.done())} of {counted(request.trials, 'trial')} are done", flush=True)
         seen = parts[parts["part"].isin(("train", "valid"))].reset_index(drop=True)
         seen.attrs |= parts.attrs
         _say_begin(sweep)
         try:
             _train_all(sweep, seen, pipeline, record)
         except (KeyboardInterrupt, SystemExit):
-            print(f"\ninterrupted; {counted(len(sweep.done()), 'trial')} of {request.trials} are done\n  to go on: "
+            print(f"\ninterrupted; {len(sweep.done())} of {counted(request.trials, 'trial')} are done\n  to go on: "
                   f"{command} --resume", flush=True)
             raise
         finally:

@@ -5,6 +5,7 @@ import os
 import signal
 import sys
 import threading
+from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 
 import pandas as pd
@@ -32,6 +33,7 @@ def run_workers(jobs: int, sweep: Run, parts: pd.DataFrame, objective: str, begi
         conclude: is told a trial and its outcome.
     """
     spawn, idle, busy, started = multiprocessing.get_context("spawn"), [], {}, []
+    sys.warnoptions.append("ignore:`torch.jit.script` is deprecated")  # fastai's import, in the workers
     try:
         while True:
             while len(busy) < jobs and (following := begin()):
@@ -85,7 +87,8 @@ def _serve(connection: Connection, number: int, jobs: int, sweep: Run, parts: pd
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that temporary files are removed
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    torch.set_num_threads(max(1, cores() // jobs))
+    share = max(1, cores() // jobs)
+    torch.set_num_threads(share)
     if torch.cuda.is_available():
         torch.cuda.set_device(number % torch.cuda.device_count())
 
@@ -95,6 +98,7 @@ def _serve(connection: Connection, number: int, jobs: int, sweep: Run, parts: pd
 
     while True:
         trial, config = connection.recv()
+        config = replace(config, threads=config.threads or share)
         connection.send(train_trial(sweep, trial, config, parts, objective, tell))
 
 
