@@ -242,13 +242,21 @@ def test_something_else_is_refused_with_both_values_and_without_resume_a_new_swe
     said = capsys.readouterr().err
     assert "epochs is 2 there and 1 here; " in said
     assert "params is lr 0.0001 to 0.01, by factors, augment none, light, own or strong there and lr 1e-05 to " in said
-    assert main([*WORDS, "--seed=1", "--resume"]) == 2
-    assert "are not those that phantom/sweep-stratified was begun with" in capsys.readouterr().err  # of another split
     assert {name: (copied / name).read_bytes() for name in files(".")} == before
     monkeypatch.setattr(trial, "train_run", lambda *args, **kwargs: 1 / 0)
     assert main([*WORDS[:2], "--trials=1"]) == 0
     assert {name: (copied / name).read_bytes() for name in before} == before
     assert table(Run("phantom/sweep-stratified-2"))["reason"].tolist() == ["division by zero"]
+
+
+def test_images_that_changed_and_a_journal_that_is_gone_are_refused(copied, capsys):
+    text = (SWEEP.results / "split.csv").read_text()
+    (SWEEP.results / "split.csv").write_text(text.replace(",valid,", ",train,", 1))
+    assert main([*WORDS, "--resume"]) == 2
+    assert "are not those that phantom/sweep-stratified was begun with" in capsys.readouterr().err
+    (SWEEP.results / JOURNAL).unlink()
+    assert main([*WORDS, "--resume"]) == 2
+    assert "journal.jsonl is gone, and there are trials beside it" in capsys.readouterr().err
 
 
 def test_what_is_pruned_or_fails_is_written_down_and_the_sweep_goes_on(workplace, monkeypatch, capsys):

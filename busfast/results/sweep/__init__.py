@@ -1,6 +1,5 @@
 """python -m busfast sweep: many trainings of one split, each with other values, chosen by the validation part alone."""
 
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -15,7 +14,7 @@ from busfast.results.resume import FREE, alone, newest
 from busfast.results.runs import Run, new_run, plain_values
 from busfast.results.sweep.report import say_trial, write_end, write_tables
 from busfast.results.sweep.space import apply, compare_starts, ends, read_space, say_distribution
-from busfast.results.sweep.study import JOURNAL, Request, Sweep
+from busfast.results.sweep.study import Request, Sweep
 from busfast.results.sweep.trial import train_trial
 from busfast.results.sweep.workers import cores, run_workers
 from busfast.results.train import check_environment, is_phantom
@@ -111,10 +110,10 @@ def run_sweep(pipeline: str, request: Request, name: str, parts: pd.DataFrame, r
         folder.mkdir(parents=True, exist_ok=True)  # a kill may have come between the two
     record = {key: parts.attrs[key] for key in ("split", "fold", "leaks")}
     with alone(run):
-        _keep_split(run, parts)
         sweep = Sweep(run, request, _say_asked(request, record))
-        if resume and sweep.done():
-            print(f"resume: {run.name} goes on; {len(sweep.done())} of {counted(request.trials, 'trial')} are done", flush=True)
+        _keep_split(sweep, parts)
+        if done := len(sweep.done()):
+            print(f"resume: {run.name} goes on; {done} of {counted(request.trials, 'trial')} are done", flush=True)
         seen = parts[parts["part"].isin(("train", "valid"))].reset_index(drop=True)
         seen.attrs |= parts.attrs
         _say_begin(sweep)
@@ -168,21 +167,21 @@ def _say_begin(sweep: Sweep) -> None:
           f"  what each trial says: {run.results}/trial-*.txt", flush=True)
 
 
-def _keep_split(run: Run, parts: pd.DataFrame) -> None:
+def _keep_split(sweep: Sweep, parts: pd.DataFrame) -> None:
     """Writes split.csv, or makes sure that it is the same as when the sweep began.
 
     Raises:
         UserError: images were changed, added or removed.
     """
-    path, kept = run.results / "split.csv", ["image", "label", "part", "pixels"]
+    path, kept = sweep.run.results / "split.csv", ["image", "label", "part", "pixels"]
     now = parts.assign(pixels=fingerprint_images(image_paths(parts))["pixels"])
     if not path.is_file():
-        if Path(run.results / JOURNAL).is_file():
+        if sweep.trials():
             raise UserError(f"{path} is gone, so it is not known of which images the trials were. Leave out --resume "
                             "to begin a new sweep.")
         write_split(now, path)
         return
     then = read_split(path, parts.attrs["root"])
     if not set(kept) <= set(then) or then[kept].astype(str).values.tolist() != now[kept].astype(str).values.tolist():
-        raise UserError(f"The images, labels or parts are not those that {run.name} was begun with ({path}). Bring the "
-                        "old ones back, or leave out --resume to begin a new sweep.")
+        raise UserError(f"The images, labels or parts are not those that {sweep.run.name} was begun with ({path}). "
+                        "Bring the old ones back, or leave out --resume to begin a new sweep.")

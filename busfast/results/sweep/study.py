@@ -75,6 +75,9 @@ class Sweep:
         path = run.results / JOURNAL
         if path.is_file():
             mend(path)
+        elif any(run.results.glob("trial-*")):
+            raise UserError(f"{path} is gone, and there are trials beside it: they are left as they are. Leave out "
+                            "--resume to begin a new sweep.")
         try:
             lock = JournalFileOpenLock(str(path))
             storage = JournalStorage(JournalFileBackend(str(path), lock))
