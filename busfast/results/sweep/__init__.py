@@ -1,5 +1,6 @@
 """python -m busfast sweep: many trainings of one split, each with other values, chosen by the validation part alone."""
 
+from contextlib import suppress
 from typing import Any
 
 import pandas as pd
@@ -119,13 +120,17 @@ def run_sweep(pipeline: str, request: Request, name: str, parts: pd.DataFrame, r
         _say_begin(sweep)
         try:
             _train_all(sweep, seen, pipeline, record)
+        except OSError as error:
+            raise UserError(f"Cannot write into {run.results}: {error.strerror or error}. Make room; the same command "
+                            "with --resume goes on.") from error
         except (KeyboardInterrupt, SystemExit):
             print(f"\ninterrupted; {len(sweep.done())} of {counted(request.trials, 'trial')} are done\n  to go on: "
                   f"{command} --resume", flush=True)
             raise
         finally:
-            sweep.interrupt()
-            write_tables(sweep, pipeline, record)
+            with suppress(OSError, UserError):  # what ended it counts
+                sweep.interrupt()
+                write_tables(sweep, pipeline, record)
         write_end(sweep, record, run.name + (", PHANTOM (synthetic images)" if is_phantom(request.config) else ""))
     return run
 

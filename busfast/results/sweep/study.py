@@ -81,8 +81,11 @@ class Sweep:
         try:
             lock = JournalFileOpenLock(str(path))
             storage = JournalStorage(JournalFileBackend(str(path), lock))
-            self.study = optuna.create_study(storage=storage, study_name=NAME, load_if_exists=True, pruner=pruner,
-                                             direction="maximize" if maximize else "minimize")
+            if path.stat().st_size:  # to create it again would be noted there
+                self.study = optuna.load_study(storage=storage, study_name=NAME, pruner=pruner)
+            else:
+                self.study = optuna.create_study(storage=storage, study_name=NAME, pruner=pruner,
+                                                 direction="maximize" if maximize else "minimize")
             known = self.study.user_attrs.get("asked")
         except OSError as error:
             raise UserError(f"Cannot write {path}: {error.strerror}. Run where you may write.") from error
@@ -210,7 +213,7 @@ def mend(path) -> None:
     try:
         if not all(isinstance(json.loads(line), dict) for line in whole.splitlines()) or (rest and not whole):
             raise ValueError("a line is no record")
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise UserError(f"{path} is no journal of a sweep, or is damaged ({error}). Leave out --resume to begin a new "
                         "sweep.") from error
     if rest:

@@ -25,7 +25,8 @@ class Outcome:
 
     Attributes:
         state: "finished", "pruned" or "failed".
-        value: of the objective at the epoch that the run's monitor chose; None where it failed.
+        value: of the objective at the epoch that the run's monitor chose, or after which it was pruned; None where it
+            failed.
         epoch: that epoch, from 1.
         minutes: that it took.
         reason: why it failed.
@@ -79,10 +80,10 @@ def train_trial(sweep: Run, number: int, config: Config, parts: pd.DataFrame, ob
         with (open(sweep.results / f"{name}.txt", "w", encoding="utf-8") as said, redirect_stdout(said),
               redirect_stderr(said)):
             run = train_run(sweep.name, config, name, parts, callbacks=[report])
-        epoch = read_yaml(run.results / "summary.yaml")["best_epoch"]
+        epoch = max(report.values) if report.pruned else read_yaml(run.results / "summary.yaml")["best_epoch"]
         value = report.values.get(epoch, math.nan)
         if math.isnan(value):
-            outcome = Outcome("failed", reason=f"its best epoch has no {objective} that is a number")
+            outcome = Outcome("failed", reason=f"no epoch was best, or it has no {objective} that is a number")
         else:
             outcome = Outcome("pruned" if report.pruned else "finished", value, epoch)
     except Exception as error:  # another trial may do better, whatever was wrong with this one
