@@ -1,6 +1,7 @@
 """The verbs of `python -m busfast VERB`. Fire parses the line; nothing runs before all of it is checked."""
 
 import importlib.util
+import shlex
 import signal
 import sys
 import warnings
@@ -19,7 +20,7 @@ def train(split: str = "stratified", pipeline: str = None, data: str = None, hol
           weights: str = None, seed: int = None, loader: str = None, device: str = None, threads: int = None,
           cache: str = None, preset: str = None, progressive: str = None, freeze: int = None,
           freeze_after: int = None, profile: bool = False, then: str = None, tracker: str = None,
-          resume: bool = False):
+          resume: bool = False, seeds: str = None, split_seed: int = None, jobs: int = 1):
     """Trains a split (each of its folds, or all splits) of a set of images and writes results/ and models/.
 
     Flags that are left out keep the value of the pipeline file, or else the default given here.
@@ -62,33 +63,50 @@ def train(split: str = "stratified", pipeline: str = None, data: str = None, hol
             too, and stay on this machine (docs/trackers.md).
         resume: go on with the newest run of each split after its last epoch, to the very result that it would have had
             without a stop; what is done is left alone, what is not there begins.
+        seeds: train each split with several seeds of weights, order and augmentation: how many, from seed on, or the
+            seeds, separated by commas. The split is that of the first one. Runs are named SPLIT-seedSEED.
+        split_seed: of the split alone, where it shall not follow seed.
+        jobs: runs that are trained side by side, each on its share of the cores, or on a GPU of its own. Default 1.
     """
-    flags = dict(locals())
-    typed = line.command("train", flags | {"resume": False}, train)
-    for own in ("split", "fold", "allow_leaks", "profile", "then", "tracker", "resume"):
-        del flags[own]
+    given = dict(locals())
+    typed = line.command("train", given | {"resume": False}, train)
+    flags = {key: value for key, value in given.items()
+             if key not in ("split", "fold", "allow_leaks", "profile", "then", "tracker", "resume", "seeds",
+                          "jobs")}
     auto_bs = bs == "auto"
     flags["bs"] = None if auto_bs else bs
     following = [choose("verb after train", word.strip(), THEN) for word in (then or "").split(",") if word.strip()]
     name, config, splits = _configure(split, flags, several=True)
     from busfast.results.compare import compare_runs
-    from busfast.results.splits import split_data
+    from busfast.results.jobs import check_jobs, run_jobs, share_cores
+    from busfast.results.splits import list_seeds, name_run, split_data
     from busfast.results.trackers import choose_trackers
     from busfast.results.train import check_environment, load_table, train_run
 
     trackers = choose_trackers(tracker)
-    check_environment(config)
-    table, copies = load_table(config, splits, fold)
+    configs = list_seeds(seeds, config, given=seed is not None) if seeds else [config]
+    device = check_environment(config)
+    jobs = check_jobs(jobs, device)
+    table, copies = load_table(configs[0], splits, fold)
     # Each split is made before the first one trains, so that one that cannot be made costs no time.
-    runs = [item for one in splits
-            for item in split_data(table, copies, config, one, fold=fold, allow_leaks=allow_leaks).items()]
-    for run, parts in runs:
-        done = train_run(name, config, run, parts, profile, resume, auto_bs, typed, trackers)
-        for verb, then_do in THEN.items():  # in this order, whatever order they were named in
-            if verb in following or (following and verb == "evaluate"):  # which the others need
-                then_do(run=done.name)
-    if len(runs) > 1:
+    runs = [(name_run(run, of_seed), of_seed, parts) for one in splits
+            for run, parts in split_data(table, copies, configs[0], one, fold=fold, allow_leaks=allow_leaks).items()
+            for of_seed in configs]
+    failed = []
+    if min(jobs, len(runs)) > 1:
+        given["threads"] = config.threads or share_cores(jobs)
+        failed = run_jobs({run: _words(given, of_seed, parts) for run, of_seed, parts in runs}, jobs, device)
+    else:
+        for run, of_seed, parts in runs:
+            done = train_run(name, of_seed, run, parts, profile, resume, auto_bs, typed, trackers)
+            for verb, then_do in THEN.items():  # in this order, whatever order they were named in
+                if verb in following or (following and verb == "evaluate"):  # which the others need
+                    then_do(run=done.name)
+    if 1 < len(runs) > len(failed):
         print_comparison(*compare_runs())
+    if failed:
+        raise UserError(f"{len(failed)} of {len(runs)} runs failed: {', '.join(failed)}. Their lines above say why; "
+                        f"the others are done. To go on with them: {typed} --resume")
 
 
 def lr_find(split: str = "stratified", pipeline: str = None, data: str = None, holdout: str = None, fold: str = None,
@@ -196,6 +214,16 @@ VERBS = {"prepare": prepare, "audit": audit, "split": split, "train": train, "lr
          "evaluate": evaluate, "explain": explain, "report": report, "compare": compare, "export": export,
          "predict": predict, "demo": demo, "cache": cache, "bench": bench}
 THEN = {"evaluate": evaluate, "explain": explain, "report": report}  # what train may go on with
+MEANT_FOR = {"holdout": "center_holdout", "folds": "kfold"}  # flag -> the split that it is of
+
+
+def _words(given: dict, config, parts) -> list[str]:
+    """Returns the words after `python -m busfast` that train one run of those that a line asks for."""
+    own = {"split": parts.attrs["split"], "fold": parts.attrs["fold"] or None, "seeds": None, "jobs": 1}
+    own |= {flag: None for flag, split in MEANT_FOR.items() if own["split"] != split}
+    if given["seeds"]:
+        own |= {"seed": config.seed, "split_seed": config.split_seed}
+    return shlex.split(line.command("train", given | own, train))[3:]
 
 
 def _configure(split: str, flags: dict, several: bool = False):
@@ -212,7 +240,7 @@ def _configure(split: str, flags: dict, several: bool = False):
         refuse_source(config.data)
         read_table(config.data, config.classes)  # a wrong table is refused before torch and fastai are imported
     splits = config.splits if split == "all" else (split,)
-    for flag, own in (("holdout", "center_holdout"), ("folds", "kfold")):
+    for flag, own in MEANT_FOR.items():
         if flags.get(flag) and own not in splits:
             raise UserError(f"--{flag}={flags[flag]} has no meaning for --split={split}. "
                             f"Use it with {own}, or leave it out.")

@@ -117,7 +117,7 @@ def split(*, data: str = None, split: str = "stratified", pipeline: str = None, 
         overwrite: replace files of other content.
         metadata_only: split by the table alone; no image is opened, so copies are not known.
     """
-    _, config = configure(pipeline, data=data, holdout=holdout, folds=folds, seed=seed)
+    _, config = configure(pipeline, data=data, holdout=holdout, folds=folds, seed=seed, split_seed=seed)
     from busfast.data.check import check_images
     from busfast.data.places import claim_home, home_of
     from busfast.data.split import SPLITS

@@ -66,6 +66,7 @@ class Config:
         patience: epochs without a better `monitor` before training stops.
         monitor: the logged column that chooses the best epoch.
         seed: of split, weights, order and augmentation.
+        split_seed: of the split, where runs that differ in `seed` shall have the same one (-1: `seed`).
         loader: "auto", "dali" or "torchvision".
         device: "auto", "cuda", "mps" or "cpu".
         threads: decoding threads (0: one a core).
@@ -99,6 +100,7 @@ class Config:
     patience: int = 7
     monitor: str = "val_loss"
     seed: int = 42
+    split_seed: int = -1
     loader: str = "auto"
     device: str = "auto"
     threads: int = 0
@@ -119,7 +121,7 @@ class Config:
                                 ("rotate", 0, 180), ("dropout", 0, 0.99), ("freeze", 0, 100),
                                 ("freeze_after", 0, 100_000), ("epochs", 1, 100_000), ("bs", 2, 65_536),
                                 ("lr", 1e-12, 100), ("lr_min", 0, self.lr), ("wd", 0, 10), ("patience", 1, 100_000),
-                                ("seed", 0, 2**32 - 1), ("threads", 0, 1024)):
+                                ("seed", 0, 2**32 - 1), ("split_seed", -1, 2**32 - 1), ("threads", 0, 1024)):
             if not low <= getattr(self, name) <= high:
                 raise UserError(f"{name}={getattr(self, name)} is out of range: give a number from {low} to "
                                 f"{high}" + (" (lr)." if name == "lr_min" else "."))

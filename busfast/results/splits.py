@@ -1,5 +1,6 @@
 """A configuration and a table -> the runs of a split: shown on screen, and refused where something leaks."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -9,7 +10,42 @@ from busfast.data.leaks import check_leaks, find_leaks, say_leaks
 from busfast.data.lists import is_list_path, read_lists
 from busfast.data.split import count_parts, split_folds
 from busfast.errors import UserError, choose
-from busfast.pipelines.config import Config, folder_name
+from busfast.pipelines.config import Config, convert, folder_name
+
+MOST_SEEDS = 100
+
+
+def seed_of_split(config: Config) -> int:
+    """Returns the seed that a configuration is split with."""
+    return config.seed if config.split_seed < 0 else config.split_seed
+
+
+def name_run(name: str, config: Config) -> str:
+    """Adds the seed to a run's name where runs of several seeds share a split."""
+    return name if config.split_seed < 0 else f"{name}-seed{config.seed}"
+
+
+def list_seeds(seeds: str | int, config: Config, given: bool = False) -> list[Config]:
+    """Returns a configuration for each seed, all with the split of the first one.
+
+    Args:
+        seeds: how many, from the configuration's seed on; or the seeds themselves, separated by commas.
+        config: the checked configuration; a `split_seed` of its own is kept.
+        given: whether its seed was asked for, and not only left as it is.
+
+    Raises:
+        UserError: no number, fewer than two, or more than `MOST_SEEDS`, or one of them twice.
+    """
+    numbers = convert("seeds", seeds, tuple[int, ...])
+    if len(numbers) == 1:
+        numbers = range(config.seed, config.seed + min(numbers[0], MOST_SEEDS + 1))
+    elif given:
+        raise UserError(f"--seeds={seeds} names the seeds, and --seed={config.seed} another one. Leave out --seed.")
+    if not 2 <= len(numbers) <= MOST_SEEDS or len(set(numbers)) < len(numbers):
+        raise UserError(f"--seeds={seeds} is out of range: give how many, 2 to {MOST_SEEDS}, or the seeds themselves, "
+                        "each once, such as --seeds=42,50.")
+    split_seed = numbers[0] if config.split_seed < 0 else config.split_seed
+    return [replace(config, seed=number, split_seed=split_seed) for number in numbers]
 
 
 def make_folds(table: pd.DataFrame, copies: pd.DataFrame | None, config: Config, split: str,
@@ -35,7 +71,7 @@ def make_folds(table: pd.DataFrame, copies: pd.DataFrame | None, config: Config,
     else:
         name = split
         holdout = config.holdout if split == "center_holdout" else ()
-        folds = split_folds(table, split, seed=config.seed, classes=config.classes, holdout=holdout,
+        folds = split_folds(table, split, seed=seed_of_split(config), classes=config.classes, holdout=holdout,
                             folds=config.folds, copies=copies)
     if fold is not None and list(folds) == [""]:
         raise UserError(f"--fold={fold} has no meaning for --split={split}, which has no folds. Leave it out.")

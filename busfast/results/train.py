@@ -84,8 +84,12 @@ def build(config: Config, parts: pd.DataFrame, model_dir: Path | str = "models",
     return learn
 
 
-def check_environment(config: Config) -> None:
-    """Refuses a model, stage, loader, device or weights file that is not there, before any image is read."""
+def check_environment(config: Config):
+    """Refuses a model, stage, loader, device or weights file that is not there, before any image is read.
+
+    Returns:
+        The torch device.
+    """
     import timm
 
     from busfast.models.freeze import freeze_stages
@@ -95,9 +99,11 @@ def check_environment(config: Config) -> None:
     check_arch(config.arch)
     if config.freeze:
         freeze_stages(timm.create_model(config.arch), config.freeze, config.arch)
-    choose_loader(config.loader, choose_device(config.device))
+    device = choose_device(config.device)
+    choose_loader(config.loader, device)
     if config.weights not in ("auto", "none"):
         load_state(config.weights)
+    return device
 
 
 def train_run(pipeline: str, config: Config, name: str, parts: pd.DataFrame, profile: bool = False,
