@@ -8,7 +8,7 @@ import warnings
 
 from busfast import __version__, line
 from busfast.cli_data import audit, cache, configure, prepare, split
-from busfast.cli_models import demo, export, predict
+from busfast.cli_models import demo, ensemble, export, predict
 from busfast.cli_results import compare, evaluate, explain, print_comparison, report
 from busfast.errors import UserError, choose, plain_text
 from busfast.results.bench import bench
@@ -211,8 +211,8 @@ def sweep(split: str = "stratified", params: str = "lr,size,augment", trials: in
 
 
 VERBS = {"prepare": prepare, "audit": audit, "split": split, "train": train, "lr_find": lr_find, "sweep": sweep,
-         "evaluate": evaluate, "explain": explain, "report": report, "compare": compare, "export": export,
-         "predict": predict, "demo": demo, "cache": cache, "bench": bench}
+         "evaluate": evaluate, "explain": explain, "report": report, "compare": compare, "ensemble": ensemble,
+         "export": export, "predict": predict, "demo": demo, "cache": cache, "bench": bench}
 THEN = {"evaluate": evaluate, "explain": explain, "report": report}  # what train may go on with
 MEANT_FOR = {"holdout": "center_holdout", "folds": "kfold"}  # flag -> the split that it is of
 

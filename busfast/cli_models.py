@@ -1,4 +1,4 @@
-"""The verbs that hand a trained model over and use it: export, predict, demo."""
+"""The verbs that hand a trained model over and use it: ensemble, export, predict, demo."""
 
 from pathlib import Path
 
@@ -37,6 +37,27 @@ def export(*, run: str, format: str = "bundle", target: float = 0.9, positive: s
         print(f"wrote {path}")
         if path.suffix == ".pkl":
             print("  load it with fastai: load_learner(path). Like any pickle, only from someone you trust.")
+    print("Research only, not a medical device.")
+
+
+def ensemble(*, runs: str):
+    """Makes one run of several: its model gives the mean of their probabilities, and every verb takes it.
+
+    Where all have the same split (seeds), `evaluate` scores it on their test part. Where they have not (folds, left-out
+    centers), each image trained some of them, and nothing is left to score the mean on.
+
+    Args:
+        runs: trained runs, separated by commas, such as phantom/stratified-seed42,phantom/stratified-seed43, or a group
+            as compare names it, such as phantom/stratified-seeds.
+    """
+    from busfast.results.ensemble import make_ensemble
+
+    made = make_ensemble(runs)
+    record = made.read_config()[1]
+    print(f"{made.name}: the mean of {len(record['members'])} runs: {', '.join(record['members'])}")
+    print(f"wrote {made.results}/ and {made.models}/")
+    print(f"it cannot be scored: {record['unscored']}" if record["unscored"] else
+          f"Next: python -m busfast evaluate --run={made.name}")
     print("Research only, not a medical device.")
 
 

@@ -20,7 +20,7 @@ from torch import nn
 from busfast.data.images import READING
 from busfast.errors import UserError
 from busfast.files import atomic, flush_folder, share
-from busfast.models.load_bundle import FORMAT, MAJOR, load_bundle, read_facts, read_file
+from busfast.models.load_bundle import FORMAT, load_bundle, read_facts, read_file
 from busfast.models.outlier import Outlier
 from busfast.pipelines.config import Config
 from busfast.pipelines.image import ImagePipeline
@@ -93,7 +93,8 @@ def write_bundle(folder: Path, model: nn.Module, facts: Mapping[str, Any], outli
     Args:
         folder: an empty folder.
         model: its weights are written.
-        facts: all keys of bundle.json but format, version, intended_use and files.
+        facts: all keys of bundle.json but format, version, intended_use and files; with `members`, how many, where the
+            model is an `Ensemble`, which takes version 2.
         outlier: see `Outlier`.
         onnx: the content of model.onnx.
 
@@ -109,7 +110,7 @@ def write_bundle(folder: Path, model: nn.Module, facts: Mapping[str, Any], outli
     for name, data in files.items():
         with atomic(folder / name, "wb") as file:
             file.write(data)
-    whole = {"format": FORMAT, "version": f"{MAJOR}.0", "intended_use": USE, **facts,
+    whole = {"format": FORMAT, "version": "2.0" if "members" in facts else "1.0", "intended_use": USE, **facts,
              "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}}
     with atomic(folder / "bundle.json") as file:
         file.write(json.dumps(whole, indent=1, allow_nan=False, ensure_ascii=False) + "\n")

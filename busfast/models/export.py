@@ -4,10 +4,15 @@ import contextlib
 import tempfile
 from pathlib import Path
 
+import cloudpickle
 from fastai.learner import Learner
 
 from busfast.errors import UserError
 from busfast.files import move_file
+from busfast.models import load_bundle
+
+# The class of an ensemble travels with its learner.
+cloudpickle.register_pickle_by_value(load_bundle)
 
 
 def export_learner(learn: Learner, path: Path) -> Path:

@@ -10,6 +10,7 @@ from PIL import Image
 from torch import nn
 
 from busfast.errors import UserError
+from busfast.models.load_bundle import Ensemble
 from busfast.pipelines.finish import finish, stack
 from busfast.pipelines.image import ImagePipeline
 from busfast.progress import progress
@@ -57,9 +58,7 @@ def grad_cam(model: nn.Module, layer: nn.Module, x: torch.Tensor, targets: torch
     maps = LayerGradCam(model, layer).attribute(x, target=targets, relu_attributions=True).detach()
     _check_maps(maps)
     maps = LayerAttribution.interpolate(maps, x.shape[2:], "bilinear")[:, 0].float().cpu().numpy()
-    maps = _shift(maps, offset)
-    most = maps.max((1, 2), keepdims=True)
-    return np.divide(maps, most, out=np.zeros_like(maps), where=most > 0)
+    return _stretch(_shift(maps, offset))
 
 
 def find_offset(model: nn.Module, layer: nn.Module, x: torch.Tensor) -> tuple[int, int]:
@@ -109,6 +108,12 @@ def _check_maps(maps: torch.Tensor) -> None:
                         f"{tuple(maps.shape)}. Explain a run of a CNN.")
 
 
+def _stretch(maps: np.ndarray) -> np.ndarray:
+    """Brings the highest value of each map, (N, H, W), to 1, where it is not 0."""
+    most = maps.max((1, 2), keepdims=True)
+    return np.divide(maps, most, out=np.zeros_like(maps), where=most > 0)
+
+
 def _shift(maps: np.ndarray, offset: tuple[int, int]) -> np.ndarray:
     """Moves maps, (N, H, W), by some pixels; what comes in from outside is as the edge."""
     rows, columns = (np.clip(np.arange(side) - by, 0, side - 1)
@@ -118,6 +123,8 @@ def _shift(maps: np.ndarray, offset: tuple[int, int]) -> np.ndarray:
 
 class Explainer:
     """A model that can be asked for maps; where its cells look is measured once, when this is made.
+
+    Of an ensemble the map is the mean of its members', each of which has the same say.
 
     Args:
         model: gives logits.
@@ -132,14 +139,17 @@ class Explainer:
 
     def __init__(self, model: nn.Module, arch: str, image: ImagePipeline, device: torch.device,
                  some: Sequence[np.ndarray]):
-        self.model, self.image, self.device = model.eval(), image, device
-        self.layer = last_maps(model, arch)
-        self.offset = find_offset(model, self.layer, self._ready(some[:OFFSET_FROM]))
+        self.image, self.device, self.members = image, device, []
+        for one in model.members if isinstance(model.eval(), Ensemble) else [model]:
+            layer = last_maps(one, arch)
+            self.members.append((one, layer, find_offset(one, layer, self._ready(some[:OFFSET_FROM]))))
 
     def explain(self, pixels: Sequence[np.ndarray], targets: np.ndarray) -> np.ndarray:
         """Computes the map of each of a batch of fitted images, (n, S, S), for the given class; see `grad_cam`."""
         x = self._ready(pixels)
-        return grad_cam(self.model, self.layer, x, torch.as_tensor(targets, device=x.device), self.offset)
+        targets = torch.as_tensor(targets, device=x.device)
+        return _stretch(np.mean([grad_cam(model, layer, x, targets, offset) for model, layer, offset in self.members],
+                                axis=0))
 
     def _ready(self, pixels: Sequence[np.ndarray]) -> torch.Tensor:
         return finish(stack(pixels).to(self.device), self.image)

@@ -9,6 +9,7 @@ Pillow and NumPy alone and may be copied, too), divided by 255, less `facts["inp
 
 import hashlib
 import json
+import math
 import os
 import re
 import stat
@@ -19,9 +20,10 @@ import timm
 import torch
 from safetensors.torch import load as read_tensors
 
-FORMAT, MAJOR = "busfast bundle", 1
+FORMAT, MAJORS = "busfast bundle", ("1", "2")  # 1.x: one model; 2.x: an ensemble, with the key `members`
 KEYS = {"format", "version", "intended_use", "classes", "architecture", "input", "temperature", "operating_points",
         "metrics", "outlier", "run", "files"}
+MEMBERS = 100  # that an ensemble may have
 FILES = {"weights.safetensors", "outlier.safetensors", "model.onnx"}
 MOST, DEPTH = 2_000_000, 20  # bytes of bundle.json, and levels of it
 HEADER = 16_000_000  # bytes of weights.safetensors besides the numbers
@@ -36,11 +38,13 @@ def load_bundle(folder: str | Path) -> tuple[torch.nn.Module, dict]:
         OSError: a file cannot be read.
     """
     facts = read_facts(folder)
-    name = facts["architecture"]
+    name, members = facts["architecture"], facts.get("members", 0)
     if not re.fullmatch(r"[\w.-]{1,100}", name) or not timm.is_model(name):  # no "hf-hub:", no path
         raise ValueError(f"bundle.json: timm {timm.__version__} has no model '{name[:100]}'")
     make = partial(timm.create_model, name, pretrained=False, num_classes=len(facts["classes"]))
     own = _describe(make)
+    if members:
+        own = {f"members.{number}.{key}": value for number in range(members) for key, value in own.items()}
     most = HEADER + sum(value.numel() * value.element_size() for value in own.values())
     data = read_file(folder, facts, "weights.safetensors", most)
     try:
@@ -55,9 +59,49 @@ def load_bundle(folder: str | Path) -> tuple[torch.nn.Module, dict]:
                          "tensors")
     if not all(value.isfinite().all() for value in weights.values()):
         raise ValueError("weights.safetensors holds numbers that are not finite")
-    model = make()
+    model = Ensemble([make() for _ in range(members)]) if members else make()
     model.load_state_dict(weights)
     return model.eval(), facts
+
+
+class Ensemble(torch.nn.Module):
+    """Models of one kind as one: the mean of their probabilities.
+
+    Its logits are the logarithm of that mean, so that it is their softmax. Of what a model shows of its inside (see
+    timm), the maps are those of the first member, and the features those of all, one after the other.
+
+    Args:
+        members: timm models.
+
+    Source:
+        Lakshminarayanan et al. 2017, "Simple and scalable predictive uncertainty estimation using deep ensembles"
+        (arXiv 1612.01474).
+    """
+
+    def __init__(self, members: list[torch.nn.Module]):
+        super().__init__()
+        self.members = torch.nn.ModuleList(members)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Returns logits, (N, classes)."""
+        return self._join([one(x) for one in self.members])
+
+    def forward_features(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Returns the last maps of each member."""
+        return [one.forward_features(x) for one in self.members]
+
+    def forward_intermediates(self, x: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Returns the last maps of each member, and all maps of the first."""
+        last, maps = self.members[0].forward_intermediates(x)
+        return [last, *(one.forward_features(x) for one in self.members[1:])], maps
+
+    def forward_head(self, last: list[torch.Tensor], pre_logits: bool = False) -> torch.Tensor:
+        """Returns logits of the members' last maps, or all their features."""
+        found = [one.forward_head(of, pre_logits=pre_logits) for one, of in zip(self.members, last, strict=True)]
+        return torch.cat(found, dim=1) if pre_logits else self._join(found)
+
+    def _join(self, logits: list[torch.Tensor]) -> torch.Tensor:
+        return torch.stack([one.log_softmax(dim=1) for one in logits]).logsumexp(dim=0) - math.log(len(logits))
 
 
 def _describe(make) -> dict[str, torch.Tensor]:
@@ -93,10 +137,14 @@ def read_facts(folder: str | Path) -> dict:
     version = facts.get("version")
     if not isinstance(version, str):
         raise ValueError("bundle.json: version is no text")
-    if version.partition(".")[0] != str(MAJOR):
-        raise ValueError(f"bundle.json is of version {version[:20]}; this code reads {MAJOR}.x")
-    if facts.keys() != KEYS:
-        raise ValueError(f"bundle.json: the key '{str(sorted(facts.keys() ^ KEYS)[0])[:40]}' is unknown or missing")
+    major = version.partition(".")[0]
+    if major not in MAJORS:
+        raise ValueError(f"bundle.json is of version {version[:20]}; this code reads {'.x and '.join(MAJORS)}.x")
+    keys = KEYS | {"members"} if major == "2" else KEYS
+    if facts.keys() != keys:
+        raise ValueError(f"bundle.json: the key '{str(sorted(facts.keys() ^ keys)[0])[:40]}' is unknown or missing")
+    if major == "2" and (type(facts["members"]) is not int or not 2 <= facts["members"] <= MEMBERS):
+        raise ValueError(f"bundle.json: members is no number from 2 to {MEMBERS}")
     classes, files = facts["classes"], facts["files"]
     if not (isinstance(classes, list) and 2 <= len(classes) <= 10_000 and all(isinstance(one, str) for one in classes)
             and len(set(classes)) == len(classes) and isinstance(facts["architecture"], str)):

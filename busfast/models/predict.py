@@ -18,7 +18,7 @@ from busfast.data.images import why_unreadable
 from busfast.errors import UserError
 from busfast.models.engines import Found, TorchEngine
 from busfast.models.memory import keep_freed_memory
-from busfast.models.weights import make_model
+from busfast.models.weights import load_ensemble, make_model
 from busfast.pipelines.config import Config
 from busfast.pipelines.dataloaders import inference_dls
 from busfast.pipelines.image import ImagePipeline
@@ -26,14 +26,20 @@ from busfast.progress import ahead, progress
 
 
 def load_model(path: Path, arch: str, image: ImagePipeline, classes: tuple[str, ...], *, bs: int = 32,
-               device: str = "auto", threads: int = 0) -> Learner:
+               device: str = "auto", threads: int = 0, members: int = 0) -> Learner:
     """Makes a Learner for inference from saved weights (tensors only; no code of the file is run).
+
+    Args:
+        path, arch, image, classes: the weights, and what they are of.
+        bs, device, threads: how images are read and inferred.
+        members: how many models the file holds, whose mean is asked for; 0: it is one model's.
 
     Raises:
         UserError: the weights are missing, broken, or of another model.
     """
     keep_freed_memory()
-    model, _ = make_model(arch, str(path), len(classes), 0.0)
+    model = load_ensemble(arch, path, len(classes), members) if members else \
+        make_model(arch, str(path), len(classes), 0.0)[0]
     dls = inference_dls(image, classes, bs=bs, device=device, threads=threads)
     return Learner(dls, model.to(dls.device, memory_format=torch.channels_last), loss_func=CrossEntropyLossFlat())
 
@@ -50,7 +56,7 @@ def load_run_model(path: Path, config: Config, record: dict[str, Any], **flags) 
         As `load_model`.
     """
     image = run_image(config, record)
-    given = {"device": config.device, "threads": config.threads} | flags
+    given = {"device": config.device, "threads": config.threads, "members": len(record.get("members") or ())} | flags
     return load_model(path, config.arch, image, config.classes, **given)
 
 

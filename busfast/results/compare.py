@@ -9,6 +9,8 @@ from busfast.errors import UserError
 from busfast.files import atomic
 from busfast.pipelines.config import read_yaml
 from busfast.results.differences import compare_tests, headline
+from busfast.results.groups import NOTE as SPREAD
+from busfast.results.groups import aggregate, find_groups, say_groups
 from busfast.results.predictions import FILE
 from busfast.results.runs import RESULTS, Run, all_runs, find_run
 
@@ -19,13 +21,13 @@ NOTE = ("Columns that begin with test_ are of the test part (macro AUC with its 
 
 def compare_runs(names: str | None = None) -> tuple[pd.DataFrame, list[str], list[Path]]:
     """Gathers runs below results/; writes compare.csv and compare.md there, and, where two or more of them were
-    evaluated, differences.csv and compare.png.
+    evaluated, differences.csv and compare.png; of seeds, folds or centers (see `find_groups`) aggregate.csv.
 
     Args:
         names: of the runs, separated by commas; None: all.
 
     Returns:
-        The table, a row a run; the gaps to held-out centers, in words; and the files.
+        The table, a row a run; the gaps to held-out centers and the spread of groups of runs, in words; and the files.
 
     Raises:
         UserError: there is no run yet, or none of that name.
@@ -38,36 +40,49 @@ def compare_runs(names: str | None = None) -> tuple[pd.DataFrame, list[str], lis
     csv, markdown = RESULTS / "compare.csv", RESULTS / "compare.md"
     write_csv(table, csv)
     differences = compare_tests(runs)
-    gaps, files = headline(differences), [csv, markdown]
+    gaps, files, groups = headline(differences), [csv, markdown], find_groups(runs)
+    spreads = aggregate(groups)
+    said = say_groups(groups, spreads)
     with atomic(markdown) as file:
         file.write("".join(f"**{gap}**\n\n" for gap in gaps) + _markdown(table) + f"\n{NOTE}\n")
         if len(differences):
             file.write("\n" + _markdown(differences) + "\nDifferences are b - a, with 95% intervals; images: whether "
                        "both have the same test images, so that each draw of patients is the same for both.\n")
+        if groups:
+            file.write("".join(f"\n```\n{text}\n```\n" for text in said) + f"\n{SPREAD}\n")
+    if groups:
+        write_csv(spreads, RESULTS / "aggregate.csv", float_format="%.6g")
+        files.append(RESULTS / "aggregate.csv")
     if len(differences):
         from busfast.results.plots import draw_tests
 
         write_csv(differences, RESULTS / "differences.csv", float_format="%.6g")
         draw_tests(table.dropna(subset="test_macro_auc"), RESULTS / "compare.png")
         files += [RESULTS / "differences.csv", RESULTS / "compare.png"]
-    return table, gaps, files
+    return table, gaps + said, files
 
 
 def _row(run: Run) -> dict | None:
     log_file = run.results / "training_log.csv"
-    if not log_file.is_file():
-        return None
-    log = read_frame(log_file, ("epoch", "val_loss", "val_acc", "macro_auc", "seconds"))
     config = read_yaml(run.results / "config.yaml")
     record = config.get("run") or {}
     summary_file = run.results / "summary.yaml"
     summary = read_yaml(summary_file) if summary_file.is_file() else {}
+    members = record.get("members") or []
+    if members:  # it has no epochs; what stands for the last is the mean of its members' best
+        of = summary.get("valid") or {}
+        log = pd.DataFrame([{"epoch": 0, "val_loss": None, "val_acc": None, "macro_auc": None, "seconds": 0} | of])
+    elif log_file.is_file():
+        log = read_frame(log_file, ("epoch", "val_loss", "val_acc", "macro_auc", "seconds"))
+    else:
+        return None
     best = log["val_loss"].idxmin() if log["val_loss"].notna().any() else 0
     last = log.iloc[-1]
     row = {"run": run.name, "data": config.get("data", "") + (" (PHANTOM, synthetic)" if record.get("phantom") else "")
            + (" (the split LEAKS)" if record.get("leaks") else ""),
-           "state": summary.get("state", "running or killed"), "model": config.get("arch"), "size": config.get("size"),
-           "loader": record.get("loader"), "epochs": len(log), "best_epoch": int(log["epoch"][best]),
+           "state": summary.get("state", "running or killed"),
+           "model": f"{config.get('arch')}{f', mean of {len(members)}' if members else ''}", "size": config.get("size"),
+           "loader": record.get("loader"), "epochs": 0 if members else len(log), "best_epoch": int(log["epoch"][best]),
            "best_val_loss": log["val_loss"][best], "macro_auc_then": log["macro_auc"][best],
            "final_val_acc": last["val_acc"]}
     row |= {f"final_{name}": last[name] for name in log if name.startswith("recall_")}

@@ -38,25 +38,27 @@ def compare_tests(runs: list[Run]) -> pd.DataFrame:
     for pair in combinations(read, 2):
         if pair[0][2] in HELD_OUT and pair[1][2] in IN_DOMAIN:
             pair = pair[::-1]  # the gap is what the held-out center has less
-        (a, config_a, split_a, test_a), (b, config_b, split_b, test_b) = pair
+        (a, config_a, split_a, test_a, of_a), (b, config_b, split_b, test_b, of_b) = pair
         if config_a.classes != config_b.classes or a.name.split("/")[0] != b.name.split("/")[0]:
             continue
         same = test_a["image"].equals(test_b["image"]) and test_a["label"].equals(test_b["label"])
         if same or (split_a in IN_DOMAIN and split_b in HELD_OUT):
+            recipe = [apart(config_a, config_b), "members" if of_a != of_b else ""]  # of ensembles
             both = {"a": a.name, "b": b.name, "images": "same" if same else "different",
-                    "recipe": _apart(config_a, config_b)}
+                    "recipe": ", ".join(filter(None, recipe))}
             rows += [both | row for row in _rows(test_a, test_b, config_a.classes, same)]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _read(run: Run) -> tuple[Config, str, pd.DataFrame]:
+def _read(run: Run) -> tuple[Config, str, pd.DataFrame, list[str] | None]:
     config, record = run.read_config()
     predictions = read_predictions(run, config.classes)
     test = predictions[predictions["part"] == "test"].sort_values("image").reset_index(drop=True)
-    return config, record.get("split", ""), test
+    return config, record.get("split", ""), test, record.get("members")
 
 
-def _apart(*configs: Config) -> str:
+def apart(*configs: Config) -> str:
+    """Names what two runs were trained with differently, places aside."""
     first, second = map(dataclasses.asdict, configs)
     return ", ".join(name for name in first if name not in PLACES and first[name] != second[name])
 

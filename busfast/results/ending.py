@@ -5,7 +5,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from busfast.data.rows import write_csv
+from busfast.data.rows import read_rows, write_csv
+from busfast.errors import UserError
 from busfast.pipelines.config import Config
 from busfast.results.runs import Run, file_sha256, write_record
 
@@ -38,6 +39,32 @@ def _write_valid(run: Run, classes: tuple[str, ...], parts: pd.DataFrame, probab
     for index, name in enumerate(classes):
         table[f"p_{name}"] = probabilities[:, index]
     write_csv(table, run.results / VALID_FILE, float_format="%.9g")
+
+
+def read_valid(run: Run, classes: tuple[str, ...], images: pd.Series) -> np.ndarray:
+    """Reads what training said of images of the validation part at its best epoch.
+
+    Args:
+        run: a run that has such a file.
+        classes: in the model's order.
+        images: of the validation part, as the table names them.
+
+    Returns:
+        Probabilities, (n, k).
+
+    Raises:
+        UserError: the file does not hold them.
+    """
+    file, columns = run.results / VALID_FILE, [f"p_{name}" for name in classes]
+    header, rows, _ = read_rows(file, ("image", *columns))
+    table = pd.DataFrame([cells for _, cells in rows], columns=header, dtype=object).set_index("image")[columns]
+    table = table[~table.index.duplicated()]
+    found = table.apply(pd.to_numeric, errors="coerce").astype(float).reindex(images)
+    if not np.isfinite(found.to_numpy()).all():
+        name = found.index[~np.isfinite(found.to_numpy()).all(axis=1)][0]
+        raise UserError(f"{file} has no finite probabilities of {name}: it was changed since training. Bring the old "
+                        "file back, or train again.")
+    return found.to_numpy()
 
 
 def say_end(run: Run, rows: list[dict], best, config: Config, phantom: bool) -> None:

@@ -28,7 +28,11 @@ def predict_parts(run: Run, *, again: bool = False, **flags) -> None:
         UserError: no weights, no test part, another version of busfast, images that are gone or were changed.
     """
     config, record = run.read_config()
-    files = {"weights_sha256": _check_weights(run, record), "split_sha256": file_sha256(run.results / "split.csv")}
+    if record.get("unscored"):
+        raise UserError(f"{run.name} cannot be scored: {record['unscored']}. Evaluate its "
+                        "members: what each says of images that it did not see is in the lines 'test, pooled' of "
+                        "python -m busfast compare.")
+    files = {"weights_sha256": check_weights(run, record), "split_sha256": file_sha256(run.results / "split.csv")}
     history = read_history(run)
     made = [entry for entry in history if files.items() <= entry.items()]
     if made and (run.results / FILE).is_file() and not again:
@@ -63,8 +67,12 @@ def read_history(run: Run) -> list[dict[str, Any]]:
     return history
 
 
-def _check_weights(run: Run, record: dict[str, Any]) -> str:
-    """Returns the hash of a run's best weights."""
+def check_weights(run: Run, record: dict[str, Any]) -> str:
+    """Returns the hash of a run's best weights.
+
+    Raises:
+        UserError: they are not there, or another version of busfast made them.
+    """
     weights = run.best_weights()
     if not weights.is_file():
         raise UserError(f"The run {run.name} has no {weights}: it ended before its first epoch did, or the file was "

@@ -36,6 +36,12 @@ def describe_run(run: Run, *, target: float = TARGET, positive: str | None = Non
              "input": describe_input(run_image(config, record)), "temperature": None, "operating_points": [],
              "metrics": None, "outlier": None, "run": _run(run, config, record) | {"best_pth_sha256": weights}}
     history = read_history(run)
+    if record.get("members"):
+        facts |= {"members": len(record["members"])}
+    if record.get("unscored"):
+        print(f"{run.name}: {record['unscored']}, so there are no calibrated probabilities, thresholds and metrics",
+              flush=True)
+        return facts
     if not (run.results / FILE).is_file() or not history or history[-1]["weights_sha256"] != weights:
         print(f"{run.name}: these weights were not scored, so there are no calibrated probabilities, thresholds and "
               f"metrics (python -m busfast evaluate --run={run.name})", flush=True)
@@ -55,7 +61,8 @@ def _run(run: Run, config: Config, record: dict[str, Any]) -> dict[str, Any]:
         record = record | {"weights": record["weights"] | {"text": f"file {plain['weights']}"}}
     record = record | {"split": Path(str(record.get("split"))).name}  # of lists it is their path
     summary = run.results / "summary.yaml"
-    return {"name": run.name, **{key: record.get(key) for key in RECORDED}, "config": plain,
+    members = {"members": record["members"]} if record.get("members") else {}
+    return {"name": run.name, **{key: record.get(key) for key in RECORDED}, **members, "config": plain,
             "split_sha256": file_sha256(run.results / "split.csv"),
             "summary": read_yaml(summary) if summary.is_file() else None}
 

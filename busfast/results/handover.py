@@ -11,7 +11,6 @@ from fastai.learner import Learner
 from scipy.special import softmax
 
 from busfast.data.places import image_paths
-from busfast.data.rows import read_rows
 from busfast.data.split_file import read_split
 from busfast.data.table import find_table
 from busfast.errors import UserError, choose
@@ -23,7 +22,7 @@ from busfast.models.onnx import export_onnx
 from busfast.models.outlier import QUANTILE, Outlier, fit_outlier
 from busfast.models.predict import load_run_model, stream
 from busfast.models.predictor import Predictor, use_facts
-from busfast.results.ending import VALID_FILE
+from busfast.results.ending import VALID_FILE, read_valid
 from busfast.results.facts import describe_run
 from busfast.results.predictions import find_images
 from busfast.results.runs import Run
@@ -57,7 +56,8 @@ def export_run(run: Run, formats: Sequence[str], *, target: float = TARGET, posi
     learn = load_run_model(run.best_weights(), config, record, device=device, threads=threads)
     facts = describe_run(run, target=target, positive=positive)
     parts = _read_parts(run, config.data)
-    checked = _choose(parts[parts["part"] == "valid"], config.classes)
+    valid = parts[parts["part"] == "valid"]
+    checked = _choose(valid if len(valid) else parts, config.classes)
     paths = image_paths(checked)
     forms = {"training process": _trained(run, learn, checked, paths)}
     written = []
@@ -99,9 +99,12 @@ def _bundle(folder: Path, learn: Learner, facts: dict, parts: pd.DataFrame, path
             onnx: bool) -> dict[str, np.ndarray]:
     """Writes a bundle; returns what it says of the images, read back from its files alone."""
     image, model = learn.dls.valid.image, learn.model.eval()
-    outlier = _fit_outlier(TorchEngine(model, image, learn.dls.device, features=True), parts, learn.dls.valid) \
-        if gives_features(model, image.size) else None
-    if outlier is None:
+    outlier = None
+    if not (parts["part"] == "valid").any():
+        print("each image may have trained a member, so that none tells what is usual: no outlier score", flush=True)
+    elif gives_features(model, image.size):
+        outlier = _fit_outlier(TorchEngine(model, image, learn.dls.device, features=True), parts, learn.dls.valid)
+    else:
         print(f"{facts['architecture']} does not show its features: no outlier score", flush=True)
     about = {"fitted_on": "train", "threshold_on": "valid", "quantile": QUANTILE}
     facts = facts | {"outlier": about if outlier else None}
@@ -135,20 +138,11 @@ def _choose(valid: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
 
 def _trained(run: Run, learn: Learner, checked: pd.DataFrame, paths: list[Path]) -> np.ndarray:
     """What training itself said of the images in the epoch whose weights these are."""
-    file = run.results / VALID_FILE
-    if not file.is_file():
-        print(f"{run.name} has no {VALID_FILE} (an older busfast trained it): its Learner is compared", flush=True)
+    if not (run.results / VALID_FILE).is_file():
+        print(f"{run.name} has no {VALID_FILE} (an older busfast trained it, or it joins several splits): its "
+              "Learner is compared", flush=True)
         return _probabilities(LearnerEngine(learn), paths)
-    columns = [f"p_{name}" for name in learn.dls.vocab]
-    header, rows, _ = read_rows(file, ("image", *columns))
-    table = pd.DataFrame([cells for _, cells in rows], columns=header, dtype=object).set_index("image")[columns]
-    table = table[~table.index.duplicated()]
-    found = table.apply(pd.to_numeric, errors="coerce").astype(float).reindex(checked["image"])
-    if not np.isfinite(found.to_numpy()).all():
-        name = found.index[~np.isfinite(found.to_numpy()).all(axis=1)][0]
-        raise UserError(f"{file} has no finite probabilities of {name}: it was changed since training. Bring the old "
-                        "file back, or train again.")
-    return found.to_numpy()
+    return read_valid(run, tuple(learn.dls.vocab), checked["image"])
 
 
 def _probabilities(engine, paths: list[Path]) -> np.ndarray:
@@ -161,7 +155,7 @@ def _probabilities(engine, paths: list[Path]) -> np.ndarray:
 
 def _compare(run: Run, forms: dict[str, np.ndarray], count: int, exact: bool) -> None:
     """Prints how far each two forms are apart; refuses where that is too far."""
-    print(f"{run.name}: largest difference of a probability, {counted(count, 'validation image')} (at most "
+    print(f"{run.name}: largest difference of a probability, {counted(count, 'image')} (at most "
           f"{TOLERANCE:g} is allowed)")
     worst = 0.0
     for one, other in combinations(forms, 2):

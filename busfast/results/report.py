@@ -204,6 +204,8 @@ def _data(found: Evaluation) -> list[str]:
             + (f", fold {record['fold']}" if record.get("fold") else "")
             + (f", held out: {', '.join(record['holdout'])}" if record.get("holdout") else "")
             + f"; seed {config.seed}.",
+            *([f"Ensemble: the mean of the probabilities of {', '.join(record['members'])}."]
+              if record.get("members") else []),
             f"Model: {config.arch}; {(record.get('weights') or {}).get('text', 'weights unknown')}."]
     return said + [_audit(config.data)]
 

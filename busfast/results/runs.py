@@ -133,7 +133,9 @@ def plain_values(config: Config) -> dict[str, Any]:
 
 
 def train_command(run: Run, record: dict[str, Any], file: str = "config.yaml") -> str:
-    """Returns the command that trains a run anew from its own config.yaml; `record` as there under `run:`."""
+    """Returns the command that makes a run anew from its own config.yaml; `record` as there under `run:`."""
+    if record.get("members"):
+        return f"python -m busfast ensemble {shlex.quote('--runs=' + ','.join(record['members']))}"
     words = [f"--pipeline={run.results / file}", f"--split={record['split']}",
              *([f"--fold={record['fold']}"] if record["fold"] else []),
              *(["--allow-leaks"] if record["leaks"] else [])]

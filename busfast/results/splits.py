@@ -20,6 +20,13 @@ def seed_of_split(config: Config) -> int:
     return config.seed if config.split_seed < 0 else config.split_seed
 
 
+def name_split(split: str, fold: str, config: Config) -> str:
+    """Returns what a run of a split is called, or of its fold ("": it has none), whatever the seed."""
+    name = f"lists-{folder_name(Path(split).resolve().stem)}" if is_list_path(split) else split
+    of = f"of{config.folds}" if split == "kfold" else ""  # folds of 3 and of 5 must not be taken for each other
+    return f"{name}-{folder_name(fold)}{of}" if fold else name
+
+
 def name_run(name: str, config: Config) -> str:
     """Adds the seed to a run's name where runs of several seeds share a split."""
     return name if config.split_seed < 0 else f"{name}-seed{config.seed}"
@@ -66,10 +73,8 @@ def make_folds(table: pd.DataFrame, copies: pd.DataFrame | None, config: Config,
         UserError: the table cannot be split like this.
     """
     if is_list_path(split):
-        name = f"lists-{folder_name(Path(split).resolve().stem)}"
         folds = {"": read_lists(split, table, config.classes)}
     else:
-        name = split
         holdout = config.holdout if split == "center_holdout" else ()
         folds = split_folds(table, split, seed=seed_of_split(config), classes=config.classes, holdout=holdout,
                             folds=config.folds, copies=copies)
@@ -77,12 +82,9 @@ def make_folds(table: pd.DataFrame, copies: pd.DataFrame | None, config: Config,
         raise UserError(f"--fold={fold} has no meaning for --split={split}, which has no folds. Leave it out.")
     if fold is not None:
         folds = {fold: folds[choose(f"fold of {split}", fold, folds)]}
-    of = f"of{config.folds}" if split == "kfold" else ""  # folds of 3 and of 5 must not be taken for each other
-    runs = {}
     for key, parts in folds.items():
         parts.attrs |= {"split": split, "fold": key}
-        runs[f"{name}-{folder_name(key)}{of}" if key else name] = parts
-    return runs
+    return {name_split(split, key, config): parts for key, parts in folds.items()}
 
 
 def split_data(table: pd.DataFrame, copies: pd.DataFrame | None, config: Config, split: str, *,

@@ -104,7 +104,7 @@ def flip(place):
     (flip, "weights.safetensors is not the file that the bundle was made with: its checksum differs"),
     (reshape, "does not fit"),
     (lambda place: (place / "weights.safetensors").unlink(), "No such file"),
-    (lambda place: change(place, version="2.0"), "version 2.0; this code reads 1.x"),
+    (lambda place: change(place, version="3.0"), "version 3.0; this code reads 1.x and 2.x"),
     (lambda place: change(place, macro="evil"), "the key 'macro' is unknown or missing"),
     (lambda place: change(place, input={"size": 64}), "input has not just the keys"),
     (lambda place: change(place, temperature="hot"), "temperature = hot is no number above 0"),

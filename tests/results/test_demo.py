@@ -272,7 +272,7 @@ def test_where_cells_look_can_be_measured_without_real_images():
     explainer = Explainer(model, ARCH, image, "cpu", make_noise(image))
     real = np.random.default_rng(1).integers(0, 256, (32, SIZE, SIZE, 1)).astype(np.uint8)
     expected = find_offset(model, last_maps(model, ARCH), explainer._ready(list(real)))
-    assert explainer.offset == pytest.approx(expected, abs=8)  # a quarter of a cell
+    assert explainer.members[0][2] == pytest.approx(expected, abs=8)  # a quarter of a cell
     assert all((one == other).all() for one, other in zip(make_noise(image), make_noise(image), strict=True))
 
 

@@ -56,7 +56,8 @@ class Answerer:
         if metrics:
             scored = (f"On the test part ({_say_test(metrics)}), its macro AUC was "
                       f"{say_reached(metrics.get('scores'), 'macro_auc')}.")
-        return render("demo_head.html.j2", name=run.get("name", ""), architecture=facts["architecture"],
+        architecture = facts["architecture"] + (f", the mean of {facts['members']}" if "members" in facts else "")
+        return render("demo_head.html.j2", name=run.get("name", ""), architecture=architecture,
                        classes=self.predictor.classes, scored=scored, alarms=say_alarms(run))
 
     def answer(self, name: str, data: bytes) -> str:

@@ -1,0 +1,176 @@
+"""Several trained runs -> one run whose model is the mean of theirs, which every verb takes like any other."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from busfast.data.rows import write_csv
+from busfast.data.split import UNUSED, count_parts
+from busfast.data.split_file import read_split
+from busfast.data.table import find_table
+from busfast.errors import UserError
+from busfast.models.bundle import describe_input
+from busfast.models.callbacks import save_weights
+from busfast.models.load_bundle import MEMBERS
+from busfast.models.predict import run_image
+from busfast.models.weights import join_states
+from busfast.pipelines.config import Config, folder_name, read_yaml
+from busfast.results.ending import VALID_FILE, finish_run, read_valid
+from busfast.results.evaluate import check_weights
+from busfast.results.groups import find_groups, is_scored, pool_tests
+from busfast.results.runs import (
+    DONE,
+    Run,
+    all_runs,
+    discard_run,
+    file_sha256,
+    find_run,
+    new_run,
+    provenance,
+    write_config,
+)
+from busfast.results.scores import score
+from busfast.results.summary import choose_positive, say_interval
+
+OUT_OF_FOLD = "out_of_fold.csv"
+UNSCORED = ("its members were trained on different splits, so that an image that one has not seen was another's to "
+            "train on, and none is left to test their mean on")
+
+
+def make_ensemble(names: str) -> Run:
+    """Makes a run whose model is the mean of the probabilities of others, which stay as they are.
+
+    Members with the very same split keep it, and `evaluate` scores their mean on its test part as it does any run.
+    Where their splits differ, all images that trained or chose one of them are the training part, and there is no
+    other one; what the members say of the images that they did not see goes into out_of_fold.csv, where each image was
+    in the test part of one of them and `evaluate` has scored them.
+
+    Args:
+        names: of runs, separated by commas, or of a group as `find_groups` names it.
+
+    Returns:
+        The new run.
+
+    Raises:
+        UserError: fewer than two runs; one that is not done, was changed, or does not fit the others.
+    """
+    runs = _find_members(names)
+    read = [run.read_config() for run in runs]
+    sums = {run.name: _check_member(run, record) for run, (_, record) in zip(runs, read, strict=True)}
+    _check_fit(runs, read)
+    config, first = read[0]
+    same = len({file_sha256(run.results / "split.csv") for run in runs}) == 1
+    table = find_table(config.data)
+    splits = [read_split(run.results / "split.csv", table.parent) for run in runs]
+    parts = splits[0] if same else _join_splits(splits)
+    record = first | provenance(table) | {
+        "table_sha256": first["table_sha256"], "fold": first["fold"] if same else "",
+        "leaks": "; ".join(sorted({one["leaks"] for _, one in read} - {""})),
+        "counts": count_parts(parts, config.classes).to_dict("index"), "members": [run.name for run in runs],
+        "members_sha256": sums, "unscored": "" if same else UNSCORED}
+    made = new_run(*_name(runs))
+    try:
+        save_weights(join_states([run.best_weights() for run in runs]), made.models / "best.pth")
+        write_csv(parts, made.results / "split.csv")
+        write_config(made, config, record)
+        if not same:
+            _write_out_of_fold(made, runs, splits, config)
+        mean, valid = _mean_valid(runs, config, parts) if same else (None, {})
+        finish_run(made, {"state": DONE[0], "valid": valid}, config, parts, mean)
+    except BaseException:
+        discard_run(made)
+        raise
+    return made
+
+
+def _find_members(names: str) -> list[Run]:
+    found = [group for group in find_groups(all_runs()) if group.name == names.strip()]
+    runs = list(found[0].runs) if found else [find_run(name.strip()) for name in names.split(",") if name.strip()]
+    if found and len(runs) < found[0].whole:
+        raise UserError(f"{names} has {len(runs)} of {found[0].whole} runs. Train the others first (--resume), or name "
+                        "the runs, separated by commas.")
+    if not 2 <= len(set(runs)) == len(runs) <= MEMBERS:
+        groups = ", ".join(group.name for group in find_groups(all_runs()))
+        raise UserError(f"--runs={names} does not name 2 to {MEMBERS} different runs, separated by commas, or a group "
+                        f"of them (groups here: {groups or 'none'}).")
+    return runs
+
+
+def _check_member(run: Run, record: dict[str, Any]) -> str:
+    """Returns the hash of a run's weights, if it may be a member."""
+    path = run.results / "summary.yaml"
+    summary = read_yaml(path) if path.is_file() else {}
+    if record.get("members"):
+        raise UserError(f"{run.name} is an ensemble itself. Name its members: {', '.join(record['members'])}.")
+    if summary.get("state") not in DONE:
+        raise UserError(f"{run.name} is not done ({summary.get('state', 'running or killed')}). Let it end first "
+                        "(train --resume).")
+    if file_sha256(run.results / "split.csv") != (summary.get("sha256") or {}).get("split.csv"):
+        raise UserError(f"{run.results / 'split.csv'} is not the split that {run.name} was trained with: it was "
+                        "changed since. Bring the old file back, or train again.")
+    return check_weights(run, record)
+
+
+def _check_fit(runs: list[Run], read: list[tuple[Config, dict]]) -> None:
+    """Refuses members that see images, or name classes, in different ways."""
+    facts = [{"classes": ", ".join(config.classes), "architecture": config.arch,
+              "data": str(Path(config.data).resolve()), **describe_input(run_image(config, record))}
+             for config, record in read]
+    for run, own in zip(runs[1:], facts[1:], strict=True):
+        for key, value in own.items():
+            if value != facts[0][key]:
+                raise UserError(f"{run.name} cannot be averaged with {runs[0].name}: {key} is {value} there and "
+                                f"{facts[0][key]} here. Members need the same classes, model, data and image pipeline.")
+
+
+def _join_splits(splits: list[pd.DataFrame]) -> pd.DataFrame:
+    """Makes a split whose training part is all that any of some splits is trained or chosen by."""
+    rows = pd.concat(splits, ignore_index=True)
+    known = [name for name in ("label", "pixels") if name in rows]
+    differ = rows.groupby("image")[known].nunique().max(axis=1) > 1
+    if differ.any():
+        raise UserError(f"{differ.idxmax()} has not the same label and pixels in all splits of these runs. Train them "
+                        "on the same images.")
+    used = set(rows["image"][rows["part"].isin(("train", "valid"))])
+    joined = rows.drop_duplicates("image").reset_index(drop=True)
+    joined["part"] = np.where(joined["image"].isin(used), "train", UNUSED).astype(object)
+    joined.attrs = splits[0].attrs
+    return joined
+
+
+def _name(runs: list[Run]) -> tuple[str, str]:
+    """Returns the pipeline and the name of an ensemble: that of the group, or else of its first member."""
+    groups = [group.name for group in find_groups(runs) if len(group.runs) == len(runs)]
+    pipeline, own = (groups[0] if groups else runs[0].name).split("/")
+    return pipeline, folder_name(f"{own}-ensemble")
+
+
+def _mean_valid(runs: list[Run], config: Config, parts: pd.DataFrame) -> tuple[np.ndarray | None, dict[str, float]]:
+    """What training said of the validation part, on average over the members, and how good that is."""
+    if not all((run.results / VALID_FILE).is_file() for run in runs):
+        return None, {}
+    valid = parts[parts["part"] == "valid"]
+    mean = np.mean([read_valid(run, config.classes, valid["image"]) for run in runs], axis=0)
+    labels = valid["label"].map(list(config.classes).index).to_numpy(int)
+    found = score(labels, mean, np.ones((1, len(valid))), config.classes)
+    logged = {"val_loss": -np.log(np.maximum(mean[np.arange(len(labels)), labels], 1e-38)).mean(),
+              "val_acc": found["accuracy"][0], "macro_auc": found["macro_auc"][0],
+              **{f"recall_{name}": found[f"sensitivity_{name}"][0] for name in config.classes}}
+    return mean, {name: round(float(value), 6) for name, value in logged.items()}
+
+
+def _write_out_of_fold(made: Run, runs: list[Run], splits: list[pd.DataFrame], config: Config) -> None:
+    """Scores what the members say of the images that they did not see, if each image was in one test part."""
+    if pd.concat([split["image"][split["part"] == "test"] for split in splits]).duplicated().any():
+        return
+    unscored = [run.name for run in runs if not is_scored(run)]
+    if unscored:
+        print(f"no {OUT_OF_FOLD}: not scored yet is {', '.join(unscored)} (python -m busfast evaluate --run=RUN)")
+        return
+    found = pool_tests(runs)
+    write_csv(found.reset_index(names="score"), made.results / OUT_OF_FOLD, float_format="%.6g")
+    shown = ("macro_auc", f"sensitivity_{choose_positive(config.classes)}")
+    print("out of fold (each image by the member that did not see it; these are scores of the members, not of their "
+          "mean): " + ", ".join(f"{name} {say_interval(found.loc[name])}" for name in shown), flush=True)
