@@ -95,7 +95,11 @@ def train(split: str = "stratified", pipeline: str = None, data: str = None, hol
     failed = []
     if min(jobs, len(runs)) > 1:
         given["threads"] = config.threads or share_cores(jobs)
-        failed = run_jobs({run: _words(given, of_seed, parts) for run, of_seed, parts in runs}, jobs, device)
+        try:
+            failed = run_jobs({run: _words(given, of_seed, parts) for run, of_seed, parts in runs}, jobs, device)
+        except (KeyboardInterrupt, SystemExit):
+            print(f"\n  to go on with all of them: {typed} --resume", flush=True)
+            raise
     else:
         for run, of_seed, parts in runs:
             done = train_run(name, of_seed, run, parts, profile, resume, auto_bs, typed, trackers)

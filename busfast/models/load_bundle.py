@@ -178,7 +178,7 @@ def _read(path: Path, most: int) -> bytes:
     if found.st_size > most:
         raise ValueError(f"{path.name} has {found.st_size:,} bytes, more than the {most:,} that it may have")
     with open(path, "rb") as file:
-        return file.read(most)
+        return file.read(found.st_size)  # memory for `most` would be taken at once
 
 
 def _no_key_twice(pairs: list) -> dict:

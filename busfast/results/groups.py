@@ -26,9 +26,9 @@ MEANING = {
     "seeds": "The interval is of the mean over further seeds with this very split; it knows nothing of other patients.",
     "folds": "Folds share most of their training images, so that the interval may be narrower than the truth.",
     "centers": "The interval is of the mean over further centers, as far as these few stand for them."}
-NOTE = (f"Groups: mean and standard deviation of the runs' own scores (validation: of each run's best epoch; test: "
-        f"where `evaluate` has scored all of them); the {LEVEL:.0%} interval is mean -/+ t * sd / sqrt(runs), which may "
-        f"pass 0 and 1: of 2 runs that is 9 times the standard deviation, of 3 runs 2.5 times, of 5 runs 1.2 times. "
+NOTE = ("Groups: mean and standard deviation of the runs' own scores (validation: of each run's best epoch; test: "
+        f"where `evaluate` has scored all of them); the {LEVEL:.0%} interval, mean -/+ t * sd / sqrt(runs), may pass "
+        " 0 and 1: of 2 runs that is 9 times the standard deviation, of 3 runs 2.5 times, of 5 runs 1.2 times. "
         f"\"{POOLED}\": each image once, by the run that did not see it, with the interval of a bootstrap by patient.")
 
 

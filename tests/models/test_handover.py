@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from conftest import ARCH
 
 import busfast
 from busfast.cli import main
@@ -27,13 +26,20 @@ sys.meta_path.insert(0, Absent())
 """
 
 
+RUNS = {"phantom/stratified": ("train --epochs=1 --then=evaluate",),
+        "phantom/stratified-seeds-ensemble": ("train --epochs=1 --seeds=2", "ensemble --runs=phantom/stratified-seeds",
+                                              "evaluate --run=phantom/stratified-seeds-ensemble")}
+
+
+@pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize("way", ["torch", "onnx"])
-def test_the_code_of_the_page_predicts_what_predict_does(workplace, phantom_folder, odd_images, way):
+def test_the_code_of_the_page_predicts_what_predict_does(workplace, phantom_folder, odd_images, way, run):
     if way == "onnx":
         pytest.importorskip("onnxscript")
-    assert main(["train", "--epochs=1", "--then=evaluate", f"--arch={ARCH}"]) == 0
-    assert main(["export", "--run=phantom/stratified", f"--format={'onnx' if way == 'onnx' else 'bundle'}"]) == 0
-    bundle = "models/phantom/stratified/bundle"
+    for line in RUNS[run]:
+        assert main(line.split()) == 0
+    assert main(["export", f"--run={run}", f"--format={'onnx' if way == 'onnx' else 'bundle'}"]) == 0
+    bundle = f"models/{run}/bundle"
     for name in ("models/load_bundle.py", "data/images.py"):
         shutil.copy(HOUSE / name, workplace)
     code = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)[way == "onnx"]

@@ -14,7 +14,8 @@ from torch import nn
 from busfast.cli import main
 from busfast.data.images import fit_pixels
 from busfast.errors import UserError
-from busfast.models.gradcam import find_offset, grad_cam, last_maps
+from busfast.models.gradcam import Explainer, find_offset, grad_cam, last_maps, make_noise
+from busfast.models.load_bundle import Ensemble
 from busfast.pipelines.image import ImagePipeline
 from busfast.results.explain import check_sanity, choose_cases, localise
 from busfast.results.probes import box, compare_parts, cover, frame, probe_run
@@ -156,6 +157,17 @@ def test_grad_cam_finds_the_last_maps_of_any_cnn_and_agrees_with_its_formula(arc
     wanted = np.pad(wanted, ((0, 0), (5, 5), (5, 5)), "edge")[:, 10:, 2:66]  # 5 pixels up, 3 to the right
     most = wanted.max((1, 2), keepdims=True)
     assert np.allclose(maps, np.divide(wanted, most, out=np.zeros_like(wanted), where=most > 0), atol=1e-4)
+
+
+def test_the_map_of_an_ensemble_is_the_mean_of_its_members_maps_whose_place_is_measured_each():
+    one, other = (timm.create_model(ARCH, num_classes=2).eval() for _ in range(2))
+    image = ImagePipeline(size=SIZE)
+    pixels, targets = make_noise(image, 3), np.array([0, 1, 1])
+    first, second, both = (Explainer(model, ARCH, image, "cpu", make_noise(image)).explain(pixels, targets)
+                           for model in (one, other, Ensemble([one, other])))
+    wanted = first + second
+    assert np.allclose(both, wanted / np.maximum(wanted.max((1, 2), keepdims=True), 1e-9), atol=1e-5)
+    assert not np.allclose(both, first, atol=1e-2)
 
 
 @pytest.mark.parametrize(("padding", "wanted"), [((1, 1), -3.5), ((0, 1), 3.5)])

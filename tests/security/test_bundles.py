@@ -36,7 +36,7 @@ def deep(levels):
 
 
 WRONG = {  # key -> values that it may not have
-    "format": ["busfast", None, 1, []], "version": ["2.0", 1.0, None, [[1]], "0.9"],
+    "format": ["busfast", None, 1, []], "version": ["2.0", "3.0", 1.0, None, [[1]], "0.9"],
     "classes": ["ab", {}, [], ["a"], ["a", "a"], ["a", 1], [["a"], ["b"]], ["=cmd()", "b"], ["../x", "b"], ["a", "b\n"],
                 ["<b>", "b"], ["a", "b"], ["a,b", "c"], ["\ud800", "b"], ["@x", "y", "z"],
                 [f"c{n}" for n in range(10_001)]],
@@ -151,6 +151,65 @@ def test_weights_that_are_not_the_models_are_refused(handed, spoil, capsys):
     assert "is refused: weights.safetensors" in refused(PREDICT, capsys)
     with pytest.raises(ValueError, match="weights.safetensors"):
         load_bundle(BUNDLE)
+
+
+def forge_ensemble(members=2, **changes):
+    """Makes the bundle one of an ensemble of `members` times the same model, signed."""
+    save_file({f"members.{number}.{name}": value.clone() for number in range(members)
+               for name, value in load_file(WEIGHTS).items()}, WEIGHTS)
+    resign(BUNDLE, **{"version": "2.0", "members": members} | changes)
+
+
+def test_an_ensemble_of_one_model_says_what_that_model_says(handed):
+    assert main(PREDICT.split()) == 0
+    forge_ensemble(3)
+    assert main([*PREDICT.split()[:-1], "--out=three.csv"]) == 0
+    one, three = (pd.read_csv(name) for name in ("out.csv", "three.csv"))
+    columns = [name for name in one if name.startswith("p_")]
+    assert np.abs(one[columns].to_numpy() - three[columns].to_numpy()).max() < 1e-5
+    assert one["outlier"].tolist() == pytest.approx(three["outlier"].tolist(), abs=1e-3)
+
+
+@pytest.mark.parametrize("members", [0, 1, 3, 101, 10**9, -2, 2.0, "2", True, None, [], ["../evil", "/etc/passwd"], {}])
+def test_a_wrong_number_of_members_is_refused_in_a_sentence(handed, members, capsys):
+    forge_ensemble()
+    change(members=members)
+    assert "is refused: " in (said := refused(PREDICT, capsys)) and len(said) < 1000
+    with pytest.raises(ValueError):
+        load_bundle(BUNDLE)
+
+
+def test_a_number_of_members_alone_does_not_fill_the_memory(handed, capsys):
+    change(members=100, version="2.0", architecture="vit_gigantic_patch14_clip_224")  # 700 GB, if they were made
+    began = time.process_time()
+    assert "does not fit vit_gigantic" in refused(PREDICT, capsys)
+    assert time.process_time() - began < 20
+
+
+def test_the_version_says_whether_a_bundle_is_an_ensemble(handed, capsys):
+    change(members=2)
+    assert "the key 'members' is unknown" in refused(PREDICT, capsys)
+    facts = json.loads(FACTS.read_text()) | {"version": "2.0"}
+    del facts["members"]
+    FACTS.write_text(json.dumps(facts))
+    assert "the key 'members' is unknown or missing" in refused(PREDICT, capsys)
+    change(members=2)
+    assert "weights.safetensors does not fit" in refused(PREDICT, capsys)  # those of one model
+
+
+@pytest.mark.parametrize("spoil", ["missing", "extra", "shape", "NaN", "not signed"])
+def test_weights_that_are_not_the_members_are_refused(handed, spoil, capsys):
+    forge_ensemble()
+    state = weights()
+    name = "members.1.conv_stem.weight"
+    value = state.pop(name)
+    save_file(state | {"missing": {}, "extra": {name: value, "members.2.conv_stem.weight": value.clone()},
+                       "shape": {name: value[:1].clone()}, "NaN": {name: value * math.nan},
+                       "not signed": {name: value + 1}}[spoil], WEIGHTS)
+    assert "checksum differs" in refused(PREDICT, capsys)
+    if spoil != "not signed":
+        resign(BUNDLE)
+        assert "is refused: weights.safetensors" in refused(PREDICT, capsys)
 
 
 def test_an_outlier_score_of_another_model_is_refused(handed, capsys):

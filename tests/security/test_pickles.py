@@ -44,6 +44,9 @@ REFUSED = {
     f"{RESULTS}/localisation.csv": f"report --run={RUN}",
     f"{RESULTS}/tracking.yaml": f"evaluate --run={RUN}",
     f"{RESULTS}/valid_predictions.csv": f"export --run={RUN}",
+    "models/phantom/other/best.pth": f"ensemble --runs={RUN},phantom/other",
+    "results/phantom/other/summary.yaml": f"ensemble --runs={RUN},phantom/other",
+    "results/phantom/other/valid_predictions.csv": f"ensemble --runs={RUN},phantom/other",
     "out.csv.part.json": f"predict {DATA}/images --model={BUNDLE} --out=out.csv --resume",
     "results/phantom/sweep-stratified/journal.jsonl": "sweep --resume",
 }
@@ -65,6 +68,9 @@ def test_a_pickle_is_refused_and_its_code_does_not_run(handed, marker, file, cap
         Path(BESIDE[file]).write_text("image\n")
     if file == f"{DATA}/phantom.json":
         (DATA / "table.csv").unlink()  # else the phantom is taken as it is
+    if "other" in Path(file).parts:
+        for folder in (RESULTS, MODELS):
+            shutil.copytree(folder, folder.with_name("other"))
     for kind, content in pickles(marker).items():
         Path(file).parent.mkdir(exist_ok=True, parents=True)
         Path(file).write_bytes(content)
