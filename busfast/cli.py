@@ -6,7 +6,7 @@ import signal
 import sys
 import warnings
 
-from busfast import __version__, line
+from busfast import __version__, line, processes
 from busfast.cli_data import audit, cache, configure, prepare, split
 from busfast.cli_models import demo, ensemble, export, predict
 from busfast.cli_results import compare, evaluate, explain, print_comparison, report
@@ -69,10 +69,9 @@ def train(split: str = "stratified", pipeline: str = None, data: str = None, hol
         jobs: runs that are trained side by side, each on its share of the cores, or on a GPU of its own. Default 1.
     """
     given = dict(locals())
-    typed = line.command("train", given | {"resume": False}, train)
-    flags = {key: value for key, value in given.items()
-             if key not in ("split", "fold", "allow_leaks", "profile", "then", "tracker", "resume", "seeds",
-                          "jobs")}
+    typed = line.command("train", given | {"resume": False}, train).replace("python", processes.starter(), 1)
+    flags = {key: value for key, value in given.items() if key not in (
+        "split", "fold", "allow_leaks", "profile", "then", "tracker", "resume", "seeds", "jobs")}
     auto_bs = bs == "auto"
     flags["bs"] = None if auto_bs else bs
     following = [choose("verb after train", word.strip(), THEN) for word in (then or "").split(",") if word.strip()]
@@ -256,6 +255,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs a command line; returns its exit status, of which docs/reference/outside.md has the list."""
     argv = sys.argv[1:] if argv is None else argv
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that temporary files are removed
+    processes.take_place()
     warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")  # fastai's import, not the user's
     warnings.filterwarnings("ignore", message="Image size .* exceeds limit")  # Pillow's; busfast refuses the image
     try:
@@ -267,12 +267,19 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         line.check(VERBS, argv)
         call = line.parse(VERBS, argv)
-        call.verb(*call.args, **call.kwargs)
+        if processes.count() > 1:
+            from busfast.results.follow import run_together
+
+            run_together(argv[0], lambda: call.verb(*call.args, **call.kwargs))
+        else:
+            call.verb(*call.args, **call.kwargs)
     except UserError as error:
-        print(f"busfast: {plain_text(str(error))}", file=sys.stderr)
+        if processes.number() == 0:  # the others have the same to say, or have said their own
+            print(f"busfast: {plain_text(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        print("busfast: interrupted", file=sys.stderr)
+        if processes.number() == 0:
+            print("busfast: interrupted", file=sys.stderr)
         return 130
     except line.FireExit as end:
         return end.code

@@ -12,7 +12,7 @@ import pytest
 HOUSE = Path(__file__).parents[1]
 PACKAGE = HOUSE / "busfast"
 FLOORS = ("base", "data", "pipelines", "models", "results", "cli")  # a room imports its own floor or lower ones
-BASE = ("busfast", "busfast.errors", "busfast.files", "busfast.progress", "busfast.words")
+BASE = ("busfast", "busfast.errors", "busfast.files", "busfast.processes", "busfast.progress", "busfast.words")
 HEAVY = ("torch", "torchvision", "fastai", "timm", "pandas", "numpy", "matplotlib", "nvidia", "sklearn", "scipy", "PIL")
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 import timm
 import torch
 
+from busfast import processes
 from busfast.pipelines.config import Config
 from busfast.pipelines.loaders import choose_device
 
@@ -20,7 +21,7 @@ class Room:
     """How much memory there is, and what training takes of it, in bytes.
 
     Attributes:
-        image: what a step keeps for the backward pass of one image.
+        image: what a step keeps for the backward pass of one image; of several processes, each keeps its share.
         model: weights, gradients and Adam's two moments.
         free: memory that is free on the device; None: not known.
     """
@@ -61,7 +62,10 @@ def measure_room(config: Config) -> Room:
         model = timm.create_model(config.arch, num_classes=len(config.classes)).train()
         kept = _saved_bytes(model, config.size)
     weights = sum(param.numel() * param.element_size() for param in model.parameters())
-    return Room(kept // PROBE, 4 * weights, free_memory(device))
+    free = free_memory(device)
+    if free is not None and device.type == "cpu":
+        free //= processes.count_here()
+    return Room(kept // PROBE // processes.count(), 4 * weights, free)
 
 
 def _saved_bytes(model: torch.nn.Module, size: int) -> int:

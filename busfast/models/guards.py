@@ -23,19 +23,21 @@ class StopOnNaN(Callback):
     """Ends the run when the loss of a batch, in training or validation, is no number; what was saved stays.
 
     Args:
-        folder: bad_batch.csv with the images of that batch goes there.
+        folder: bad_batch.csv with the images of that batch goes there; None: nowhere, as another process writes it.
         lr: what the learning rate began with; a tenth of it is suggested.
     """
 
     order = -8
 
-    def __init__(self, folder: Path, lr: float):
+    def __init__(self, folder: Path | None, lr: float):
         self.folder, self.start_lr = folder, lr
 
     def after_batch(self):
         loss = self.loss.item()
         if math.isfinite(loss):
             return
+        if self.folder is None:
+            raise BadLoss(f"The loss became {loss}.")
         dl = self.dls.train if self.training else self.dls.valid
         rows = dl.dataset.items.iloc[dl.indices]
         images = [str(image) for image in rows["image"]]
@@ -63,8 +65,13 @@ class HeedSignals(Callback):
         self.came = came
 
     def before_batch(self):
-        if self.came:
-            raise KeyboardInterrupt if self.came[0] == signal.SIGINT else SystemExit(128 + self.came[0])
+        heed(self.came)
+
+
+def heed(came: list[int]) -> None:
+    """Raises what the first of the signals that came, if any, would have."""
+    if came:
+        raise KeyboardInterrupt if came[0] == signal.SIGINT else SystemExit(128 + came[0])
 
 
 @contextmanager

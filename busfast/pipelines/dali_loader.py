@@ -34,7 +34,9 @@ class DaliLoader:
 
     def __init__(self, pipeline: ImagePipeline, bs: int, device: torch.device, threads: int = 0, exact: bool = True):
         self.pipeline, self.bs = pipeline, bs
-        self.gpu = (device.index or 0) if device is not None and device.type == "cuda" else None
+        self.gpu = None
+        if device is not None and device.type == "cuda":  # each process has its own current one
+            self.gpu = torch.cuda.current_device() if device.index is None else device.index
         self.threads = threads or os.cpu_count()
         self.enough = 0 if exact or self.gpu is not None else MARGIN * pipeline.size
         self._idle: dict[bool, list] = {True: [], False: []}

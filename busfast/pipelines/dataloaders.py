@@ -1,8 +1,9 @@
 """A split table -> fastai DataLoaders whose batches DALI or torchvision makes; all else stays fastai's own."""
 
+import math
 import os
 from collections import deque
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
@@ -28,6 +29,7 @@ from busfast.pipelines.image import ImagePipeline, draw_moves
 from busfast.pipelines.items import item_transforms
 from busfast.pipelines.loaders import LOADERS, REFERENCE, choose_device, choose_loader
 from busfast.pipelines.reading import name_unreadable
+from busfast.processes import share
 
 
 class Normalized(Transform):
@@ -51,16 +53,20 @@ class ImageDL(TfmdDL):
         loader: a key of `LOADERS`.
         threads: decoding threads; 0: one a core.
         cache: the decoded cache of the images; None: they are decoded in every epoch.
+        place: which process this is, of how many that share each batch. All of them draw the same order and the same
+            augmentation, and each makes its own images; where the last batch has too few, that may be none.
 
     Attributes:
-        indices: which rows of the table the last batch was made of.
+        indices: which rows of the table the last batch was made of, by all processes together.
+        own: which of these this process made.
     """
 
     def __init__(self, dataset=None, image: ImagePipeline | None = None, loader: str = "torchvision",
-                 threads: int = 0, cache: Cache | None = None, **kwargs):
-        self.image, self.loader_name, self.threads, self.cache = image, loader, threads, cache
+                 threads: int = 0, cache: Cache | None = None, place: tuple[int, int] = (0, 1), **kwargs):
+        self.image, self.loader_name, self.threads, self.cache, self.place = image, loader, threads, cache, place
         self._loader = self._targets = None
         self.indices: tuple[int, ...] = ()
+        self.own = slice(None)
         # Workers are processes in fastai; here threads decode.
         super().__init__(dataset, **(kwargs | {"num_workers": 0}))
 
@@ -77,31 +83,44 @@ class ImageDL(TfmdDL):
         augment = getattr(self.dataset, "split_idx", None) == 0
         rng = np.random.default_rng(self.rng.getrandbits(64)) if augment else None
         sources = self.dataset.items["image"].tolist()
-        if self._targets is None:
-            # Some at a time: 100,000 tensors of one number each would take 50 MB.
-            self._targets = [torch.cat([torch.stack([tl[index] for index in some])
-                                        for some in chunked(range(len(sources)), 1000)]) for tl in self.dataset.tls[1:]]
         taken: deque = deque()
 
         def batches():
             for indices in chunked(samps, self.bs, self.drop_last):
                 taken.append((indices, draw_moves(self.image, len(indices), rng) if augment else None))
-                yield [sources[index] for index in indices]
+                if own := indices[share(len(indices), self.place)]:
+                    yield [sources[index] for index in own]
+
+        def finished(pixels):
+            self.indices, moves = taken.popleft()
+            self.own = share(len(self.indices), self.place)
+            return (TensorImage(finish(pixels, self.image, moves[self.own] if augment else None)),
+                    *self.targets(self.indices[self.own]))
 
         kept = self.prepare(self.image)
         if kept is not None:
             fitted = _read_ahead(kept, batches())
         else:
             if self._loader is None:
-                self._loader = LOADERS[self.loader_name](self.image, self.bs, self.device, self.threads, not augment)
+                self._loader = LOADERS[self.loader_name](self.image, math.ceil(self.bs / self.place[1]), self.device,
+                                                         self.threads, not augment)
             fitted = self._loader.batches(batches())
         for pixels in fitted:
             self.lap("waiting")
             pixels = pixels.to(self.device, non_blocking=True)
             self.lap("to_device")
-            self.indices, moves = taken.popleft()
-            targets = [TensorCategory(target[self.indices]) for target in self._targets]
-            yield (TensorImage(finish(pixels, self.image, moves)), *targets)
+            yield finished(pixels)
+        if taken:  # the last batch, which has fewer images than there are processes
+            yield finished(torch.empty((0, self.image.size, self.image.size, 3), dtype=torch.uint8, device=self.device))
+
+    def targets(self, indices: Sequence[int]) -> list[TensorCategory]:
+        """Returns the targets of some rows of the table, int64 (N,) each; one, the class."""
+        if self._targets is None:
+            # Some at a time: 100,000 tensors of one number each would take 50 MB.
+            self._targets = [torch.cat([torch.stack([tl[index] for index in some])
+                                        for some in chunked(range(len(self.dataset)), 1000)])
+                             for tl in self.dataset.tls[1:]]
+        return [TensorCategory(target[list(indices)]) for target in self._targets]
 
     def lap(self, phase: str) -> None:
         """Is told what the time since the last border went into; `busfast.models.profile` listens here."""
@@ -219,7 +238,7 @@ def list_images(path: str | Path) -> list[str]:
 
 def make_dls(table: pd.DataFrame, image: ImagePipeline | None = None, *, classes: tuple[str, ...] = CLASSES,
              bs: int = 32, loader: str = "auto", device: str = "auto", threads: int = 0, cache: str = "off",
-             path: str | Path = ".") -> TableDataLoaders:
+             path: str | Path = ".", place: tuple[int, int] = (0, 1)) -> TableDataLoaders:
     """Makes fastai DataLoaders of the train and valid parts of a split table.
 
     Args:
@@ -235,6 +254,7 @@ def make_dls(table: pd.DataFrame, image: ImagePipeline | None = None, *, classes
         cache: "off"; "auto": keep decoded pixels in this user's cache folder; or the folder to keep them in. What is
             missing there is decoded now.
         path: where the Learner's files go.
+        place: which process this is, of how many that share each batch; `bs` counts the images of all of them.
 
     Returns:
         DataLoaders of (x, y): float32 (N, 3, size, size), normalised, channels last; int64 (N,).
@@ -262,7 +282,7 @@ def make_dls(table: pd.DataFrame, image: ImagePipeline | None = None, *, classes
     if cache != "off":
         kept = Cache(cache, root, rows["image"][rows["part"].isin(PARTS[:2])].tolist(), threads)
     how = {"image": image, "loader": loader, "threads": threads, "cache": kept, "bs": bs, "device": device,
-           "after_item": [ToTensor()],
+           "place": place, "after_item": [ToTensor()],
            "after_batch": [Normalized(image.mean, image.std)]}
     train = ImageDL(dataset.train, shuffle=True, drop_last=len(splits[0]) % bs == 1, **how)
     train.prepare(image)  # now, rather than within the first batch

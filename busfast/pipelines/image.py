@@ -50,6 +50,10 @@ class Moves:
     vflip: np.ndarray
     angle: np.ndarray
 
+    def __getitem__(self, which: slice) -> "Moves":
+        """Those of some of the images."""
+        return Moves(self.hflip[which], self.vflip[which], self.angle[which])
+
 
 def draw_moves(pipeline: ImagePipeline, count: int, rng: np.random.Generator) -> Moves:
     """Draws the augmentation of a batch.

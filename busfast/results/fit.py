@@ -9,12 +9,14 @@ from fastai.callback.core import Callback
 from fastai.callback.progress import ProgressCallback
 from fastai.learner import Learner
 
+from busfast import processes
 from busfast.data.rows import write_csv
 from busfast.errors import UserError
 from busfast.models.batch_size import is_out_of_memory
 from busfast.models.callbacks import EarlyStopping, ProgressiveSize, SaveBest, SaveFinal, WarnCollapse, monitor_with
 from busfast.models.checkpoint import remove_checkpoints
 from busfast.models.freeze import FreezeStages, worth_freezing
+from busfast.models.group import connected
 from busfast.models.guards import BadLoss, HeedSignals, StopOnNaN, note_signals
 from busfast.models.learner import cosine
 from busfast.models.profile import Profile
@@ -24,6 +26,25 @@ from busfast.results.ending import finish_run, say_end
 from busfast.results.log import PlainProgress, TrainingLog, on_terminal
 from busfast.results.runs import DONE, Run, write_record
 from busfast.words import counted
+
+
+def steering(config: Config, learn: Learner) -> list[Callback]:
+    """Returns the callbacks that decide how a model is trained, in each of the processes that do."""
+    callbacks = [cosine(config.lr, config.lr_min)]
+    if config.freeze_after and worth_freezing(config.freeze, learn.weights_used["text"]):
+        callbacks.append(FreezeStages(config.freeze, config.freeze_after, config.arch))
+    if config.progressive:
+        callbacks.append(ProgressiveSize(config.progressive))
+    return callbacks
+
+
+def joining(config: Config, learn: Learner) -> list[Callback]:
+    """Returns the callbacks that make several processes train one model, called while they are `connected`."""
+    if processes.count() == 1:
+        return []
+    from busfast.models.together import SameStart, StopTogether, Together  # Accelerate: one process does without
+
+    return [Together(learn.dls.device, config.seed), SameStart(), StopTogether()]
 
 
 def fit_run(run: Run, config: Config, parts: pd.DataFrame, learn: Learner, phantom: bool, state: dict[str, Any] | None,
@@ -45,17 +66,13 @@ def fit_run(run: Run, config: Config, parts: pd.DataFrame, learn: Learner, phant
             written.
     """
     monitor = monitor_with(config.monitor, config.measures)
-    schedule = cosine(config.lr, config.lr_min)
+    schedule = cosine(config.lr, config.lr_min).scheds["lr"]
     caption = f"{run.name}, {config.arch}, {config.size} px" + (", PHANTOM (synthetic images)" if phantom else "")
-    log = TrainingLog(run.results, schedule.scheds["lr"], caption)
+    log = TrainingLog(run.results, schedule, caption)
     best, stop = SaveBest(run.models / "best.pth", **monitor), EarlyStopping(**monitor, patience=config.patience)
     saved = Checkpoint(run.models)
-    callbacks = [schedule, log, best, stop, saved, SaveFinal(run.models / "final.pth"), WarnCollapse(),
-                 StopOnNaN(run.results, config.lr), *more]
-    if config.freeze_after and worth_freezing(config.freeze, learn.weights_used["text"]):
-        callbacks.append(FreezeStages(config.freeze, config.freeze_after, config.arch))
-    if config.progressive:
-        callbacks.append(ProgressiveSize(config.progressive))
+    callbacks = [*steering(config, learn), log, best, stop, saved, SaveFinal(run.models / "final.pth"),
+                 WarnCollapse(), StopOnNaN(run.results, config.lr), *more]
     phases = Profile()
     if profile:
         callbacks.append(phases)
@@ -71,8 +88,8 @@ def fit_run(run: Run, config: Config, parts: pd.DataFrame, learn: Learner, phant
                 "monitor": config.monitor, "minutes": round(saved.seconds / 60, 2)}
 
     try:
-        with note_signals() as came:
-            learn.fit(config.epochs, cbs=[*callbacks, HeedSignals(came)])
+        with note_signals() as came, connected(learn.dls.device, came):
+            learn.fit(config.epochs, cbs=[*callbacks, *joining(config, learn), HeedSignals(came)])
         if profile:
             write_csv(pd.DataFrame(phases.rows), run.results / "profile.csv", float_format="%.4f")
         done = summary("stopped early" if stop.stopped else "finished")

@@ -1,11 +1,13 @@
 """The main job, from top to bottom: configuration -> table -> split -> DataLoaders -> Learner -> fit -> run."""
 
+import os
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pandas as pd
 
+from busfast import processes
 from busfast.data.check import check_images
 from busfast.data.fingerprint import fingerprint_images
 from busfast.data.generators import generate
@@ -61,6 +63,7 @@ def build(config: Config, parts: pd.DataFrame, model_dir: Path | str = "models",
     Returns:
         The Learner.
     """
+    import torch
     from fastai.torch_core import set_seed
 
     from busfast.models.learner import make_learner
@@ -69,14 +72,21 @@ def build(config: Config, parts: pd.DataFrame, model_dir: Path | str = "models",
     from busfast.pipelines.loaders import REFERENCE, choose_device, choose_loader
 
     device = choose_device(config.device)
+    if processes.count() > 1 and device.type == "cuda":
+        torch.cuda.set_device(processes.number_here())
     loader, why = choose_loader(config.loader, device)
-    print(f"device: {device.type}" + (" (auto)" if config.device == "auto" else ""))
+    print(f"device: {device.type}" + (" (auto)" if config.device == "auto" else "")
+          + (f"; {processes.count()} processes share each batch of {config.bs}" if processes.count() > 1 else ""))
     print(f"loader: {loader} ({why})" + (", for images that are not in the cache" if config.cache != "off" else "")
           + (f"; validation has the reference pixels, those of {REFERENCE}" if loader != REFERENCE else ""), flush=True)
     set_seed(config.seed, reproducible=True)
     image = ImagePipeline(config.size, config.resize, config.channels, config.hflip, config.vflip, config.rotate)
+    threads = config.threads or (max(1, os.cpu_count() // processes.count_here()) if processes.count() > 1 else 0)
     dls = make_dls(parts, image, classes=config.classes, bs=config.bs, loader=loader, device=device.type,
-                   threads=config.threads, cache=config.cache)
+                   threads=threads, cache=config.cache, place=(processes.number(), processes.count()))
+    if processes.count() > 1:  # now, while the others wait as long as it takes
+        for size in config.progressive:
+            dls.train.prepare(replace(image, size=size))
     learn = make_learner(dls, config.arch, weights=weights or config.weights, dropout=config.dropout, lr=config.lr,
                          wd=config.wd, freeze=0 if config.freeze_after else config.freeze, path=".",
                          model_dir=model_dir)
@@ -93,6 +103,7 @@ def check_environment(config: Config):
     import timm
 
     from busfast.models.freeze import freeze_stages
+    from busfast.models.group import check_processes
     from busfast.models.weights import check_arch, load_state
     from busfast.pipelines.loaders import choose_device, choose_loader
 
@@ -101,6 +112,7 @@ def check_environment(config: Config):
         freeze_stages(timm.create_model(config.arch), config.freeze, config.arch)
     device = choose_device(config.device)
     choose_loader(config.loader, device)
+    check_processes(config)
     if config.weights not in ("auto", "none"):
         load_state(config.weights)
     return device
@@ -130,6 +142,7 @@ def train_run(pipeline: str, config: Config, name: str, parts: pd.DataFrame, pro
         UserError: bad input, or a file that cannot be written.
     """
     from busfast.models.batch_size import fit_batch_size
+    from busfast.models.group import call_others, check_share
     from busfast.models.weights import Weights
     from busfast.results.fit import fit_run
     from busfast.results.resume import open_job, warn_of_other_bits
@@ -142,12 +155,15 @@ def train_run(pipeline: str, config: Config, name: str, parts: pd.DataFrame, pro
             return run
         try:
             config, smaller = fit_batch_size(config, auto_bs and job.state is None)
+            check_share(config.bs)
             weights = None
             if job.state is None:
                 parts = _write_parts(run, parts)  # what is written is what is trained
             else:  # the hub is not asked again, and another start not drawn
                 weights = Weights(*(job.record["weights"][key] for key in ("text", "mean", "std")))
             learn = build(config, parts, run.models, weights)
+            call_others({"run": run.name, "config": asdict(config), "root": parts.attrs["root"],
+                         "weights": learn.weights_used})
         except BaseException:
             if job.fresh:
                 discard_run(run)  # nothing was trained: leave no empty run behind
@@ -187,7 +203,7 @@ def _record(config: Config, parts: pd.DataFrame, learn) -> dict:
     counts = count_parts(parts, config.classes)
     return {
         "phantom": is_phantom(config), "device": learn.dls.device.type, "loader": learn.dls.train.loader_name,
-        "cached_images": learn.dls.train.cached_images,
+        "processes": processes.count(), "cached_images": learn.dls.train.cached_images,
         "weights": {key: value if key == "text" else list(value) for key, value in learn.weights_used.items()},
         "class_weights": {name: round(float(value), 6) for name, value in zip(config.classes, weight, strict=True)},
         "counts": {part: {name: int(count) for name, count in row.items()} for part, row in counts.iterrows()},

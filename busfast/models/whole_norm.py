@@ -1,0 +1,81 @@
+"""Batch normalisation over the images of all processes, as if one process had the whole batch."""
+
+from functools import partial
+
+import torch
+import torch.distributed as dist
+from timm.layers.norm_act import BatchNormAct2d, convert_sync_batchnorm
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+
+def norm_whole_batch(model: nn.Module, device: torch.device) -> nn.Module:
+    """Makes a model's batch normalisation see the whole batch; names and values of its state stay as they are.
+
+    On CUDA it becomes torch's SyncBatchNorm, through timm, whose layers have an activation in them; that refuses other
+    devices, where the sums are exchanged here.
+
+    Args:
+        model: is changed.
+        device: where it is trained.
+
+    Returns:
+        The model, or what has taken its place.
+    """
+    if device.type == "cuda":
+        return convert_sync_batchnorm(model)
+    for module in model.modules():
+        if isinstance(module, _BatchNorm):
+            module.forward = partial(_forward, module)
+    return model
+
+
+def has_batch_norm(model: nn.Module) -> bool:
+    """Returns whether there is any batch normalisation in a model."""
+    return any(isinstance(module, _BatchNorm) for module in model.modules())
+
+
+class _Sum(torch.autograd.Function):
+    """The sum over all processes; so is its gradient."""
+
+    @staticmethod
+    def forward(ctx, tensor):
+        total = tensor.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx, grad):
+        total = grad.clone()
+        dist.all_reduce(total)
+        return total
+
+
+def _forward(norm: _BatchNorm, x: torch.Tensor) -> torch.Tensor:
+    if not norm.training:
+        return type(norm).forward(norm, x)
+    x = _normalise(norm, x)
+    return norm.act(norm.drop(x)) if isinstance(norm, BatchNormAct2d) else x
+
+
+def _normalise(norm: _BatchNorm, x: torch.Tensor) -> torch.Tensor:
+    """What a layer makes of its part of a batch in training, (N, C, ...); N may be 0."""
+    channels = [1, -1] + [1] * (x.dim() - 2)
+    across = [axis for axis in range(x.dim()) if axis != 1]
+    # In double precision, so that a mean far from 0 costs no digits of the variance.
+    sums = torch.stack([x.sum(across, dtype=torch.double), x.square().sum(across, dtype=torch.double)])
+    total = _Sum.apply(torch.cat([sums.flatten(), sums.new_tensor([x.numel() // x.shape[1]])]))
+    count = total[-1]
+    mean, squares = (total[:-1] / count).view(2, -1)
+    var = squares - mean.square()
+    if norm.track_running_stats:
+        with torch.no_grad():
+            norm.num_batches_tracked.add_(1)
+            rate = 1 / float(norm.num_batches_tracked) if norm.momentum is None else norm.momentum
+            norm.running_mean.lerp_(mean.to(norm.running_mean), rate)
+            norm.running_var.lerp_((var * count / (count - 1)).to(norm.running_var), rate)
+    scale = (var + norm.eps).rsqrt()
+    shift = -mean * scale
+    if norm.affine:
+        scale, shift = scale * norm.weight, shift * norm.weight + norm.bias
+    return torch.addcmul(shift.to(x).view(channels), x, scale.to(x).view(channels))

@@ -1,0 +1,69 @@
+"""Which of how many processes this is, where torchrun or accelerate started several to train together; no torch here."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+KEYS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+
+_taken: dict[str, str] = {}
+
+
+def take_place() -> None:
+    """Takes what the starter wrote out of the environment, if it started several processes.
+
+    fastai and Accelerate look there, and would wait for the other processes wherever they see several, such as in
+    what one process does alone.
+    """
+    if "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", 1)) > 1:
+        _taken.update({key: os.environ.pop(key) for key in KEYS if key in os.environ})
+
+
+@contextmanager
+def place_shown() -> Iterator[None]:
+    """Puts it back for as long as a library needs it."""
+    os.environ.update(_taken)
+    try:
+        yield
+    finally:
+        for key in _taken:
+            del os.environ[key]
+
+
+def number() -> int:
+    """Returns which process this is, counted from 0, over all machines; 0 writes, says and decides."""
+    return int(_taken.get("RANK", 0))
+
+
+def count() -> int:
+    """Returns how many processes there are, over all machines."""
+    return int(_taken.get("WORLD_SIZE", 1))
+
+
+def number_here() -> int:
+    """Returns which process of this machine this is, counted from 0: the number of its GPU."""
+    return int(_taken.get("LOCAL_RANK", 0))
+
+
+def count_here() -> int:
+    """Returns how many processes share this machine."""
+    return int(_taken.get("LOCAL_WORLD_SIZE", 1))
+
+
+def share(length: int, place: tuple[int, int]) -> slice:
+    """Returns the part of so many things that falls to a process; parts differ in length by one at most.
+
+    Args:
+        length: how many things there are.
+        place: which process, of how many.
+    """
+    which, of = place
+    return slice(length * which // of, length * (which + 1) // of)
+
+
+def starter() -> str:
+    """Returns the words that start a verb as this process was started, up to the verb's module."""
+    if count() == 1:
+        return "python"
+    machines = count() // count_here()
+    return f"torchrun --nproc_per_node={count_here()}" + (f" --nnodes={machines} ..." if machines > 1 else "")

@@ -1,0 +1,78 @@
+"""Training in several processes: the first one does all that one alone would; the others follow it when it trains."""
+
+import contextlib
+import os
+import sys
+from collections.abc import Callable
+
+from busfast import processes
+from busfast.data.split_file import read_split
+from busfast.errors import UserError, plain_text
+from busfast.pipelines.config import Config
+from busfast.results.runs import Run
+
+
+def run_together(verb: str, call: Callable[[], None]) -> None:
+    """Runs a verb in the first of several processes, and what it needs of the others in those.
+
+    Args:
+        verb: must be train.
+        call: runs it.
+
+    Raises:
+        UserError: another verb; whatever the verb raises.
+    """
+    if verb != "train":
+        raise UserError(f"{verb} runs in one process and was started in {processes.count()}. Start it without torchrun "
+                        f"or accelerate: python -m busfast {verb} ...")
+    from busfast.models import group
+
+    group.open_store()
+    try:
+        if processes.number():
+            with _silence():
+                _follow()
+        else:
+            call()
+            group.send_job(None)
+    except group.ProcessLost:
+        raise  # whoever was lost says why
+    except BaseException as error:
+        group.say_failed()
+        if processes.number() and isinstance(error, UserError):
+            print(f"busfast, process {processes.number()} of {processes.count()}: {plain_text(str(error))}",
+                  file=sys.stderr, flush=True)
+        raise
+
+
+@contextlib.contextmanager
+def _silence():
+    """The first process says everything."""
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+        yield
+
+
+def _follow() -> None:
+    """Trains its share of whatever the first process trains."""
+    from fastai.callback.progress import ProgressCallback
+
+    from busfast.models import group
+    from busfast.models.guards import HeedSignals, StopOnNaN, note_signals
+    from busfast.models.weights import Weights
+    from busfast.results.fit import joining, steering
+    from busfast.results.train import build
+
+    while (job := group.next_job()) is not None:
+        run, config = Run(job["run"]), Config(**job["config"])
+        try:
+            parts = read_split(run.results / "split.csv", job["root"])
+        except (OSError, UserError) as error:
+            raise UserError(f"{run.results}/split.csv, which the first process wrote, cannot be read here ({error}). "
+                            "All machines need to see the same folders.") from error
+        learn = build(config, parts, run.models, Weights(**job["weights"]))
+        learn.remove_cbs(ProgressCallback)
+        learn.metrics, learn.logger = [], lambda values: None
+        group.meet()
+        with note_signals() as came, group.connected(learn.dls.device, came):
+            learn.fit(config.epochs, cbs=[*steering(config, learn), *joining(config, learn),
+                                          StopOnNaN(None, config.lr), HeedSignals(came)])
