@@ -25,7 +25,6 @@ from busfast.pipelines.loaders import choose_device
 
 PATIENCE = timedelta(minutes=10)  # that a process waits for another one in the middle of training
 POLL = 0.5  # seconds, at most, between looks into the store
-ENDED = ("closed by peer", "connection reset", "broken pipe", "timed out", "timeout", "socket", "nccl", "gloo")
 
 _state: dict[str, Any] = {"jobs": 0, "meetings": 0}
 
@@ -163,8 +162,8 @@ def connected(device: torch.device, came: list[int]) -> Iterator[None]:
 
 
 def is_lost(error: BaseException) -> bool:
-    """Returns whether torch.distributed says that another process is gone."""
-    return isinstance(error, RuntimeError) and any(word in str(error).lower() for word in ENDED)
+    """Returns whether torch.distributed says that another process is gone; gloo says it without a class of its own."""
+    return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
 def add_up(tensor: torch.Tensor) -> torch.Tensor:

@@ -75,7 +75,7 @@ def _normalise(norm: _BatchNorm, x: torch.Tensor) -> torch.Tensor:
             norm.running_mean.lerp_(mean.to(norm.running_mean), rate)
             norm.running_var.lerp_((var * count / (count - 1)).to(norm.running_var), rate)
     scale = (var + norm.eps).rsqrt()
-    shift = -mean * scale
-    if norm.affine:
-        scale, shift = scale * norm.weight, shift * norm.weight + norm.bias
-    return torch.addcmul(shift.to(x).view(channels), x, scale.to(x).view(channels))
+    centred = x - mean.to(x).view(channels)
+    if not norm.affine:
+        return centred * scale.to(x).view(channels)
+    return torch.addcmul(norm.bias.to(x).view(channels), centred, (scale * norm.weight).to(x).view(channels))

@@ -19,6 +19,7 @@ from PIL import Image
 
 from busfast.errors import UserError
 from busfast.pipelines import ImagePipeline, make_dls
+from busfast.processes import share
 
 matplotlib.use("agg")
 
@@ -72,6 +73,32 @@ def test_an_epoch_shows_each_training_image_once_in_a_new_order(dls, parts):
         assert sorted(seen) == list(range(count))
         orders.append(seen)
     assert orders[0] != orders[1]
+
+
+@pytest.mark.parametrize("bs", [31, 15])  # the last batch has 2 images, so that one process has none of it; or 4
+def test_processes_that_share_batches_make_the_very_images_that_one_makes_each_once(parts, loader, bs):
+    def epochs(place):
+        set_seed(3)
+        dls = make_dls(parts, ImagePipeline(size=SIZE), bs=bs, loader=loader, device="cpu", place=place)
+        return [[(x, y, dl.indices, dl.own) for x, y in dl] for dl in (dls.train, dls.train, dls.valid)]
+    alone, *shares = [epochs(place) for place in ((0, 1), (0, 3), (1, 3), (2, 3))]
+    assert [len(batch[1]) for batch in alone[0]][-1] in (2, 4)
+    for one, *several in zip(alone, *shares, strict=True):
+        rows = []
+        for batch, *own in zip(one, *several, strict=True):
+            assert all(part[2] == batch[2] for part in own)
+            rows += [row for part in own for row in part[2][part[3]]]
+            for which in (0, 1):
+                assert torch.equal(torch.cat([part[which] for part in own]), batch[which])
+        assert sorted(rows) == list(range(len(rows))) and len(rows) == sum(len(batch[1]) for batch in one)
+
+
+@pytest.mark.parametrize("of", range(1, 8))
+def test_shares_follow_each_other_without_a_gap_and_differ_by_one_at_most(of):
+    for length in range(40):
+        parts = [list(range(length))[share(length, (which, of))] for which in range(of)]
+        assert sum(parts, []) == list(range(length))
+        assert max(map(len, parts)) - min(map(len, parts)) <= 1
 
 
 def test_the_test_part_is_in_no_dataloader(dls, parts):
