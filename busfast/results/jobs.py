@@ -11,6 +11,7 @@ from contextlib import suppress
 
 import torch
 
+from busfast import processes
 from busfast.errors import UserError
 from busfast.pipelines.config import convert
 
@@ -22,11 +23,14 @@ def check_jobs(jobs: int | str, device: torch.device) -> int:
     """Returns the number of jobs, if the machine has room for it.
 
     Raises:
-        UserError: no number, or out of range; more jobs than GPUs.
+        UserError: no number, or out of range; more jobs than GPUs; already one of several processes.
     """
     jobs = convert("jobs", jobs, int)
     if not 1 <= jobs <= MOST:
         raise UserError(f"jobs={jobs} is out of range: give a number from 1 to {MOST}.")
+    if jobs > 1 and processes.count() > 1:
+        raise UserError(f"jobs={jobs} would start further processes in each of the {processes.count()} that were "
+                        "started. Leave out --jobs, or start it without torchrun or accelerate.")
     if device.type == "cuda" and jobs > torch.cuda.device_count():
         raise UserError(f"jobs={jobs} is more than there are GPUs here ({torch.cuda.device_count()}), and each run "
                         "takes one. Give fewer, or --device=cpu.")
