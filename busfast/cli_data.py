@@ -57,14 +57,12 @@ def audit(*, data: str = None, split: str = None, pipeline: str = None, out: str
         metadata_only: read the table alone; no image is opened.
     """
     _, config = configure(pipeline, data=data)
-    from busfast.data.audit import audit_table, say_groups
+    from busfast.data.audit import audit_images, say_groups
     from busfast.data.audit_page import say_confounding, write_audit
-    from busfast.data.copies import AUDIT_FILE, NO_COPIES, drop_different, find_copies, read_decisions
-    from busfast.data.fingerprint import fingerprint_images
-    from busfast.data.groups import add_groups
+    from busfast.data.copies import AUDIT_FILE, read_decisions
     from busfast.data.leaks import find_leaks, say_leaks
     from busfast.data.lists import read_lists
-    from busfast.data.places import claim_home, home_of, image_paths, links_out
+    from busfast.data.places import claim_home, home_of
     from busfast.data.quarantine import clean_folder, write_clean
 
     table = _read(config, metadata_only=True, other_labels=True)
@@ -72,21 +70,14 @@ def audit(*, data: str = None, split: str = None, pipeline: str = None, out: str
     clean = clean_folder(home_of(table.attrs["file"])) if quarantine else None
     lists = read_lists(split, table, config.classes) if split else None
     decisions = read_decisions(folder / "audit.csv")
-    prints, pairs = None, NO_COPIES
-    if not metadata_only:
-        prints = fingerprint_images(image_paths(table))
-        pairs = find_copies(table, prints)
-    copies = drop_different(pairs, decisions)
-    table = add_groups(table, copies["a"], copies["b"])
-    classes = [*config.classes, *sorted(set(table["label"]) - set(config.classes))]
-    found = audit_table(table, prints, pairs, decisions, classes, {} if metadata_only else links_out(table))
+    found, copies = audit_images(table, config.classes, decisions=decisions, metadata_only=metadata_only)
     leaks = None if lists is None else (split, find_leaks(lists, copies))
 
     print(f"audit of {table.attrs['root']}: {len(table)} images, {say_groups(found.table)}")
     _print_audit(found)
     print(f"  {say_confounding(found)}")
     if leaks:
-        unseen = 0 if prints is None else int((prints["reason"] != "").sum())
+        unseen = int(found.findings["finding"].isin(("missing", "unreadable")).sum())
         if unseen or metadata_only:
             print(f"  copies among {unseen or len(table)} images are not known: they were not, or could not be, read")
         print(f"leaks of {split}: {say_leaks(leaks[1]) or 'none'}" + (" on two sides" if len(leaks[1]) else ""))

@@ -24,15 +24,10 @@ def evaluate(*, run: str, target: float = 0.9, positive: str = None, again: bool
 
     found = find_run(run)
     flags = model_flags(bs=bs, device=device, threads=threads)
-    from busfast.results.evaluate import predict_parts
-    from busfast.results.summary import check_request, say_evaluation, summarise, write_tables
+    from busfast.results.summary import evaluate_run
     from busfast.results.trackers import track_results
 
-    check_request(found.read_config()[0].classes, target, positive)
-    predict_parts(found, again=again, **flags)
-    scored = summarise(found, target=target, positive=positive)
-    write_tables(scored)
-    say_evaluation(scored)
+    evaluate_run(found, target=target, positive=positive, again=again, **flags)
     track_results(found)
 
 

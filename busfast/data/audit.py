@@ -7,7 +7,10 @@ import numpy as np
 import pandas as pd
 from scipy.stats.contingency import association
 
-from busfast.data.groups import group_names
+from busfast.data.copies import NO_COPIES, audit_file, drop_different, find_copies, read_decisions
+from busfast.data.fingerprint import fingerprint_images
+from busfast.data.groups import add_groups, group_names
+from busfast.data.places import image_paths, links_out
 from busfast.data.table import CLASSES
 from busfast.words import counted
 
@@ -42,6 +45,33 @@ class Audit:
     by_class: float
     sizes: pd.DataFrame
     flags: pd.DataFrame
+
+
+def audit_images(table: pd.DataFrame, classes: Sequence[str] = CLASSES, *,
+                 decisions: dict[frozenset, str] | None = None,
+                 metadata_only: bool = False) -> tuple[Audit, pd.DataFrame]:
+    """Looks at every image of a table and audits it; what is wrong is a finding, and nothing is refused.
+
+    Args:
+        table: as `read_table` returns it.
+        classes: the labels that are meant; others that the table has come after them.
+        decisions: as `read_decisions` returns them; None: those of the audit that was written about this table.
+        metadata_only: open no image.
+
+    Returns:
+        The audit, and the pairs of copies as `split_table` takes them.
+
+    Raises:
+        UserError: the decisions cannot be read.
+    """
+    if decisions is None:
+        decisions = read_decisions(audit_file(table.attrs["file"]))
+    prints = None if metadata_only else fingerprint_images(image_paths(table))
+    pairs = NO_COPIES if metadata_only else find_copies(table, prints)
+    copies = drop_different(pairs, decisions)
+    grouped = add_groups(table, copies["a"], copies["b"])
+    classes = [*classes, *sorted(set(table["label"]) - set(classes))]
+    return audit_table(grouped, prints, pairs, decisions, classes, {} if metadata_only else links_out(table)), copies
 
 
 def audit_table(table: pd.DataFrame, prints: pd.DataFrame | None, copies: pd.DataFrame,

@@ -3,7 +3,8 @@
 from importlib import import_module
 
 _WHERE = {"make_learner": "learner", "cosine": "learner", "make_model": "weights", "load_state": "weights",
-          "make_metrics": "metrics", "export_learner": "export", "predict_images": "predict"}
+          "make_metrics": "metrics", "export_learner": "export", "predict_images": "predict",
+          "load_predictor": "predictor"}
 __all__ = list(_WHERE)
 
 

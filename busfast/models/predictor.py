@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 from scipy.special import softmax
 
 from busfast.data.growing import GrowingCsv
@@ -68,6 +69,11 @@ class Predictor:
         for reasons, found in stream(self.engine, paths, **how):
             answers = iter(self.answers(found, reasons.count("")) if found is not None else ())
             yield [self._row(next(names), reason, answers) for reason in reasons]
+
+    def table(self, paths: Sequence[str | Path], *, bs: int = 32, **how) -> pd.DataFrame:
+        """Returns the rows of some images as one table; see `rows`. Cells are text, as in the file of `write_rows`."""
+        rows = self.rows([str(path) for path in paths], paths, bs=bs, **how)
+        return pd.DataFrame([row for some in rows for row in some], columns=self.columns)
 
     def _row(self, name: str, reason: str, answers: Iterator[list[str]]) -> list[str]:
         answer = None if reason else next(answers)

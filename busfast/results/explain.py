@@ -18,13 +18,13 @@ from busfast.data.split_file import read_split
 from busfast.data.table import find_table
 from busfast.errors import UserError
 from busfast.files import make_folder
-from busfast.models.gradcam import explain_images
+from busfast.models.gradcam import OFFSET_FROM, Explainer, explain_images
 from busfast.models.inputs import list_inputs
 from busfast.models.predict import load_run_model, predict_logits
 from busfast.results.bootstrap import intervals
 from busfast.results.curves import plain, save_figure
 from busfast.results.predictions import check_unchanged, read_parts, read_predictions
-from busfast.results.probes import compare_parts, draw_some, probe_run, read_pixels
+from busfast.results.probes import compare_parts, draw_some, logits_of, probe_run, read_pixels
 from busfast.results.runs import Run
 
 EACH = 3  # pictures of a class, right or wrong, in the gallery
@@ -98,16 +98,53 @@ def explain_inputs(run: Run, inputs: str, folder: Path, **flags) -> list[Path]:
     for number, (path, one, where) in enumerate(zip(paths, pixels, maps, strict=True)):
         shares = softmax(logits[number])
         figure = Figure(figsize=(6, 3.3), layout="constrained")
-        for axes, on in zip(figure.subplots(1, 2), (False, True), strict=True):
+        for axes, on in zip(figure.subplots(1, 2), (None, where), strict=True):
             axes.axis("off")
-            axes.imshow(one.squeeze(), cmap="gray", vmin=0, vmax=255)
-            if on:
-                axes.imshow(where, cmap="viridis", alpha=0.45, vmin=0, vmax=1)
+            _show(axes, one, on)
         called = f"{config.classes[shares.argmax()]} ({shares.max():.2f})"
         figure.suptitle(f"{plain(path.name)}: {called}. Research only, not a medical device", fontsize=8)
         files.append(folder / f"{number + 1:04}-{path.stem}.png")
         save_figure(figure, files[-1])
     return files
+
+
+def draw_maps(learn: Learner, arch: str, images: Sequence[str | Path], columns: int = 3) -> Figure:
+    """Draws images, each beside its map for the predicted class.
+
+    Args:
+        learn: as `run_learner` or `make_learner` gives it; where its cells look is measured on validation images.
+        arch: the model's timm name.
+        images: files, as many as fit a batch.
+        columns: images a row.
+
+    Returns:
+        A figure, which a notebook shows.
+
+    Raises:
+        UserError: no CNN.
+    """
+    image = learn.dls.valid.image
+    pixels, some = ([fit_pixels(path, *image.fit) for path in paths]
+                    for paths in (images, learn.dls.valid_ds.items["image"][:OFFSET_FROM]))
+    shares = softmax(logits_of(learn, pixels), axis=1)
+    maps = Explainer(learn.model, arch, image, learn.dls.device, some).explain(pixels, shares.argmax(1))
+    rows = -(-len(pixels) // columns)
+    figure = Figure(figsize=(3.6 * columns, 2 * rows), layout="constrained")
+    grid = figure.subplots(rows, 2 * columns, squeeze=False).ravel()
+    for axes in grid:
+        axes.axis("off")
+    for number, (one, where, share) in enumerate(zip(pixels, maps, shares, strict=True)):
+        for axes, on in zip(grid[2 * number:2 * number + 2], (None, where), strict=True):
+            _show(axes, one, on)
+        grid[2 * number].set_title(f"called {learn.dls.vocab[share.argmax()]} ({share.max():.2f})", fontsize=8)
+    return figure
+
+
+def _show(axes, pixels: np.ndarray, where: np.ndarray | None = None) -> None:
+    """Draws a fitted image, and a map over it."""
+    axes.imshow(pixels.squeeze(), cmap="gray", vmin=0, vmax=255)
+    if where is not None:
+        axes.imshow(where, cmap="viridis", alpha=0.45, vmin=0, vmax=1)
 
 
 def localise(maps: np.ndarray, masks: Sequence[np.ndarray | None], groups: np.ndarray) -> pd.DataFrame:
@@ -193,8 +230,7 @@ def draw_gallery(cases: pd.DataFrame, pixels: Sequence[np.ndarray], maps: np.nda
         row = list(classes).index(case["label"])
         of = cases[(cases["label"] == case["label"]) & (cases["right"] == case["right"])]
         axes = grid[row, (0 if case["right"] else EACH) + list(of.index).index(case.name)]
-        axes.imshow(pixels[number].squeeze(), cmap="gray", vmin=0, vmax=255)
-        axes.imshow(maps[number], cmap="viridis", alpha=0.45, vmin=0, vmax=1)
+        _show(axes, pixels[number], maps[number])
         if masks[number] is not None and masks[number].any():
             axes.contour(masks[number], [0.5], colors="white", linewidths=1)
         axes.set_title(f"{case['label']}, {plain(case['center']) or 'no center'}\ncalled {case['predicted']} "

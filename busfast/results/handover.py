@@ -22,6 +22,7 @@ from busfast.models.onnx import export_onnx
 from busfast.models.outlier import QUANTILE, Outlier, fit_outlier
 from busfast.models.predict import load_run_model, stream
 from busfast.models.predictor import Predictor, use_facts
+from busfast.pipelines.dataloaders import make_dls
 from busfast.results.ending import VALID_FILE, read_valid
 from busfast.results.facts import describe_run
 from busfast.results.predictions import find_images
@@ -93,6 +94,27 @@ def run_predictor(run: Run, *, target: float | None = None, **flags) -> Predicto
     learn = load_run_model(run.best_weights(), *run.read_config(), **flags)
     facts = describe_run(run, target=TARGET if target is None else target)
     return use_facts(TorchEngine(learn.model, learn.dls.valid.image, learn.dls.device), facts)
+
+
+def run_learner(run: Run, **flags) -> Learner:
+    """Makes the Learner of a run: its best weights and the train and valid parts of its split, for fastai to look at.
+
+    Args:
+        run: a trained run.
+        flags: bs, device and threads of `load_model`.
+
+    Returns:
+        A Learner; `ClassificationInterpretation.from_learner` takes its validation part, never the test part.
+
+    Raises:
+        UserError: no weights; images that are gone.
+    """
+    config, record = run.read_config()
+    learn = load_run_model(run.best_weights(), config, record, **flags)
+    valid = learn.dls.valid
+    learn.dls = make_dls(_read_parts(run, config.data), valid.image, classes=config.classes, bs=valid.bs,
+                         device=learn.dls.device.type, threads=valid.threads, cache=config.cache)
+    return learn
 
 
 def _bundle(folder: Path, learn: Learner, facts: dict, parts: pd.DataFrame, paths: list[Path],

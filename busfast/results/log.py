@@ -7,6 +7,7 @@ from pathlib import Path
 
 from fastai.callback.core import Callback
 from fastai.learner import AvgLoss
+from fastcore.imports import in_notebook
 
 from busfast.files import atomic
 from busfast.results.curves import draw_curves
@@ -96,5 +97,5 @@ class PlainProgress(Callback):
 
 
 def on_terminal() -> bool:
-    """Returns whether somebody watches: then fastai's bars are shown."""
-    return sys.stdout.isatty()
+    """Returns whether somebody watches, at a terminal or in a notebook: then fastai's bars are shown."""
+    return sys.stdout.isatty() or in_notebook()

@@ -11,7 +11,7 @@ from busfast.errors import UserError, choose
 from busfast.pipelines.config import Config
 from busfast.results.assess import assess
 from busfast.results.calibration import calibrate, fit_temperature
-from busfast.results.evaluate import read_history
+from busfast.results.evaluate import predict_parts, read_history
 from busfast.results.operating import choose_threshold, operate, refer
 from busfast.results.predictions import PARTS, arrays, read_predictions
 from busfast.results.runs import Run
@@ -113,6 +113,26 @@ def summarise(run: Run, *, target: float | str = TARGET, positive: str | None = 
     return Evaluation(run, config, record, read_history(run), table, assess(table, classes), temperature,
                       _calibration(by_part, classes), positive,
                       _points(by_part, positive, sorted({TARGET, target})), _referral(by_part, classes))
+
+
+def evaluate_run(run: Run, *, target: float | str = TARGET, positive: str | None = None, again: bool = False,
+                 **flags) -> Evaluation:
+    """Scores a run's validation and test part, writes predictions and tables into its folder, and prints the scores.
+
+    Args:
+        run: a trained run.
+        target, positive: as those of `summarise`.
+        again, flags: as those of `predict_parts`.
+
+    Raises:
+        UserError: as `predict_parts` and `check_request`.
+    """
+    check_request(run.read_config()[0].classes, target, positive)
+    predict_parts(run, again=again, **flags)
+    found = summarise(run, target=target, positive=positive)
+    write_tables(found)
+    say_evaluation(found)
+    return found
 
 
 def write_tables(found: Evaluation) -> None:
