@@ -1,12 +1,13 @@
 # make train   on a fresh machine: environment, installation, phantom, training
 # make test    the tests;  make lint: style;  make install: only the environment
 # make docs    docs/ as a site in site/;  make dist: a wheel and an sdist in dist/
+# make notebooks   executes notebooks/*.ipynb anew, outputs included
 PYTHON ?= python3
 VENV ?= .venv
 SPLIT ?= stratified
 BIN = $(VENV)/bin
 
-.PHONY: install train test lint docs dist clean
+.PHONY: install train test lint docs notebooks dist clean
 
 train: install
 	$(BIN)/python -m busfast train --split=$(SPLIT)
@@ -24,6 +25,9 @@ docs: install
 
 dist: install
 	$(BIN)/python -m build
+
+notebooks: install
+	$(BIN)/python tests/execute_notebooks.py
 
 install: $(VENV)/.installed
 

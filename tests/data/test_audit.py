@@ -3,8 +3,10 @@
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
-from busfast.data.audit import audit_table, confound, count_findings, say_groups
+from busfast.data import read_table
+from busfast.data.audit import audit_images, audit_table, confound, count_findings, say_groups
 from busfast.data.audit_page import say_confounding, write_audit
 from busfast.data.copies import COLUMNS, NO_COPIES
 from busfast.data.groups import add_groups, group_names
@@ -101,6 +103,29 @@ def test_groups_join_patients_copies_and_groups_of_ones_own():
     assert groups[0] == groups[1] == groups[3] == groups[4] != "" and groups[2] == groups[5] == ""
     assert say_groups(joined) == "3 groups (patients and copies joined), the largest of 4 images"
     assert table["group"].tolist() == ["", "", "", "mine", "mine", ""]
+
+
+def test_an_audit_of_images_heeds_what_was_decided_about_this_very_table(tmp_path, monkeypatch, phantom_folder):
+    monkeypatch.chdir(tmp_path)
+    folder = tmp_path / "data" / "set"
+    folder.mkdir(parents=True)
+    Image.open(phantom_folder / read_table(phantom_folder)["image"][0]).convert("L").save(folder / "a.png")
+    Image.open(folder / "a.png").save(folder / "b.jpg", quality=60)
+    (folder / "c.png").write_bytes((folder / "a.png").read_bytes()[:2000])
+    (folder / "table.csv").write_text("image,label\na.png,benign\nb.jpg,odd\nc.png,benign\n")
+    table = read_table(folder, other_labels=True)
+    audit, copies = audit_images(table)
+    assert {("near-duplicate", "a.png", "b.jpg"), ("unreadable", "c.png", "")} <= set(
+        findings(audit, "finding", "image", "other"))
+    assert copies[["image", "other"]].to_numpy().tolist() == [["a.png", "b.jpg"]]
+    assert audit_images(table, metadata_only=True)[1].empty
+
+    written = write_audit(audit, folder / "audit")[0]
+    found = pd.read_csv(written, dtype=str, keep_default_na=False)
+    found.loc[found["finding"] == "near-duplicate", "decision"] = "different"
+    found.to_csv(written, index=False)
+    audit, copies = audit_images(table)
+    assert copies.empty and "different" in set(audit.findings["decision"])
 
 
 def test_a_group_is_named_by_its_own_rows_alone():
