@@ -29,6 +29,7 @@ def ours(monkeypatch, tmp_path):
     """The kernel is this Python with this copy of busfast, whatever kernels the user has registered."""
     monkeypatch.setenv("PYTHONPATH", str(ROOT))
     monkeypatch.setenv("JUPYTER_DATA_DIR", str(tmp_path / "jupyter"))
+    monkeypatch.delenv("JUPYTER_PATH", raising=False)
 
 
 @pytest.mark.parametrize("name", PROMISED)
@@ -37,7 +38,9 @@ def test_a_notebook_runs_and_writes_what_it_promises(name, tmp_path, phantom_fol
     shutil.copytree(phantom_folder, tmp_path / "runs" / name / phantom)
     done = execute(ROOT / "notebooks" / f"{name}.ipynb", tmp_path, **SMALL, **more)
     outputs = [output for cell in done.cells if cell.cell_type == "code" for output in cell.outputs]
-    assert [output for output in outputs if output.output_type == "error" or output.get("name") == "stderr"] == []
+    assert [output for output in outputs if output.output_type == "error"] == []
+    said = "".join(output.text for output in outputs if output.get("name") == "stderr")
+    assert re.sub(r".*: \d+ of \d+\n", "", said) == ""  # no warnings; how far a slow machine is may be said
     shown = [output.get("data", {}) for output in outputs]
     assert any("image/jpeg" in data for data in shown)
     assert any('class="fastprogress"><thead><tr><th>epoch' in data.get("text/html", "") for data in shown)
