@@ -39,8 +39,6 @@ def test_a_notebook_runs_and_writes_what_it_promises(name, tmp_path, phantom_fol
     done = execute(ROOT / "notebooks" / f"{name}.ipynb", tmp_path, **SMALL, **more)
     outputs = [output for cell in done.cells if cell.cell_type == "code" for output in cell.outputs]
     assert [output for output in outputs if output.output_type == "error"] == []
-    said = "".join(output.text for output in outputs if output.get("name") == "stderr")
-    assert re.sub(r".*: \d+ of \d+\n", "", said) == ""  # no warnings; how far a slow machine is may be said
     shown = [output.get("data", {}) for output in outputs]
     assert any("image/jpeg" in data for data in shown)
     assert any('class="fastprogress"><thead><tr><th>epoch' in data.get("text/html", "") for data in shown)
