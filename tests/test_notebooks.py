@@ -9,14 +9,16 @@ from conftest import ARCH, SIZE
 from execute_notebooks import NOTEBOOKS, ROOT, execute
 
 SMALL = {"ARCH": ARCH, "SIZE": SIZE, "EPOCHS": 1}
-# What each one promises, below runs/NAME, and where it finds its phantom.
+# What each one promises, below runs/NAME, and where it finds its phantom. own_data, which makes the most files, is run
+# twice: it must go on with what is there.
 PROMISED = {
     "quickstart": ("data/phantom", {}, [
         "results/quickstart/stratified/report.html", "results/quickstart/stratified/metrics.csv",
         "models/quickstart/stratified/best.pth", "models/quickstart/stratified/bundle/weights.safetensors"]),
     "own_data": ("phantom", {"IMAGES": 90}, [
         "clinic/list.csv", "data/list/table.csv", "data/list/audit/audit.html", "data/list-clean/left_out.csv",
-        "data/folders/table.csv", "models/own_data/stratified/best.pth"]),
+        "data/folders/table.csv", "models/own_data/stratified/best.pth",
+        "models/own_data/stratified-2/best.pth"]),
     "center_shift": ("data/phantom", {}, [
         f"results/shift/{name}/metrics.csv" for name in (
             "stratified", *(f"leave_one_center_out-{center}" for center in ("alpha", "beta", "gamma")))]
@@ -36,7 +38,8 @@ def ours(monkeypatch, tmp_path):
 def test_a_notebook_runs_and_writes_what_it_promises(name, tmp_path, phantom_folder, ours):
     phantom, more, promised = PROMISED[name]
     shutil.copytree(phantom_folder, tmp_path / "runs" / name / phantom)
-    done = execute(ROOT / "notebooks" / f"{name}.ipynb", tmp_path, **SMALL, **more)
+    for _ in range(2 if name == "own_data" else 1):
+        done = execute(ROOT / "notebooks" / f"{name}.ipynb", tmp_path, **SMALL, **more)
     outputs = [output for cell in done.cells if cell.cell_type == "code" for output in cell.outputs]
     assert [output for output in outputs if output.output_type == "error"] == []
     shown = [output.get("data", {}) for output in outputs]
