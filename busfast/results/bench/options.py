@@ -84,7 +84,6 @@ OPTIONS = {
     "tf_efficientnet_lite0": Option({"arch": "tf_efficientnet_lite0"}),
     "efficientnet_b0, random weights": Option({"weights": "none"}),
     "resnet18, random weights": Option({"arch": "resnet18", "weights": "none"}),
-    "mobilenetv3_large_100, random weights": Option({"arch": "mobilenetv3_large_100", "weights": "none"}),
 }
 
 
