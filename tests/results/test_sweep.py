@@ -332,6 +332,17 @@ def test_own_values_that_lie_outside_are_not_tried_and_no_trial_is_counted_twice
     assert [sweep.next() is None for _ in range(3)] == [False, False, True]
 
 
+def test_what_was_interrupted_beside_others_is_drawn_again_and_nothing_else_is(make):
+    sweep = make(trials=4)
+    drawn = [sweep.next()[0] for _ in range(3)]
+    sweep.conclude(drawn[2], Outcome("finished", 0.9, 6))
+    sweep = make(trials=4)  # the process of the other two was killed
+    again = [sweep.next()[0] for _ in range(3)]
+    assert [one.params for one in again[:2]] == [one.params for one in drawn[:2]]
+    assert again[0].params["lr"] == 1e-3 and again[2].params != drawn[2].params
+    assert sweep.next() is None
+
+
 def test_the_key_that_decides_is_found_and_drawn(make):
     sweep = make()
     while following := sweep.next():

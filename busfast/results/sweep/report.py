@@ -5,6 +5,7 @@ from pathlib import Path
 from typing import Any
 
 import optuna
+import pandas as pd
 import yaml
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
@@ -82,8 +83,9 @@ def write_end(sweep: Sweep, record: dict[str, Any], caption: str) -> None:
     files = [TRIALS, BEST, "history.png"]
     draw_history(sweep, folder / "history.png", caption)
     print(f"  best: trial {best.number}, {objective} {best.value:.3f} (validation): {say_values(best.params)}")
-    if not sweep.outside and done[0].value is not None:
-        print(f"  the pipeline's own values (trial {done[0].number}): {done[0].value:.3f}")
+    own = next((trial for trial in done if trial.user_attrs["place"] == 0 and trial.value is not None), None)
+    if own and not sweep.outside:
+        print(f"  the pipeline's own values (trial {own.number}): {own.value:.3f}")
     shares = find_importance(sweep)
     if shares:
         draw_importance(shares, folder / "importance.png", f"{caption}; {states.count('finished')} finished trials")
@@ -118,6 +120,7 @@ def _figure(title: str, caption: str):
     figure.suptitle(title, fontsize=12)
     axes.set_title(plain(caption), fontsize=8, color=GREY)
     axes.spines[["top", "right"]].set_visible(False)
+    axes.set_axisbelow(True)
     return figure, axes
 
 
@@ -131,10 +134,10 @@ def draw_history(sweep: Sweep, path: Path, caption: str) -> None:
         of = [trial for trial in done if trial.user_attrs["outcome"]["state"] == state and trial.value is not None]
         if of:
             axes.scatter([trial.number for trial in of], [trial.value for trial in of], label=state, **mark)
-    finished = [trial for trial in done if trial.state == TrialState.COMPLETE]
-    heights = [(min if lower else max)(trial.value for trial in finished[:count + 1]) for count in range(len(finished))]
-    axes.step([trial.number for trial in finished], heights, where="post", label="best so far", linestyle="--",
-              color=STYLES[1]["color"])
+    values = pd.Series({trial.number: trial.value if trial.state == TrialState.COMPLETE else None for trial in done},
+                       dtype=float)
+    best = (values.cummin() if lower else values.cummax()).ffill()
+    axes.step(best.index, best, where="post", label="best so far", linestyle="--", color=STYLES[1]["color"])
     failed = [trial.number for trial in done if trial.state == TrialState.FAIL]
     if failed:
         axes.scatter(failed, [0.02] * len(failed), transform=axes.get_xaxis_transform(), label="failed",
@@ -154,5 +157,4 @@ def draw_importance(shares: dict[str, float], path: Path, caption: str) -> None:
     axes.set(xlabel="share (PED-ANOVA); of few trials, a hint and no more", xlim=(0, 1.08))
     axes.invert_yaxis()
     axes.grid(color="0.92", axis="x")
-    axes.set_axisbelow(True)
     save_figure(figure, path)

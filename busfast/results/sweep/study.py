@@ -112,10 +112,12 @@ class Sweep:
         """Begins the next trial, if one is left.
 
         The first one has the pipeline's own values, where they are in the space. What is drawn depends on the seed, on
-        how many trials there were and on their values, so that a sweep that was stopped goes on to the same trials.
+        the trial's place and on the values of those that are done, so that a sweep that was stopped goes on to the same
+        trials: what was interrupted leaves its place free.
         """
-        place = len(self.trials())
-        if place >= self.request.trials:
+        taken = {trial.user_attrs.get("place") for trial in self.trials()}
+        place = next((place for place in range(self.request.trials) if place not in taken), None)
+        if place is None:
             return None
         seed = int(np.random.SeedSequence([self.config.seed, place]).generate_state(1)[0])
         self.study.sampler = optuna.samplers.TPESampler(seed=seed)
@@ -123,6 +125,7 @@ class Sweep:
         if place == 0 and not self.outside and not waiting:
             self.study.enqueue_trial(self.own)
         trial = self.study.ask(fixed_distributions=self.request.space)
+        trial.set_user_attr("place", place)
         return trial, apply(self.config, trial.params)
 
     def hear(self, trial: Trial, epoch: int, value: float) -> bool:
