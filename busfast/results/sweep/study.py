@@ -134,11 +134,7 @@ class Sweep:
         return trial.should_prune()
 
     def conclude(self, trial: Trial, outcome: Outcome) -> FrozenTrial:
-        """Writes down how a trial ended.
-
-        Raises:
-            UserError: it failed, as did the ones before it.
-        """
+        """Writes down how a trial ended; keeps the weights of the best one alone."""
         trial.set_user_attr("outcome", {"state": outcome.state, "epoch": outcome.epoch, "minutes": outcome.minutes,
                                         "reason": outcome.reason})
         finished = outcome.state == "finished"
