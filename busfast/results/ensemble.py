@@ -67,6 +67,7 @@ def make_ensemble(names: str) -> Run:
     parts = splits[0] if same else _join_splits(splits)
     record = first | provenance(table) | {
         "table_sha256": first["table_sha256"], "fold": first["fold"] if same else "",
+        "holdout": first["holdout"] if same else [],
         "leaks": "; ".join(sorted({one["leaks"] for _, one in read} - {""})),
         "counts": count_parts(parts, config.classes).to_dict("index"), "members": [run.name for run in runs],
         "members_sha256": sums, "unscored": "" if same else UNSCORED}
