@@ -29,7 +29,8 @@ PIPELINE = """# Pipeline files
 
 `pipelines/NAME.yaml` holds what decides a run, in lines of `key: value`. A key that is not there has the default given
 here; an unknown one is refused. `--pipeline=NAME` takes the file of that name in `pipelines/` here, or else the one
-that busfast brings along (phantom, bus, btxrd); a path ending in `.yaml` takes that file, such as a run's `config.yaml`.
+that busfast brings along (phantom, bus, btxrd). A path that ends in `.yaml` takes that file, such as a run's
+`config.yaml`.
 Flags of the [command line](cli.md) come before the file.
 
 """
