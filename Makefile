@@ -18,8 +18,7 @@ test: install
 lint: install
 	$(BIN)/python -m ruff check .
 
-docs: install
-	$(BIN)/python -m pip install --quiet --editable ".[docs]"
+docs: $(VENV)/.docs
 	$(BIN)/python -m docs.make_reference
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict --clean
 
@@ -37,6 +36,10 @@ $(VENV)/.installed: setup.cfg pyproject.toml
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	@echo "installing into $(VENV) (several GB on Linux: torch brings CUDA)"
 	$(BIN)/python -m pip install --quiet --editable ".[test]"
+	touch $@
+
+$(VENV)/.docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --editable ".[docs]"
 	touch $@
 
 clean:
