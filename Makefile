@@ -1,5 +1,5 @@
 # make train   on a fresh machine: environment, installation, phantom, training
-# make test    the tests;  make lint: style;  make install: only the environment
+# make test    the tests;  make lint: style and types;  make types: types alone;  make install: only the environment
 # make docs    docs/ as a site in site/;  make dist: a wheel and an sdist in dist/
 # make notebooks   executes notebooks/*.ipynb anew, outputs included
 PYTHON ?= python3
@@ -7,7 +7,7 @@ VENV ?= .venv
 SPLIT ?= stratified
 BIN = $(VENV)/bin
 
-.PHONY: install train test lint docs notebooks dist clean
+.PHONY: install train test lint types docs notebooks dist clean
 
 train: install
 	$(BIN)/python -m busfast train --split=$(SPLIT)
@@ -15,8 +15,11 @@ train: install
 test: install
 	$(BIN)/python -m pytest
 
-lint: install
+lint: install types
 	$(BIN)/python -m ruff check .
+
+types: install
+	$(BIN)/python -m mypy
 
 docs: $(VENV)/.docs
 	$(BIN)/python -m docs.make_reference

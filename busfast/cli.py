@@ -5,6 +5,7 @@ import shlex
 import signal
 import sys
 import warnings
+from collections.abc import Callable
 
 from busfast import __version__, line, processes
 from busfast.cli_data import audit, cache, configure, prepare, split
@@ -20,7 +21,7 @@ def train(split: str = "stratified", pipeline: str = None, data: str = None, hol
           weights: str = None, seed: int = None, loader: str = None, device: str = None, threads: int = None,
           cache: str = None, preset: str = None, progressive: str = None, freeze: int = None,
           freeze_after: int = None, profile: bool = False, then: str = None, tracker: str = None,
-          resume: bool = False, seeds: str = None, split_seed: int = None, jobs: int = 1):
+          resume: bool = False, seeds: str = None, split_seed: int = None, jobs: int = 1) -> None:
     """Trains a split (each of its folds, or all splits) of a set of images and writes results/ and models/.
 
     Flags that are left out keep the value of the pipeline file, or else the default given here.
@@ -114,7 +115,7 @@ def train(split: str = "stratified", pipeline: str = None, data: str = None, hol
 
 def lr_find(split: str = "stratified", pipeline: str = None, data: str = None, holdout: str = None, fold: str = None,
             size: int = None, bs: int = None, arch: str = None, weights: str = None, seed: int = None,
-            loader: str = None, device: str = None, threads: int = None, cache: str = None):
+            loader: str = None, device: str = None, threads: int = None, cache: str = None) -> None:
     """Suggests a learning rate (fastai's finder) and draws results/PIPELINE/lr_find-SPLIT/lr_find.png.
 
     Args:
@@ -154,7 +155,7 @@ def sweep(split: str = "stratified", params: str = "lr,size,augment", trials: in
           size: int = None, bs: int = None, lr: float = None, lr_min: float = None, patience: int = None,
           monitor: str = None, arch: str = None, weights: str = None, seed: int = None, loader: str = None,
           device: str = None, threads: int = None, cache: str = None, preset: str = None, freeze: int = None,
-          freeze_after: int = None, resume: bool = False):
+          freeze_after: int = None, resume: bool = False) -> None:
     """Trains a split many times, each time with other values, and finds the best by the validation part (Optuna).
 
     Writes results/PIPELINE/sweep-SPLIT/: trials.csv, history.png, importance.png, and best.yaml for train --pipeline.
@@ -213,10 +214,11 @@ def sweep(split: str = "stratified", params: str = "lr,size,augment", trials: in
     run_sweep(name, request, run, parts, resume, typed)
 
 
-VERBS = {"prepare": prepare, "audit": audit, "split": split, "train": train, "lr_find": lr_find, "sweep": sweep,
-         "evaluate": evaluate, "explain": explain, "report": report, "compare": compare, "ensemble": ensemble,
-         "export": export, "predict": predict, "demo": demo, "cache": cache, "bench": bench}
-THEN = {"evaluate": evaluate, "explain": explain, "report": report}  # what train may go on with
+Verbs = dict[str, Callable[..., None]]
+VERBS: Verbs = {"prepare": prepare, "audit": audit, "split": split, "train": train, "lr_find": lr_find, "sweep": sweep,
+                "evaluate": evaluate, "explain": explain, "report": report, "compare": compare, "ensemble": ensemble,
+                "export": export, "predict": predict, "demo": demo, "cache": cache, "bench": bench}
+THEN: Verbs = {"evaluate": evaluate, "explain": explain, "report": report}  # what train may go on with
 MEANT_FOR = {"holdout": "center_holdout", "folds": "kfold"}  # flag -> the split that it is of
 
 

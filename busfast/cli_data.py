@@ -2,12 +2,16 @@
 
 import os
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from busfast.errors import UserError
 
+if TYPE_CHECKING:  # the verbs import what is heavy
+    from busfast.pipelines.config import Config
+
 
 def prepare(*, source: str, path: str, out: str = None, copy: bool = False, partial: bool = False,
-            columns: str = None, center: str = "", center_tag: str = "", salt: str = "", link: str = None):
+            columns: str = None, center: str = "", center_tag: str = "", salt: str = "", link: str = None) -> None:
     """Makes a data folder (table.csv) of what you have; nothing of it is moved or changed.
 
     Args:
@@ -41,7 +45,7 @@ def prepare(*, source: str, path: str, out: str = None, copy: bool = False, part
 
 
 def audit(*, data: str = None, split: str = None, pipeline: str = None, out: str = None, quarantine: bool = False,
-          metadata_only: bool = False):
+          metadata_only: bool = False) -> None:
     """Looks for what is wrong with a set of images; writes audit.csv, and audit.html with the pictures.
 
     Broken files, copies and near-copies, labels that contradict each other, patients under several labels or
@@ -91,7 +95,7 @@ def audit(*, data: str = None, split: str = None, pipeline: str = None, out: str
 
 
 def split(*, data: str = None, split: str = "stratified", pipeline: str = None, holdout: str = None, folds: int = None,
-          seed: int = None, out: str = None, overwrite: bool = False, metadata_only: bool = False):
+          seed: int = None, out: str = None, overwrite: bool = False, metadata_only: bool = False) -> None:
     """Splits a set of images and writes the split as files that you may edit and that train reads.
 
     Patients, and copies of an image, stay on one side. Then: python -m busfast train --split=FILE
@@ -143,7 +147,7 @@ def _print_audit(found) -> None:
             print("\n".join(f"  {line}" for line in frame.to_string(index=False).splitlines()))
 
 
-def cache(*, data: str = None, pipeline: str = None, size: int = None, folder: str = None, clear: bool = False):
+def cache(*, data: str = None, pipeline: str = None, size: int = None, folder: str = None, clear: bool = False) -> None:
     """Shows what is kept of images so that they need not be read again, and clears it; or fills it ahead of a run.
 
     Everything in it can be made anew from the images. It holds their pixels, so it is as private as they are.
@@ -204,7 +208,7 @@ def _pairs(columns: str | None) -> dict[str, str] | None:
     return pairs
 
 
-def configure(pipeline: str | None, **flags):
+def configure(pipeline: str | None, **flags) -> tuple[str, "Config"]:
     """Returns the pipeline's name and its configuration, which names a data folder."""
     from busfast.pipelines.config import load_config
 

@@ -7,7 +7,7 @@ from busfast.errors import UserError
 
 
 def export(*, run: str, format: str = "bundle", target: float = 0.9, positive: str = None, device: str = "cpu",
-           threads: int = None):
+           threads: int = None) -> None:
     """Exports a run's best weights, and checks each form against what training said of the same images.
 
     Args:
@@ -63,7 +63,7 @@ def ensemble(*, runs: str):
 
 def predict(inputs: str, *, run: str = None, model: str = None, out: str = "predictions.csv", overwrite: bool = False,
             resume: bool = False, engine: str = "torch", trust: bool = False, target: float = None, bs: int = 32,
-            device: str = None, threads: int = None, jobs: int = 1):
+            device: str = None, threads: int = None, jobs: int = 1) -> None:
     """Predicts images with an exported model or a run's best weights; one row an input, in their order.
 
     Columns: image, status (ok or unreadable), predicted, p_CLASS of each class (calibrated if the run was evaluated),
@@ -133,7 +133,7 @@ def predict(inputs: str, *, run: str = None, model: str = None, out: str = "pred
 
 
 def demo(*, model: str, host: str = "127.0.0.1", port: int = 7860, max_mb: float = 50, target: float = None,
-         device: str = "auto"):
+         device: str = "auto") -> None:
     """Serves a page on this machine: drop an image, see what a bundle's model says of it, and where it looked.
 
     Nothing is kept, nothing is asked of any other machine. Needs Gradio: pip install 'gradio>=6.31'.

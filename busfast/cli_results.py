@@ -1,12 +1,16 @@
 """The verbs that look at trained runs: evaluate, explain, report, compare."""
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from busfast.errors import UserError
 
+if TYPE_CHECKING:  # the verbs import what is heavy
+    import pandas as pd
+
 
 def evaluate(*, run: str, target: float = 0.9, positive: str = None, again: bool = False, bs: int = 32,
-             device: str = None, threads: int = None):
+             device: str = None, threads: int = None) -> None:
     """Scores a run's validation and test part, with intervals; writes predictions.csv and tables beside it.
 
     The test part is predicted once for given weights; each time is recorded in results/RUN/evaluation.yaml.
@@ -31,7 +35,8 @@ def evaluate(*, run: str, target: float = 0.9, positive: str = None, again: bool
     track_results(found)
 
 
-def explain(*, run: str, images: str = None, out: str = None, bs: int = 32, device: str = None, threads: int = None):
+def explain(*, run: str, images: str = None, out: str = None, bs: int = 32, device: str = None,
+            threads: int = None) -> None:
     """Shows where a run's model looks (Grad-CAM), and whether it takes shortcuts; needs `evaluate` first.
 
     Writes explain.png (right and wrong cases), localisation.csv (maps against lesion masks) and probes.csv (lesion or
@@ -65,7 +70,7 @@ def explain(*, run: str, images: str = None, out: str = None, bs: int = 32, devi
         print(f"wrote {', '.join(map(str, files))}. Research only, not a medical device.")
 
 
-def report(*, run: str, target: float = 0.9, positive: str = None):
+def report(*, run: str, target: float = 0.9, positive: str = None) -> None:
     """Writes results/RUN/report.html and model_card.md of an evaluated run, from its predictions.csv alone.
 
     Args:
@@ -85,7 +90,7 @@ def report(*, run: str, target: float = 0.9, positive: str = None):
     print("Research only, not a medical device.")
 
 
-def compare(runs: str = None):
+def compare(runs: str = None) -> None:
     """Prints the table of runs and, where they were evaluated, the differences of their test scores.
 
     Writes results/compare.csv, compare.md and, of evaluated runs, differences.csv and compare.png.
@@ -107,7 +112,7 @@ def model_flags(**flags) -> dict:
     return {key: getattr(checked, key) for key in given}
 
 
-def print_comparison(table, gaps: list[str], files: list[Path]) -> None:
+def print_comparison(table: "pd.DataFrame", gaps: list[str], files: list[Path]) -> None:
     same = [name for name in ("data", "state", "model", "size", "loader") if table[name].nunique() == 1]
     print("\n" + ", ".join(f"{name}: {table[name].iloc[0]}" for name in same))  # not in every row: terminals are narrow
     print(table.drop(columns=same).round(3).to_string(index=False))

@@ -3,9 +3,9 @@
 import sys
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from concurrent.futures import ThreadPoolExecutor
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from tqdm import tqdm
 
@@ -22,7 +22,7 @@ def progress(things: Iterable[T], what: str, total: int | None = None) -> Iterat
         what: names the work, such as "fingerprinting images".
         total: how many there are; default: the length of `things`.
     """
-    total = len(things) if total is None else total
+    total = len(cast(Sized, things)) if total is None else total
     if sys.stderr.isatty():
         yield from tqdm(things, desc=what, total=total, leave=False)
         return

@@ -93,6 +93,25 @@ def test_data_needs_no(library):
     assert [module for module in importers_of(library) if floor_of(module) in ("base", "data")] == []
 
 
+def public_functions(module):
+    """Public functions of a module, and methods of its public classes that follow no other library's."""
+    tree = ast.parse(FILES[module].read_text(encoding="utf-8"))
+    for node in tree.body:
+        if isinstance(node, ast.FunctionDef) and not node.name.startswith("_"):
+            yield node, node.args.posonlyargs + node.args.args + node.args.kwonlyargs
+        if isinstance(node, ast.ClassDef) and not node.name.startswith("_") and not node.bases:
+            for method in node.body:
+                if isinstance(method, ast.FunctionDef) and (method.name == "__init__" or method.name[0] != "_"):
+                    yield method, (method.args.posonlyargs + method.args.args)[1:] + method.args.kwonlyargs
+
+
+@pytest.mark.parametrize("module", [name for name in FILES if not name.startswith("busfast.results.bench.")])
+def test_a_public_function_says_the_types_of_all_that_it_takes_and_returns(module):
+    assert [f"{one.name}({argument.arg})" for one, arguments in public_functions(module) for argument in arguments
+            if argument.annotation is None] == []
+    assert [one.name for one, _ in public_functions(module) if one.returns is None and one.name != "__init__"] == []
+
+
 def loaded_after(code):
     """The top-level modules that a fresh Python has loaded after running `code`."""
     code += "\nimport sys\nprint('loaded:', *{name.partition('.')[0] for name in sys.modules})"

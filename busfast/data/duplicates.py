@@ -130,8 +130,8 @@ def alike(vectors: np.ndarray, least: float = ALIKE, nearest: int = NEAREST) -> 
             part = row, column * 2 + (turning.ravel()[hits] < 0), tile.ravel()[hits]  # the last bit: mirrored
             found = [np.concatenate([old, new[other]]) for old, new in zip(found, part, strict=True)]
             if len(found[0]) > nearest * len(tile):
-                found = best(*found, nearest)
-        i, j, _ = best(*found, nearest)
+                found = best(found[0], found[1], found[2], nearest)
+        i, j, _ = best(found[0], found[1], found[2], nearest)
         keys.append((np.minimum(i, j >> 1) * count + np.maximum(i, j >> 1)) * 2 + (j & 1))
     keys = np.unique(np.concatenate(keys))
     keys = keys[np.diff(keys >> 1, prepend=-1) != 0]  # rounding may see one pair both ways

@@ -99,7 +99,9 @@ class GrowingCsv:
         self.about = hashlib.sha256(json.dumps([list(columns), about]).encode()).hexdigest()
         self.rows, self.replace = 0, out.exists()
         try:
-            old = self._read_note() if resume else self.note.unlink(missing_ok=True)
+            old = self._read_note() if resume else None
+            if not resume:
+                self.note.unlink(missing_ok=True)
             self._file = open(self.part, "r+b" if old else "wb")
             if old:
                 self.rows, self.replace = old["rows"], old["replace"]
@@ -161,8 +163,8 @@ class GrowingCsv:
     def _write(self, rows: Sequence[Sequence[Any]]) -> None:
         text, rows = io.StringIO(newline=""), [[escape(cell) for cell in row] for row in rows]
         # As write_csv: Python before 3.13 leaves a lone carriage return unquoted.
-        quoting = csv.QUOTE_ALL if any("\r" in str(cell) for row in rows for cell in row) else csv.QUOTE_MINIMAL
-        csv.writer(text, lineterminator="\n", quoting=quoting).writerows(rows)
+        torn = any("\r" in str(cell) for row in rows for cell in row)
+        csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL if torn else csv.QUOTE_MINIMAL).writerows(rows)
         self._file.write(text.getvalue().encode("utf-8", "surrogateescape"))  # a file's name may be no UTF-8
 
     def _settle(self) -> None:

@@ -7,6 +7,7 @@ nothing of busfast, so that an exported learner can carry these functions with i
 import io
 import os
 import stat
+from typing import Any
 
 import numpy as np
 from PIL import Image, ImageOps
@@ -23,7 +24,7 @@ class TooManyPixels(ValueError):
     """An image's header names more pixels than anybody needs: decoding it would take the memory of the machine."""
 
 
-def read_image(source, keep_gray: bool = False, enough: int = 0) -> Image.Image:
+def read_image(source: Any, keep_gray: bool = False, enough: int = 0) -> Image.Image:
     """Reads an image as it shall be seen: upright (EXIF), 8 bits a channel, RGB.
 
     Args:
@@ -65,7 +66,7 @@ def read_image(source, keep_gray: bool = False, enough: int = 0) -> Image.Image:
     return image.convert("L" if keep_gray and image.mode in ("1", "L", "LA", "La") else "RGB")
 
 
-def open_image(source) -> Image.Image:
+def open_image(source: Any) -> Image.Image:
     """Opens an image file: its header is read, its pixels are not.
 
     Args:
@@ -137,7 +138,7 @@ def fit_image(image: Image.Image, size: int, resize: str = "squash", channels: s
     return canvas
 
 
-def fit_pixels(source, size: int, resize: str = "squash", channels: str = "rgb", exact: bool = True) -> np.ndarray:
+def fit_pixels(source: Any, size: int, resize: str = "squash", channels: str = "rgb", exact: bool = True) -> np.ndarray:
     """Reads and fits an image; the same values as `fit_image(read_image(source))`, gray kept in one channel.
 
     Args:

@@ -8,7 +8,7 @@ import stat
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import pandas as pd
 
@@ -111,7 +111,7 @@ def write_csv(table: pd.DataFrame, path: str | Path, **options) -> None:
         table.to_csv(file, index=False, lineterminator="\n", quoting=quoting, **options)
 
 
-def escape(cell):
+def escape(cell: Any) -> Any:
     """Returns a cell as `write_csv` writes it: a text that a spreadsheet would run gets an apostrophe in front."""
     return f"'{cell}" if isinstance(cell, str) and FORMULA.match(cell) and not NUMBER.fullmatch(cell.strip()) else cell
 

@@ -24,7 +24,7 @@ class DamagedError(Exception):
     """A checkpoint that is cut short, altered or none at all; says which and why."""
 
 
-def save_tensors(state: Any, file: BinaryIO) -> None:
+def save_tensors(state: Any, file: BinaryIO | io.RawIOBase) -> None:
     """Writes tensors and plain values with `torch.save`.
 
     Raises:

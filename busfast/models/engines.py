@@ -167,3 +167,6 @@ def gives_features(model: nn.Module, size: int) -> bool:
             return features.shape[1] > 1 and torch.allclose(logits, model(x), atol=1e-5)
     except (AttributeError, TypeError, RuntimeError, IndexError, AssertionError):  # a model that timm builds otherwise
         return False
+
+
+Engine = TorchEngine | OnnxEngine | LearnerEngine

@@ -98,8 +98,9 @@ def find_offset(model: nn.Module, layer: nn.Module, x: torch.Tensor) -> tuple[in
             middle = along @ torch.arange(x.shape[axis + 1], device=x.device).double() / along.sum(1)
             own = (cell + 0.5) * x.shape[axis + 1] / maps.shape[axis + 1] - 0.5
             found.append((axis, middle - own))
-    down, right = (torch.cat([value for axis, value in found if axis == one]) for one in (1, 2))
-    return tuple(round(float(values.median())) if len(values) else 0 for values in (down, right))
+    both = (torch.cat([value for axis, value in found if axis == one]) for one in (1, 2))
+    down, right = (round(float(values.median())) if len(values) else 0 for values in both)
+    return down, right
 
 
 def _check_maps(maps: torch.Tensor) -> None:

@@ -16,7 +16,7 @@ from fastai.losses import CrossEntropyLossFlat
 
 from busfast.data.images import why_unreadable
 from busfast.errors import UserError
-from busfast.models.engines import Found, TorchEngine
+from busfast.models.engines import Engine, Found, TorchEngine
 from busfast.models.memory import keep_freed_memory
 from busfast.models.weights import load_ensemble, make_model
 from busfast.pipelines.config import Config
@@ -56,7 +56,8 @@ def load_run_model(path: Path, config: Config, record: dict[str, Any], **flags) 
         As `load_model`.
     """
     image = run_image(config, record)
-    given = {"device": config.device, "threads": config.threads, "members": len(record.get("members") or ())} | flags
+    given: dict[str, Any] = {"device": config.device, "threads": config.threads,
+                             "members": len(record.get("members") or ())} | flags
     return load_model(path, config.arch, image, config.classes, **given)
 
 
@@ -77,7 +78,7 @@ def run_image(config: Config, record: dict[str, Any]) -> ImagePipeline:
     return ImagePipeline(config.size, config.resize, config.channels, mean=mean, std=std)
 
 
-def predict_logits(learn: Learner, paths: list[str | Path]) -> tuple[np.ndarray, list[str]]:
+def predict_logits(learn: Learner, paths: Sequence[str | Path]) -> tuple[np.ndarray, list[str]]:
     """Predicts images through the very pixels of validation; each file is read once, while the model is at work.
 
     Args:
@@ -99,7 +100,7 @@ def predict_logits(learn: Learner, paths: list[str | Path]) -> tuple[np.ndarray,
     return logits, reasons
 
 
-def stream(engine, paths: Sequence[str | Path], *, bs: int, threads: int = 0,
+def stream(engine: Engine, paths: Sequence[str | Path], *, bs: int, threads: int = 0,
            jobs: int = 1) -> Iterator[tuple[list[str], Found | None]]:
     """Predicts images, `bs` of them after the other, with a few batches in memory however many there are.
 

@@ -14,7 +14,7 @@ from scipy.special import softmax
 from busfast.data.growing import GrowingCsv
 from busfast.errors import UserError, choose
 from busfast.models.bundle import Bundle, read_bundle
-from busfast.models.engines import LearnerEngine, OnnxEngine, TorchEngine, load_pickle
+from busfast.models.engines import Engine, Found, LearnerEngine, OnnxEngine, TorchEngine, load_pickle
 from busfast.models.memory import keep_freed_memory
 from busfast.models.outlier import Outlier
 from busfast.models.predict import stream
@@ -81,7 +81,7 @@ class Predictor:
             return [name, "unreadable", *[""] * (len(self.columns) - 3), reason or NO_ANSWER]
         return [name, "ok", *answer, ""]
 
-    def answers(self, found, count: int) -> Iterator[list[str] | None]:
+    def answers(self, found: Found, count: int) -> Iterator[list[str] | None]:
         """Yields predicted, p_CLASS for each class, decision and outlier of what an engine has found.
 
         None: what it has found are no finite numbers, which must not look like an answer.
@@ -183,7 +183,8 @@ def load_predictor(path: str | Path, *, engine: str = "torch", trust: bool = Fal
     return predictor
 
 
-def use_facts(engine, facts: dict[str, Any], outlier: Outlier | None = None, target: float | None = None) -> Predictor:
+def use_facts(engine: Engine, facts: dict[str, Any], outlier: Outlier | None = None,
+              target: float | None = None) -> Predictor:
     """Makes a Predictor of an engine and the content of a bundle.json; see `load_predictor`."""
     points = facts["operating_points"]
     if target is not None:

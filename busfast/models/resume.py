@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 from fastai.callback.core import Callback
+from fastai.learner import Learner
 
 from busfast.models.callbacks import SaveBest, save_weights
 from busfast.models.checkpoint import NAME, write_checkpoint
@@ -98,7 +99,7 @@ class Resume(Callback):
         self.learn.first_epoch = 0
 
 
-def random_state(learn) -> dict[str, Any]:
+def random_state(learn: Learner) -> dict[str, Any]:
     """Returns the states of all random generators that training draws from: tensors and plain values."""
     kind, keys, *rest = np.random.get_state()
     state = {"python": random.getstate(), "numpy": (kind, keys.tolist(), *rest), "torch": torch.get_rng_state(),
@@ -110,7 +111,7 @@ def random_state(learn) -> dict[str, Any]:
     return state
 
 
-def set_random_state(learn, state: dict[str, Any]) -> None:
+def set_random_state(learn: Learner, state: dict[str, Any]) -> None:
     """Puts back what `random_state` returned; another machine's GPUs keep their own state."""
     random.setstate(state["python"])
     kind, keys, *rest = state["numpy"]

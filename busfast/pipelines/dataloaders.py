@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -64,7 +65,8 @@ class ImageDL(TfmdDL):
     def __init__(self, dataset=None, image: ImagePipeline | None = None, loader: str = "torchvision",
                  threads: int = 0, cache: Cache | None = None, place: tuple[int, int] = (0, 1), **kwargs):
         self.image, self.loader_name, self.threads, self.cache, self.place = image, loader, threads, cache, place
-        self._loader = self._targets = None
+        self._loader: Any = None
+        self._targets: list[torch.Tensor] | None = None
         self.indices: tuple[int, ...] = ()
         self.own = slice(None)
         # Workers are processes in fastai; here threads decode.
@@ -207,7 +209,7 @@ class TableDataLoaders(DataLoaders):
         return DataLoaders(*empty, path=self.path, device=torch.device("cpu"))
 
 
-def to_rows(items) -> pd.DataFrame:
+def to_rows(items: Any) -> pd.DataFrame:
     """Brings what fastai's users hand over to a table with a column `image`."""
     if isinstance(items, pd.DataFrame):
         return items.reset_index(drop=True)

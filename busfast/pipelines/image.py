@@ -28,8 +28,8 @@ class ImagePipeline:
     hflip: float = 0.5
     vflip: float = 0.0
     rotate: float = 15.0
-    mean: tuple[float, float, float] = MEAN
-    std: tuple[float, float, float] = STD
+    mean: tuple[float, ...] = MEAN
+    std: tuple[float, ...] = STD
 
     @property
     def fit(self) -> tuple[int, str, str]:

@@ -6,6 +6,7 @@ cloudpickle), so that it loads where busfast is not installed. So nothing else o
 
 import sys
 from functools import partial
+from typing import Any
 
 import cloudpickle
 from fastai.vision.core import PILImage
@@ -13,14 +14,14 @@ from fastai.vision.core import PILImage
 from busfast.data import images
 
 
-def open_item(item, size: int, resize: str, channels: str) -> PILImage:
+def open_item(item: Any, size: int, resize: str, channels: str) -> PILImage:
     """Reads and fits an image: `item` is a row with a column `image`, a path, a Pillow image, an array or bytes."""
     if hasattr(item, "index") and hasattr(item, "iloc"):
         item = item["image"]
     return PILImage.create(images.fit_image(images.read_image(item), size, resize, channels))
 
 
-def item_label(row) -> str:
+def item_label(row: Any) -> str:
     """Returns the label of a row."""
     return row["label"]
 

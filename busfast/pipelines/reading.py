@@ -4,6 +4,7 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 from busfast.data.images import why_unreadable
 from busfast.errors import UserError
@@ -44,7 +45,7 @@ def name_unreadable(read: Callable) -> Callable:
     return named
 
 
-def unreadable(source, error: Exception) -> Exception:
+def unreadable(source: Any, error: Exception) -> Exception:
     """Returns the error to raise for an image that cannot be read: for a file a `UserError`, else what it was."""
     if not isinstance(source, str | os.PathLike):
         return error

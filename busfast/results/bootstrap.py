@@ -1,6 +1,6 @@
 """Intervals by drawing patients again, not images: the images of a patient are no independent observations."""
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import numpy as np
 import pandas as pd
@@ -79,7 +79,7 @@ def bounds(drawn: pd.DataFrame) -> tuple[pd.Series, pd.Series]:
     return drawn.quantile(tail).where(known), drawn.quantile(1 - tail).where(known)
 
 
-def widen(found: pd.DataFrame, counts: dict[str, float]) -> pd.DataFrame:
+def widen(found: pd.DataFrame, counts: Mapping[str, float]) -> pd.DataFrame:
     """Gives a share of 0 or 1 the Wilson interval: drawing again knows no other value than the one it saw.
 
     Args:

@@ -7,6 +7,7 @@ import pandas as pd
 
 from busfast.data.rows import read_rows, write_csv
 from busfast.errors import UserError
+from busfast.models.callbacks import SaveBest
 from busfast.pipelines.config import Config
 from busfast.results.runs import Run, file_sha256, write_record
 
@@ -67,7 +68,7 @@ def read_valid(run: Run, classes: tuple[str, ...], images: pd.Series) -> np.ndar
     return found.to_numpy()
 
 
-def say_end(run: Run, rows: list[dict], best, config: Config, phantom: bool) -> None:
+def say_end(run: Run, rows: list[dict], best: SaveBest, config: Config, phantom: bool) -> None:
     """Prints a run's best epoch and where everything is.
 
     Args:

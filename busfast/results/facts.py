@@ -32,9 +32,10 @@ def describe_run(run: Run, *, target: float = TARGET, positive: str | None = Non
     """
     config, record = run.read_config()
     weights = file_sha256(run.best_weights())
-    facts = {"classes": list(config.classes), "architecture": config.arch,
-             "input": describe_input(run_image(config, record)), "temperature": None, "operating_points": [],
-             "metrics": None, "outlier": None, "run": _run(run, config, record) | {"best_pth_sha256": weights}}
+    facts: dict[str, Any] = {"classes": list(config.classes), "architecture": config.arch,
+                             "input": describe_input(run_image(config, record)), "temperature": None,
+                             "operating_points": [], "metrics": None, "outlier": None,
+                             "run": _run(run, config, record) | {"best_pth_sha256": weights}}
     history = read_history(run)
     if record.get("members"):
         facts |= {"members": len(record["members"])}

@@ -80,7 +80,7 @@ def _curves(found: Evaluation, curve: Callable, title: str, labels: tuple[str, s
     return figure, axes, f"{title}, test part: {', '.join(said) or 'not defined'}."
 
 
-def draw_roc(found: Evaluation):
+def draw_roc(found: Evaluation) -> tuple[Figure, str]:
     """ROC curves, one class against the rest."""
     def curve(weights, positive, values):
         alarms, hits, _ = roc_curve(positive, values, sample_weight=weights)
@@ -92,7 +92,7 @@ def draw_roc(found: Evaluation):
     return figure, text
 
 
-def draw_pr(found: Evaluation):
+def draw_pr(found: Evaluation) -> tuple[Figure, str]:
     """Precision against recall, one class against the rest."""
     def curve(weights, positive, values):
         precision, recall, _ = precision_recall_curve(positive, values, sample_weight=weights)
@@ -103,7 +103,7 @@ def draw_pr(found: Evaluation):
     return figure, text
 
 
-def draw_confusion(found: Evaluation):
+def draw_confusion(found: Evaluation) -> tuple[Figure, str]:
     """Confusion matrices of both parts: counts, shaded by the share of the row."""
     classes = found.config.classes
     figure, axes = _axes("", "Confusion matrices", 8.4, 2)
@@ -126,7 +126,7 @@ def draw_confusion(found: Evaluation):
     return figure, "Confusion matrices of the validation and the test part. Test: " + ", ".join(said) + "."
 
 
-def draw_reliability(found: Evaluation):
+def draw_reliability(found: Evaluation) -> tuple[Figure, str]:
     """How often the model is right against how sure it is, before and after calibration."""
     test = found.test
     figure, (axes,) = _axes(f"{found.run.name}, test part; temperature {found.temperature:.2f}; bins of {LEAST} images "
@@ -149,7 +149,7 @@ def draw_reliability(found: Evaluation):
     return figure, f"Reliability, test part; expected calibration error: {', '.join(said)}."
 
 
-def draw_centers(found: Evaluation):
+def draw_centers(found: Evaluation) -> tuple[Figure, str]:
     """Macro AUC and the positive class's sensitivity of each center, with intervals."""
     shown = {"macro_auc": "macro AUC", f"sensitivity_{found.positive}": f"{found.positive} sensitivity"}
     of = found.metrics[(found.metrics["part"] == "test") & found.metrics["by"].isin(["all", "center"])]
@@ -178,7 +178,7 @@ def draw_centers(found: Evaluation):
     return figure, "Each center, test part. " + ". ".join(said) + "."
 
 
-def draw_operating(found: Evaluation):
+def draw_operating(found: Evaluation) -> tuple[Figure, str]:
     """Sensitivity and specificity of the positive class over every threshold, with the chosen ones."""
     test, positive = found.test, found.positive
     is_positive, values = (test["label"] == positive).to_numpy(), test[f"c_{positive}"].to_numpy()

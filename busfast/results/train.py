@@ -4,6 +4,7 @@ import os
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pandas as pd
 
@@ -19,6 +20,11 @@ from busfast.errors import choose
 from busfast.pipelines.config import Config
 from busfast.results.runs import Run, discard_run, provenance, train_command, write_config
 from busfast.results.splits import make_folds
+
+if TYPE_CHECKING:  # the checks of a table need no torch
+    from fastai.learner import Learner
+
+    from busfast.models.weights import Weights
 
 
 def load_table(config: Config, splits: Sequence[str] = (),
@@ -51,7 +57,8 @@ def is_phantom(config: Config) -> bool:
     return (find_table(config.data).parent / "phantom.json").is_file()
 
 
-def build(config: Config, parts: pd.DataFrame, model_dir: Path | str = "models", weights=None):
+def build(config: Config, parts: pd.DataFrame, model_dir: Path | str = "models",
+          weights: "Weights | None" = None) -> "Learner":
     """Makes the Learner of a configuration; says which device, loader and weights it got, and why.
 
     Args:

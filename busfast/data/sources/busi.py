@@ -2,6 +2,7 @@
 
 from collections import Counter
 from pathlib import Path, PurePosixPath
+from typing import Any
 
 import pandas as pd
 
@@ -47,7 +48,7 @@ def read(root: Path, options: Options) -> pd.DataFrame:
         if not options.partial:
             raise UserError(f"{root}: {said}. Download the set again, or take what is there: --partial.")
         notes.append(f"{said}; they are left out")
-    records = [{"image": name, "label": _folder(name), "center": TITLE, "device": "GE LOGIQ E9",
+    records: list[dict[str, Any]] = [{"image": name, "label": _folder(name), "center": TITLE, "device": "GE LOGIQ E9",
                 "mask": "" if _folder(name).lower() == "normal" else cell(masks)} for name, masks in pairs.items()]
     bare = Counter(record["label"].lower() != "normal" and not record["mask"] for record in records)[True]
     if bare:

@@ -1,6 +1,7 @@
 """The pixels of a DICOM file as a viewer shows them: 8-bit gray or color."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -34,7 +35,7 @@ def convert_dicom(source: Path, target: Path) -> None:
     Image.fromarray(pixels).save(target, format="PNG")
 
 
-def render(dataset) -> np.ndarray:
+def render(dataset: Any) -> np.ndarray:
     """Turns stored values into what is seen: modality LUT or rescale, then VOI LUT or the first window.
 
     Where there is neither, gray of more than 8 bits is stretched from its darkest to its brightest value, as

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from hashlib import blake2b
 from pathlib import Path
+from types import ModuleType
 from typing import NamedTuple
 
 from PIL import Image
@@ -148,7 +149,7 @@ def quiet() -> Iterator[None]:
         logger.setLevel(level)
 
 
-def need_pydicom():
+def need_pydicom() -> ModuleType:
     """Returns pydicom, or raises UserError with the command that installs it."""
     try:
         import pydicom

@@ -78,7 +78,8 @@ def plan(table: pd.DataFrame, name: str, copy: bool) -> tuple[list[dict], Made, 
     """
     root, dicom = Path(table.attrs["root"]), set(table.attrs["dicom"])
     order = {image: number for number, image in enumerate(sorted(dicom), start=1)}
-    rows, made, linked = table.to_dict("records"), {}, {}
+    rows, linked = table.to_dict("records"), {}
+    made: Made = {}
     def point(path: str) -> str:
         if copy:
             made[f"{name}/{path}"] = partial(shutil.copyfile, root / path)

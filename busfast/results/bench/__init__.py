@@ -4,6 +4,7 @@ import shlex
 import tempfile
 from importlib import import_module
 from pathlib import Path
+from typing import Any
 
 from busfast.errors import UserError, choose
 from busfast.files import make_folder
@@ -11,7 +12,7 @@ from busfast.files import make_folder
 ARCH = "efficientnet_b0"
 
 # what -> the flags it takes, with their defaults; a module of this package has the same name and a function `run`.
-WHATS = {
+WHATS: dict[str, dict[str, Any]] = {
     "loaders": {"data": None, "images": 256, "size": 224, "bs": 32, "rounds": 5, "threads": 2, "only": ""},
     "step": {"arch": ARCH, "size": 224, "bs": 32, "rounds": 5, "only": ""},
     "epoch": {"data": None, "images": 256, "arch": ARCH, "size": 224, "bs": 32, "rounds": 3, "threads": 2, "only": ""},
@@ -26,7 +27,8 @@ RANGES = {"images": (2, 10_000_000), "rounds": (1, 1000), "size": (32, 2048), "b
 
 
 def bench(what: str, *, data: str = None, images: int = None, arch: str = None, size: int = None, bs: int = None,
-          rounds: int = None, threads: int = None, seeds: str = None, only: str = None, out: str = "results/bench"):
+          rounds: int = None, threads: int = None, seeds: str = None, only: str = None,
+          out: str = "results/bench") -> None:
     """Measures busfast against its peers on this machine's CPU; writes a table, a page and a chart to results/bench/.
 
     Every contender runs in a process of its own, in turn with the others, and must deliver the same thing. Those

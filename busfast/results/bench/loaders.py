@@ -1,6 +1,8 @@
 """bench loaders: how many images a second each way of loading delivers for training."""
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from busfast.results.bench import guests, ours, peers
 from busfast.results.bench.arena import Contender, compete, pick
@@ -21,7 +23,7 @@ def contenders(job: Job) -> list[Contender]:
     """Returns everyone who competes, each with the same job."""
     dali = {"nvidia.dali": "nvidia-dali-cuda130"}
     cached = {"cache": str(Path(job.folder) / "cache")}
-    listed = [
+    listed: list[tuple[str, Callable[..., Any], dict[str, Any], dict[str, str]]] = [
         (BASE, peers.fastai_datablock, {}, {}), ("fastai RandomResizedCrop", peers.fastai_crop, {}, {}),
         ("torch Pillow", peers.torch_pillow, {}, {}), ("torch torchvision", peers.torch_torchvision, {}, {}),
         ("timm", peers.timm_loader, {}, {}), ("WebDataset", guests.webdataset, {}, {"webdataset": "webdataset"}),

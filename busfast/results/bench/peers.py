@@ -1,6 +1,7 @@
 """The usual ways to load images for training: fastai, torch with Pillow or torchvision, timm. CPU, workers, float32."""
 
 from functools import partial
+from typing import Any
 
 import pandas as pd
 import torch
@@ -80,7 +81,7 @@ class Files(Dataset):
         return self.transform(self.open_file(self.paths[index])), index
 
 
-def open_pillow(path: str) -> Image.Image:
+def open_pillow(path: Any) -> Image.Image:
     """Opens a file as torchvision's ImageFolder does."""
     with Image.open(path) as image:
         return image.convert("RGB")

@@ -1,5 +1,7 @@
 """bench step: training steps a second on one resident batch, so that loading costs nothing; each part by itself."""
 
+from typing import Any
+
 import torch
 
 from busfast.models.step import ALL
@@ -10,7 +12,7 @@ from busfast.results.bench.report import Report, Target, reasons, tabulate
 STEPS = 3  # timed in a turn
 BASE = "stock fastai Learner"
 TARGETS = (Target("busfast", "ceiling", 0.95),)
-OTHERS = {  # what was tried and is not part of busfast
+OTHERS: dict[str, dict[str, Any]] = {  # what was tried and is not part of busfast
     "ceiling + bfloat16 autocast": {"autocast": True}, "ceiling + foreach Adam": {"foreach": True},
     "ceiling + denormals flushed": {"flush": True}, "ceiling + one thread less": {"fewer": 1},
     "ceiling + torch.compile": {"compiled": True},
@@ -60,7 +62,7 @@ def ceiling(arch: str, size: int, bs: int, flush: bool = False, fewer: int = 0, 
 
 def contenders(arch: str, size: int, bs: int) -> list[Contender]:
     """Returns everyone who competes."""
-    settings = {"arch": arch, "size": size, "bs": bs}
+    settings: dict[str, Any] = {"arch": arch, "size": size, "bs": bs}
     without = [Contender(f"busfast without {part}", busfast, settings | {"parts": tuple(set(ALL) - {part})})
                for part in ALL if part not in ("amp", "inference_mode")]  # these two change nothing in this step
     return [Contender(BASE, stock, settings), Contender("busfast", busfast, settings), *without,

@@ -10,6 +10,7 @@ import secrets
 import socket
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 from urllib.parse import urlsplit
 
 from busfast.results.demo.uploads import KEEP, ROOM, asks_for_uploads_alone, sweep, weight
@@ -148,7 +149,8 @@ class _Rewritten:
     """Collects the page and sends it without references to other sites, with a script more, each with the nonce."""
 
     def __init__(self, send, nonce: str, script: str):
-        self.send, self.nonce, self.script, self.start, self.body = send, nonce, script, None, b""
+        self.send, self.nonce, self.script, self.body = send, nonce, script, b""
+        self.start: dict[str, Any] | None = None
 
     async def __call__(self, message) -> None:
         if message["type"] == "http.response.start":

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from busfast.errors import UserError
@@ -32,7 +33,7 @@ def make_app(answerer: Answerer, folder: Path, port: int) -> Callable:
     gradio = import_gradio(folder)
     from fastapi import FastAPI
 
-    style = files("busfast.results").joinpath("templates", "demo.css").read_text(encoding="utf-8")
+    style = (files("busfast.results") / "templates" / "demo.css").read_text(encoding="utf-8")
     with gradio.Blocks(title="busfast demo", analytics_enabled=False, fill_width=True) as blocks:
         gradio.Markdown(f'<p id="caution" role="note"><strong>{CAUTION}</strong> Nothing here is a diagnosis.</p>',
                         elem_id="caution-bar")
@@ -67,7 +68,7 @@ def reply(answerer: Answerer, folder: Path, upload: dict[str, Any] | None) -> st
         return answerer.refuse(name, "could not be answered: something went wrong here. Try another image.")
 
 
-def import_gradio(folder: Path):
+def import_gradio(folder: Path) -> ModuleType:
     """Imports Gradio, which reads at that moment where to write and whether to talk to others.
 
     Raises:

@@ -1,6 +1,7 @@
 """python -m busfast sweep: many trainings of one split, each with other values, chosen by the validation part alone."""
 
 from contextlib import suppress
+from functools import partial
 from typing import Any
 
 import pandas as pd
@@ -150,7 +151,7 @@ def _train_all(sweep: Sweep, seen: pd.DataFrame, pipeline: str, record: dict[str
     while following := sweep.next():
         trial, config = following
         conclude(trial, train_trial(sweep.run, trial.number, config, seen, request.objective,
-                                    lambda epoch, value, trial=trial: sweep.hear(trial, epoch, value)))
+                                    partial(sweep.hear, trial)))
 
 
 def _say_asked(request: Request, record: dict[str, Any]) -> dict[str, Any]:

@@ -7,6 +7,7 @@ import sys
 import threading
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
+from typing import Any
 
 import pandas as pd
 import torch
@@ -32,7 +33,8 @@ def run_workers(jobs: int, sweep: Run, parts: pd.DataFrame, objective: str, begi
         hear: trial, epoch, value -> whether to give it up.
         conclude: is told a trial and its outcome.
     """
-    spawn, idle, busy, started = multiprocessing.get_context("spawn"), [], {}, []
+    spawn, idle, started = multiprocessing.get_context("spawn"), [], []
+    busy: dict[Any, tuple] = {}  # a pipe -> its process, the process' number, the trial
     sys.warnoptions.append("ignore:`torch.jit.script` is deprecated")  # fastai's import, in the workers
     try:
         while True:
@@ -52,7 +54,8 @@ def run_workers(jobs: int, sweep: Run, parts: pd.DataFrame, objective: str, begi
                 busy[ours] = (process, number, trial)
             if not busy:
                 return
-            for ours in wait(list(busy)):
+            ready: list[Any] = wait(list(busy))
+            for ours in ready:
                 process, number, trial = busy[ours]
                 try:
                     said = ours.recv()
