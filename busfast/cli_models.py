@@ -40,7 +40,7 @@ def export(*, run: str, format: str = "bundle", target: float = 0.9, positive: s
     print("Research only, not a medical device.")
 
 
-def ensemble(*, runs: str):
+def ensemble(*, runs: str) -> None:
     """Makes one run of several: its model gives the mean of their probabilities, and every verb takes it.
 
     Where all have the same split (seeds), `evaluate` scores it on their test part. Where they have not (folds, left-out

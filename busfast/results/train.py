@@ -22,6 +22,7 @@ from busfast.results.runs import Run, discard_run, provenance, train_command, wr
 from busfast.results.splits import make_folds
 
 if TYPE_CHECKING:  # the checks of a table need no torch
+    import torch
     from fastai.learner import Learner
 
     from busfast.models.weights import Weights
@@ -101,7 +102,7 @@ def build(config: Config, parts: pd.DataFrame, model_dir: Path | str = "models",
     return learn
 
 
-def check_environment(config: Config):
+def check_environment(config: Config) -> "torch.device":
     """Refuses a model, stage, loader, device or weights file that is not there, before any image is read.
 
     Returns:

@@ -7,6 +7,7 @@ it; those that train side by side tell it their values.
 import json
 import shutil
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -201,7 +202,7 @@ def interrupted(trial: FrozenTrial) -> bool:
     return trial.state == TrialState.FAIL and trial.user_attrs.get("outcome", {}).get("state") != "failed"
 
 
-def mend(path) -> None:
+def mend(path: Path) -> None:
     """Takes off half a line that a killed process or a full disk left at the end of a journal.
 
     Raises:

@@ -5,13 +5,16 @@ import os
 import signal
 import sys
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
 from typing import Any
 
 import pandas as pd
 import torch
+from optuna.trial import Trial
 
+from busfast.pipelines.config import Config
 from busfast.results.runs import Run
 from busfast.results.sweep.trial import Outcome, train_trial
 
@@ -23,7 +26,9 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def run_workers(jobs: int, sweep: Run, parts: pd.DataFrame, objective: str, begin, hear, conclude) -> None:
+def run_workers(jobs: int, sweep: Run, parts: pd.DataFrame, objective: str,
+                begin: Callable[[], tuple[Trial, Config] | None], hear: Callable[[Trial, int, float], bool],
+                conclude: Callable[[Trial, Outcome], None]) -> None:
     """Keeps `jobs` workers busy until there is no trial left.
 
     Args:
