@@ -70,7 +70,7 @@ def train(split: str = "stratified", pipeline: str = None, data: str = None, hol
         jobs: runs that are trained side by side, each on its share of the cores, or on a GPU of its own. Default 1.
     """
     given = dict(locals())
-    typed = line.command("train", given | {"resume": False}, train).replace("python", processes.starter(), 1)
+    typed = processes.started_alike(line.command("train", given | {"resume": False}, train))
     flags = {key: value for key, value in given.items() if key not in (
         "split", "fold", "allow_leaks", "profile", "then", "tracker", "resume", "seeds", "jobs")}
     auto_bs = bs == "auto"

@@ -1,4 +1,4 @@
-"""Which of how many processes this is, where torchrun or accelerate started several to train together; no torch here."""
+"""Which of how many processes this is, where torchrun or accelerate started several to train together."""
 
 import os
 from collections.abc import Iterator
@@ -61,9 +61,11 @@ def share(length: int, place: tuple[int, int]) -> slice:
     return slice(length * which // of, length * (which + 1) // of)
 
 
-def starter() -> str:
-    """Returns the words that start a verb as this process was started, up to the verb's module."""
+def started_alike(command: str) -> str:
+    """Returns a command, python -m busfast ..., as it starts as many processes as this one is one of."""
     if count() == 1:
-        return "python"
+        return command
     machines = count() // count_here()
-    return f"torchrun --nproc_per_node={count_here()}" + (f" --nnodes={machines} ..." if machines > 1 else "")
+    starter = f"torchrun --nproc_per_node={count_here()} " + (f"--nnodes={machines} ... " if machines > 1 else "")
+    # torchrun takes --monitor for its own --monitor-interval, unless it is told that its options are over.
+    return command.replace("python -m", starter + ("-m --" if "--monitor" in command else "-m"), 1)

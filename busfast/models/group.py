@@ -7,9 +7,10 @@ go through torch.distributed, only while a model is trained, and fail where a pr
 import importlib.util
 import io
 import json
+import signal
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from datetime import timedelta
 from typing import Any
 
@@ -154,6 +155,8 @@ def connected(device: torch.device, came: list[int]) -> Iterator[None]:
     except RuntimeError as error:
         if is_lost(error):
             heed(came)
+            with suppress(ValueError):  # not the main thread
+                signal.signal(signal.SIGTERM, signal.SIG_IGN)  # on its way from the starter; what follows is to be said
             raise ProcessLost("Another process of this training has ended or cannot be reached "
                               f"({str(error).strip().splitlines()[0][:200]}).") from error
         raise

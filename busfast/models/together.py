@@ -20,9 +20,9 @@ class Together(DistributedTrainer):
     """fastai's trainer in several processes (Accelerate's, and so torch's DistributedDataParallel), made exact.
 
     fastai's own shares the images out by a loader that counts some of them twice; here `ImageDL` shares each batch.
-    Loss and predictions of a batch are put together from all shares, so that whatever looks at them (log, metrics, early
-    stopping, the guard against NaN) sees in each process what a single one would see. The model is wrapped for the
-    training part of an epoch alone: validation, checkpoints and frozen stages have the bare one.
+    Loss and predictions of a batch are put together from all shares, so that whatever looks at them (log, metrics,
+    early stopping, the guard against NaN) sees in each process what a single one would see. The model is wrapped for
+    the training part of an epoch alone: validation, checkpoints and frozen stages have the bare one.
 
     Args:
         device: where this process trains.
@@ -54,7 +54,7 @@ class Together(DistributedTrainer):
             super().before_fit()
 
     def before_batch(self):
-        """A model without batch normalisation, which may not take a batch of no image, has a blank one that is dropped."""
+        """Where there is no image, a model without batch normalisation has a blank one; `after_pred` drops it."""
         if len(self.xb[0]) == 0 and not self.normed:
             self.learn.xb = (self.xb[0].new_zeros((1, *self.xb[0].shape[1:])),)
 
@@ -92,15 +92,18 @@ class SameStart(Callback):
     order = Resume.order + 1
 
     def before_fit(self):
-        learn, first = self.learn, processes.number() == 0
+        learn, scaler = self.learn, getattr(self.learn, "scaler", None)
         state = from_first({"model": learn.model.state_dict(), "epoch": learn.first_epoch,
                             "optimizer": learn.opt.state_dict() if learn.first_epoch else None,
-                            "loaders": [dl.rng.getstate() for dl in self.dls.loaders]} if first else None, self.dls.device)
-        if first:
+                            "scaler": scaler.state_dict() if scaler is not None else None,
+                            "loaders": [dl.rng.getstate() for dl in self.dls.loaders]}, self.dls.device)
+        if processes.number() == 0:
             return
         learn.model.load_state_dict(state["model"])
         if state["optimizer"]:
             learn.opt.load_state_dict(state["optimizer"])
+        if scaler is not None:
+            scaler.load_state_dict(state["scaler"])
         learn.first_epoch = state["epoch"]
         for dl, own in zip(self.dls.loaders, state["loaders"], strict=True):
             dl.rng.setstate(own)

@@ -8,6 +8,9 @@ from timm.layers.norm_act import BatchNormAct2d, convert_sync_batchnorm
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from busfast import processes
+from busfast.errors import UserError
+
 
 def norm_whole_batch(model: nn.Module, device: torch.device) -> nn.Module:
     """Makes a model's batch normalisation see the whole batch; names and values of its state stay as they are.
@@ -33,6 +36,28 @@ def norm_whole_batch(model: nn.Module, device: torch.device) -> nn.Module:
 def has_batch_norm(model: nn.Module) -> bool:
     """Returns whether there is any batch normalisation in a model."""
     return any(isinstance(module, _BatchNorm) for module in model.modules())
+
+
+def check_last_batches(learn) -> None:
+    """Refuses before training a model that cannot do without an image, where some process will have none of a batch.
+
+    Args:
+        learn: of one of several processes, or of one that is alone.
+
+    Raises:
+        UserError: there is such a batch, and the model has batch normalisation, which a blank image would change.
+    """
+    rest = [dl.n % dl.bs for dl in learn.dls.loaders]
+    if not any(0 < count < processes.count() for count in rest) or not has_batch_norm(learn.model):
+        return
+    side = learn.dls.image.size
+    try:
+        with torch.no_grad():
+            learn.model.eval()(torch.empty((0, 3, side, side), device=learn.dls.device))
+    except Exception as error:  # whatever a model's own code does with nothing
+        raise UserError(f"The last batches have {rest[0]} (training) and {rest[1]} (validation) images for "
+                        f"{processes.count()} processes, and this model fails where one has none of them. Give another "
+                        f"--bs than {learn.dls.train.bs}, or start fewer processes.") from error
 
 
 class _Sum(torch.autograd.Function):

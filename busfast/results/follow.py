@@ -2,6 +2,7 @@
 
 import contextlib
 import os
+import signal
 import sys
 from collections.abc import Callable
 
@@ -35,9 +36,10 @@ def run_together(verb: str, call: Callable[[], None]) -> None:
         else:
             call()
             group.send_job(None)
-    except group.ProcessLost:
-        raise  # whoever was lost says why
     except BaseException as error:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the starter sends it to those that still end by themselves
+        if isinstance(error, group.ProcessLost):
+            raise  # whoever was lost says why
         group.say_failed()
         if processes.number() and isinstance(error, UserError):
             print(f"busfast, process {processes.number()} of {processes.count()}: {plain_text(str(error))}",

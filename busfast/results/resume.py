@@ -21,7 +21,8 @@ from busfast.results.runs import DONE, MODELS, RESULTS, Run, new_run, train_comm
 
 # Keys that may differ: where and how fast a run is made, and what another split is made with.
 FREE = ("threads", "cache", "device", "splits", "source", "folds")
-BITS = ("versions", "platform", "device", "loader", "cached_images", "processes")  # of the record: what the last bit depends on
+# Of the record: what the last bit depends on.
+BITS = ("versions", "platform", "device", "loader", "cached_images", "processes")
 
 
 @dataclass(frozen=True)
@@ -178,7 +179,8 @@ def warn_of_other_bits(begun: dict[str, Any], now: dict[str, Any]) -> None:
     Args:
         begun, now: records, as config.yaml keeps them.
     """
-    old, new = (_flat({"processes": 1} | {key: record[key] for key in BITS if key in record}) for record in (begun, now))
+    old, new = (_flat({key: record.get(key, 1 if key == "processes" else None) for key in BITS})
+                for record in (begun, now))
     differ = [f"{key} {old.get(key)} is now {new.get(key)}" for key in sorted(old.keys() | new.keys())
               if old.get(key) != new.get(key)]
     if differ:
@@ -187,4 +189,4 @@ def warn_of_other_bits(begun: dict[str, Any], now: dict[str, Any]) -> None:
 
 
 def _flat(record: dict[str, Any]) -> dict[str, Any]:
-    return {key: value for key, value in record.items() if key != "versions"} | (record.get("versions") or {})
+    return {key: value for key, value in record.items() if key != "versions"} | (record["versions"] or {})

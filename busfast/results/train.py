@@ -152,6 +152,7 @@ def train_run(pipeline: str, config: Config, name: str, parts: pd.DataFrame, pro
     from busfast.models.batch_size import fit_batch_size
     from busfast.models.group import call_others, check_share
     from busfast.models.weights import Weights
+    from busfast.models.whole_norm import check_last_batches
     from busfast.results.fit import fit_run
     from busfast.results.resume import open_job, warn_of_other_bits
     from busfast.results.trackers import track
@@ -170,6 +171,7 @@ def train_run(pipeline: str, config: Config, name: str, parts: pd.DataFrame, pro
             else:  # the hub is not asked again, and another start not drawn
                 weights = Weights(*(job.record["weights"][key] for key in ("text", "mean", "std")))
             learn = build(config, parts, run.models, weights)
+            check_last_batches(learn)
             call_others({"run": run.name, "config": asdict(config), "root": parts.attrs["root"],
                          "weights": learn.weights_used})
         except BaseException:
