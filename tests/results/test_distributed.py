@@ -10,7 +10,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import psutil
 import pytest
 import timm
 import torch
@@ -115,6 +114,7 @@ def test_three_processes_share_a_last_batch_of_two_images(workplace):
 
 def test_a_process_that_is_killed_ends_the_job_which_goes_on_to_the_same_bits(workplace):
     """With dropout, which each process draws for itself."""
+    psutil = pytest.importorskip("psutil")  # Accelerate brings it
     set_pipeline(dropout=0.3, bs=31)
     words = ["--epochs=3", "--seed=1"]
     train(2, *words)
