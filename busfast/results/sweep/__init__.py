@@ -25,7 +25,8 @@ from busfast.words import counted
 PRUNERS = ("median", "none")
 
 
-def check_request(config: Config, params: str, trials: int | str, jobs: int | str, objective: str, pruner: str) -> Request:
+def check_request(config: Config, params: str, trials: int | str, jobs: int | str, objective: str,
+                  pruner: str) -> Request:
     """Checks what a sweep is asked for, before any image is read.
 
     Args:
