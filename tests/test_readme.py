@@ -30,12 +30,18 @@ MADE = [ROOT / "docs" / "reference" / f"{name}.md" for name in ("cli", "pipeline
 PAGES = [page for page in (*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("*/README.md")),
                            *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("docs/*/*.md"))) if page not in MADE]
 LAUNCHERS = r"(?:[A-Z_]+=\S+ )*(?:busfast|(?:python|torchrun|accelerate launch)(?: [^`\n]*)? -m busfast) "
+SEVERAL = ("torchrun", "accelerate")  # not run here, but by tests/results/test_distributed.py
 
 # What is not run, by a part of the line, and why not.
 NOT_RUN = {
     "bench ": "takes minutes; tests/results/test_bench.py measures small ones",
     "demo ": "serves until it is stopped; tests/results/test_demo.py asks it",
     "prepare --source=bus": "needs the public sets; tests/data/test_prepare.py makes small ones",
+    "sweep": "twenty trainings; tests/results/test_sweep.py sweeps small ones",
+    "--seeds=": "five trainings; tests/results/test_many_runs.py trains small ones",
+    "--jobs=": "starts processes; tests/results/test_many_runs.py starts two",
+    "ensemble": "needs those runs; tests/results/test_many_runs.py makes ensembles of others",
+    "--tracker=": "three packages that not everybody has; tests/results/test_trackers.py tries each",
     "path/to/": "lists that somebody else made; tests/data/test_lists.py makes some",
 }
 # Commands of others, and what must be there for them.
@@ -143,7 +149,8 @@ def test_every_command_of_a_page_runs(page, lived_in, tmp_path, monkeypatch, cap
     monkeypatch.setenv("BUSFAST_CACHE", str(tmp_path / "cache"))
     for line in commands(page):
         words = words_of(line)
-        if words and words[0] in VERBS and not any(part in line for part in NOT_RUN) and {*words} not in DONE:
+        runs = words and words[0] in VERBS and not any(part in line for part in (*NOT_RUN, *SEVERAL))
+        if runs and {*words} not in DONE:
             assert main(words) == 0, f"{line}\n{capsys.readouterr().err}\nIf it cannot run here: NOT_RUN"
             DONE.update({frozenset(words)} if words[0] in SLOW else ())
 
