@@ -105,7 +105,7 @@ def next_job() -> dict[str, Any] | None:
 
 def say_failed() -> None:
     """Tells the others, wherever they wait in the store, that this process has failed."""
-    if "store" in _state:
+    with suppress(RuntimeError):  # the store went with its starter
         _state["store"].set("failed", str(processes.number()))
 
 

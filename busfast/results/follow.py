@@ -27,6 +27,7 @@ def run_together(verb: str, call: Callable[[], None]) -> None:
         raise UserError(f"{verb} runs in one process and was started in {processes.count()}. Start it without torchrun "
                         f"or accelerate: python -m busfast {verb} ...")
     from busfast.models import group
+    from busfast.models.guards import BadLoss
 
     group.open_store()
     try:
@@ -38,8 +39,8 @@ def run_together(verb: str, call: Callable[[], None]) -> None:
             group.send_job(None)
     except BaseException as error:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the starter sends it to those that still end by themselves
-        if isinstance(error, group.ProcessLost):
-            raise  # whoever was lost says why
+        if isinstance(error, group.ProcessLost | BadLoss):
+            raise  # whoever was lost says why; of a loss that is no number the first process knows, too
         group.say_failed()
         if processes.number() and isinstance(error, UserError):
             print(f"busfast, process {processes.number()} of {processes.count()}: {plain_text(str(error))}",
