@@ -4,6 +4,7 @@ from functools import partial
 
 import torch
 import torch.distributed as dist
+from fastai.learner import Learner
 from timm.layers.norm_act import BatchNormAct2d, convert_sync_batchnorm
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -38,7 +39,7 @@ def has_batch_norm(model: nn.Module) -> bool:
     return any(isinstance(module, _BatchNorm) for module in model.modules())
 
 
-def check_last_batches(learn) -> None:
+def check_last_batches(learn: Learner) -> None:
     """Refuses before training a model that cannot do without an image, where some process will have none of a batch.
 
     Args:
