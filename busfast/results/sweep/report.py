@@ -95,7 +95,7 @@ def write_end(sweep: Sweep, record: dict[str, Any], caption: str) -> None:
         print(f"  importance is not told of fewer than {LEAST} finished trials")
     print(f"  {', '.join(files)} in {folder}/")
     print(f"  The best of {counted(len(done), 'trial')} was chosen by this validation part, so its value is too good. "
-          "Train it anew, with\n  other seeds, too (--seed=43), and let `evaluate` score the test part of that once:\n"
+          "Train it anew, with\n  several seeds (--seeds=3), and let `evaluate` score the test part of those once:\n"
           f"  {train_command(sweep.run, record, BEST)}\n  research only, not a medical device", flush=True)
 
 
