@@ -140,18 +140,18 @@ def summarise(runs: pd.DataFrame) -> pd.DataFrame:
     """Makes a row an option of runs (name, seed, macro_auc, macro_recall, val_loss).
 
     Returns:
-        name, seeds, mean and standard deviation (`_sd`) of the three, and of the macro AUC's difference to `BASE`, seed
-        by seed, its mean (`gain`) and half the width of its 95% t-interval (`gain_95`).
+        name, seeds; mean and standard deviation of the macro AUC, the mean of its difference to `BASE`, seed by seed
+        (`gain`), and half the width of that one's 95% t-interval (`gain_95`); means of the other two.
     """
     base = runs[runs["name"] == BASE].set_index("seed")["macro_auc"]
     rows = []
     for name, of in runs.groupby("name", sort=False):
-        row = {"name": name, "seeds": len(of)}
-        for column in ("macro_auc", "macro_recall", "val_loss"):
-            row |= {column: of[column].mean(), f"{column}_sd": of[column].std(ddof=1)}
+        auc = of["macro_auc"]
         gain = of.set_index("seed")["macro_auc"] - base
         width = stats.t.ppf(0.975, len(gain) - 1) * gain.std(ddof=1) / len(gain) ** 0.5 if len(gain) > 1 else None
-        rows.append(row | {"gain": gain.mean(), "gain_95": width})
+        rows.append({"name": name, "seeds": len(of), "macro_auc": auc.mean(), "macro_auc_sd": auc.std(ddof=1),
+                     "gain": gain.mean(), "gain_95": width, "macro_recall": of["macro_recall"].mean(),
+                     "val_loss": of["val_loss"].mean()})
     return pd.DataFrame(rows)
 
 
