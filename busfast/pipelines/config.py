@@ -202,7 +202,7 @@ def load_config(pipeline: str = "", preset: str | None = None, **overrides: Any)
 def _named(name: str) -> Path:
     """The file of a pipeline's name: the one here, else busfast's own (which an installed busfast brings along)."""
     here, own = FOLDER / f"{name}.yaml", BUILTIN / f"{name}.yaml"
-    return own if own.is_file() and not os.path.isfile(here) else here
+    return own if os.path.isfile(own) and not os.path.isfile(here) else here
 
 
 def _name_after(data: Path) -> str:

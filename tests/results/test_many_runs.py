@@ -215,8 +215,12 @@ def test_an_interruption_ends_all_jobs_and_begins_no_other(tmp_path, monkeypatch
             os.kill(os.getpid(), signal.SIGINT)
             waiting.clear()
     monkeypatch.setattr(jobs, "print", tell, raising=False)
-    with pytest.raises(KeyboardInterrupt):
-        jobs.run_jobs({"one": ["1"], "two": ["2"], "three": ["3"]}, 2, torch.device("cpu"))
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            jobs.run_jobs({"one": ["1"], "two": ["2"], "three": ["3"]}, 2, torch.device("cpu"))
+    finally:
+        signal.signal(signal.SIGINT, before)
     assert sorted(path.name for path in tmp_path.glob("ended-*")) == ["ended-1", "ended-2"]
 
 
