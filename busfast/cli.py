@@ -78,7 +78,7 @@ def train(split: str = "stratified", pipeline: str = None, data: str = None, hol
     following = [choose("verb after train", word.strip(), THEN) for word in (then or "").split(",") if word.strip()]
     name, config, splits = _configure(split, flags, several=True)
     from busfast.results.compare import compare_runs
-    from busfast.results.jobs import check_jobs, run_jobs, share_cores
+    from busfast.results.jobs import check_jobs, run_jobs
     from busfast.results.splits import list_seeds, name_run, split_data
     from busfast.results.trackers import choose_trackers
     from busfast.results.train import check_environment, load_table, train_run
@@ -94,7 +94,7 @@ def train(split: str = "stratified", pipeline: str = None, data: str = None, hol
             for of_seed in configs]
     failed = []
     if min(jobs, len(runs)) > 1:
-        given["threads"] = config.threads or share_cores(jobs)
+        given["threads"] = config.threads or processes.share_cores(jobs)
         try:
             failed = run_jobs({run: _words(given, of_seed, parts) for run, of_seed, parts in runs}, jobs, device)
         except (KeyboardInterrupt, SystemExit):

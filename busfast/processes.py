@@ -50,6 +50,16 @@ def count_here() -> int:
     return int(_taken.get("LOCAL_WORLD_SIZE", 1))
 
 
+def cores() -> int:
+    """Returns how many cores this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def share_cores(among: int) -> int:
+    """Returns how many of the cores each of some processes has."""
+    return max(1, cores() // among)
+
+
 def share(length: int, place: tuple[int, int]) -> slice:
     """Returns the part of so many things that falls to a process; parts differ in length by one at most.
 

@@ -65,6 +65,14 @@ def workplace(tmp_path, monkeypatch, phantom_folder):
     return tmp_path
 
 
+@pytest.fixture
+def place(trained, tmp_path, monkeypatch):
+    """A copy, to work in, of what a test file's own fixture `trained` has made once."""
+    shutil.copytree(trained, tmp_path / "place")
+    monkeypatch.chdir(tmp_path / "place")
+    return tmp_path / "place"
+
+
 def write_pipeline(folder, data):
     (folder / "pipelines").mkdir()
     (folder / "pipelines" / "phantom.yaml").write_text(

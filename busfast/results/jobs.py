@@ -37,11 +37,6 @@ def check_jobs(jobs: int | str, device: torch.device) -> int:
     return jobs
 
 
-def share_cores(jobs: int) -> int:
-    """Returns how many of the cores each of some jobs has."""
-    return max(1, (os.cpu_count() or 1) // jobs)
-
-
 def run_jobs(commands: dict[str, Sequence[str]], jobs: int, device: torch.device) -> list[str]:
     """Runs command lines of busfast, `jobs` of them at a time; each line that one prints is shown with its name.
 
@@ -56,9 +51,9 @@ def run_jobs(commands: dict[str, Sequence[str]], jobs: int, device: torch.device
     Returns:
         The names of those that failed.
     """
-    share = share_cores(jobs)
-    print(f"jobs: {len(commands)} runs, {jobs} at a time, " + ("a GPU each" if device.type == "cuda" else
-                                                               f"{share} of {os.cpu_count()} cores each"), flush=True)
+    share = processes.share_cores(jobs)
+    each = "a GPU" if device.type == "cuda" else f"{share} of {processes.cores()} cores"
+    print(f"jobs: {len(commands)} runs, {jobs} at a time, {each} each", flush=True)
     places = queue.SimpleQueue()
     for number in range(jobs):
         places.put(str(number))

@@ -1,6 +1,5 @@
 """The main job, from top to bottom: configuration -> table -> split -> DataLoaders -> Learner -> fit -> run."""
 
-import os
 from collections.abc import Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -89,7 +88,7 @@ def build(config: Config, parts: pd.DataFrame, model_dir: Path | str = "models",
           + (f"; validation has the reference pixels, those of {REFERENCE}" if loader != REFERENCE else ""), flush=True)
     set_seed(config.seed, reproducible=True)
     image = ImagePipeline(config.size, config.resize, config.channels, config.hflip, config.vflip, config.rotate)
-    threads = config.threads or (max(1, os.cpu_count() // processes.count_here()) if processes.count() > 1 else 0)
+    threads = config.threads or (processes.share_cores(processes.count_here()) if processes.count() > 1 else 0)
     dls = make_dls(parts, image, classes=config.classes, bs=config.bs, loader=loader, device=device.type,
                    threads=threads, cache=config.cache, place=(processes.number(), processes.count()))
     if processes.count() > 1:  # now, while the others wait as long as it takes

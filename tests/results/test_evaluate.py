@@ -46,13 +46,6 @@ def trained(tmp_path_factory):
     return place
 
 
-@pytest.fixture
-def place(trained, tmp_path, monkeypatch):
-    shutil.copytree(trained, tmp_path / "place")
-    monkeypatch.chdir(tmp_path / "place")
-    return tmp_path / "place"
-
-
 def test_every_validation_and_test_image_is_predicted_through_the_pixels_of_validation(place):
     run("evaluate", f"--run={NAME}")
     found, split = read_predictions(Run(NAME), CLASSES), read_split(Run(NAME).results / "split.csv", ".")

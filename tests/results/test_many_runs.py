@@ -81,13 +81,6 @@ def trained(tmp_path_factory):
     return place
 
 
-@pytest.fixture
-def place(trained, tmp_path, monkeypatch):
-    shutil.copytree(trained, tmp_path / "place")
-    monkeypatch.chdir(tmp_path / "place")
-    return tmp_path / "place"
-
-
 def test_seeds_have_one_split_and_weights_of_their_own_and_each_is_run_again_from_its_config(place):
     first, second = (Run(name).results for name in SEEDS)
     assert (first / "split.csv").read_bytes() == (second / "split.csv").read_bytes()

@@ -5,6 +5,7 @@ import platform
 from pathlib import Path
 
 from busfast import __version__
+from busfast.processes import cores
 from busfast.results.runs import PACKAGES, installed
 
 PEERS = ("ffcv", "spdl", "webdataset", "lmdb", "zarr", "pyarrow", "h5py")
@@ -12,9 +13,8 @@ PEERS = ("ffcv", "spdl", "webdataset", "lmdb", "zarr", "pyarrow", "h5py")
 
 def describe_machine() -> str:
     """Returns processor, cores, memory and system in one line."""
-    cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     memory = f", {_memory() / 2**30:.0f} GiB" if _memory() else ""
-    return f"{_processor()}, {cores} cores{memory}; {platform.platform(terse=True)}; everything on the CPU"
+    return f"{_processor()}, {cores()} cores{memory}; {platform.platform(terse=True)}; everything on the CPU"
 
 
 def describe_versions() -> str:

@@ -12,13 +12,14 @@ from busfast.data.split_file import read_split, write_split
 from busfast.errors import UserError, choose
 from busfast.models.batch_size import measure_room
 from busfast.pipelines.config import Config, convert
+from busfast.processes import cores
 from busfast.results.resume import FREE, alone, newest
 from busfast.results.runs import Run, new_run, plain_values
 from busfast.results.sweep.report import say_trial, write_end, write_tables
 from busfast.results.sweep.space import apply, compare_starts, ends, read_space, say_distribution
 from busfast.results.sweep.study import Request, Sweep
 from busfast.results.sweep.trial import train_trial
-from busfast.results.sweep.workers import cores, run_workers
+from busfast.results.sweep.workers import run_workers
 from busfast.results.train import check_environment, is_phantom
 from busfast.words import counted
 

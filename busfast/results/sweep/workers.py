@@ -15,15 +15,11 @@ import torch
 from optuna.trial import Trial
 
 from busfast.pipelines.config import Config
+from busfast.processes import share_cores
 from busfast.results.runs import Run
 from busfast.results.sweep.trial import Outcome, train_trial
 
 PATIENCE = 20  # seconds that a worker has to end
-
-
-def cores() -> int:
-    """Returns how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def run_workers(jobs: int, sweep: Run, parts: pd.DataFrame, objective: str,
@@ -95,7 +91,7 @@ def _serve(connection: Connection, number: int, jobs: int, sweep: Run, parts: pd
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that temporary files are removed
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    share = max(1, cores() // jobs)
+    share = share_cores(jobs)
     torch.set_num_threads(share)
     if torch.cuda.is_available():
         torch.cuda.set_device(number % torch.cuda.device_count())
