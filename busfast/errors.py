@@ -29,7 +29,3 @@ def choose(kind: str, value: str, choices: Iterable[str]) -> str:
     raise UserError(f"Unknown {kind} '{value}'.{hint} Choose from: {', '.join(choices)}.")
 
 
-def plain_text(text: str) -> str:
-    """Returns a text that is shown as it stands: a file's cell or name may hold commands to the terminal."""
-    return "".join(sign if sign.isprintable() or sign == "\n" else sign.encode("unicode_escape").decode("ascii")
-                   for sign in text)

@@ -16,7 +16,8 @@ from busfast.cli import VERBS
 from busfast.pipelines.config import Config
 
 FOLDER = Path(__file__).parent / "reference"
-PACKAGES = ("busfast.data", "busfast.pipelines", "busfast.models", "busfast.results")
+PACKAGES = ("busfast.data", "busfast.pipelines", "busfast.models", "busfast.inference", "busfast.training",
+            "busfast.results")
 CLI = """# Command line
 
     python -m busfast VERB --FLAG=VALUE
@@ -94,10 +95,10 @@ def python_page() -> str:
     lines = [PYTHON]
     for package in PACKAGES:
         module = import_module(package)
-        where = vars(module).get("_WHERE", {})  # names that are imported when asked for
+        modules = vars(module).get("MODULES", dict.fromkeys(module.__all__, ""))  # of names imported when asked for
         lines += [f"## {package}\n\n{module.__doc__}\n"]
-        lines += [f"::: {'.'.join(filter(None, (package, where.get(name), name)))}\n"
-                  for name in getattr(module, "__all__", ())]
+        lines += [f"::: {package}{modules[name]}.{name}\n" for name in module.__all__
+                  if not modules[name].startswith("busfast.")]  # each is documented once, in its own package
     return "\n".join(lines)
 
 

@@ -15,34 +15,34 @@ from pathlib import Path
 import pandas as pd
 import pytest
 
+from busfast.bench import WHATS
 from busfast.cli import THEN, VERBS, main
+from busfast.cli.parse import check
 from busfast.data import SPLITS
-from busfast.data.lists import is_list_path
+from busfast.data.external_splits import is_list_path
 from busfast.data.sources import SOURCES
 from busfast.errors import choose
-from busfast.line import check
 from busfast.pipelines.config import PRESETS, Config
-from busfast.results.bench import WHATS
-from busfast.results.handover import FORMATS
+from busfast.results.export import FORMATS
 
 ROOT = Path(__file__).parents[1]
 MADE = [ROOT / "docs" / "reference" / f"{name}.md" for name in ("cli", "pipeline", "python")]  # of what --help shows
 PAGES = [page for page in (*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("*/README.md")),
                            *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("docs/*/*.md"))) if page not in MADE]
 LAUNCHERS = r"(?:[A-Z_]+=\S+ )*(?:busfast|(?:python|torchrun|accelerate launch)(?: [^`\n]*)? -m busfast) "
-SEVERAL = ("torchrun", "accelerate")  # not run here, but by tests/results/test_distributed.py
+SEVERAL = ("torchrun", "accelerate")  # not run here, but by tests/training/distributed/test_distributed.py
 
 # What is not run, by a part of the line, and why not.
 NOT_RUN = {
-    "bench ": "takes minutes; tests/results/test_bench.py measures small ones",
-    "demo ": "serves until it is stopped; tests/results/test_demo.py asks it",
+    "bench ": "takes minutes; tests/bench/test_bench.py measures small ones",
+    "demo ": "serves until it is stopped; tests/demo/test_demo.py asks it",
     "prepare --source=bus": "needs the public sets; tests/data/test_prepare.py makes small ones",
-    "sweep": "twenty trainings; tests/results/test_sweep.py sweeps small ones",
-    "--seeds=": "five trainings; tests/results/test_many_runs.py trains small ones",
-    "--jobs=": "starts processes; tests/results/test_many_runs.py starts two",
-    "ensemble": "needs those runs; tests/results/test_many_runs.py makes ensembles of others",
-    "--tracker=": "three packages that not everybody has; tests/results/test_trackers.py tries each",
-    "path/to/": "lists that somebody else made; tests/data/test_lists.py makes some",
+    "sweep": "twenty trainings; tests/sweep/test_sweep.py sweeps small ones",
+    "--seeds=": "five trainings; tests/results/test_run_groups.py trains small ones",
+    "--jobs=": "starts processes; tests/results/test_run_groups.py starts two",
+    "ensemble": "needs those runs; tests/results/test_run_groups.py makes ensembles of others",
+    "--tracker=": "three packages that not everybody has; tests/training/trackers/test_trackers.py tries each",
+    "path/to/": "lists that somebody else made; tests/data/test_external_splits.py makes some",
 }
 # Commands of others, and what must be there for them.
 OTHERS = {

@@ -7,12 +7,12 @@ import numpy as np
 import pandas as pd
 from scipy.stats.contingency import association
 
-from busfast.data.copies import NO_COPIES, audit_file, drop_different, find_copies, read_decisions
+from busfast.data.duplicate_pairs import NO_COPIES, audit_file, drop_different, find_copies, read_decisions
 from busfast.data.fingerprint import fingerprint_images
 from busfast.data.groups import add_groups, group_names
-from busfast.data.places import image_paths, links_out
+from busfast.data.paths import image_paths, links_out
 from busfast.data.table import CLASSES
-from busfast.words import counted
+from busfast.text import counted
 
 COLUMNS = ["finding", "image", "other", "similarity", "differs", "detail", "decision"]
 TINY = 64  # pixels; a shorter side below this shows a thumbnail or an icon, not an examination

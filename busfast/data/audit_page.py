@@ -12,14 +12,14 @@ from pathlib import Path
 import pandas as pd
 
 from busfast import __version__
+from busfast.csvfile import write_csv
 from busfast.data.audit import Audit, count_findings, say_groups
 from busfast.data.duplicates import SAME
 from busfast.data.images import read_image
-from busfast.data.places import locate, read_places
-from busfast.data.rows import write_csv
+from busfast.data.paths import locate, read_places
 from busfast.errors import UserError
 from busfast.files import atomic, make_folder
-from busfast.words import counted
+from busfast.text import counted
 
 MOST_PAIRS = 300  # of each kind; a page of some 10 MB
 MOST_ROWS = 100

@@ -4,11 +4,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from busfast.data.copies import audit_file, drop_different, find_copies, read_decisions
+from busfast.data.duplicate_pairs import audit_file, drop_different, find_copies, read_decisions
 from busfast.data.fingerprint import fingerprint_images
-from busfast.data.places import image_paths
+from busfast.data.paths import image_paths
 from busfast.errors import UserError
-from busfast.words import counted
+from busfast.text import counted
 
 
 def check_images(table: pd.DataFrame) -> pd.DataFrame:

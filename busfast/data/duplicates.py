@@ -8,7 +8,7 @@ Three steps on the local contrast of gray thumbnails, in which brightness, gain 
    of the scanner's screen, the anatomy of a standard view) has been taken out.
 
 Shared low frequencies (bright above, dark below) make 64-bit perceptual hashes of ultrasound images collide.
-`python -m busfast.data.bench_duplicates` measures it.
+`python -m busfast.bench.duplicates` measures it.
 """
 
 

@@ -6,7 +6,7 @@ import pandas as pd
 from busfast.data.groups import connected
 from busfast.data.split import PARTS
 from busfast.errors import UserError
-from busfast.words import counted
+from busfast.text import counted
 
 COLUMNS = ["leak", "image", "part", "other", "other_part"]
 NOUNS = {"same file": "file", "patient": "patient", "group": "group", "identical": "pair of identical images",

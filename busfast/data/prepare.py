@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pandas as pd
 
-from busfast.data.places import SOURCES_FILE, is_inside
-from busfast.data.rows import write_csv
+from busfast.csvfile import write_csv
+from busfast.data.paths import SOURCES_FILE, is_inside
 from busfast.data.sources import SOURCES, read_source
 from busfast.data.sources.common import Options, check_text
 from busfast.data.sources.plan import Made, check_files, plan

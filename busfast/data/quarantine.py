@@ -6,11 +6,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
+from busfast.csvfile import write_csv
 from busfast.data.audit import Audit
-from busfast.data.copies import AUDIT_FILE
+from busfast.data.duplicate_pairs import AUDIT_FILE
 from busfast.data.groups import connected
-from busfast.data.places import SOURCES_FILE, read_places
-from busfast.data.rows import write_csv
+from busfast.data.paths import SOURCES_FILE, read_places
 from busfast.errors import UserError
 from busfast.files import make_folder
 

@@ -6,12 +6,14 @@ from pathlib import Path
 
 import pandas as pd
 
+from busfast.csvfile import read_rows, write_csv
+from busfast.data.fingerprint import fingerprint_images
 from busfast.data.groups import group_names
-from busfast.data.places import leads_away
-from busfast.data.rows import read_rows, write_csv
+from busfast.data.paths import image_paths, leads_away
 from busfast.data.split import PARTS, UNUSED
 from busfast.errors import UserError
 from busfast.files import make_folder
+from busfast.text import counted
 
 COLUMNS = ["image", "label", "center", "patient", "device", "mask"]
 
@@ -73,3 +75,42 @@ def read_split(path: str | Path, root: str | Path) -> pd.DataFrame:
                                 "write it as the table has it.")
     table.attrs["root"] = str(root)
     return table
+
+
+def find_images(run_name: str, parts: pd.DataFrame) -> list[Path]:
+    """Returns the files of a run's images, in order; `run_name` is for errors.
+
+    Raises:
+        UserError: an image is gone.
+    """
+    paths = image_paths(parts)
+    gone = [name for name, path in zip(parts["image"], paths, strict=True) if not path.is_file()]
+    if gone:
+        raise UserError(f"{counted(len(gone), 'image')} of {run_name} cannot be found in {parts.attrs['root']}, such "
+                        f"as {gone[0]}. Bring them back; where the folder was moved, name its place in sources.csv.")
+    return paths
+
+
+def check_unchanged(run_name: str, parts: pd.DataFrame) -> list[Path]:
+    """Makes sure that the images are there, with the pixels that they had when the run was trained.
+
+    Args:
+        run_name: for errors.
+        parts: as `read_parts` returns it; without the column `pixels`, changes cannot be seen, which is said.
+
+    Returns:
+        The files, in order.
+
+    Raises:
+        UserError: an image is gone or was changed.
+    """
+    paths = find_images(run_name, parts)
+    if "pixels" not in parts:
+        print(f"{run_name}: its split.csv has no column pixels, so it is not known whether images changed since",
+              flush=True)
+        return paths
+    changed = parts["image"][(fingerprint_images(paths)["pixels"] != parts["pixels"]).to_numpy()]
+    if len(changed):
+        raise UserError(f"{counted(len(changed), 'image')} of {run_name} changed since it was trained, such as "
+                        f"{changed.iloc[0]}. Bring the old ones back, or train again.")
+    return paths

@@ -6,11 +6,11 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
+from busfast.csvfile import read_rows
 from busfast.data.labels import match_label
-from busfast.data.places import SOURCES_FILE, Fence, leads_away, locate, read_places
-from busfast.data.rows import read_rows
+from busfast.data.paths import SOURCES_FILE, Fence, leads_away, locate, read_places
 from busfast.errors import UserError
-from busfast.words import counted
+from busfast.text import counted
 
 REQUIRED = ("image", "label")
 OPTIONAL = ("center", "patient", "device", "mask")

@@ -1,14 +1,17 @@
-"""DataLoaders -> Learner -> trained weights, exported models, predictions."""
+"""A timm name -> a model with its start weights, a fastai Learner, and the parts of a fast step."""
 
-from importlib import import_module
+from busfast.imports import lazy_names
 
-_WHERE = {"make_learner": "learner", "cosine": "learner", "make_model": "weights", "load_state": "weights",
-          "make_metrics": "metrics", "export_learner": "export", "predict_images": "predict",
-          "load_predictor": "predictor"}
-__all__ = list(_WHERE)
-
-
-def __getattr__(name: str):
-    if name in _WHERE:
-        return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
-    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+MODULES = {
+    "make_learner": ".learner",
+    "cosine": ".learner",
+    "make_model": ".weights",
+    "load_state": ".weights",
+    "make_metrics": ".metrics",
+    # Names of version 0.1 whose code moved up a floor; notebooks may go on importing them from here.
+    "load_predictor": "busfast.inference.predictor",
+    "predict_images": "busfast.inference.stream",
+    "export_learner": "busfast.inference.fastai_export",
+}
+__all__ = list(MODULES)
+__getattr__ = lazy_names(__name__, MODULES)

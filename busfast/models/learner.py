@@ -12,10 +12,10 @@ from fastai.losses import CrossEntropyLossFlat
 from fastai.optimizer import Adam
 from fastai.torch_core import params
 
+from busfast.models.fast_step import ALL, FusedAdam, InferenceLearner, choose_parts, mixed_precision, plain_activations
 from busfast.models.freeze import freeze_stages, worth_freezing
 from busfast.models.memory import keep_freed_memory
 from busfast.models.metrics import make_metrics
-from busfast.models.step import ALL, FusedAdam, InferenceLearner, choose_parts, mixed_precision, plain_activations
 from busfast.models.weights import Weights, make_model
 from busfast.pipelines.dataloaders import TableDataLoaders
 
@@ -48,7 +48,7 @@ def make_learner(dls: TableDataLoaders, arch: str = "efficientnet_b0", *, weight
         wd: (L2) weight decay.
         freeze: number of the model's first stages that are not trained; see `freeze_stages`. None are of a model that
             starts from random weights.
-        parts: what makes the step fast, names of `busfast.models.step.PARTS`.
+        parts: what makes the step fast, names of `busfast.models.fast_step.PARTS`.
         path: where fastai puts what it saves.
         model_dir: the folder in it for weights.
 

@@ -4,7 +4,7 @@ import os
 import pickle
 import urllib.request
 import zipfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,7 +15,6 @@ from safetensors.torch import load_file
 from torch import nn
 
 from busfast.errors import UserError, choose
-from busfast.models.load_bundle import Ensemble
 
 PROBE_SECONDS = 3
 # A squeeze-and-excite gate is sigmoid(bias) at the start: 0.98, as good as the open gate that Lite0 was trained with.
@@ -134,26 +133,10 @@ def _weights(model: nn.Module, text: str, mean=None, std=None) -> Weights:
 
 
 def _from_file(arch: str, path: Path, make: dict) -> tuple[nn.Module, Weights]:
-    return _from_state(arch, path, load_state(path), make)
+    return load_arch_state(arch, path, load_state(path), make)
 
 
-def load_ensemble(arch: str, path: Path, classes: int, members: int) -> Ensemble:
-    """Makes an ensemble of timm models from a file that `join_states` gave the content of; raises as `load_state`."""
-    state = load_state(path)
-    parts = [{name.removeprefix(start): value for name, value in state.items() if name.startswith(start)}
-             for start in (f"members.{number}." for number in range(members))]
-    if sum(map(len, parts)) < len(state):
-        raise UserError(f"The weights in '{path}' are not of {members} members. Make the ensemble anew.")
-    return Ensemble([_from_state(arch, path, one, {"num_classes": classes})[0] for one in parts])
-
-
-def join_states(paths: Sequence[Path]) -> dict[str, torch.Tensor]:
-    """Reads the weights of several models; returns those of an `Ensemble` of them."""
-    return {f"members.{number}.{name}": value for number, path in enumerate(paths)
-            for name, value in load_state(path).items()}
-
-
-def _from_state(arch: str, path: Path, state: dict, make: dict) -> tuple[nn.Module, Weights]:
+def load_arch_state(arch: str, path: Path, state: dict, make: dict) -> tuple[nn.Module, Weights]:
     model = timm.create_model(arch, **make)
     own = model.state_dict()
     head = model.pretrained_cfg.get("classifier") or "classifier"

@@ -1,14 +1,15 @@
-"""A pipeline file and a split -> DALI or torchvision pipelines -> fastai DataLoaders."""
+"""Images and a pipeline file -> fastai DataLoaders: cache, DALI and torchvision, augmentation."""
 
-from importlib import import_module
+from busfast.imports import lazy_names
 
-_WHERE = {"Config": "config", "load_config": "config", "ImagePipeline": "image", "make_dls": "dataloaders",
-          "TableDataLoaders": "dataloaders", "list_images": "dataloaders"}
-__all__ = list(_WHERE)
-
-
-def __getattr__(name: str):
-    # fastai takes seconds to import: only when asked for something that needs it.
-    if name in _WHERE:
-        return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
-    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+MODULES = {
+    "Config": ".config",
+    "load_config": ".config",
+    "ImagePipeline": ".image",
+    "make_dls": ".dataloaders",
+    "TableDataLoaders": ".dataloaders",
+    "list_images": ".dataloaders",
+    "split_data": ".splits",
+}
+__all__ = list(MODULES)
+__getattr__ = lazy_names(__name__, MODULES)

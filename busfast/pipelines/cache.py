@@ -30,7 +30,7 @@ from busfast.files import atomic
 from busfast.pipelines.image import ImagePipeline
 from busfast.pipelines.shards import SUFFIX, Damaged, Shard, hash_bytes, write_shard
 from busfast.progress import ahead, progress
-from busfast.words import counted
+from busfast.text import counted
 
 IMAGES, SHARDS = 1024, 64  # a shard is what a killed build can lose, and an open file: as small as its number allows
 SHARE = 0.5  # of the free disk, at most, that `auto` takes without being asked

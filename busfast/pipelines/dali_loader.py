@@ -12,7 +12,7 @@ from nvidia.dali import math as dali_math
 
 from busfast.data.images import MARGIN, open_image, read_image
 from busfast.pipelines.image import ImagePipeline
-from busfast.pipelines.reading import name_unreadable, read_batches
+from busfast.pipelines.prefetch import name_unreadable, read_batches
 
 # Pillow's raw modes that DALI was shown to decode to the same pixels; anything else goes through read_image.
 _SAME = {"JPEG": {"L", "RGB"}, "PNG": {"L", "RGB", "RGBA"}}

@@ -20,16 +20,16 @@ from fasttransform import Pipeline, Transform
 from PIL import Image
 
 from busfast.data.images import SUFFIXES
-from busfast.data.places import locate, read_places
+from busfast.data.paths import locate, read_places
 from busfast.data.split import PARTS
 from busfast.data.table import CLASSES
 from busfast.errors import UserError
+from busfast.pipelines.augment import finish, stack
+from busfast.pipelines.backends import LOADERS, REFERENCE, choose_device, choose_loader
 from busfast.pipelines.cache import Cache, Pixels
-from busfast.pipelines.finish import finish, stack
 from busfast.pipelines.image import ImagePipeline, draw_moves
-from busfast.pipelines.items import item_transforms
-from busfast.pipelines.loaders import LOADERS, REFERENCE, choose_device, choose_loader
-from busfast.pipelines.reading import name_unreadable
+from busfast.pipelines.item_transforms import item_transforms
+from busfast.pipelines.prefetch import name_unreadable
 from busfast.processes import share
 
 
@@ -125,7 +125,7 @@ class ImageDL(TfmdDL):
         return [TensorCategory(target[list(indices)]) for target in self._targets]
 
     def lap(self, phase: str) -> None:
-        """Is told what the time since the last border went into; `busfast.models.profile` listens here."""
+        """Is told what the time since the last border went into; `busfast.training.profile` listens here."""
 
     def prepare(self, image: ImagePipeline) -> Pixels | None:
         """Decodes what an image pipeline needs, if there is a cache to keep it in; returns its pixels."""

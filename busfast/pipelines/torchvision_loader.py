@@ -7,9 +7,9 @@ from functools import partial
 import torch
 
 from busfast.data.images import fit_pixels
-from busfast.pipelines.finish import stack
+from busfast.pipelines.augment import stack
 from busfast.pipelines.image import ImagePipeline
-from busfast.pipelines.reading import name_unreadable, read_batches
+from busfast.pipelines.prefetch import name_unreadable, read_batches
 
 
 class TorchvisionLoader:

@@ -1,14 +1,20 @@
-"""What a run writes under results/: its record, log and curves, and the comparison of runs."""
+"""A run -> predictions.csv, scores with intervals, Grad-CAM pages, report, comparison, export."""
 
-from importlib import import_module
+from busfast.imports import lazy_names
 
-_WHERE = {"load_table": "train", "train_run": "train", "split_data": "splits", "find_run": "runs",
-          "run_learner": "handover", "export_run": "handover", "evaluate_run": "summary", "explain_run": "explain",
-          "draw_maps": "explain", "write_report": "report", "compare_runs": "compare"}
-__all__ = list(_WHERE)
-
-
-def __getattr__(name: str):
-    if name in _WHERE:
-        return getattr(import_module(f"{__name__}.{_WHERE[name]}"), name)
-    raise AttributeError(f"module '{__name__}' has no attribute '{name}'")
+MODULES = {
+    "run_learner": ".export",
+    "export_run": ".export",
+    "evaluate_run": ".evaluation",
+    "explain_run": ".explain",
+    "draw_maps": ".explain",
+    "write_report": ".report",
+    "compare_runs": ".compare",
+    # What a notebook calls before it, so that one import serves it all.
+    "load_table": "busfast.training.train",
+    "train_run": "busfast.training.train",
+    "find_run": "busfast.training.runs",
+    "split_data": "busfast.pipelines.splits",
+}
+__all__ = list(MODULES)
+__getattr__ = lazy_names(__name__, MODULES)

@@ -1,8 +1,14 @@
 """Probabilities that mean what they say: a temperature, fitted on the validation part."""
 
+from functools import partial
+
 import numpy as np
+import pandas as pd
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
+
+from busfast.results.bootstrap import intervals, widen
+from busfast.results.scores import divide, rate_groups, rates
 
 RANGE = (-3.0, 3.0)  # of the temperature's logarithm: 0.05 to 20
 
@@ -30,3 +36,61 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 def calibrate(logits: np.ndarray, temperature: float) -> np.ndarray:
     """Returns probabilities, (n, k)."""
     return softmax(np.asarray(logits, float) / temperature, axis=1)
+
+
+COVERAGES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
+
+
+def choose_threshold(positive: np.ndarray, values: np.ndarray, target: float) -> float:
+    """Returns the highest threshold at which at least `target` of the positives have a value that is not below it.
+
+    Args:
+        positive: bool, (n,), of the validation part; at least one is True.
+        values: probability of the positive class, (n,).
+        target: sensitivity to reach, above 0, at most 1.
+    """
+    found = np.sort(values[positive])[::-1]
+    needed = int(np.ceil(target * len(found) - 1e-9))
+    return float(found[needed - 1])
+
+
+def operate(positive: np.ndarray, values: np.ndarray, threshold: float, groups: np.ndarray,
+            strata: np.ndarray) -> pd.DataFrame:
+    """Reports a threshold: sensitivity, specificity, ppv, npv with their intervals, as `intervals` does."""
+    called = values >= threshold
+    cells = np.stack([positive & called, positive & ~called, ~positive & called, ~positive & ~called], axis=1)
+
+    def measure(weights: np.ndarray) -> dict[str, np.ndarray]:
+        return rates(*(weights @ cells).T)
+
+    return widen(intervals(measure, groups, strata), rate_groups(positive, called, np.asarray(groups)))
+
+
+def refer(valid: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray], groups: np.ndarray,
+          strata: np.ndarray) -> pd.DataFrame:
+    """What is gained if a human reads the images that the model is least sure of.
+
+    Args:
+        valid, test: labels, (n,), and calibrated probabilities, (n, k), of each part.
+        groups, strata: of the test part, as those of `intervals`.
+
+    Returns:
+        A row a coverage: wanted (share of the validation images that the model keeps), threshold (of the highest
+        probability, chosen on the validation part), coverage (share of the test images kept), error (share of those
+        that are wrong), low, high (95%).
+    """
+    labels, probabilities = test
+    sure, wrong = probabilities.max(1), probabilities.argmax(1) != labels
+    rows = []
+    for wanted in COVERAGES:
+        threshold = 0.0 if wanted == 1 else float(np.quantile(valid[1].max(1), 1 - wanted))
+        kept = sure >= threshold
+        error = intervals(partial(_error, kept, wrong), groups, strata)
+        error = widen(error, {"error": len(set(np.asarray(groups)[kept]))}).loc["error"]
+        rows.append({"wanted": wanted, "threshold": threshold, "coverage": kept.mean(), "error": error["estimate"],
+                     "low": error["low"], "high": error["high"]})
+    return pd.DataFrame(rows)
+
+
+def _error(kept: np.ndarray, wrong: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
+    return {"error": divide(weights @ (kept & wrong), weights @ kept)}

@@ -9,10 +9,10 @@ import pandas as pd
 
 from busfast.pipelines.config import Config
 from busfast.results.bootstrap import bounds, draw_weights
+from busfast.results.evaluation import choose_positive
 from busfast.results.predictions import FILE, arrays, read_predictions
-from busfast.results.runs import Run
 from busfast.results.scores import score
-from busfast.results.summary import choose_positive
+from busfast.training.runs import Run
 
 IN_DOMAIN, HELD_OUT = ("stratified", "kfold"), ("center_holdout", "leave_one_center_out")
 COLUMNS = ["a", "b", "images", "score", "value_a", "value_b", "difference", "low", "high", "recipe"]

@@ -6,21 +6,22 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from busfast.data.rows import write_csv
+from busfast.csvfile import write_csv
 from busfast.data.split import UNUSED, count_parts
 from busfast.data.split_file import read_split
 from busfast.data.table import find_table
 from busfast.errors import UserError
-from busfast.models.bundle import describe_input
-from busfast.models.callbacks import save_weights
-from busfast.models.load_bundle import MEMBERS
-from busfast.models.predict import run_image
-from busfast.models.weights import join_states
+from busfast.inference.bundle import describe_input
+from busfast.inference.load_bundle import MEMBERS
+from busfast.inference.stream import join_states, run_image
 from busfast.pipelines.config import Config, folder_name, read_yaml
-from busfast.results.ending import VALID_FILE, finish_run, read_valid
-from busfast.results.evaluate import check_weights
-from busfast.results.groups import find_groups, is_scored, pool_tests
-from busfast.results.runs import (
+from busfast.results.evaluation import choose_positive, say_interval
+from busfast.results.predictions import check_weights
+from busfast.results.run_groups import find_groups, is_scored, pool_tests
+from busfast.results.scores import score
+from busfast.training.callbacks import save_weights
+from busfast.training.finish import VALID_FILE, finish_run, read_valid
+from busfast.training.runs import (
     DONE,
     Run,
     all_runs,
@@ -31,8 +32,6 @@ from busfast.results.runs import (
     provenance,
     write_config,
 )
-from busfast.results.scores import score
-from busfast.results.summary import choose_positive, say_interval
 
 OUT_OF_FOLD = "out_of_fold.csv"
 UNSCORED = ("its members were trained on different splits, so that an image that one has not seen was another's to "

@@ -12,20 +12,20 @@ from matplotlib.figure import Figure
 from scipy.special import softmax
 from scipy.stats import spearmanr
 
+from busfast.csvfile import write_csv
 from busfast.data.images import fit_pixels
-from busfast.data.rows import write_csv
-from busfast.data.split_file import read_split
+from busfast.data.split_file import check_unchanged, read_split
 from busfast.data.table import find_table
 from busfast.errors import UserError
+from busfast.figures import plain, save_figure
 from busfast.files import make_folder
-from busfast.models.gradcam import OFFSET_FROM, Explainer, explain_images
-from busfast.models.inputs import list_inputs
-from busfast.models.predict import load_run_model, predict_logits
+from busfast.inference.gradcam import OFFSET_FROM, Explainer, explain_images
+from busfast.inference.inputs import list_inputs
+from busfast.inference.stream import load_run_model, predict_logits
 from busfast.results.bootstrap import intervals
-from busfast.results.curves import plain, save_figure
-from busfast.results.predictions import check_unchanged, read_parts, read_predictions
+from busfast.results.predictions import read_parts, read_predictions
 from busfast.results.probes import compare_parts, draw_some, logits_of, probe_run, read_pixels
-from busfast.results.runs import Run
+from busfast.training.runs import Run
 
 EACH = 3  # pictures of a class, right or wrong, in the gallery
 LOOKED = 30  # images that are compared with an untrained model
@@ -47,7 +47,7 @@ def explain_run(run: Run, **flags) -> list[Path]:
     config, record = run.read_config()
     predictions = read_predictions(run, config.classes)
     parts = read_parts(run, find_table(config.data).parent)
-    check_unchanged(run, parts)
+    check_unchanged(run.name, parts)
     table = predictions.assign(mask=predictions["image"].map(dict(zip(parts["image"], parts["mask"], strict=True))))
     learn = load_run_model(run.best_weights(), config, record, **flags)
     cases = choose_cases(table, config.classes)

@@ -1,7 +1,7 @@
 """What a reader must know before any score: how few images, patients and centers stand behind it."""
 
-from busfast.results.summary import Evaluation
-from busfast.words import counted
+from busfast.results.evaluation import Evaluation
+from busfast.text import counted
 
 FEW = 20  # groups of a class in a center or part, below which its scores are hardly a number
 

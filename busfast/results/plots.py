@@ -8,11 +8,11 @@ import pandas as pd
 from matplotlib.figure import Figure
 from sklearn.metrics import precision_recall_curve, roc_curve
 
+from busfast.figures import STYLES, plain, save_figure
 from busfast.results.bootstrap import draw_weights
-from busfast.results.curves import STYLES, plain, save_figure
+from busfast.results.evaluation import Evaluation, say_interval
 from busfast.results.predictions import arrays
 from busfast.results.scores import BINS, confusion
-from busfast.results.summary import Evaluation, say_interval
 
 GRID = np.linspace(0, 1, 101)
 LEAST = 10  # images of a bin that is drawn

@@ -1,19 +1,21 @@
 """predictions.csv: what a run's best weights say of each validation and test image; all figures come from it."""
 
+import datetime
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
-from busfast.data.fingerprint import fingerprint_images
-from busfast.data.places import image_paths
-from busfast.data.rows import read_rows, write_csv
-from busfast.data.split_file import read_split
+from busfast import __version__
+from busfast.csvfile import read_rows, write_csv
+from busfast.data.split_file import check_unchanged, read_split
+from busfast.data.table import find_table
 from busfast.errors import UserError
+from busfast.pipelines.config import read_yaml
 from busfast.results.calibration import calibrate
-from busfast.results.runs import Run
-from busfast.words import counted
+from busfast.training.runs import Run, file_sha256, write_record
 
 FILE = "predictions.csv"
 PARTS = ("valid", "test")
@@ -42,45 +44,6 @@ def read_parts(run: Run, root: str | Path) -> pd.DataFrame:
         if column not in parts:
             parts[column] = "image " + parts["image"] if column == "group" else ""
     return parts
-
-
-def find_images(run: Run, parts: pd.DataFrame) -> list[Path]:
-    """Returns the files of a run's images, in order; `run` names it in errors.
-
-    Raises:
-        UserError: an image is gone.
-    """
-    paths = image_paths(parts)
-    gone = [name for name, path in zip(parts["image"], paths, strict=True) if not path.is_file()]
-    if gone:
-        raise UserError(f"{counted(len(gone), 'image')} of {run.name} cannot be found in {parts.attrs['root']}, such "
-                        f"as {gone[0]}. Bring them back; where the folder was moved, name its place in sources.csv.")
-    return paths
-
-
-def check_unchanged(run: Run, parts: pd.DataFrame) -> list[Path]:
-    """Makes sure that the images are there, with the pixels that they had when the run was trained.
-
-    Args:
-        run: names the run in errors.
-        parts: as `read_parts` returns it; without the column `pixels`, changes cannot be seen, which is said.
-
-    Returns:
-        The files, in order.
-
-    Raises:
-        UserError: an image is gone or was changed.
-    """
-    paths = find_images(run, parts)
-    if "pixels" not in parts:
-        print(f"{run.name}: its split.csv has no column pixels, so it is not known whether images changed since",
-              flush=True)
-        return paths
-    changed = parts["image"][(fingerprint_images(paths)["pixels"] != parts["pixels"]).to_numpy()]
-    if len(changed):
-        raise UserError(f"{counted(len(changed), 'image')} of {run.name} changed since it was trained, such as "
-                        f"{changed.iloc[0]}. Bring the old ones back, or train again.")
-    return paths
 
 
 def write_predictions(run: Run, classes: Sequence[str], parts: pd.DataFrame, logits: np.ndarray) -> None:
@@ -130,3 +93,77 @@ def arrays(predictions: pd.DataFrame, classes: Sequence[str], prefix: str = "p_"
     """Returns labels, int (n,), and the columns `prefix`CLASS, float (n, k), of predictions."""
     labels = predictions["label"].map({name: index for index, name in enumerate(classes)}).to_numpy(int)
     return labels, predictions[[f"{prefix}{name}" for name in classes]].to_numpy(float)
+
+
+RECORD = "evaluation.yaml"
+
+
+def predict_parts(run: Run, *, again: bool = False, **flags) -> None:
+    """Predicts the validation and test part of a run, unless that was done with these very weights.
+
+    Writes predictions.csv and, before it, evaluation.yaml: that the test part was seen is known even if what follows
+    fails.
+
+    Args:
+        run: a trained run.
+        again: predict even if it was done.
+        flags: bs, device and threads of `load_model`, if they shall be others than in training.
+
+    Raises:
+        UserError: no weights, no test part, another version of busfast, images that are gone or were changed.
+    """
+    config, record = run.read_config()
+    if record.get("unscored"):
+        raise UserError(f"{run.name} cannot be scored: {record['unscored']}. Evaluate its "
+                        "members: what each says of images that it did not see is in the lines 'test, pooled' of "
+                        "python -m busfast compare.")
+    files = {"weights_sha256": check_weights(run, record), "split_sha256": file_sha256(run.results / "split.csv")}
+    history = read_history(run)
+    made = [entry for entry in history if files.items() <= entry.items()]
+    if made and (run.results / FILE).is_file() and not again:
+        print(f"{run.name}: these weights were scored on {made[-1]['when']}; their {FILE} is used (--again: predict "
+              "once more)", flush=True)
+        return
+    parts = read_parts(run, find_table(config.data).parent)
+    paths = check_unchanged(run.name, parts)
+    from busfast.inference.stream import load_run_model, predict_logits
+
+    logits, reasons = predict_logits(load_run_model(run.best_weights(), config, record, **flags), paths)
+    for name, reason in zip(parts["image"], reasons, strict=True):
+        if reason:
+            raise UserError(f"{name} of {run.name} cannot be read: {reason}. Nothing was scored. Bring it back.")
+    history.append({"when": datetime.datetime.now().astimezone().isoformat(timespec="seconds"), "busfast": __version__,
+                    **files, "images": {part: int((parts["part"] == part).sum()) for part in PARTS}})
+    write_record(run.results / RECORD, {"test_scored": len(history), "evaluations": history})
+    write_predictions(run, config.classes, parts, logits)
+
+
+def read_history(run: Run) -> list[dict[str, Any]]:
+    """Returns each time that a run's test part was scored, the first one first: when, and with which weights.
+
+    Raises:
+        UserError: the record is damaged.
+    """
+    path = run.results / RECORD
+    history = read_yaml(path).get("evaluations") or [] if path.is_file() else []
+    if not isinstance(history, list) or not all(isinstance(entry, dict) and {"when", "weights_sha256"} <= entry.keys()
+                                                for entry in history):
+        raise UserError(f"{path} does not list when the test part was scored. Bring the old file back.")
+    return history
+
+
+def check_weights(run: Run, record: dict[str, Any]) -> str:
+    """Returns the hash of a run's best weights.
+
+    Raises:
+        UserError: they are not there, or another version of busfast made them.
+    """
+    weights = run.best_weights()
+    if not weights.is_file():
+        raise UserError(f"The run {run.name} has no {weights}: it ended before its first epoch did, or the file was "
+                        "moved. Train again: python -m busfast train.")
+    made = str((record.get("versions") or {}).get("busfast", "an unknown version"))
+    if made.split(".")[:2] != __version__.split(".")[:2]:
+        raise UserError(f"The run {run.name} was made by busfast {made}; this is {__version__}, which may see other "
+                        "pixels. Use that version, or train again.")
+    return file_sha256(weights)

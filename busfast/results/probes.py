@@ -16,12 +16,12 @@ from fastai.learner import Learner
 from PIL import Image
 
 from busfast.data.images import fit_image, fit_pixels, read_image, why_unreadable
-from busfast.data.places import locate, read_places
+from busfast.data.paths import locate, read_places
 from busfast.data.split import PARTS
 from busfast.errors import UserError
-from busfast.pipelines.finish import finish, stack
+from busfast.pipelines.augment import finish, stack
+from busfast.pipelines.backends import LOADERS
 from busfast.pipelines.image import ImagePipeline
-from busfast.pipelines.loaders import LOADERS
 from busfast.progress import progress
 from busfast.results.bootstrap import intervals
 from busfast.results.scores import score

@@ -8,19 +8,19 @@ from typing import Any
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from busfast import __version__
+from busfast.csvfile import read_frame
 from busfast.data.audit import count_findings
-from busfast.data.copies import audit_file
-from busfast.data.rows import read_frame
+from busfast.data.duplicate_pairs import audit_file
 from busfast.data.table import find_table
 from busfast.errors import UserError
 from busfast.files import atomic
 from busfast.results.bootstrap import REPLICATES
+from busfast.results.evaluation import TARGET, Evaluation, read_explanation, say_interval, summarise
 from busfast.results.limits import find_limits
 from busfast.results.plots import draw_all
-from busfast.results.runs import Run
 from busfast.results.scores import names
-from busfast.results.summary import TARGET, Evaluation, read_explanation, say_interval, summarise
-from busfast.words import counted
+from busfast.text import counted
+from busfast.training.runs import Run
 
 MARK = "<!-- written by busfast report -->"
 CURVES = {"loss_curve.png": "Loss of training and validation in each epoch.",

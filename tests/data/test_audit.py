@@ -8,7 +8,7 @@ from PIL import Image
 from busfast.data import read_table
 from busfast.data.audit import audit_images, audit_table, confound, count_findings, say_groups
 from busfast.data.audit_page import say_confounding, write_audit
-from busfast.data.copies import COLUMNS, NO_COPIES
+from busfast.data.duplicate_pairs import COLUMNS, NO_COPIES
 from busfast.data.groups import add_groups, group_names
 
 CLASSES = ("normal", "benign", "malignant")

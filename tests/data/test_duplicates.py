@@ -3,7 +3,8 @@ import pytest
 from PIL import Image, ImageDraw, ImageOps
 from scipy.ndimage import gaussian_filter
 
-from busfast.data import bench_duplicates, read_table
+from busfast.bench import duplicates
+from busfast.data import read_table
 from busfast.data.duplicates import alike, describe, exact_duplicates, near_duplicates
 from busfast.data.fingerprint import SIDE, fingerprint_images
 from busfast.data.groups import connected
@@ -185,14 +186,14 @@ def test_groups_are_joined_by_chains():
 
 
 def test_the_benchmark_prints_a_line_for_each_count(capsys):
-    bench_duplicates.measure_growth([40, 80])
+    duplicates.measure_growth([40, 80])
     lines = capsys.readouterr().out.splitlines()
     assert len(lines) == 2 and "4 pairs" in lines[0] and "grows as n^" in lines[1]
 
 
 def test_the_benchmark_finds_copies_of_the_phantom_and_no_strangers(phantom_folder, capsys):
-    bench_duplicates.measure_strangers(phantom_folder)
-    bench_duplicates.measure_recall(phantom_folder, sample=10)
+    duplicates.measure_strangers(phantom_folder)
+    duplicates.measure_recall(phantom_folder, sample=10)
     out = capsys.readouterr().out
     assert ", 0 at 0.6 or more" in out
     shares = dict(line.split("found:") for line in out.splitlines() if "found:" in line)

@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from busfast.csvfile import read_rows
 from busfast.data import prepare as module
-from busfast.data.places import SOURCES_FILE, image_paths
+from busfast.data.paths import SOURCES_FILE, image_paths
 from busfast.data.prepare import prepare
-from busfast.data.rows import read_rows
 from busfast.data.table import read_table
 from busfast.errors import UserError
 

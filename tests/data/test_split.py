@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from busfast.data.copies import NO_COPIES
+from busfast.data.duplicate_pairs import NO_COPIES
 from busfast.data.groups import group_names
 from busfast.data.split import PARTS, SPLITS, count_parts, split_folds, split_table
 from busfast.data.split_file import read_split, write_split

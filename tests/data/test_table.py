@@ -2,7 +2,7 @@
 
 import pytest
 
-from busfast.data.places import image_paths
+from busfast.data.paths import image_paths
 from busfast.data.table import find_table, read_table
 from busfast.errors import UserError
 

@@ -12,11 +12,11 @@ from conftest import ARCH, SIZE
 from sklearn.metrics import recall_score, roc_auc_score
 
 from busfast.errors import UserError
-from busfast.models.callbacks import monitor_with
 from busfast.models.learner import class_weights, cosine, make_learner
 from busfast.models.memory import keep_freed_memory
 from busfast.models.metrics import MacroAUC, Recall, macro_auc, val_acc, val_loss
 from busfast.pipelines import ImagePipeline, make_dls
+from busfast.training.callbacks import monitor_with
 
 CLASSES = ("normal", "benign", "malignant")
 

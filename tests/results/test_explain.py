@@ -14,8 +14,8 @@ from torch import nn
 from busfast.cli import main
 from busfast.data.images import fit_pixels
 from busfast.errors import UserError
-from busfast.models.gradcam import Explainer, find_offset, grad_cam, last_maps, make_noise
-from busfast.models.load_bundle import Ensemble
+from busfast.inference.gradcam import Explainer, find_offset, grad_cam, last_maps, make_noise
+from busfast.inference.load_bundle import Ensemble
 from busfast.pipelines.image import ImagePipeline
 from busfast.results.explain import check_sanity, choose_cases, localise
 from busfast.results.probes import box, compare_parts, cover, frame, probe_run
@@ -205,7 +205,7 @@ def test_maps_of_the_model_itself_are_not_taken_for_those_of_an_untrained_one():
         own = timm.create_model("resnet18", num_classes=3)  # what check_sanity makes, too
     learn = learner(own)
     learn.dls.vocab = ("a", "b", "c")
-    from busfast.models.gradcam import explain_images
+    from busfast.inference.gradcam import explain_images
     maps = explain_images(learn, "resnet18", pixels, targets)
     assert check_sanity(learn, "resnet18", pixels, targets, maps) > 0.99  # an untrained model is found out
     assert learn.model is own

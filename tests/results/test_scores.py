@@ -7,10 +7,9 @@ import pandas as pd
 import pytest
 from sklearn import metrics as sk
 
-from busfast.results.assess import assess, by_patient
 from busfast.results.bootstrap import draw_weights, intervals, widen
-from busfast.results.calibration import calibrate, fit_temperature
-from busfast.results.operating import choose_threshold, operate, refer
+from busfast.results.calibration import calibrate, choose_threshold, fit_temperature, operate, refer
+from busfast.results.metrics import assess, by_patient
 from busfast.results.scores import names, score
 
 CLASSES = ("normal", "benign", "malignant")

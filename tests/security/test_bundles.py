@@ -14,14 +14,14 @@ import onnx
 import pandas as pd
 import pytest
 import torch
-from hostile import BUNDLE, DATA, RUN, images, refused, resign
 from onnx import TensorProto, helper
 from safetensors.numpy import save as write_arrays
 from safetensors.torch import load_file, save_file
 
 from busfast.cli import main
-from busfast.models.load_bundle import load_bundle, read_facts
-from busfast.models.predictor import NO_ANSWER
+from busfast.inference.load_bundle import load_bundle, read_facts
+from busfast.inference.predictor import NO_ANSWER
+from security.hostile import BUNDLE, DATA, RUN, images, refused, resign
 
 PREDICT = f"predict {DATA}/images --model={BUNDLE} --out=out.csv"
 FACTS, WEIGHTS = BUNDLE / "bundle.json", BUNDLE / "weights.safetensors"

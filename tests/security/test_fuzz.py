@@ -12,21 +12,21 @@ import pytest
 import torch
 import yaml
 from conftest import ARCH
-from hostile import RUN
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from busfast.data.growing import GrowingCsv
+from busfast.csvfile import read_rows
+from busfast.data.external_splits import read_lists
 from busfast.data.images import read_image
-from busfast.data.lists import read_lists
-from busfast.data.places import image_paths, is_inside
-from busfast.data.rows import read_rows
+from busfast.data.paths import image_paths, is_inside
 from busfast.data.table import read_table
 from busfast.errors import UserError
-from busfast.models.bundle import read_bundle
-from busfast.models.load_bundle import load_bundle
+from busfast.inference.bundle import read_bundle
+from busfast.inference.load_bundle import load_bundle
+from busfast.inference.resumable_csv import GrowingCsv
 from busfast.models.weights import load_state
 from busfast.pipelines.config import Config, load_config
+from security.hostile import RUN
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # a library may warn of such files
 fuzz = settings(suppress_health_check=list(HealthCheck))

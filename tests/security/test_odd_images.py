@@ -9,11 +9,11 @@ import zlib
 import numpy as np
 import pandas as pd
 import pytest
-from hostile import BUNDLE, RUN, images, refused
 from PIL import Image
 
 from busfast.cli import main
 from busfast.data.images import open_image, read_image
+from security.hostile import BUNDLE, RUN, images, refused
 
 
 def png(width, height, *chunks):

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from hostile import BUNDLE, DATA, RESULTS, RUN, images, refused
 
 from busfast.cli import main
-from busfast.data.growing import GrowingCsv
-from busfast.data.places import locate
-from busfast.data.rows import escape, read_rows, write_csv
+from busfast.csvfile import escape, read_rows, write_csv
+from busfast.data.paths import locate
 from busfast.data.split_file import read_split
 from busfast.errors import UserError
+from busfast.inference.resumable_csv import GrowingCsv
+from security.hostile import BUNDLE, DATA, RESULTS, RUN, images, refused
 
 FORMULAS = ["=HYPERLINK(\"http://x\",\"y\")", "+1-1", "-1+1|cmd", "@SUM(A1)", "\t=1+1", "\r=1+1", " =1+1", "\tx", "\rx",
             "\n=1", "＝1+1", "＋1", "－1+1", "＠SUM(A1)", "'=1", "'\tx", "\xa0=1"]

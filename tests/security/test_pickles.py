@@ -8,12 +8,12 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from hostile import BUNDLE, DATA, MODELS, RESULTS, RUN, contents, images, pickles, refused, resign
 from PIL import Image
 
 from busfast.cli import main
 from busfast.data.fingerprint import cache_file, load
-from busfast.models.checkpoint import MAGIC, NAME, PREVIOUS, read_last
+from busfast.training.checkpoint import MAGIC, NAME, PREVIOUS, read_last
+from security.hostile import BUNDLE, DATA, MODELS, RESULTS, RUN, contents, images, pickles, refused, resign
 
 # file -> the verb that reads it. Each is refused with a word on the file, and nothing of the user's is changed.
 REFUSED = {

@@ -7,16 +7,17 @@ import sys
 from pathlib import Path
 
 import pytest
-from hostile import BUNDLE, RUN, images
 from huggingface_hub import constants
 
 from busfast.cli import main
 from busfast.data.fingerprint import fingerprint_images
 from busfast.pipelines.cache import Cache
 from busfast.pipelines.image import ImagePipeline
+from security.hostile import BUNDLE, RUN, images
 
 HOUSE = Path(__file__).parents[2]
-ALONE = {"busfast/data/images.py": {"numpy", "PIL"}, "busfast/models/load_bundle.py": {"timm", "torch", "safetensors"}}
+ALONE = {"busfast/data/images.py": {"numpy", "PIL"},
+         "busfast/inference/load_bundle.py": {"timm", "torch", "safetensors"}}
 
 @pytest.mark.parametrize("file", ALONE)
 def test_a_file_that_may_be_copied_imports_nothing_of_busfast(file):

@@ -5,11 +5,11 @@ from pathlib import Path
 
 import pytest
 import yaml
-from hostile import RESULTS, RUN, refused
 
 from busfast.errors import UserError
 from busfast.pipelines.config import MOST, load_config, read_yaml
-from busfast.results.runs import write_record
+from busfast.training.runs import write_record
+from security.hostile import RESULTS, RUN, refused
 
 LAUGHS = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]",
           *(f"a{number}: &a{number} [{', '.join([f'*a{number - 1}'] * 10)}]" for number in range(1, 16))]

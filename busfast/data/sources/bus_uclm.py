@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from busfast.data.rows import read_rows
+from busfast.csvfile import read_rows
 from busfast.data.sources.common import Options, first_line_has, keep_present, make_table
 
 TITLE = "BUS-UCLM"

@@ -10,7 +10,7 @@ import pandas as pd
 
 from busfast.data.images import SUFFIXES
 from busfast.data.labels import match_label
-from busfast.data.places import Fence
+from busfast.data.paths import Fence
 from busfast.data.table import CLASSES, OPTIONAL, REQUIRED
 from busfast.errors import UserError
 from busfast.progress import progress

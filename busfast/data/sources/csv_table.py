@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pandas as pd
 
+from busfast.csvfile import Rows
 from busfast.data.images import SUFFIXES as IMAGES
-from busfast.data.rows import Rows
 from busfast.data.sources.common import Options, files_in, is_image, keep_present, make_table
 from busfast.data.sources.dicom_tags import is_dicom, read_tags
 from busfast.data.sources.sheets import read_sheet

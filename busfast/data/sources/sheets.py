@@ -4,7 +4,7 @@ import datetime
 import zipfile
 from pathlib import Path
 
-from busfast.data.rows import Rows, read_rows
+from busfast.csvfile import Rows, read_rows
 from busfast.errors import UserError
 
 UNPACKED = 500_000_000  # bytes; a workbook of more is none that anyone made

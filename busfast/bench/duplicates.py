@@ -1,0 +1,129 @@
+"""How fast and how right the search for near-duplicates is: python -m busfast.bench.duplicates [DATA_FOLDER].
+
+Without a folder: the time by the number of images. With one: which changed copies of its images are found, and how
+alike images of different centers or patients are taken to be.
+"""
+
+import io
+import sys
+import time
+from collections.abc import Sequence
+
+import numpy as np
+import pandas as pd
+from PIL import Image, ImageDraw, ImageOps
+from scipy.ndimage import gaussian_filter
+
+from busfast.data.duplicates import SAME, near_duplicates
+from busfast.data.fingerprint import SIDE, fingerprint_images
+from busfast.data.images import read_image
+from busfast.data.paths import image_paths
+from busfast.data.table import read_table
+
+
+def measure_growth(counts: Sequence[int] = (1000, 3000, 10_000, 30_000, 100_000)) -> None:
+    """Prints the time of the search for made-up thumbnails, a tenth of them copies with noise, by their number."""
+    before = None
+    for count in counts:
+        rng = np.random.default_rng(0)
+        seeds = np.arange(count)
+        seeds[:count // 10] = seeds[count // 2:count // 2 + count // 10]
+        thumbnails = []
+        for seed in seeds:
+            noise = gaussian_filter(np.random.default_rng(seed).normal(0, 240, (SIDE, SIDE)), 2)
+            thumbnails.append((128 + noise + rng.normal(0, 4, noise.shape)).clip(0, 255).astype(np.uint8).tobytes())
+        prints = pd.DataFrame({"reason": "", "low": 0, "high": 255, "thumbnail": thumbnails})
+        started = time.perf_counter()
+        pairs = near_duplicates(prints)
+        seconds = time.perf_counter() - started
+        growth = f", grows as n^{np.log(seconds / before[1]) / np.log(count / before[0]):.2f}" if before else ""
+        print(f"{count:>7,} images: {seconds:7.2f} s, {len(pairs):,} pairs{growth}", flush=True)
+        before = count, seconds
+
+
+def measure_recall(data: str, sample: int = 300) -> None:
+    """Adds changed copies of some images to a data set; prints the share of them that is found, change by change."""
+    paths = image_paths(read_table(data))
+    prints = fingerprint_images(paths)
+    chosen = np.random.default_rng(0).choice(len(paths), min(sample, len(paths)), replace=False)
+    for name, change in CHANGES.items():
+        copies = [_print(change(read_image(paths[row]).convert("L"))) for row in chosen]
+        pairs = near_duplicates(pd.concat([prints, pd.DataFrame(copies)], ignore_index=True))
+        found = set(zip(pairs["a"], pairs["b"], strict=True))
+        share = np.mean([(row, len(prints) + number) in found for number, row in enumerate(chosen)])
+        print(f"{name:30} found: {share:.3f}", flush=True)
+
+
+def measure_strangers(data: str) -> None:
+    """Prints how alike the most alike images of different centers or patients are."""
+    table = read_table(data)
+    pairs = near_duplicates(fingerprint_images(image_paths(table)), same=0.3)
+    patient, center = table["patient"].to_numpy(), table["center"].to_numpy()
+    known = patient != ""
+    a, b = pairs["a"].to_numpy(), pairs["b"].to_numpy()
+    strangers = pairs[(center[a] != center[b]) | (known[a] & known[b] & (patient[a] != patient[b]))]
+    centers, patients = table.groupby("center").size(), table[known].groupby(["center", "patient"]).size()
+    across = (len(table) ** 2 - (centers**2).sum()) // 2
+    within = ((patients.groupby("center").sum() ** 2).sum() - (patients**2).sum()) // 2
+    paired = int((strangers["similarity"] >= SAME).sum())
+    print(f"{across + within:,} pairs of different centers or patients, {paired} at {SAME} or more; the most alike:")
+    for pair in strangers.head(12).itertuples():
+        print(f"  {pair.similarity:.2f}  {table['image'][pair.a]}  {table['image'][pair.b]}")
+
+
+def _print(image: Image.Image) -> dict:
+    """What the search needs of a fingerprint; of pixels that are like no other."""
+    low, high = image.getextrema()
+    small = image.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
+    return {"reason": "", "low": low, "high": high, "thumbnail": small.tobytes()}
+
+
+def _jpeg(quality: int):
+    def change(image):
+        buffer = io.BytesIO()
+        image.save(buffer, "JPEG", quality=quality)
+        return Image.open(buffer).convert("L")
+    return change
+
+
+def _curve(function):
+    return lambda image: image.point([int(min(255, max(0, function(value)))) for value in range(256)])
+
+
+def _crop(left: float = 0, top: float = 0, right: float = 0, bottom: float = 0):
+    return lambda image: image.crop((int(image.width * left), int(image.height * top),
+                                     int(image.width * (1 - right)), int(image.height * (1 - bottom))))
+
+
+def _mark(image: Image.Image) -> Image.Image:
+    image = image.copy()
+    draw = ImageDraw.Draw(image)
+    for x, y in ((0.3 * image.width, 0.3 * image.height), (0.6 * image.width, 0.5 * image.height)):
+        draw.line((x - 6, y, x + 6, y), fill=255)
+        draw.line((x, y - 6, x, y + 6), fill=255)
+    draw.text((0.05 * image.width, 0.85 * image.height), "RT BREAST 3:00 D1 1.2 cm", fill=255)
+    return image
+
+
+CHANGES = {
+    "JPEG, quality 50": _jpeg(50), "JPEG, quality 20": _jpeg(20),
+    "resized to 60%": lambda image: image.resize((int(0.6 * image.width), int(0.6 * image.height))),
+    "brightness +30": _curve(lambda value: value + 30), "contrast x 0.6": _curve(lambda value: 50 + 0.6 * value),
+    "contrast x 1.4": _curve(lambda value: 1.4 * (value - 128) + 128),
+    "gamma 0.6": _curve(lambda value: 255 * (value / 255) ** 0.6),
+    "gamma 1.7": _curve(lambda value: 255 * (value / 255) ** 1.7),
+    "calipers and text": _mark, "mirrored": ImageOps.mirror,
+    "5% off the top": _crop(top=0.05), "5% off the left": _crop(left=0.05), "5% off the bottom": _crop(bottom=0.05),
+    "5% off every side": _crop(0.05, 0.05, 0.05, 0.05),
+    "10% off the top": _crop(top=0.1), "10% off the left": _crop(left=0.1), "10% off the bottom": _crop(bottom=0.1),
+    "10% off every side": _crop(0.1, 0.1, 0.1, 0.1), "rotated by 3 degrees": lambda image: image.rotate(3),
+    "upside down": ImageOps.flip,
+}
+
+
+if __name__ == "__main__":
+    if sys.argv[1:]:
+        measure_strangers(sys.argv[1])
+        measure_recall(sys.argv[1])
+    else:
+        measure_growth()

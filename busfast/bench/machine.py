@@ -1,0 +1,37 @@
+"""What a figure was measured on: processor, cores, memory, versions."""
+
+import os
+import platform
+from pathlib import Path
+
+from busfast import __version__
+from busfast.processes import cores
+from busfast.training.runs import PACKAGES, installed
+
+PEERS = ("ffcv", "spdl", "webdataset", "lmdb", "zarr", "pyarrow", "h5py")
+
+
+def describe_machine() -> str:
+    """Returns processor, cores, memory and system in one line."""
+    memory = f", {_memory() / 2**30:.0f} GiB" if _memory() else ""
+    return f"{_processor()}, {cores()} cores{memory}; {platform.platform(terse=True)}; everything on the CPU"
+
+
+def describe_versions() -> str:
+    """Returns the versions of what takes part, as far as it is installed."""
+    versions = {"busfast": __version__, "Python": platform.python_version(), **installed((*PACKAGES, *PEERS))}
+    return ", ".join(f"{name} {version}" for name, version in versions.items())
+
+
+def _processor() -> str:
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text(errors="replace").splitlines() if info.is_file() else []
+    named = next((line.partition(":")[2].strip() for line in lines if line.startswith("model name")), "")
+    return named or platform.processor() or platform.machine()
+
+
+def _memory() -> int:
+    try:
+        return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    except (AttributeError, ValueError, OSError):  # Windows
+        return 0

@@ -1,0 +1,141 @@
+"""The images that a bench measures on: the user's, or gray JPEGs like radiographs that it makes itself."""
+
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+from PIL import Image
+
+from busfast.csvfile import write_csv
+from busfast.data.paths import image_paths
+from busfast.data.table import CLASSES, read_table
+from busfast.errors import UserError
+from busfast.progress import progress
+
+WIDTH, HEIGHT = 1000, 1400  # pixels, as of a bone radiograph scaled down for publication
+QUALITY = 90
+SEED = 42
+VALID = 8  # images that stand in the validation part, too: DataLoaders need one, the benches do not measure it
+
+
+@dataclass(frozen=True)
+class Images:
+    """What a bench measures on; plain values that travel to its processes.
+
+    Attributes:
+        root: folder of the table.
+        paths: files; N of them.
+        names: the same, as the table names them.
+        labels: of each.
+        said: what they are, in words.
+    """
+
+    root: str
+    paths: tuple[str, ...]
+    names: tuple[str, ...]
+    labels: tuple[str, ...]
+    said: str
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        """The labels that occur, sorted."""
+        return tuple(sorted(set(self.labels)))
+
+    def parts(self) -> pd.DataFrame:
+        """Returns a split table: all images in the training part, the first few in validation, too."""
+        table = pd.DataFrame({"image": self.names, "label": self.labels})
+        table = pd.concat([table.assign(part="train"), table[:VALID].assign(part="valid")], ignore_index=True)
+        table.attrs["root"] = self.root
+        return table
+
+
+def gather(data: str | None, count: int, folder: Path) -> Images:
+    """Takes images of a data folder, at random if it has more than `count`, or makes some.
+
+    Args:
+        data: a data folder with any labels; None: makes images.
+        count: how many at most.
+        folder: where they are made.
+
+    Raises:
+        UserError: the table is wrong.
+    """
+    table = read_table(data or make_images(folder, count), other_labels=True)
+    if len(table) > count:
+        chosen = np.random.default_rng(SEED).permutation(len(table))[:count]
+        attrs = table.attrs
+        table = table.iloc[np.sort(chosen)].reset_index(drop=True)
+        table.attrs = attrs
+    if table["label"].nunique() < 2:
+        raise UserError(f"{table.attrs['file']}, column label: the images measured on all have the label "
+                        f"'{table['label'][0]}'. Take a table of two labels or more.")
+    paths = tuple(map(str, image_paths(table)))
+    kilobytes = sum(Path(path).stat().st_size for path in paths) / len(paths) / 1000
+    width, height = np.median([_size(path) for path in paths], axis=0)
+    said = (f"{len(table)} images of {data}, {width:.0f}x{height:.0f} px (medians)" if data else
+            f"{len(table)} gray JPEGs like radiographs, {WIDTH}x{HEIGHT} px, quality {QUALITY}, made by the bench")
+    return Images(table.attrs["root"], paths, tuple(table["image"]), tuple(table["label"]),
+                  f"{said}, {kilobytes:.0f} kB each on average")
+
+
+def make_images(folder: Path, count: int, width: int = WIDTH, height: int = HEIGHT) -> Path:
+    """Writes seeded JPEGs and their table.csv; returns the data folder.
+
+    Args:
+        folder: is made.
+        count: number of images.
+        width, height: pixels.
+    """
+    (folder / "images").mkdir(parents=True)
+    names = [f"images/{number:05}.jpg" for number in range(count)]
+
+    def write(number: int) -> None:
+        draw_radiograph(number, width, height).save(folder / names[number], quality=QUALITY)
+
+    with ThreadPoolExecutor() as pool:
+        for _ in progress(pool.map(write, range(count)), "making images", total=count):
+            pass
+    labels = [CLASSES[number % len(CLASSES)] for number in range(count)]
+    write_csv(pd.DataFrame({"image": names, "label": labels}), folder / "table.csv")
+    return folder
+
+
+def draw_radiograph(number: int, width: int = WIDTH, height: int = HEIGHT) -> Image.Image:
+    """Draws a limb: soft tissue that fades out, a bone with a bright cortex and a spongy inside, noise of the film.
+
+    Args:
+        number: seeds it; each number is another image.
+        width, height: pixels.
+
+    Returns:
+        A Pillow image in mode L.
+    """
+    rng = np.random.default_rng([SEED, number])
+    y = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
+    x = np.linspace(-1, 1, width, dtype=np.float32)[None, :]
+    axis = rng.uniform(-0.15, 0.15) + rng.uniform(-0.2, 0.2) * y + rng.uniform(-0.1, 0.1) * y**2
+    away = np.abs(x - axis)
+    limb = rng.uniform(0.6, 0.8) + 0.1 * np.sin(rng.uniform(0, 6) + 2 * y)
+    tissue = np.sqrt(np.clip(1 - (away / limb) ** 2, 0, 1)) * (85 + 16 * _field(rng, 6, width, height))
+    end = np.clip(np.abs(y - rng.uniform(-0.2, 0.2)) - 0.35, 0, 1)
+    half = rng.uniform(0.14, 0.2) + 0.35 * end**1.5  # a shaft that widens towards its ends
+    depth = (half - away) / half
+    inside = np.clip(depth / 0.06, 0, 1)
+    cortex = np.exp(-((depth - 0.16) / 0.12) ** 2) * (1.1 - end)
+    spongy = _field(rng, 110, width, height) * (0.3 + end) + 0.6 * _field(rng, 40, width, height)
+    bone = inside * (55 + 65 * cortex + 10 * spongy)
+    film = rng.standard_normal((height, width), dtype=np.float32) * 2.6
+    return Image.fromarray(np.clip(8 + tissue + bone + film, 0, 255).astype(np.uint8))
+
+
+def _field(rng: np.random.Generator, cells: int, width: int, height: int) -> np.ndarray:
+    """Smooth noise of mean 0 and deviation about 1: random values on a coarse grid, enlarged."""
+    grid = rng.standard_normal((max(2, cells * height // width), cells), dtype=np.float32)
+    return np.asarray(Image.fromarray(grid).resize((width, height), Image.Resampling.BICUBIC))
+
+
+def _size(path: str) -> tuple[int, int]:
+    with Image.open(path) as image:
+        return image.size

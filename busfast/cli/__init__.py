@@ -1,0 +1,59 @@
+"""The verbs of `python -m busfast VERB`. Fire parses the line; nothing runs before all of it is checked."""
+
+import signal
+import sys
+import warnings
+from collections.abc import Callable
+
+from busfast import __version__, processes
+from busfast.bench import bench
+from busfast.cli import parse
+from busfast.cli.data import audit, cache, prepare, split
+from busfast.cli.models import demo, ensemble, export, predict
+from busfast.cli.results import compare, evaluate, explain, report
+from busfast.cli.train import lr_find, sweep, train
+from busfast.errors import UserError, choose
+from busfast.text import plain_text
+
+Verbs = dict[str, Callable[..., None]]
+VERBS: Verbs = {"prepare": prepare, "audit": audit, "split": split, "train": train, "lr_find": lr_find, "sweep": sweep,
+                "evaluate": evaluate, "explain": explain, "report": report, "compare": compare, "ensemble": ensemble,
+                "export": export, "predict": predict, "demo": demo, "cache": cache, "bench": bench}
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs a command line; returns its exit status, of which docs/reference/outside.md has the list."""
+    argv = sys.argv[1:] if argv is None else argv
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that temporary files are removed
+    processes.take_place()
+    warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")  # fastai's import, not the user's
+    warnings.filterwarnings("ignore", message="Image size .* exceeds limit")  # Pillow's; busfast refuses the image
+    try:
+        if argv == ["--version"]:
+            print(f"busfast {__version__}")
+            return 0
+        if not argv or {"--help", "-h"} & set(argv):
+            parse.show_help(VERBS, [choose("verb", argv[0], VERBS)] if argv and not argv[0].startswith("-") else [])
+            return 0
+        parse.check(VERBS, argv)
+        call = parse.parse(VERBS, argv)
+        if processes.count() > 1:
+            from busfast.training.distributed.worker import run_together
+
+            run_together(argv[0], lambda: call.verb(*call.args, **call.kwargs))
+        else:
+            call.verb(*call.args, **call.kwargs)
+    except UserError as error:
+        if processes.number() == 0:  # the others have the same to say, or have said their own
+            print(f"busfast: {plain_text(str(error))}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        if processes.number() == 0:
+            print("busfast: interrupted", file=sys.stderr)
+        return 130
+    except parse.FireExit as end:
+        return end.code
+    except BrokenPipeError:  # `busfast ... | head`
+        sys.stdout = None
+        return 141
+    return 0

@@ -1,0 +1,182 @@
+"""Somebody else's split: lists of train, validation and test images, or one file that names each image's part."""
+
+import os
+from collections import Counter
+from collections.abc import Iterable
+from pathlib import Path, PurePosixPath
+
+import pandas as pd
+
+from busfast.csvfile import read_rows, read_text
+from busfast.data.labels import match_label, plain
+from busfast.data.split import PARTS, SPLITS, UNUSED
+from busfast.errors import UserError
+
+NAMES = {"train": "train", "training": "train", "trn": "train", "valid": "valid", "val": "valid",
+         "validation": "valid", "dev": "valid", "test": "test", "testing": "test", "tst": "test", UNUSED: UNUSED}
+IMAGE_COLUMNS = ("image", "imageid", "file", "filename", "imagefilename", "path", "filepath", "imagepath", "img",
+                 "name", "id")
+LABEL_COLUMNS = ("label", "class", "classification", "diagnosis", "dx", "pathology", "target")
+PART_COLUMNS = ("part", "split", "set", "fold", "subset", "originalsplit")
+SUFFIXES = (".csv", ".txt", ".tsv")
+
+
+def is_list_path(split: str) -> bool:
+    """Tells the path of lists from the name of a way to split."""
+    return split not in (*SPLITS, "all") and (any(sign in split for sign in "/\\.") or os.path.exists(split))
+
+
+def read_lists(path: str | Path, table: pd.DataFrame, classes: tuple[str, ...]) -> pd.DataFrame:
+    """Reads lists made elsewhere.
+
+    Args:
+        path: a CSV file with a column image and a column part (or split, set): train, val, test; or a folder that has
+            a list for each part, named such as train.csv, val.txt, test.csv; or, where a folder has several such sets
+            (`mine_train.csv`, `mine_val.csv`, ...), the folder and the name: FOLDER/mine. A .txt file has a path a
+            line.
+        table: as `read_table` returns it; its labels count, those of the lists must be the same.
+        classes: the labels.
+
+    Returns:
+        The table with a column `part`; rows on no list are unused; a row on lists of several parts is there once for
+        each. `attrs["notes"]` says what the user should know.
+
+    Raises:
+        UserError: no such lists; an image that is not in the table, or not told apart; another label than in the
+            table; no list for training or validation.
+    """
+    path = Path(path)
+    files = _find(path)
+    find = _Finder(table)
+    wanted: dict[int, list[str]] = {}
+    twice = 0
+    for file, part in files:
+        for line, name, label, given in _entries(file, part):
+            position = find(file, line, name)
+            if label:
+                _check_label(file, line, label, table["label"].iloc[position], classes)
+            parts = wanted.setdefault(position, [])
+            if given in parts:
+                twice += 1
+            else:
+                parts.append(given)
+    positions = [position for position in range(len(table)) for _ in wanted.get(position, [UNUSED])]
+    result = table.iloc[positions].reset_index(drop=True)
+    result["part"] = [part for position in range(len(table)) for part in wanted.get(position, [UNUSED])]
+    _check_parts(path, result, classes)
+    result.attrs = {"root": table.attrs["root"], "holdout": [], "notes": _notes(files, result, twice)}
+    return result
+
+
+def _find(path: Path) -> list[tuple[Path, str]]:
+    """The files of the lists, each with its part; "" where the file itself names parts."""
+    if os.path.isfile(path):
+        return [(path, "")]
+    folder, name = (path, "") if os.path.isdir(path) else (path.parent, path.name)
+    sets: dict[str, list[tuple[Path, str]]] = {}
+    for file in sorted(folder.glob("*")) if folder.is_dir() else []:
+        if file.suffix.lower() in SUFFIXES and file.is_file():
+            for ending, part in NAMES.items():
+                if file.stem.lower() == ending:
+                    sets.setdefault("", []).append((file, part))
+                elif file.stem.lower().endswith(("_" + ending, "-" + ending, "." + ending)):
+                    sets.setdefault(file.stem[:-len(ending) - 1], []).append((file, part))
+    if not name and "" not in sets and len(sets) == 1:
+        name = next(iter(sets))
+    if name not in sets:
+        if not sets:
+            files = [str(file) for file in sorted(folder.glob("*.csv"))[:3]] if folder.is_dir() else []
+            raise UserError(f"There are no lists at {path}. Name a CSV file with the columns image and part"
+                            + (f" (such as {', '.join(files)})" if files else "")
+                            + ", or a folder with train.csv, val.csv and test.csv.")
+        what = f"no lists called '{name}'" if name else f"the lists of {len(sets)} splits"
+        raise UserError(f"{folder} has {what}. Name one: " + ", ".join(f"--split={folder / one}" for one in sets) + ".")
+    return sets[name]
+
+
+def _entries(file: Path, part: str) -> Iterable[tuple[int, str, str, str]]:
+    """Yields line, image, label ("" if none is given) and part of each entry of a list."""
+    if file.suffix.lower() == ".txt":
+        lines = [text.strip() for text in read_text(file)[0].splitlines()]
+        yield from ((number, text, "", part) for number, text in enumerate(lines, start=1) if text)
+        return
+    header, rows, _ = read_rows(file, ())
+    image, label, own = (_column(header, names) for names in (IMAGE_COLUMNS, LABEL_COLUMNS, PART_COLUMNS))
+    if image is None:
+        raise UserError(f"{file}, row 1: no column names the image (found: {', '.join(header)}). Call it 'image'; a "
+                        "list of paths without a header is a .txt file.")
+    if not part and own is None:
+        raise UserError(f"{file}, row 1: no column names the part (found: {', '.join(header)}). Call it 'part', with "
+                        "train, valid or test in each row.")
+    for line, cells in rows:
+        given = part
+        if own is not None and not part:
+            given = NAMES.get(cells[own].lower(), "")
+            if not given:
+                raise UserError(f"{file}, row {line}, column {header[own]}: '{cells[own]}' is none of "
+                                f"{', '.join(PARTS)}, {UNUSED}.")
+        yield line, cells[image], "" if label is None else cells[label], given
+
+
+def _column(header: list[str], names: tuple[str, ...]) -> int | None:
+    known = [plain(title) for title in header]
+    return next((known.index(name) for name in names if name in known), None)
+
+
+class _Finder:
+    """Finds the row of a table that a list means: by its path, else by its file name, else without the ending."""
+
+    def __init__(self, table: pd.DataFrame):
+        self.ways = [{}, {}, {}]
+        self.names = list(table["image"])
+        for position, image in enumerate(table["image"]):
+            for way, key in zip(self.ways, self._keys(image), strict=True):
+                way.setdefault(key, []).append(position)
+
+    @staticmethod
+    def _keys(image: str) -> tuple[str, str, str]:
+        path = PurePosixPath(image.replace("\\", "/"))
+        return str(path), path.name, path.stem
+
+    def __call__(self, file: Path, line: int, image: str) -> int:
+        found = next((way[key] for way, key in zip(self.ways, self._keys(image), strict=True) if key in way), [])
+        if not found:
+            raise UserError(f"{file}, row {line}: '{image}' is not in the table of images (which has, for instance, "
+                            f"'{self.names[0]}'). Is it another set? --data=FOLDER names it.")
+        if len(found) > 1:
+            raise UserError(f"{file}, row {line}: '{image}' may be '{self.names[found[0]]}' or "
+                            f"'{self.names[found[1]]}'. Give the path as in the table.")
+        return found[0]
+
+
+def _check_label(file: Path, line: int, label: str, own: str, classes: tuple[str, ...]) -> None:
+    try:
+        match = match_label(label, classes)
+    except UserError as error:
+        raise UserError(f"{file}, row {line}: {error}") from None
+    if match != own:
+        raise UserError(f"{file}, row {line}: the label is '{label}', but the table has '{own}'. Make them agree, or "
+                        "remove the column from the list.")
+
+
+def _check_parts(path: Path, table: pd.DataFrame, classes: tuple[str, ...]) -> None:
+    for part in PARTS[:2]:
+        labels = set(table["label"][table["part"] == part])
+        if not labels:
+            raise UserError(f"The lists at {path} name no image for {part}; training needs it"
+                            + (" to choose the best epoch." if part == "valid" else ".") + f" Add a list of {part} "
+                            "images.")
+        if part == "train" and set(classes) - labels:
+            raise UserError(f"The lists at {path} have no {', '.join(sorted(set(classes) - labels))} image for {part}.")
+
+
+def _notes(files: list[tuple[Path, str]], table: pd.DataFrame, twice: int) -> list[str]:
+    notes = ["lists: " + ", ".join(str(file) for file, _ in files)]
+    counts = Counter(table["part"])
+    if counts[UNUSED]:
+        notes.append(f"{counts[UNUSED]} of {len(table)} images are on no list and unused")
+    if not counts["test"]:
+        notes.append("warning: no image is on a test list")
+    if twice:
+        notes.append(f"{twice} images are named twice in the same part and used once")
+    return notes

@@ -1,0 +1,136 @@
+"""Where the images of a table lie: in its folder, or where sources.csv beside the table says."""
+
+import os
+from pathlib import Path, PurePosixPath, PureWindowsPath
+
+import pandas as pd
+
+from busfast.csvfile import read_rows
+from busfast.errors import UserError
+from busfast.files import atomic, make_folder
+
+SOURCES_FILE = "sources.csv"
+OWNER_FILE = "about.txt"
+
+
+def read_places(root: str | Path) -> dict[str, Path]:
+    """Reads `root/sources.csv`, if there is one: what the first part of an image's path stands for.
+
+    Columns: `name`, the first part of paths ("." for all paths that begin otherwise), and `folder`, absolute or
+    relative to `root`; an empty cell means the folder `root/name` itself, that is, nothing special.
+
+    Returns:
+        Name -> folder.
+
+    Raises:
+        UserError: the file cannot be read, a name stands there twice, or a folder is not there.
+    """
+    file = Path(root) / SOURCES_FILE
+    if not file.is_file():
+        return {}
+    header, rows, _ = read_rows(file, ("name", "folder"))
+    places: dict[str, Path] = {}
+    for line, cells in rows:
+        name, folder = cells[header.index("name")], cells[header.index("folder")]
+        if name in places:
+            raise UserError(f"{file}, row {line}, column name: '{name}' stands there twice. Remove one row.")
+        if folder:
+            places[name] = Path(root) / folder
+            if not os.path.isdir(places[name]):  # False, too, for what no folder can be called
+                raise UserError(f"{file}, row {line}, column folder: there is no folder '{folder}'. If the images were "
+                                "moved, write their new place there.")
+    return places
+
+
+def locate(root: str | Path, name: str, places: dict[str, Path]) -> Path:
+    """Returns the file of a path in a table.
+
+    Args:
+        root: folder of the table.
+        name: the path as the table gives it, with /.
+        places: as `read_places` returns it.
+    """
+    first, _, rest = name.partition("/")
+    if rest and first in places:
+        return places[first] / rest.lstrip("/")  # "busi//etc" is in busi, not in /
+    return places.get(".", Path(root)) / name
+
+
+def leads_away(name: str) -> str:
+    """Says what is wrong with a path in a table that is to stay in its folder; "" if nothing is."""
+    if PurePosixPath(name).is_absolute() or PureWindowsPath(name).drive or name.startswith("\\"):
+        return "is an absolute path"
+    return "leads out of the data folder" if ".." in PurePosixPath(name.replace("\\", "/")).parts else ""
+
+
+def image_paths(table: pd.DataFrame) -> list[Path]:
+    """Returns the file of each image of a table (`attrs["root"]` is its folder), in order."""
+    root = table.attrs["root"]
+    places = read_places(root)
+    return [locate(root, name, places) for name in table["image"]]
+
+
+def home_of(table_file: str | Path) -> Path:
+    """Returns the folder for what busfast writes about a data set: that of the table if it lies below data/, else
+    data/about-NAME here, so that nothing is written into a folder that is not busfast's.
+
+    Raises:
+        UserError: data/about-NAME is about another folder of that name.
+    """
+    folder = Path(table_file).resolve().parent
+    here = Path("data").resolve()
+    if folder == here or here in folder.parents:
+        return Path(os.path.relpath(folder))
+    home = Path("data") / f"about-{folder.name}"
+    owner = home / OWNER_FILE
+    if owner.is_file() and (other := owner.read_text(encoding="utf-8").strip()) != str(folder):
+        raise UserError(f"{home} is about {other}, not about {folder}. Name a folder for the latter: --out=FOLDER.")
+    return home
+
+
+def claim_home(table_file: str | Path) -> Path:
+    """Makes the folder of `home_of`, and writes down what it is about."""
+    home, folder = home_of(table_file), Path(table_file).resolve().parent
+    make_folder(home)
+    if home.resolve() != folder and not (home / OWNER_FILE).is_file():
+        with atomic(home / OWNER_FILE) as file:
+            file.write(f"{folder}\n")
+    return home
+
+
+def links_out(table: pd.DataFrame) -> dict[str, str]:
+    """Returns the images of a table that are reached through a symbolic link out of its folders, and where it leads."""
+    places = read_places(table.attrs["root"])
+    fence = Fence(table.attrs["root"], *places.values())
+    found = ((name, fence.leads_out(locate(table.attrs["root"], name, places))) for name in table["image"])
+    return {name: target for name, target in found if target}
+
+
+class Fence:
+    """Tells whether files lie where they seem to, however many symbolic links there are.
+
+    Args:
+        folders: the folders that a file may be in.
+    """
+
+    def __init__(self, *folders: str | Path):
+        self._folders = [os.path.realpath(folder) for folder in folders]
+        self._known: dict[str, bool] = {}
+
+    def leads_out(self, path: str | Path) -> str:
+        """Returns where a symbolic link on the way to `path` leads, if that is none of the folders; else ""."""
+        folder = os.path.dirname(path)
+        if folder not in self._known:  # following links is slow, and a folder has many files
+            self._known[folder] = self._inside(os.path.realpath(folder))
+        if self._known[folder] and not os.path.islink(path):
+            return ""
+        target = os.path.realpath(path)
+        return "" if self._inside(target) else target
+
+    def _inside(self, path: str) -> bool:
+        return any(is_inside(path, folder) for folder in self._folders)
+
+
+def is_inside(path: str, folder: str) -> bool:
+    """Tells whether a path is a folder or lies in it; both as `os.path.realpath` returns them."""
+    return path == folder or path.startswith(os.path.join(folder, ""))

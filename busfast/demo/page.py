@@ -1,0 +1,84 @@
+"""The demo's page, in Gradio, with nothing of Gradio's that talks to others, keeps anything or is not needed."""
+
+import os
+from collections.abc import Callable
+from importlib.resources import files
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+from busfast.demo.answer import Answerer
+from busfast.demo.uploads import take
+from busfast.errors import UserError
+
+INSTALL = "pip install 'gradio>=6.31'"
+CAUTION = "Research only, not a medical device."
+WAITING = 20  # images that may wait for their turn
+QUIET = {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_RUN_HISTORY": "False", "GRADIO_SHARE": "False",
+         "GRADIO_MCP_SERVER": "False", "GRADIO_SSR_MODE": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
+FONTS = ("system-ui", "sans-serif")  # the theme's own ones would be fetched
+
+
+def make_app(answerer: Answerer, folder: Path, port: int) -> Callable:
+    """Makes the ASGI application of the page.
+
+    Args:
+        answerer: answers the images.
+        folder: the private one, where Gradio writes uploads.
+        port: that it will be served at.
+
+    Raises:
+        UserError: Gradio is not installed.
+    """
+    gradio = import_gradio(folder)
+    from fastapi import FastAPI
+
+    style = (files("busfast.demo") / "templates" / "page.css").read_text(encoding="utf-8")
+    with gradio.Blocks(title="busfast demo", analytics_enabled=False, fill_width=True) as blocks:
+        gradio.Markdown(f'<p id="caution" role="note"><strong>{CAUTION}</strong> Nothing here is a diagnosis.</p>',
+                        elem_id="caution-bar")
+        gradio.Markdown(answerer.describe(), elem_id="head")
+        drop = gradio.File(label=f"Image: JPEG, PNG, BMP or TIFF, at most {answerer.most / 1e6:g} MB",
+                           elem_id="drop", height=170)
+        answer = gradio.Markdown("", elem_id="answer")
+        # The list of files is emptied at once, ready for the next one: what it would show is deleted already.
+        drop.upload(lambda upload: (reply(answerer, folder, upload), None), drop, [answer, drop], preprocess=False,
+                    concurrency_limit=1, api_visibility="private", show_progress_on=answer)
+    blocks.queue(max_size=WAITING, default_concurrency_limit=1)
+    theme = gradio.themes.Base(primary_hue="blue", neutral_hue="slate", font=FONTS,
+                               font_mono=("ui-monospace", "monospace"))
+    blocks.has_launched = True  # a mounted page that does not say so reads whatever file a request names; see `Guard`
+    return gradio.mount_gradio_app(
+        FastAPI(openapi_url=None, docs_url=None, redoc_url=None), blocks, path="/", server_name="127.0.0.1",
+        server_port=port, footer_links=[], run_history=False, show_error=False, max_file_size=answerer.most,
+        ssr_mode=False, enable_monitoring=False, pwa=False, mcp_server=False, theme=theme, css=style)
+
+
+def reply(answerer: Answerer, folder: Path, upload: dict[str, Any] | None) -> str | None:
+    """Returns what the page says of an upload; the upload is deleted before it is looked at."""
+    if not upload:
+        return None
+    name = str(upload.get("orig_name") or "")
+    try:
+        return answerer.answer(name, take(upload, folder))
+    except UserError as error:
+        return answerer.refuse(name, str(error))
+    except Exception as error:  # whatever it is, it is nobody's business on the page, and the next image may be fine
+        print(f"an image could not be answered: {type(error).__name__}", flush=True)
+        return answerer.refuse(name, "could not be answered: something went wrong here. Try another image.")
+
+
+def import_gradio(folder: Path) -> ModuleType:
+    """Imports Gradio, which reads at that moment where to write and whether to talk to others.
+
+    Raises:
+        UserError: it is not installed.
+    """
+    for name in [name for name in os.environ if name.startswith("GRADIO_")]:
+        del os.environ[name]  # such as those that share a page with everybody
+    os.environ.update(QUIET, GRADIO_TEMP_DIR=str(folder))
+    try:
+        import gradio
+    except ImportError:
+        raise UserError(f"The demo needs Gradio: {INSTALL}") from None
+    return gradio

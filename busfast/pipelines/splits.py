@@ -1,0 +1,114 @@
+"""A configuration and a table -> the runs of a split: shown on screen, and refused where something leaks."""
+
+from dataclasses import replace
+from pathlib import Path
+
+import pandas as pd
+
+from busfast.data.duplicate_pairs import NO_COPIES
+from busfast.data.external_splits import is_list_path, read_lists
+from busfast.data.leaks import check_leaks, find_leaks, say_leaks
+from busfast.data.split import count_parts, split_folds
+from busfast.errors import UserError, choose
+from busfast.pipelines.config import Config, convert, folder_name
+
+MOST_SEEDS = 100
+
+
+def seed_of_split(config: Config) -> int:
+    """Returns the seed that a configuration is split with."""
+    return config.seed if config.split_seed < 0 else config.split_seed
+
+
+def name_split(split: str, fold: str, config: Config) -> str:
+    """Returns what a run of a split is called, or of its fold ("": it has none), whatever the seed."""
+    name = f"lists-{folder_name(Path(split).resolve().stem)}" if is_list_path(split) else split
+    of = f"of{config.folds}" if split == "kfold" else ""  # folds of 3 and of 5 must not be taken for each other
+    return f"{name}-{folder_name(fold)}{of}" if fold else name
+
+
+def name_run(name: str, config: Config) -> str:
+    """Adds the seed to a run's name where runs of several seeds share a split."""
+    return name if config.split_seed < 0 else f"{name}-seed{config.seed}"
+
+
+def list_seeds(seeds: str | int, config: Config, given: bool = False) -> list[Config]:
+    """Returns a configuration for each seed, all with the split of the first one.
+
+    Args:
+        seeds: how many, from the configuration's seed on; or the seeds themselves, separated by commas.
+        config: the checked configuration; a `split_seed` of its own is kept.
+        given: whether its seed was asked for, and not only left as it is.
+
+    Raises:
+        UserError: no number, fewer than two, or more than `MOST_SEEDS`, or one of them twice.
+    """
+    numbers = convert("seeds", seeds, tuple[int, ...])
+    if len(numbers) == 1:
+        numbers = range(config.seed, config.seed + min(numbers[0], MOST_SEEDS + 1))
+    elif given:
+        raise UserError(f"--seeds={seeds} names the seeds, and --seed={config.seed} another one. Leave out --seed.")
+    if not 2 <= len(numbers) <= MOST_SEEDS or len(set(numbers)) < len(numbers):
+        raise UserError(f"--seeds={seeds} is out of range: give how many, 2 to {MOST_SEEDS}, or the seeds themselves, "
+                        "each once, such as --seeds=42,50.")
+    split_seed = numbers[0] if config.split_seed < 0 else config.split_seed
+    return [replace(config, seed=number, split_seed=split_seed) for number in numbers]
+
+
+def make_folds(table: pd.DataFrame, copies: pd.DataFrame | None, config: Config, split: str,
+               fold: str | None = None) -> dict[str, pd.DataFrame]:
+    """Splits the table, or reads somebody else's lists.
+
+    Args:
+        table: as `read_table` returns it.
+        copies: as `check_images` returns them; None: they are not known.
+        config: the checked configuration.
+        split: a key of `SPLITS`, or the path of lists (see `read_lists`).
+        fold: only this fold of the split.
+
+    Returns:
+        The name of the run -> the split table; `attrs` has notes, split, fold and holdout.
+
+    Raises:
+        UserError: the table cannot be split like this.
+    """
+    if is_list_path(split):
+        folds = {"": read_lists(split, table, config.classes)}
+    else:
+        holdout = config.holdout if split == "center_holdout" else ()
+        folds = split_folds(table, split, seed=seed_of_split(config), classes=config.classes, holdout=holdout,
+                            folds=config.folds, copies=copies)
+    if fold is not None and list(folds) == [""]:
+        raise UserError(f"--fold={fold} has no meaning for --split={split}, which has no folds. Leave it out.")
+    if fold is not None:
+        folds = {fold: folds[choose(f"fold of {split}", fold, folds)]}
+    for key, parts in folds.items():
+        parts.attrs |= {"split": split, "fold": key}
+    return {name_split(split, key, config): parts for key, parts in folds.items()}
+
+
+def split_data(table: pd.DataFrame, copies: pd.DataFrame | None, config: Config, split: str, *,
+               fold: str | None = None, allow_leaks: bool = False) -> dict[str, pd.DataFrame]:
+    """Makes the folds of a split, shows what came out, and refuses leaks.
+
+    Args:
+        table, copies, config, split, fold: as those of `make_folds`.
+        allow_leaks: go on with lists that leak all the same.
+
+    Returns:
+        As `make_folds`; `attrs` has leaks, too (in words, "" if nothing leaks).
+
+    Raises:
+        UserError: the table cannot be split like this, or the split leaks.
+    """
+    runs = make_folds(table, copies, config, split, fold)
+    for parts in runs.values():
+        print(f"split: {split}" + (f", fold {parts.attrs['fold']}" if parts.attrs["fold"] else ""))
+        for note in parts.attrs["notes"]:
+            print(f"  {note}")
+        for part, row in count_parts(parts, config.classes).iterrows():
+            print(f"  {part:7}" + ", ".join(f"{count} {label}" for label, count in row.items()), flush=True)
+        leaks = find_leaks(parts, NO_COPIES if copies is None else copies)
+        check_leaks(leaks, allow_leaks)
+        parts.attrs["leaks"] = say_leaks(leaks)
+    return runs

@@ -1,0 +1,160 @@
+"""What is left of a sweep: trials.csv, best.yaml, history.png, importance.png, a few lines on screen."""
+
+import warnings
+from pathlib import Path
+from typing import Any
+
+import optuna
+import pandas as pd
+import yaml
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+from optuna.trial import FrozenTrial, TrialState
+
+from busfast.csvfile import write_csv
+from busfast.figures import STYLES, plain, save_figure
+from busfast.files import atomic
+from busfast.sweep.space import apply, say_values
+from busfast.sweep.study import Sweep
+from busfast.sweep.trial import trial_name
+from busfast.text import counted
+from busfast.training.runs import Run, plain_values, train_command
+
+BEST, TRIALS = "best.yaml", "trials.csv"
+LEAST = 8  # finished trials of which an importance is told
+GOOD = 0.25  # share of the trials that count as good
+GREY = "0.35"
+
+
+def write_tables(sweep: Sweep, pipeline: str, record: dict[str, Any]) -> None:
+    """Writes trials.csv and, once a trial is finished, best.yaml: all that there is after each trial.
+
+    Args:
+        sweep: the sweep.
+        pipeline: names the runs that best.yaml trains.
+        record: split, fold and leaks, as a run's record has them.
+    """
+    folder = sweep.run.results
+    write_csv(sweep.table(), folder / TRIALS, float_format="%.6g")
+    if (best := sweep.best()) is None:
+        return
+    config = Run(f"{sweep.run.name}/{trial_name(best.number)}").read_config()[0]  # with the centers that were held out
+    values = plain_values(apply(sweep.config, best.params)) | {"holdout": list(config.holdout)}
+    text = yaml.safe_dump(values | {"run": {"pipeline": pipeline}}, sort_keys=False, allow_unicode=True)
+    with atomic(folder / BEST) as file:
+        file.write(f"# Trial {best.number} of {sweep.run.name}, the best of {len(sweep.done())} by "
+                   f"{sweep.request.objective} of the validation part.\n"
+                   f"# To train it: {train_command(sweep.run, record, BEST)}\n{text}")
+
+
+def say_trial(sweep: Sweep, trial: FrozenTrial) -> str:
+    """Returns the line of a trial that has ended."""
+    known, done, best = trial.user_attrs["outcome"], sweep.done(), sweep.best()
+    words = [f"[{len(done)}/{sweep.request.trials}] trial {trial.number}: {say_values(trial.params)}"]
+    if known["state"] == "failed":
+        words.append(f"failed: {known['reason']}")
+    else:
+        words.append(f"{sweep.request.objective} {trial.value:.3f} "
+                     + ("(pruned)" if known["state"] == "pruned" else f"(epoch {known['epoch']})"))
+    if best is not None:
+        words.append(f"best {best.value:.3f} (trial {best.number})")
+    if left := sweep.request.trials - len(done):
+        minutes = sum(one.user_attrs["outcome"]["minutes"] for one in done) / len(done)
+        words.append(f"about {left * minutes / sweep.request.jobs:.1f} min left")
+    return " | ".join(words)
+
+
+def write_end(sweep: Sweep, record: dict[str, Any], caption: str) -> None:
+    """Draws the pictures, and says what came out.
+
+    Args:
+        sweep: the sweep.
+        record: as that of `write_tables`.
+        caption: small print on the pictures (which data).
+    """
+    done, best, objective = sweep.done(), sweep.best(), sweep.request.objective
+    folder = sweep.run.results
+    states = [trial.user_attrs["outcome"]["state"] for trial in done]
+    said = ", ".join(f"{states.count(state)} {state}" for state in ("finished", "pruned", "failed") if state in states)
+    print(f"\n{sweep.run.name}: {counted(len(done), 'trial')}: {said}")
+    if best is None:
+        print(f"  no trial was finished; see {folder}/{TRIALS}", flush=True)
+        return
+    files = [TRIALS, BEST, "history.png"]
+    draw_history(sweep, folder / "history.png", caption)
+    print(f"  best: trial {best.number}, {objective} {best.value:.3f} (validation): {say_values(best.params)}")
+    own = next((trial for trial in done if trial.user_attrs["place"] == 0 and trial.value is not None), None)
+    if own and not sweep.outside:
+        print(f"  the pipeline's own values (trial {own.number}): {own.value:.3f}")
+    shares = find_importance(sweep)
+    if shares:
+        draw_importance(shares, folder / "importance.png", f"{caption}; {states.count('finished')} finished trials")
+        files.append("importance.png")
+        print("  importance: " + ", ".join(f"{key} {share:.0%}" for key, share in shares.items()))
+    elif len(sweep.own) > 1:
+        print(f"  importance is not told of fewer than {LEAST} finished trials")
+    print(f"  {', '.join(files)} in {folder}/")
+    print(f"  The best of {counted(len(done), 'trial')} was chosen by this validation part, so its value is too good. "
+          "Train it anew, with\n  several seeds (--seeds=3), and let `evaluate` score the test part of those once:\n"
+          f"  {train_command(sweep.run, record, BEST)}\n  research only, not a medical device", flush=True)
+
+
+def find_importance(sweep: Sweep) -> dict[str, float]:
+    """Returns how much each key decides whether a finished trial is among the best quarter; {} of too few trials.
+
+    Source:
+        Watanabe et al. 2023, "PED-ANOVA" (arXiv 2304.10255), through Optuna.
+    """
+    finished = [trial for trial in sweep.done() if trial.state == TrialState.COMPLETE]
+    if len(finished) < LEAST or len(sweep.own) < 2:
+        return {}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # Optuna's, on trials that are all alike
+        evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=GOOD)
+        return optuna.importance.get_param_importances(sweep.study, evaluator=evaluator)
+
+
+def _figure(title: str, caption: str):
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.subplots()
+    figure.suptitle(title, fontsize=12)
+    axes.set_title(plain(caption), fontsize=8, color=GREY)
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.set_axisbelow(True)
+    return figure, axes
+
+
+def draw_history(sweep: Sweep, path: Path, caption: str) -> None:
+    """Draws the value of each trial, in order, and the best so far."""
+    figure, axes = _figure(f"{sweep.request.objective} of each trial, validation", caption)
+    done = sweep.done()
+    lower = sweep.study.direction == optuna.study.StudyDirection.MINIMIZE
+    marks = {"finished": {"color": STYLES[0]["color"], "marker": "o"}, "pruned": {"color": "0.6", "marker": "v"}}
+    for state, mark in marks.items():
+        of = [trial for trial in done if trial.user_attrs["outcome"]["state"] == state and trial.value is not None]
+        if of:
+            axes.scatter([trial.number for trial in of], [trial.value for trial in of], label=state, **mark)
+    values = pd.Series({trial.number: trial.value if trial.state == TrialState.COMPLETE else None for trial in done},
+                       dtype=float)
+    best = (values.cummin() if lower else values.cummax()).ffill()
+    axes.step(best.index, best, where="post", label="best so far", linestyle="--", color=STYLES[1]["color"])
+    failed = [trial.number for trial in done if trial.state == TrialState.FAIL]
+    if failed:
+        axes.scatter(failed, [0.02] * len(failed), transform=axes.get_xaxis_transform(), label="failed",
+                     color=STYLES[6]["color"], marker="x")
+    axes.set(xlabel="trial", ylabel=sweep.request.objective)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.grid(color="0.92")
+    axes.legend(frameon=False)
+    save_figure(figure, path)
+
+
+def draw_importance(shares: dict[str, float], path: Path, caption: str) -> None:
+    """Draws how much each key decides."""
+    figure, axes = _figure("What decides whether a trial is among the best quarter", caption)
+    bars = axes.barh(list(shares), list(shares.values()), color=STYLES[0]["color"])
+    axes.bar_label(bars, fmt="{:.0%}", padding=3, fontsize=8, color=GREY)
+    axes.set(xlabel="share (PED-ANOVA); of few trials, a hint and no more", xlim=(0, 1.08))
+    axes.invert_yaxis()
+    axes.grid(color="0.92", axis="x")
+    save_figure(figure, path)

@@ -1,0 +1,138 @@
+"""fastai callbacks of a run, one concern each. Epochs are counted from 1, as in the log."""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import torch
+from fastai.callback.core import Callback, CancelFitException
+from fastai.callback.tracker import EarlyStoppingCallback, SaveModelCallback, TrackerCallback
+
+from busfast.errors import choose
+from busfast.files import atomic
+from busfast.models.metrics import MacroAUC
+from busfast.training.checkpoint import save_tensors
+
+COLLAPSED = 3  # epochs in a row
+
+
+def save_weights(weights: dict[str, torch.Tensor], path: Path) -> Path:
+    """Writes a model's weights, whole or not at all; `torch.load(path, weights_only=True)` reads them."""
+    with atomic(path, "wb") as file:
+        save_tensors(weights, file)
+    return path
+
+
+def monitor_with(monitor: str, measures: tuple[str, ...]) -> dict:
+    """Returns fastai's arguments to watch a logged column, checked now rather than at the first epoch's end.
+
+    Raises:
+        UserError: no such column.
+    """
+    choose("monitor", monitor, measures)
+    return {"monitor": monitor, "comp": np.less if monitor.endswith("_loss") else np.greater}
+
+
+class SaveBest(SaveModelCallback):
+    """Saves the best epoch's weights atomically; puts them back at the end of the fit, if there are any.
+
+    Attributes:
+        best_epoch: counted from 1; None while no epoch had a number to compare.
+        kept: the weights of that epoch, on the CPU.
+        probabilities: float32 (N, k), what that epoch said of the validation images, in their order; None where
+            `MacroAUC` is not among the metrics.
+    """
+
+    def __init__(self, path: Path, **kwargs):
+        super().__init__(fname=path.stem, **kwargs)
+        self.file, self.best_epoch, self.kept, self.probabilities = path, None, None, None
+
+    def after_epoch(self):
+        TrackerCallback.after_epoch(self)
+        if self.new_best:
+            self.kept = {name: value.detach().cpu().clone() for name, value in self.learn.model.state_dict().items()}
+            self.probabilities = next((np.concatenate(metric.probabilities) for metric in self.learn.metrics
+                                       if isinstance(metric, MacroAUC) and metric.probabilities), None)
+            self.last_saved_path = save_weights(self.kept, self.file)
+            self.best_epoch = self.epoch + 1
+
+    def after_fit(self):
+        if self.best_epoch is not None:  # NaN throughout: an older file of that name must not be loaded
+            self.learn.model.load_state_dict(self.kept)
+
+
+class SaveFinal(Callback):
+    """Saves the last epoch's weights, before `SaveBest` puts the best ones back."""
+
+    order = SaveBest.order - 1
+
+    def __init__(self, path: Path):
+        self.file = path
+
+    def after_fit(self):
+        save_weights(self.learn.model.state_dict(), self.file)
+
+
+class EarlyStopping(EarlyStoppingCallback):
+    """fastai's, saying the epoch as the log counts it."""
+
+    stopped = False
+
+    def after_epoch(self):
+        TrackerCallback.after_epoch(self)
+        self.wait = 0 if self.new_best else self.wait + 1
+        if self.decide(self.epoch + 1):
+            raise CancelFitException
+
+    def decide(self, done: int) -> bool:
+        """Returns, and says, whether to stop after `done` epochs."""
+        self.stopped = self.wait >= self.patience and done < self.n_epoch
+        if self.stopped:
+            print(f"no better {self.monitor} since epoch {done - self.wait}: stopping early", flush=True)
+        return self.stopped
+
+
+class WarnCollapse(Callback):
+    """Says loudly when a class has not been found at all for some epochs."""
+
+    order = 56
+
+    def before_fit(self):
+        self.zeros = {}
+
+    def after_epoch(self):
+        values = dict(zip(self.recorder.metric_names[1:], self.recorder.values[-1], strict=False))
+        for name, value in values.items():
+            if name.startswith("recall_"):
+                self.zeros[name] = self.zeros.get(name, 0) + 1 if value == 0 else 0
+                if self.zeros[name] and self.zeros[name] % COLLAPSED == 0:
+                    print(f"\n*** WARNING: {name} has been 0 for {self.zeros[name]} epochs: the model has given this "
+                          f"class up. ***\n*** Try a lower --lr, pretrained --weights, or more images of it. ***\n",
+                          flush=True)
+
+
+class ProgressiveSize(Callback):
+    """Trains with images of other sizes than the model is used at: cheap small ones first, in equal shares of epochs.
+
+    Args:
+        sizes: sides, pixels, in order; no more than there are epochs.
+    """
+
+    order = -20  # before anything looks at the first batch
+
+    def __init__(self, sizes: Sequence[int]):
+        self.sizes = sizes
+
+    def before_fit(self):
+        self.own = self.dls.train.image
+        for size in dict.fromkeys(self.sizes):
+            self.dls.train.prepare(replace(self.own, size=size))  # now, rather than in the middle of the run
+
+    def before_train(self):
+        size = self.sizes[self.epoch * len(self.sizes) // self.n_epoch]
+        if self.dls.train.image.size != size:
+            self.dls.train.set_image(replace(self.own, size=size))
+
+    def after_fit(self):
+        self.dls.train.set_image(self.own)

@@ -1,0 +1,54 @@
+"""loss_curve.png, recall_curve.png and lr_curve.png, drawn from training_log.csv alone."""
+
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
+
+from busfast.figures import STYLES, save_figure
+
+
+def draw_curves(folder: Path, caption: str) -> None:
+    """Draws the three curves of a run.
+
+    Args:
+        folder: holds training_log.csv; the pictures go beside it.
+        caption: small print under each title (which run, which data).
+    """
+    log = pd.read_csv(folder / "training_log.csv")
+    recalls = [name for name in log if name.startswith("recall_")]
+    best = log["val_loss"].idxmin() if log["val_loss"].notna().any() else None
+    _draw(folder / "loss_curve.png", log, {"train_loss": "training (weighted)", "val_loss": "validation (unweighted)"},
+          "Loss", "cross-entropy", caption, best=best)
+    _draw(folder / "recall_curve.png", log, {name: name.removeprefix("recall_") for name in recalls},
+          "Recall of each class, validation", "recall", caption, limits=(-0.02, 1.02))
+    _draw(folder / "lr_curve.png", log, {"lr": "learning rate"}, "Learning rate at the end of each epoch",
+          "learning rate", caption)
+
+
+def _draw(path: Path, log: pd.DataFrame, series: dict[str, str], title: str, axis: str, caption: str, *,
+          limits=None, best=None) -> None:
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")  # no pyplot: no state, no display
+    axes = figure.subplots()
+    for index, (name, label) in enumerate(series.items()):
+        axes.plot(log["epoch"], log[name], label=label, markersize=4, **STYLES[index % len(STYLES)])
+    if best is not None:
+        axes.axvline(log["epoch"][best], color="0.6", linewidth=1, zorder=0)
+        offset, side = (4, "left") if best < len(log) / 2 else (-4, "right")
+        axes.annotate(f"lowest validation loss: {log['val_loss'][best]:.3f}", (log["epoch"][best], 0.98),
+                      xycoords=("data", "axes fraction"), xytext=(offset, 0), textcoords="offset points",
+                      fontsize=8, color="0.35", ha=side, va="top")
+    if limits:
+        axes.set_ylim(*limits)
+    axes.set(xlabel="epoch", ylabel=axis)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.grid(color="0.92")
+    axes.spines[["top", "right"]].set_visible(False)
+    if len(series) > 1:
+        axes.legend(frameon=False)
+    figure.suptitle(title, fontsize=12)
+    axes.set_title(caption, fontsize=8, color="0.35")
+    save_figure(figure, path)
+
+

@@ -1,0 +1,82 @@
+"""Training in several processes: the first one does all that one alone would; the others follow it when it trains."""
+
+import contextlib
+import os
+import signal
+import sys
+from collections.abc import Callable
+
+from busfast import processes
+from busfast.data.split_file import read_split
+from busfast.errors import UserError
+from busfast.pipelines.config import Config
+from busfast.text import plain_text
+from busfast.training.runs import Run
+
+
+def run_together(verb: str, call: Callable[[], None]) -> None:
+    """Runs a verb in the first of several processes, and what it needs of the others in those.
+
+    Args:
+        verb: must be train.
+        call: runs it.
+
+    Raises:
+        UserError: another verb; whatever the verb raises.
+    """
+    if verb != "train":
+        raise UserError(f"{verb} runs in one process and was started in {processes.count()}. Start it without torchrun "
+                        f"or accelerate: python -m busfast {verb} ...")
+    from busfast.training.distributed import store
+    from busfast.training.guards import BadLoss
+
+    store.open_store()
+    try:
+        if processes.number():
+            with _silence():
+                _follow()
+        else:
+            call()
+            store.send_job(None)
+    except BaseException as error:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the starter sends it to those that still end by themselves
+        if isinstance(error, store.ProcessLost | BadLoss):
+            raise  # whoever was lost says why; of a loss that is no number the first process knows, too
+        store.say_failed()
+        if processes.number() and isinstance(error, UserError):
+            print(f"busfast, process {processes.number()} of {processes.count()}: {plain_text(str(error))}",
+                  file=sys.stderr, flush=True)
+        raise
+
+
+@contextlib.contextmanager
+def _silence():
+    """The first process says everything."""
+    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+        yield
+
+
+def _follow() -> None:
+    """Trains its share of whatever the first process trains."""
+    from fastai.callback.progress import ProgressCallback
+
+    from busfast.models.weights import Weights
+    from busfast.training.distributed import store
+    from busfast.training.fit import joining, steering
+    from busfast.training.guards import HeedSignals, StopOnNaN, note_signals
+    from busfast.training.train import build
+
+    while (job := store.next_job()) is not None:
+        run, config = Run(job["run"]), Config(**job["config"])
+        try:
+            parts = read_split(run.results / "split.csv", job["root"])
+        except (OSError, UserError) as error:
+            raise UserError(f"{run.results}/split.csv, which the first process wrote, cannot be read here ({error}). "
+                            "All machines need to see the same folders.") from error
+        learn = build(config, parts, run.models, Weights(**job["weights"]))
+        learn.remove_cbs(ProgressCallback)
+        learn.metrics, learn.logger = [], lambda values: None
+        store.meet()
+        with note_signals() as came, store.connected(learn.dls.device, came):
+            learn.fit(config.epochs, cbs=[*steering(config, learn), *joining(config, learn),
+                                          StopOnNaN(None, config.lr), HeedSignals(came)])

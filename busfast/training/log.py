@@ -1,0 +1,101 @@
+"""training_log.csv: a row at the end of each epoch, on disk before the next one starts."""
+
+import csv
+import sys
+import time
+from pathlib import Path
+
+from fastai.callback.core import Callback
+from fastai.learner import AvgLoss
+from fastcore.imports import in_notebook
+
+from busfast.files import atomic
+from busfast.training.curves import draw_curves
+
+HEARTBEAT = 30.0  # seconds between plain lines within an epoch
+
+
+class TrainingLog(Callback):
+    """Writes the log and keeps the curves up to date.
+
+    Columns: epoch (from 1), train_loss (weighted, mean over the epoch), val_loss (unweighted), val_acc,
+    macro_auc, recall of each class, lr (at the end of the epoch), seconds.
+
+    Args:
+        folder: where training_log.csv and the curves go.
+        schedule: share of the training done (0 to 1) -> learning rate.
+        caption: stands on every curve (which run, which data).
+    """
+
+    order = 55  # after the Recorder, before early stopping can end the fit
+
+    def __init__(self, folder: Path, schedule, caption: str):
+        self.folder, self.schedule, self.caption = folder, schedule, caption
+
+    def before_fit(self):
+        self.rows, self.drawn, self.cost = [], 0.0, 0.0
+        # fastai smooths the training loss over epochs, so that it lags behind; the log wants each epoch's own.
+        self.learn.recorder.smooth_loss = AvgLoss()
+        self.learn.recorder.smooth_loss.reset()
+
+    def before_epoch(self):
+        self.began = time.monotonic()
+        self.recorder.log[0] = self.epoch + 1  # fastai's table on screen counts from 0
+        self.learn.recorder.smooth_loss.reset()
+
+    def after_epoch(self):
+        values = dict(zip(self.recorder.metric_names[1:], self.recorder.values[-1], strict=False))
+        row = {"epoch": self.epoch + 1, "train_loss": values.pop("train_loss")}
+        values.pop("valid_loss")  # weighted; val_loss is the one that compares
+        row |= values | {"lr": self.schedule((self.epoch + 1) / self.n_epoch), "seconds": time.monotonic() - self.began}
+        self.rows.append({name: value if isinstance(value, int) else f"{value:.6g}" for name, value in row.items()})
+        self.write()
+        # Drawing takes about a second: as often as costs at most a twentieth of the time.
+        if time.monotonic() - self.drawn > 20 * self.cost:
+            self._draw()
+
+    def after_fit(self):
+        self._draw()
+
+    def write(self):
+        """Writes the log anew from `rows`."""
+        with atomic(self.folder / "training_log.csv") as file:
+            writer = csv.DictWriter(file, self.rows[0])
+            writer.writeheader()
+            writer.writerows(self.rows)
+
+    def _draw(self):
+        start = time.monotonic()
+        draw_curves(self.folder, self.caption)
+        self.drawn = time.monotonic()
+        self.cost = self.drawn - start
+
+
+class PlainProgress(Callback):
+    """Plain lines instead of fastai's bars, where there is no terminal."""
+
+    order = 57
+
+    def before_fit(self):
+        self.learn.logger = lambda values: None
+
+    def before_train(self):
+        self.last = time.monotonic()
+
+    def after_batch(self):
+        if self.training and time.monotonic() - self.last > HEARTBEAT:
+            self.last = time.monotonic()
+            print(f"  epoch {self.epoch + 1}/{self.n_epoch}: batch {self.iter + 1}/{self.n_iter}, "
+                  f"loss {self.smooth_loss.item():.3f}", flush=True)
+
+    def after_epoch(self):
+        row = self.training_log.rows[-1]
+        line = "  ".join(f"{name} {float(value):.3f}" for name, value in row.items()
+                         if name not in ("epoch", "lr", "seconds"))
+        print(f"epoch {row['epoch']}/{self.n_epoch}  {line}  lr {float(row['lr']):.2e}  "
+              f"{float(row['seconds']):.1f} s", flush=True)
+
+
+def on_terminal() -> bool:
+    """Returns whether somebody watches, at a terminal or in a notebook: then fastai's bars are shown."""
+    return sys.stdout.isatty() or in_notebook()

@@ -1,0 +1,60 @@
+"""fastai's learning-rate finder on a split: a suggestion on screen, the curve as a picture."""
+
+from pathlib import Path
+
+import pandas as pd
+from matplotlib.figure import Figure
+
+from busfast.figures import STYLES, save_figure
+from busfast.files import atomic
+from busfast.pipelines.config import Config
+from busfast.training.log import on_terminal
+from busfast.training.runs import new_run
+from busfast.training.train import build, is_phantom
+
+
+def find_lr(pipeline: str, config: Config, name: str, parts: pd.DataFrame) -> tuple[float, Path]:
+    """Trains with a growing learning rate, on throw-away weights; writes lr_find.png and lr_find.csv.
+
+    Args:
+        pipeline, name, config, parts: as those of `train_run`.
+
+    Returns:
+        The suggested learning rate, a tenth of that of the least loss, and the folder. fastai's own "valley" is drawn
+        too; a head that starts at zero makes the curve flat for long, and the valley begins too early there.
+    """
+    from contextlib import nullcontext
+
+    from fastai.callback.schedule import minimum, valley
+
+    learn = build(config, parts)
+    run = new_run(pipeline, f"lr_find-{name}")
+    run.models.rmdir()  # keeps no weights
+    learn.model_dir = run.results
+    print("trying learning rates from 1e-7 to 10 (at most 100 batches)", flush=True)
+    with nullcontext() if on_terminal() else learn.no_bar():
+        suggested = learn.lr_find(show_plot=False, suggest_funcs=(minimum, valley))
+    curve = pd.DataFrame({"lr": learn.recorder.lrs, "loss": [float(loss) for loss in learn.recorder.losses]})
+    with atomic(run.results / "lr_find.csv") as file:
+        curve.to_csv(file, index=False)
+    _draw(run.results / "lr_find.png", curve, {"suggested (a tenth of the least loss's)": suggested.minimum,
+                                               "fastai's valley": suggested.valley},
+          f"{pipeline}/{name}, {config.arch}" + (", PHANTOM (synthetic images)" if is_phantom(config) else ""))
+    return float(suggested.minimum), run.results
+
+
+def _draw(path: Path, curve: pd.DataFrame, rates: dict[str, float], caption: str) -> None:
+    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
+    axes = figure.subplots()
+    shown = curve.iloc[len(curve) // 10:-5] if len(curve) > 20 else curve  # as fastai shows it
+    axes.plot(shown["lr"], shown["loss"], color=STYLES[0]["color"])
+    for (label, rate), style in zip(rates.items(), STYLES[1:], strict=False):
+        axes.axvline(rate, color=style["color"], linestyle=style["linestyle"], label=f"{label}: {rate:.2e}")
+    axes.set_xscale("log")
+    axes.set(xlabel="learning rate", ylabel="training loss, smoothed")
+    axes.set_title(caption, fontsize=8, color="0.35")
+    axes.grid(color="0.92")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="upper left", framealpha=1, edgecolor="white")
+    figure.suptitle("Learning-rate finder", fontsize=12)
+    save_figure(figure, path)

@@ -1,0 +1,191 @@
+"""Which run a training begins or goes on with: found, checked against what is asked for now, and locked."""
+
+import dataclasses
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from filelock import FileLock, Timeout
+
+from busfast.data.split_file import check_unchanged, read_split
+from busfast.errors import UserError
+from busfast.files import remove_leftovers
+from busfast.pipelines.config import Config, read_yaml
+from busfast.training.checkpoint import NAME, has_checkpoint, read_last, remove_checkpoints
+from busfast.training.runs import DONE, MODELS, RESULTS, Run, new_run, train_command
+
+# Keys that may differ: where and how fast a run is made, and what another split is made with.
+FREE = ("threads", "cache", "device", "splits", "source", "folds")
+# Of the record: what the last bit depends on.
+BITS = ("versions", "platform", "device", "loader", "cached_images", "processes")
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run to be trained.
+
+    Attributes:
+        run, config, parts: what to train; of a run that goes on, its own.
+        fresh: its folders were made just now.
+        finished: there is nothing left to do.
+        record: of a run that goes on, what it was begun with (`run:` in config.yaml).
+        state: its last checkpoint; None: it begins at the first epoch.
+    """
+
+    run: Run
+    config: Config
+    parts: pd.DataFrame
+    fresh: bool = False
+    finished: bool = False
+    record: dict[str, Any] | None = None
+    state: dict[str, Any] | None = None
+
+
+@contextmanager
+def open_job(pipeline: str, name: str, config: Config, parts: pd.DataFrame, resume: bool,
+             free: tuple[str, ...] = ()) -> Iterator[Job]:
+    """Finds or makes the run to train, and keeps other processes from it until the end.
+
+    Args:
+        pipeline, name, config, parts: as those of `train_run`.
+        resume: go on with the newest run of that name, if there is one.
+        free: further keys of the configuration that may differ from the run's.
+
+    Raises:
+        UserError: the folders cannot be made; another process trains the run; it was begun with another configuration;
+            its images are gone or were changed.
+    """
+    run = newest(pipeline, name, parts) if resume else None
+    if resume and run is None:
+        print(f"resume: there is no run {pipeline}/{name} yet, so a new one begins", flush=True)
+    fresh = run is None
+    run = run or new_run(pipeline, name)
+    for folder in (run.results, run.models):
+        folder.mkdir(parents=True, exist_ok=True)  # a kill may have come between the two
+    with alone(run):
+        yield Job(run, config, parts, fresh=True) if fresh else _go_on(run, config, parts, (*FREE, *free))
+
+
+def newest(pipeline: str, name: str, parts: pd.DataFrame) -> Run | None:
+    """Returns the run, or sweep, that was begun last of those that `new_run` names so."""
+    found = []
+    for folder in (RESULTS / pipeline, MODELS / pipeline):
+        for path in folder.glob(f"{name}*") if folder.is_dir() else ():
+            number = re.fullmatch(re.escape(name) + r"(-\d+)?", path.name)
+            if number and path.is_dir():
+                run = Run(f"{pipeline}/{path.name}")
+                config = run.results / "config.yaml"
+                if config.is_file():
+                    record = read_yaml(config).get("run") or {}
+                    if any(record.get(key) != parts.attrs[key] for key in ("split", "fold")):
+                        continue  # such as that of a list whose own name ends in a number
+                begun = (config if config.is_file() else path).stat().st_mtime_ns
+                found.append((begun, -int(number[1] or 0), run))
+    return max(found, key=lambda one: one[:2])[2] if found else None
+
+
+@contextmanager
+def alone(run: Run) -> Iterator[None]:
+    """Keeps other processes from a run, or sweep, until the end.
+
+    Raises:
+        UserError: one of them has it.
+    """
+    path = run.models / ".lock"
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(f"{run.name} is being trained by another process. Wait for it, or stop it first; without "
+                        "--resume a new run begins.") from None
+    except (NotImplementedError, OSError) as error:
+        print(f"{run.name}: this drive knows no locks ({error}), so see to it that one process alone trains the run",
+              flush=True)
+    try:
+        yield
+    finally:
+        with suppress(OSError):  # Windows cannot remove what is open; the next run takes it over
+            path.unlink(missing_ok=True)
+        lock.release()
+
+
+def _go_on(run: Run, config: Config, parts: pd.DataFrame, free: tuple[str, ...]) -> Job:
+    """Looks at how far a run came."""
+    for folder in (run.results, run.models):
+        remove_leftovers(folder)
+    if not (run.results / "config.yaml").is_file():
+        print(f"resume: {run.name} was stopped before it began, so it begins now", flush=True)
+        return Job(run, config, parts)
+    own, record = run.read_config()
+    _check_same(run, own, config, record, free)
+    path = run.results / "summary.yaml"
+    summary = read_yaml(path) if path.is_file() else {}
+    if summary.get("state") in DONE:
+        with suppress(OSError):
+            remove_checkpoints(run.models)  # a kill may have come before it
+        print(f"resume: {run.name} is {summary['state']}; nothing is left to do", flush=True)
+        return Job(run, own, parts, finished=True)
+    log = run.results / "training_log.csv"
+    if not has_checkpoint(run.models) and log.is_file() and len(pd.read_csv(log)) > 1:  # one: it was killed
+        raise UserError(f"{run.name} has a log of several epochs but no checkpoint: an older busfast made it, or its "
+                        f"{NAME} was removed. It is left as it is; leave out --resume to start a new run.")
+    state = read_last(run.models)
+    path.unlink(missing_ok=True)  # it is running again
+    if state is None:
+        for stale in (run.models / "best.pth", run.models / "final.pth", log):
+            stale.unlink(missing_ok=True)
+        print(f"resume: {run.name} has no checkpoint, so it begins again", flush=True)
+        return Job(run, config, parts)
+    rows = read_split(run.results / "split.csv", parts.attrs["root"])
+    rows.attrs |= {key: record[key] for key in ("split", "fold", "holdout", "leaks")}
+    used = rows[rows["part"].isin(("train", "valid"))].reset_index(drop=True)
+    used.attrs |= rows.attrs
+    check_unchanged(run.name, used)
+    here = {key: getattr(config, key) for key in ("threads", "cache", "device")}
+    print(f"resume: {run.name} goes on after epoch {state['epochs']} of {own.epochs}", flush=True)
+    return Job(run, replace(own, **here), rows, record=record, state=state)
+
+
+def _check_same(run: Run, own: Config, config: Config, record: dict[str, Any], free: tuple[str, ...]) -> None:
+    """Refuses to go on with a configuration that would give another result."""
+    differ = []
+    for key in (item.name for item in dataclasses.fields(Config) if item.name not in free):
+        there, here = getattr(own, key), getattr(config, key)
+        if key == "data":
+            same = Path(there).resolve() == Path(here).resolve()
+        elif key == "holdout":  # the run has what was chosen; it may be left to be chosen again
+            same = there == here or not here or record.get("split") != "center_holdout"
+        else:
+            same = there == here
+        if not same:
+            differ.append(f"{key} is {_say(there)} there and {_say(here)} here")
+    if differ:
+        raise UserError(f"{run.name} cannot go on with another configuration: {'; '.join(differ)}. Go on with its own "
+                        f"({train_command(run, record)} --resume), or leave out --resume to start a new run.")
+
+
+def _say(value) -> str:
+    return ",".join(map(str, value)) if isinstance(value, tuple) else str(value)
+
+
+def warn_of_other_bits(begun: dict[str, Any], now: dict[str, Any]) -> None:
+    """Says what of the machine is not as it was when a run began, so that its last bits may differ.
+
+    Args:
+        begun, now: records, as config.yaml keeps them.
+    """
+    old, new = (_flat({key: record.get(key, 1 if key == "processes" else None) for key in BITS})
+                for record in (begun, now))
+    differ = [f"{key} {old.get(key)} is now {new.get(key)}" for key in sorted(old.keys() | new.keys())
+              if old.get(key) != new.get(key)]
+    if differ:
+        print(f"resume: the result will not be the same to the last bit as without a stop: {'; '.join(differ)}",
+              flush=True)
+
+
+def _flat(record: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in record.items() if key != "versions"} | (record["versions"] or {})

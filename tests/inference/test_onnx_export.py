@@ -1,0 +1,66 @@
+"""ONNX: any number of images at once, and a file that says how to feed it."""
+
+import json
+import sys
+
+import numpy as np
+import pytest
+import timm
+import torch
+from conftest import ARCH
+
+from busfast.errors import UserError
+from busfast.inference.bundle import describe_input
+from busfast.inference.engines import OnnxEngine, TorchEngine
+from busfast.inference.onnx_export import export_onnx
+from busfast.pipelines.image import ImagePipeline
+
+IMAGE = ImagePipeline(size=32)
+FACTS = {"classes": ["a", "b", "c"], "architecture": ARCH, "input": describe_input(IMAGE), "temperature": 1.5,
+         "operating_points": [], "outlier": None}
+
+
+@pytest.fixture(scope="module")
+def exported():
+    pytest.importorskip("onnxscript")
+    torch.manual_seed(0)
+    model = timm.create_model(ARCH, num_classes=3).eval()
+    with torch.no_grad():
+        model.classifier.weight.mul_(30)  # logits that are apart
+    return model, export_onnx(model, FACTS, features=True)
+
+
+@pytest.mark.parametrize("count", [1, 2, 7])
+def test_any_number_of_images_gives_what_torch_gives(exported, count):
+    pytest.importorskip("onnxruntime")
+    model, content = exported
+    images = [np.random.default_rng(number).integers(0, 256, (32, 32, 3), np.uint8) for number in range(count)]
+    there, here = OnnxEngine(content, IMAGE).infer(images), TorchEngine(model, IMAGE, torch.device("cpu"), True).infer(
+        images)
+    assert there.logits.shape == (count, 3) and there.features.shape == here.features.shape
+    assert np.abs(there.logits - here.logits).max() < 1e-4 * max(1, np.abs(here.logits).max())
+    assert np.abs(there.features - here.features).max() < 1e-4
+
+
+def test_the_file_says_how_to_feed_it(exported):
+    onnx = pytest.importorskip("onnx")
+    told = {one.key: one.value for one in onnx.load_from_string(exported[1]).metadata_props}
+    facts = json.loads(told["busfast"])
+    assert facts["input"]["size"] == 32 and facts["classes"] == ["a", "b", "c"] and facts["temperature"] == 1.5
+    assert "bilinear with antialiasing" in told["preprocessing"]
+    assert "not a medical device" in told["intended_use"]
+
+
+def test_a_broken_file_is_refused():
+    pytest.importorskip("onnxruntime")
+    with pytest.raises(UserError, match="cannot read model.onnx"):
+        OnnxEngine(b"no model", IMAGE)
+
+
+def test_without_the_packages_the_way_to_get_them_is_named(monkeypatch):
+    for name in ("onnxruntime", "onnxscript"):
+        monkeypatch.setitem(sys.modules, name, None)
+    with pytest.raises(UserError, match="pip install onnx onnxscript onnxruntime"):
+        OnnxEngine(b"", IMAGE)
+    with pytest.raises(UserError, match="pip install onnx onnxscript onnxruntime"):
+        export_onnx(torch.nn.Identity(), FACTS, features=False)

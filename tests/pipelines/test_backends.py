@@ -1,0 +1,207 @@
+"""DALI and torchvision carry out the same image pipeline."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image, ImageOps
+
+from busfast.data.images import fit_pixels
+from busfast.errors import UserError
+from busfast.pipelines.augment import _grid, finish, stack
+from busfast.pipelines.backends import LOADERS, choose_device, choose_loader
+from busfast.pipelines.image import ImagePipeline, Moves, draw_moves
+
+CPU = torch.device("cpu")
+PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1 / 255,) * 3}  # so that results are pixel values, 0 to 255
+DATA = Path(os.environ.get("BUSFAST_TEST_DATA", Path(__file__).parents[3] / "shared" / "data"))
+
+
+def pixels(loader, images, *, rng=None, threads=2, bs=8, device=CPU, exact=True, **pipeline):
+    spec = ImagePipeline(**(PLAIN | pipeline))
+    sources = [images[start:start + bs] for start in range(0, len(images), bs)]
+    return torch.cat([finish(batch, spec, draw_moves(spec, len(batch), rng) if rng else None).cpu()
+                      for batch in LOADERS[loader](spec, bs, device, threads, exact).batches(sources)])
+
+
+@pytest.fixture
+def dali():
+    pytest.importorskip("nvidia.dali")
+
+
+@pytest.mark.parametrize("resize", ["squash", "crop", "pad"])
+@pytest.mark.parametrize("channels", ["rgb", "gray"])
+def test_validation_pixels_of_the_loaders_agree_on_files_of_every_kind(dali, odd_images, resize, channels):
+    names, paths = list(odd_images), list(odd_images.values())
+    ours, reference = (pixels(name, paths, size=96, resize=resize, channels=channels)
+                       for name in ("dali", "torchvision"))
+    apart = (ours - reference).abs().mean(dim=(1, 2, 3))
+    assert apart.max() < 1, {name: float(value) for name, value in zip(names, apart, strict=True) if value >= 1}
+    assert reference.std(dim=(1, 2, 3)).min() > 5  # pictures, not blanks
+
+
+@pytest.mark.skipif(not DATA.is_dir(), reason=f"no real images: {DATA} (BUSFAST_TEST_DATA) is not there")
+def test_validation_pixels_of_the_loaders_agree_on_real_images(dali):
+    paths = [path for path in sorted(DATA.rglob("*.*"))[::60] if path.suffix in (".jpg", ".jpeg", ".png")][:60]
+    apart = (pixels("dali", paths, size=224) - pixels("torchvision", paths, size=224)).abs().mean(dim=(1, 2, 3))
+    assert len(paths) > 20
+    assert apart.max() < 1
+
+
+def test_augmented_pixels_of_the_loaders_agree_too(dali, odd_images):
+    paths = list(odd_images.values())
+    ours, reference = (pixels(name, paths, size=96, rng=np.random.default_rng(5), vflip=0.5)
+                       for name in ("dali", "torchvision"))
+    plain = pixels("torchvision", paths, size=96)
+    assert (ours - reference).abs().mean() < 1
+    assert (reference - plain).abs().mean() > 10  # something was done to them
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_a_loader_gives_fitted_batches_in_order_with_a_short_last_one_and_gray_in_one_channel(loader, odd_images):
+    if loader == "dali":
+        pytest.importorskip("nvidia.dali")
+    names = ["gray.png", "gray.jpg", "rgb.png", "gray.bmp", "rgb.jpg", "rotated.jpg", "gray.png"]
+    paths = [odd_images[name] for name in names]
+    sources = [paths[start:start + 3] for start in (0, 3, 6)]
+    batches = list(LOADERS[loader](ImagePipeline(size=32), 3, CPU, 2).batches(sources))
+    assert [tuple(batch.shape) for batch in batches] == [(3, 32, 32, 3), (3, 32, 32, 3), (1, 32, 32, 1)]
+    for path, one in zip(paths, (one for batch in batches for one in batch), strict=True):
+        apart = one.int() - torch.tensor(fit_pixels(path, 32)).int()  # one channel fits three
+        assert one.dtype == torch.uint8 and apart.abs().float().mean() < 1
+
+
+def test_a_batch_is_finished_normalised_and_channels_last_whether_gray_or_color():
+    spec = ImagePipeline(size=5, mean=(0.2, 0.4, 0.6), std=(0.1, 0.2, 0.3))
+    gray = torch.randint(0, 256, (4, 5, 5, 1), dtype=torch.uint8)
+    done = finish(gray, spec)
+    assert done.shape == (4, 3, 5, 5) and done.is_contiguous(memory_format=torch.channels_last)
+    mean, std = (torch.tensor(value).view(1, 3, 1, 1) for value in (spec.mean, spec.std))
+    assert torch.allclose(done, (gray.permute(0, 3, 1, 2) / 255 - mean) / std, atol=1e-5)
+    assert torch.equal(done, finish(gray.repeat(1, 1, 1, 3), spec))
+
+
+@pytest.mark.parametrize(("hflip", "vflip", "angle"), [(True, False, 0), (False, True, 0), (True, True, 0),
+                                                       (False, False, 10), (True, False, -14), (True, True, 7)])
+def test_a_batch_is_moved_as_pillow_moves_an_image(odd_images, hflip, vflip, angle):
+    image = Image.open(odd_images["rgb.png"]).resize((97, 97))
+    moves = Moves(np.array([hflip]), np.array([vflip]), np.array([angle], np.float32))
+    moved = finish(stack([np.asarray(image)]), ImagePipeline(**PLAIN), moves)[0].permute(1, 2, 0)
+    image = ImageOps.mirror(image) if hflip else image
+    image = ImageOps.flip(image) if vflip else image
+    expected = np.asarray(image.rotate(angle, Image.Resampling.BILINEAR)).astype(float)
+    inside = np.asarray(Image.new("L", image.size, 255).rotate(angle)) > 0  # Pillow cuts its border off sharply
+    assert np.abs(moved.numpy() - expected)[inside].mean() < (1 if angle else 1e-3)
+    assert np.abs(np.asarray(image).astype(float) - np.asarray(image)[:, ::-1]).mean() > 20  # a flip would show
+
+
+def test_the_grid_is_that_of_torch():
+    matrices = torch.randn(3, 2, 2)
+    expected = torch.nn.functional.affine_grid(torch.nn.functional.pad(matrices, (0, 1)), [3, 1, 6, 6],
+                                               align_corners=False)
+    assert torch.allclose(_grid(matrices, 6), expected, atol=1e-6)
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_a_large_jpeg_may_be_read_at_a_part_of_its_size_within_the_tolerance(loader, tmp_path):
+    if loader == "dali":
+        pytest.importorskip("nvidia.dali")
+    y, x = np.mgrid[0:900, 0:1100]
+    noise = np.random.default_rng(0).normal(0, 6, x.shape)
+    large = (120 + 70 * np.sin(x / 41) * np.cos(y / 53) + noise).clip(0, 255).astype(np.uint8)
+    path = tmp_path / "large.jpg"
+    Image.fromarray(large).save(path, quality=90)
+    exact, near = (pixels(loader, [path], size=96, exact=exact) for exact in (True, False))
+    assert 0 < (exact - near).abs().mean() < 1
+    Image.fromarray(large[:190, :190]).save(path, quality=90)  # less than twice as long as `size`
+    assert torch.equal(*(pixels(loader, [path], size=96, exact=exact) for exact in (True, False)))
+
+
+@pytest.mark.parametrize("loader", LOADERS)
+def test_pixels_do_not_depend_on_the_number_of_threads(loader, odd_images):
+    if loader == "dali":
+        pytest.importorskip("nvidia.dali")
+    one, three = (pixels(loader, list(odd_images.values()), size=48, rng=np.random.default_rng(1), threads=threads)
+                  for threads in (1, 3))
+    assert torch.equal(one, three)
+
+
+@pytest.mark.parametrize("gray", [True, False])
+@pytest.mark.parametrize("batches", [1, 2, 5])
+def test_bare_dali_gives_the_same_batches_from_files_and_from_fitted_pixels(dali, odd_images, gray, batches):
+    from busfast.pipelines.dali_loader import raw_batches
+
+    paths = [odd_images[name] for name in (["gray.png", "gray.jpg"] if gray else ["rgb.png", "rgb.jpg"])] * batches
+    spec = ImagePipeline(size=48, hflip=0, rotate=0, **PLAIN)
+    expected = pixels("torchvision", paths, size=48)
+    for read in (lambda path: np.fromfile(path, np.uint8), lambda path: fit_pixels(path, 48)):
+        feeds = ([read(path) for path in paths[start:start + 2]] for start in range(0, len(paths), 2))
+        out = torch.cat([batch.clone() for batch in raw_batches(feeds, spec, 2, 2)])
+        assert out.shape == expected.shape and (out - expected).abs().mean(dim=(1, 2, 3)).max() < 1
+
+
+def test_a_pass_left_in_the_middle_does_not_disturb_the_next(dali, odd_images):
+    spec = ImagePipeline(size=32, **PLAIN)
+    requests = [[path] for path in odd_images.values()]
+    loader = LOADERS["dali"](spec, 1, CPU, 2)
+    whole = list(loader.batches(requests))
+    left = loader.batches(requests)
+    next(left), next(left)
+    again = list(loader.batches(requests))  # while the other pass is still open
+    assert all(torch.equal(a, b) for a, b in zip(whole, again, strict=True))
+    assert torch.equal(next(left), whole[2])
+
+
+def test_in_memory_images_are_taken_as_files_are(dali, odd_images):
+    path = odd_images["rgb.png"]
+    image = Image.open(path)
+    forms = [path, str(path), path.read_bytes(), image, np.asarray(image)]
+    for loader in LOADERS:
+        out = pixels(loader, forms, size=40)
+        assert all(torch.equal(out[0], one) for one in out[1:])
+
+
+def test_an_unknown_loader_or_device_names_the_choices():
+    with pytest.raises(UserError, match="Unknown loader 'dalli'. Did you mean 'dali'"):
+        choose_loader("dalli")
+    with pytest.raises(UserError, match="Unknown device 'gpu'.*auto, cuda, mps, cpu"):
+        choose_device("gpu")
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA here")
+def test_a_device_that_is_not_there_is_refused_with_the_way_out():
+    with pytest.raises(UserError, match="finds no CUDA here. Use --device=.*cpu"):
+        choose_device("cuda")
+
+
+def test_without_dali_auto_takes_torchvision_and_asking_for_dali_names_the_pip_command():
+    code = """
+import sys
+class NoDali:
+    def find_spec(self, name, path=None, target=None):
+        if name == "nvidia.dali" or name.startswith("nvidia.dali."):
+            raise ModuleNotFoundError(f"No module named {name!r}")
+sys.meta_path.insert(0, NoDali())
+from busfast.errors import UserError
+from busfast.pipelines.loaders import choose_loader
+print(choose_loader("auto"))
+try:
+    choose_loader("dali")
+except UserError as error:
+    print(error)
+"""
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "('torchvision', 'DALI is not installed')" in out
+    assert "pip install nvidia-dali-cuda130" in out
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here")
+def test_validation_pixels_on_the_gpu_agree(dali, odd_images):
+    paths = list(odd_images.values())
+    on_gpu = pixels("dali", paths, size=96, device=torch.device("cuda", 0))
+    assert (on_gpu - pixels("torchvision", paths, size=96)).abs().mean(dim=(1, 2, 3)).max() < 1

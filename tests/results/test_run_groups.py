@@ -1,0 +1,334 @@
+"""Several runs at once: seeds on one split, jobs side by side, their mean and spread, and their ensemble."""
+
+import csv
+import json
+import os
+import re
+import shutil
+import signal
+import statistics
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+import yaml
+from conftest import ARCH, SIZE, write_pipeline
+from scipy.special import softmax
+from sklearn.metrics import roc_auc_score
+
+import busfast
+from busfast.cli import main
+from busfast.data.phantom import write_phantom
+from busfast.data.split_file import read_split
+from busfast.errors import UserError
+from busfast.training import parallel_runs
+from busfast.training.runs import Run
+
+ROOT = Path(busfast.__file__).parents[1]
+SEEDS = ["phantom/stratified-seed42", "phantom/stratified-seed43"]
+FOLDS = ["phantom/kfold-1of2", "phantom/kfold-2of2"]
+OF_SEEDS, OF_FOLDS = Run("phantom/stratified-seeds-ensemble"), Run("phantom/kfold-2folds-ensemble")
+CLASSES = ["normal", "benign", "malignant"]
+P = [f"p_{name}" for name in CLASSES]
+WAITING = """
+import signal, sys, time
+def end(*_):
+    open("ended-" + sys.argv[1], "w").close()
+    sys.exit(143)
+signal.signal(signal.SIGTERM, end)
+print("waits", flush=True)
+time.sleep(60)
+"""
+T = {2: 12.7062}  # 97.5% of Student's t with runs - 1 degrees of freedom, from a printed table
+
+
+def run(line: str, code: int = 0) -> None:
+    assert main(line.split()) == code
+
+
+def read(path) -> list[dict]:
+    with open(path, newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def weights(name: str) -> dict:
+    return torch.load(Run(name).models / "best.pth", weights_only=True)
+
+
+def same(one: dict, other: dict) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(one[key], other[key]) for key in one)
+
+
+def predictions(name: str) -> pd.DataFrame:
+    return pd.read_csv(Run(name).results / "predictions.csv", keep_default_na=False)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    """Two seeds and two folds, evaluated, and the ensemble of each; made once, tests work on copies."""
+    place = tmp_path_factory.mktemp("many")
+    write_phantom(place / "data" / "phantom", images=120)
+    write_pipeline(place, "data/phantom")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(place)
+        run("train --seeds=2 --then=evaluate")
+        run("train --split=kfold --folds=2 --epochs=1 --then=evaluate")
+        run("ensemble --runs=phantom/stratified-seeds")
+        run(f"ensemble --runs={','.join(FOLDS)}")
+        run(f"evaluate --run={OF_SEEDS.name}")
+    return place
+
+
+def test_seeds_have_one_split_and_weights_of_their_own_and_each_is_run_again_from_its_config(place):
+    first, second = (Run(name).results for name in SEEDS)
+    assert (first / "split.csv").read_bytes() == (second / "split.csv").read_bytes()
+    assert not same(*map(weights, SEEDS))
+    config = yaml.safe_load((second / "config.yaml").read_text())
+    assert (config["seed"], config["split_seed"]) == (43, 42)
+    words = (second / "config.yaml").read_text().splitlines()[0].partition("python -m busfast ")[2]
+    run(words)
+    assert (Run(f"{SEEDS[1]}-2").results / "split.csv").read_bytes() == (first / "split.csv").read_bytes()
+    assert same(weights(SEEDS[1]), weights(f"{SEEDS[1]}-2"))
+    run("train --seed=43")
+    assert (Run("phantom/stratified").results / "split.csv").read_bytes() != (first / "split.csv").read_bytes()
+
+
+def test_a_config_of_before_there_was_a_split_seed_goes_on(place, capsys):
+    path = Run(FOLDS[0]).results / "config.yaml"
+    path.write_text("".join(line for line in path.read_text().splitlines(True) if not line.startswith("split_seed")))
+    run("train --split=kfold --folds=2 --fold=1 --epochs=1 --resume")
+    assert f"{FOLDS[0]} is finished; nothing is left to do" in capsys.readouterr().out
+
+
+def test_resume_leaves_seeds_that_are_done_alone_and_adds_others(place):
+    before = {path: path.stat().st_mtime_ns for name in SEEDS for path in Run(name).results.iterdir()}
+    run("train --seeds=42,43,50 --resume")
+    assert before == {path: path.stat().st_mtime_ns for name in SEEDS for path in Run(name).results.iterdir()}
+    assert not Run(f"{SEEDS[0]}-2").results.exists()
+    config = yaml.safe_load((Run("phantom/stratified-seed50").results / "config.yaml").read_text())
+    assert (config["seed"], config["split_seed"]) == (50, 42)
+
+
+def test_the_spread_of_a_group_is_that_of_its_runs_own_files(place, capsys):
+    run("compare")
+    said = capsys.readouterr().out
+    rows = {(row["group"], row["part"], row["score"]): row for row in read("results/aggregate.csv")}
+    for group, names in (("phantom/stratified-seeds", SEEDS), ("phantom/kfold-2folds", FOLDS)):
+        valid, test = [], []
+        for name in names:
+            best = yaml.safe_load((Run(name).results / "summary.yaml").read_text())["best_epoch"]
+            log = read(Run(name).results / "training_log.csv")
+            valid.append(next(float(row["macro_auc"]) for row in log if row["epoch"] == str(best)))
+            test.append(next(float(row["estimate"]) for row in read(Run(name).results / "metrics.csv")
+                             if (row["part"], row["by"], row["score"]) == ("test", "all", "accuracy")))
+        for part, score, values in (("valid", "macro_auc", valid), ("test", "accuracy", test)):
+            row = rows[group, part, score]
+            mean, sd = statistics.mean(values), statistics.stdev(values)
+            half = T[len(values)] * sd / len(values) ** 0.5
+            found = [float(row[key]) for key in ("mean", "sd", "low", "high", "lowest", "highest")]
+            assert found == pytest.approx([mean, sd, mean - half, mean + half, min(values), max(values)], abs=2e-5)
+            assert row["runs"] == "2" and row["interval"] == "t over runs"
+        assert f"{group}: 2 {'seeds' if names == SEEDS else 'folds'}; mean" in said
+        assert group in open("results/compare.md").read()
+    pooled = pd.concat(predictions(name).query("part == 'test'") for name in FOLDS)
+    assert len(pooled) == pooled["image"].nunique() == 120
+    expected = roc_auc_score(pooled["label"], pooled[sorted(P)], multi_class="ovr", labels=sorted(CLASSES))
+    row = rows["phantom/kfold-2folds", "test, pooled", "macro_auc"]
+    assert float(row["mean"]) == pytest.approx(expected, abs=1e-5) and row["interval"] == "bootstrap by patient"
+    assert ("phantom/stratified-seeds", "test, pooled", "macro_auc") not in rows
+
+
+def copied(name: str, new: str, **config) -> Run:
+    """A run that looks as if it had been trained with another configuration."""
+    for room in ("results", "models"):
+        shutil.copytree(f"{room}/{name}", f"{room}/{new}")
+    path = Run(new).results / "config.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(path.read_text()) | config))
+    return Run(new)
+
+
+def test_runs_of_another_recipe_and_runs_that_are_not_done_are_not_mixed_in(place, capsys):
+    for name in SEEDS:
+        copied(name, f"{name}-2", lr=5e-4)
+    other = copied(SEEDS[0], "phantom/stratified-seed44", seed=44)
+    summary = yaml.safe_load((other.results / "summary.yaml").read_text())
+    (other.results / "summary.yaml").write_text(yaml.safe_dump(summary | {"state": "interrupted"}))
+    (Run(FOLDS[0]).results / "predictions.csv").unlink()
+    run("compare")
+    said = capsys.readouterr().out
+    assert "phantom/stratified-seeds: 2 seeds" in said
+    assert re.search("phantom/stratified-seeds-2: 2 seeds.*; apart from phantom/stratified-seeds: lr", said)
+    rows = pd.read_csv("results/aggregate.csv")
+    assert set(rows["part"][rows["group"] == "phantom/kfold-2folds"]) == {"valid"}  # not of the fold that was scored
+
+
+def test_a_group_that_lacks_a_fold_says_so_and_is_not_pooled(place, capsys):
+    for name, new in zip(FOLDS, ("phantom/kfold-1of3", "phantom/kfold-3of3"), strict=True):
+        copied(name, new, folds=3)
+    run("compare --runs=phantom/kfold-1of3,phantom/kfold-3of3")
+    said = capsys.readouterr().out
+    assert "phantom/kfold-3folds: 2 of 3 folds; mean" in said and "test, pooled" not in said
+    run("ensemble --runs=phantom/kfold-3folds", code=2)
+    assert "phantom/kfold-3folds has 2 of 3 runs" in capsys.readouterr().err
+
+
+def test_jobs_side_by_side_give_what_one_after_the_other_gives(place, monkeypatch, capsys):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    run("train --seeds=2 --jobs=2")
+    said = capsys.readouterr().out
+    assert "[stratified-seed43] epoch 2/2" in said and "phantom/stratified-seeds: 2 seeds" in said
+    for name in SEEDS:
+        assert same(weights(name), weights(f"{name}-2"))
+        logs = [pd.read_csv(Run(one).results / "training_log.csv").drop(columns="seconds")
+                for one in (name, f"{name}-2")]
+        pd.testing.assert_frame_equal(*logs)
+
+
+def test_a_job_that_fails_leaves_the_others_alone(monkeypatch, capsys):
+    monkeypatch.setenv("PYTHONPATH", str(ROOT))
+    found = parallel_runs.run_jobs({"bad": ["trian"], "good": ["--version"], "worse": ["train", "--epochs=x"]}, 2,
+                          torch.device("cpu"))
+    said = capsys.readouterr().out
+    assert found == ["bad", "worse"]
+    assert "[good] busfast " in said and "[bad] busfast: Unknown verb 'trian'" in said
+
+
+def test_an_interruption_ends_all_jobs_and_begins_no_other(tmp_path, monkeypatch):
+    """What a training does when it is ended: test_resume.py. Here `busfast` is a program that waits for its end."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "busfast").mkdir()
+    (tmp_path / "busfast" / "__main__.py").write_text(WAITING)
+    waiting = set()
+
+    def tell(text, **_):
+        waiting.update(name for name in ("one", "two") if text.startswith(f"[{name}]"))
+        if len(waiting) == 2:
+            os.kill(os.getpid(), signal.SIGINT)
+            waiting.clear()
+    monkeypatch.setattr(parallel_runs, "print", tell, raising=False)
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
+    try:
+        with pytest.raises(KeyboardInterrupt):
+            parallel_runs.run_jobs({"one": ["1"], "two": ["2"], "three": ["3"]}, 2, torch.device("cpu"))
+    finally:
+        signal.signal(signal.SIGINT, before)
+    assert sorted(path.name for path in tmp_path.glob("ended-*")) == ["ended-1", "ended-2"]
+
+
+def test_there_are_no_more_jobs_than_gpus_and_each_takes_one_of_those_it_may_use(monkeypatch):
+    """The arithmetic alone: no GPU is here."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    assert parallel_runs.check_jobs("2", torch.device("cuda")) == 2
+    assert parallel_runs.check_jobs(9, torch.device("cpu")) == 9
+    with pytest.raises(UserError, match=r"jobs=3 is more than there are GPUs here \(2\)"):
+        parallel_runs.check_jobs(3, torch.device("cuda"))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, 5")
+    assert [parallel_runs._visible(number) for number in (0, 1)] == ["3", "5"]
+    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
+    assert parallel_runs._visible(1) == "1"
+
+
+def test_an_ensemble_says_the_mean_of_what_its_members_say_and_is_scored_as_a_run(place):
+    own, members = predictions(OF_SEEDS.name), [predictions(name) for name in SEEDS]
+    mean = sum(of[P] for of in members) / 2
+    assert np.abs(own[P].to_numpy() - mean.to_numpy()).max() < 1e-5
+    assert np.abs(own[P].to_numpy() - members[0][P].to_numpy()).max() > 1e-3
+    assert own["image"].equals(members[0]["image"]) and own["part"].equals(members[0]["part"])
+    history = yaml.safe_load((OF_SEEDS.results / "evaluation.yaml").read_text())
+    assert history["test_scored"] == 1 and history["evaluations"][0]["images"]["test"] == (own["part"] == "test").sum()
+    trained = pd.read_csv(OF_SEEDS.results / "valid_predictions.csv")
+    assert np.abs(trained[P].to_numpy() - own.query("part == 'valid'")[P].to_numpy()).max() < 1e-4
+    summary = yaml.safe_load((OF_SEEDS.results / "summary.yaml").read_text())
+    right = trained["label"].map(CLASSES.index).to_numpy()
+    assert summary["valid"]["val_loss"] == pytest.approx(
+        -np.log(trained[P].to_numpy()[range(len(right)), right]).mean(), abs=1e-5)
+
+
+def test_every_verb_takes_an_ensemble(place, capsys):
+    pytest.importorskip("onnxscript")
+    for line in (f"explain --run={OF_SEEDS.name}", f"report --run={OF_SEEDS.name}",
+                 f"export --run={OF_SEEDS.name} --format=bundle,onnx,learner", "compare",
+                 f"predict data/phantom --run={OF_SEEDS.name} --out=run.csv",
+                 f"predict data/phantom --model={OF_SEEDS.models}/bundle --out=bundle.csv",
+                 f"predict data/phantom --model={OF_SEEDS.models}/bundle --engine=onnx --out=onnx.csv",
+                 f"predict data/phantom --model={OF_SEEDS.models}/learner.pkl --trust --out=learner.csv"):
+        run(line)
+    said = capsys.readouterr().out
+    pairs = re.findall(r"^  ([\w ]+) - ([\w ]+?) +(\d\.\de-\d\d)$", said, re.MULTILINE)
+    assert len(pairs) == 6 and max(float(apart) for *_, apart in pairs) <= 1e-4
+    found = {name: pd.read_csv(f"{name}.csv") for name in ("run", "bundle", "onnx", "learner")}
+    for name in ("bundle", "onnx"):
+        assert np.abs(found[name][P].to_numpy() - found["run"][P].to_numpy()).max() <= 1e-4
+        assert (found[name]["outlier"] > 0).all()
+    facts = json.loads((OF_SEEDS.models / "bundle" / "bundle.json").read_text())
+    assert facts["version"] == "2.0" and facts["members"] == 2 and facts["run"]["members"] == SEEDS
+    assert facts["metrics"]["images"] == (predictions(OF_SEEDS.name)["part"] == "test").sum()
+    own = predictions(OF_SEEDS.name).set_index("image")[P]  # the temperature is that of the mean, not of a member
+    bundle = found["bundle"].assign(image=found["bundle"]["image"]).set_index("image")[P].loc[own.index]
+    assert np.abs(bundle.to_numpy() - softmax(np.log(own.to_numpy()) / facts["temperature"], axis=1)).max() <= 1e-4
+    table = pd.read_csv("results/compare.csv").set_index("run")
+    assert table.loc[OF_SEEDS.name, "model"] == f"{ARCH}, mean of 2" and table.loc[OF_SEEDS.name, "test_macro_auc"] > 0
+    pairs = pd.read_csv("results/differences.csv")
+    paired = pairs[pairs["b"].eq(OF_SEEDS.name) & pairs["a"].isin(SEEDS)]
+    assert len(paired) == 6 and (paired["images"] == "same").all() and paired["recipe"].str.contains("members").all()
+    assert "mean of the probabilities of phantom/stratified-seed42" in (OF_SEEDS.results / "report.html").read_text()
+
+
+def test_the_mean_of_folds_claims_no_score(place, capsys):
+    """Each image trained one of its members."""
+    run(f"evaluate --run={OF_FOLDS.name}", code=2)
+    assert "cannot be scored: its members were trained on different splits" in capsys.readouterr().err
+    assert not (OF_FOLDS.results / "predictions.csv").exists()
+    split = read_split(OF_FOLDS.results / "split.csv", "data/phantom")
+    seen = {image for name in FOLDS for image in
+            read_split(Run(name).results / "split.csv", "").query("part != 'test'")["image"]}
+    assert set(split["image"][split["part"] == "train"]) == seen == set(split["image"])
+    run(f"export --run={OF_FOLDS.name}")
+    facts = json.loads((OF_FOLDS.models / "bundle" / "bundle.json").read_text())
+    assert facts["metrics"] is facts["temperature"] is facts["outlier"] is None and facts["operating_points"] == []
+    run("compare")
+    pooled = pd.read_csv("results/aggregate.csv").query("group == 'phantom/kfold-2folds' and part == 'test, pooled'")
+    out = pd.read_csv(OF_FOLDS.results / "out_of_fold.csv").set_index("score")["estimate"]
+    assert out["macro_auc"] == pytest.approx(pooled.set_index("score").loc["macro_auc", "mean"], abs=1e-5)
+
+
+def unfit(**config):
+    return lambda: copied(SEEDS[1], "phantom/other", **config)
+
+
+def move_one_to_train():
+    path = Run(SEEDS[0]).results / "split.csv"
+    path.write_text(path.read_text().replace(",test,", ",train,", 1))
+
+
+@pytest.mark.parametrize(("spoil", "runs", "message"), [
+    (move_one_to_train, SEEDS, "is not the split that phantom/stratified-seed42 was trained with"),
+    (unfit(size=48), [SEEDS[0], "phantom/other"], f"size is 48 there and {SIZE} here"),
+    (unfit(arch="test_resnet"), [SEEDS[0], "phantom/other"], "architecture is test_resnet there"),
+    (unfit(classes=["normal", "malignant", "benign"]), [SEEDS[0], "phantom/other"], "classes is normal, malignant"),
+    (unfit(resize="crop"), [SEEDS[0], "phantom/other"], "resize is crop there"),
+    (lambda: (Run(SEEDS[1]).results / "summary.yaml").write_text("state: interrupted\n"), SEEDS, "is not done"),
+    (lambda: (Run(SEEDS[1]).models / "best.pth").write_bytes(b"other"), SEEDS, "is not the file that"),
+    (lambda: None, [SEEDS[0], OF_SEEDS.name], "is an ensemble itself. Name its members"),
+    (lambda: None, [SEEDS[0], SEEDS[0]], "does not name 2 to 100 different runs"),
+    (lambda: None, SEEDS[:1], "(groups here: phantom/kfold-2folds, phantom/stratified-seeds)"),
+])
+def test_runs_that_cannot_be_averaged_honestly_are_refused_and_nothing_is_made(place, spoil, runs, message, capsys):
+    spoil()
+    before = sorted(place.rglob("*"))
+    run(f"ensemble --runs={','.join(runs)}", code=2)
+    assert message in capsys.readouterr().err
+    assert sorted(place.rglob("*")) == before
+
+
+def test_runs_of_overlapping_splits_claim_no_test_part(place, capsys):
+    """What is one's test part is the other's training part."""
+    run("train --seed=7 --epochs=1")
+    run(f"ensemble --runs={SEEDS[0]},phantom/stratified")
+    assert "it cannot be scored" in capsys.readouterr().out
+    made = Run(f"{SEEDS[0]}-ensemble")
+    assert "test" not in set(read_split(made.results / "split.csv", "")["part"])
+    assert not (made.results / "out_of_fold.csv").exists()
+    run(f"evaluate --run={made.name}", code=2)

@@ -1,0 +1,231 @@
+"""Kills real trainings with SIGKILL and compares what their resumes end with to a run that was never stopped.
+
+    python tests/training/kills.py --kills=60 --loaders=dali,torchvision
+
+busfast is imported once; each attempt is a process of its own, forked from one that has done nothing but import (with
+--real: python -m busfast, which dies at random moments alone). An attempt dies at a random moment or, aimed, right
+before or after the n-th rename or flush of a file, or in the n-th batch of training or validation. Prints one line a
+run that was compared; the exit status is 1 if one differed.
+"""
+
+import argparse
+import contextlib
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+import traceback
+from pathlib import Path
+
+import yaml
+
+ROOT = Path(__file__).parents[2]
+sys.path.insert(0, str(ROOT))
+os.environ.setdefault("HF_HUB_OFFLINE", "1")
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+START = 0.6  # share of a real process that goes by before training begins
+ARCH = "test_efficientnet.r160_in1k"
+PIPELINE = {"size": 64, "bs": 16, "arch": ARCH, "weights": "none", "device": "cpu", "seed": 3}
+SCENARIOS = {
+    # Stops early: the recall of a rare class is soon as good as it gets.
+    "early": {"epochs": 9, "monitor": "recall_benign", "patience": 2, "lr": 1e-3, "cache": "off"},
+    # Warm weights, so that stages are frozen; images grow.
+    "stages": {"epochs": 5, "freeze": 2, "freeze_after": 1, "progressive": [48, 64], "weights": "start.pth"},
+}
+# Where to aim, and how often at most a run of five epochs comes by.
+AIMS = {"before replace": 24, "after replace": 24, "before fsync": 24, "after fsync": 24, "train": 20, "validate": 5}
+
+
+def prepare(folder: Path) -> None:
+    """Makes the images, the weights and a pipeline for each scenario."""
+    import timm
+    import torch
+
+    from busfast.data.phantom import write_phantom
+
+    write_phantom(folder / "data", images=90)
+    torch.manual_seed(0)
+    torch.save(timm.create_model(ARCH, num_classes=3).state_dict(), folder / "start.pth")
+    (folder / "pipelines").mkdir()
+    for name, own in SCENARIOS.items():
+        (folder / "pipelines" / f"{name}.yaml").write_text(yaml.safe_dump({"data": "data"} | PIPELINE | own))
+
+
+def aim(where: str, count: int) -> None:
+    """Makes this process kill itself at the `count`-th time that it comes by `where`."""
+    from busfast.models.fast_step import InferenceLearner
+
+    left = [count]
+
+    def shoot(now: bool = True):
+        left[0] -= now
+        if now and left[0] == 0:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    def wrapped(own, before: bool):
+        def call(*args, **kwargs):
+            shoot(before)
+            result = own(*args, **kwargs)
+            shoot(not before)
+            return result
+        return call
+
+    when, _, name = where.partition(" ")
+    if name:
+        setattr(os, name, wrapped(getattr(os, name), when == "before"))
+    else:
+        own = InferenceLearner._do_one_batch
+
+        def one_batch(learn):
+            own(learn)
+            shoot(learn.training == (where == "train"))
+        InferenceLearner._do_one_batch = one_batch
+
+
+def attempt(folder: Path, words: list[str], where: str | None = None, count: int = 0,
+            after: float | None = None, real: bool = False) -> int:
+    """Trains in a process of its own; returns its exit status, -9 if it was killed.
+
+    Args:
+        folder: to work in.
+        words: of the command line.
+        where, count: as those of `aim`.
+        after: seconds after which it is killed.
+        real: run python -m busfast.
+    """
+    if real:
+        with open(folder / "said.txt", "a") as said:
+            child = subprocess.Popen([sys.executable, "-m", "busfast", *words], cwd=folder, stdout=said, stderr=said,
+                                     env=os.environ | {"PYTHONPATH": str(ROOT)}).pid
+    else:
+        child = os.fork()
+    if child == 0:
+        status = 70
+        try:
+            os.chdir(folder)
+            said = os.open("said.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(said, 1), os.dup2(said, 2)
+            if where:
+                aim(where, count)
+            from busfast.cli import main
+            status = main(words)
+        except BaseException:
+            traceback.print_exc()
+        finally:
+            with contextlib.suppress(Exception):
+                sys.stdout.flush(), sys.stderr.flush()
+            os._exit(status)
+    if after is not None:
+        time.sleep(after)
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def differences(one: Path, other: Path) -> list[str]:
+    """Returns what differs between two trained runs, given by their working folders' results/ and models/ folders."""
+    import pandas as pd
+    import torch
+
+    found = []
+    for room in ("results", "models"):
+        names = [sorted(path.name for path in (folder / room).iterdir()) for folder in (one, other)]
+        if names[0] != names[1]:
+            found.append(f"files of {room}: {names[0]} and {names[1]}")
+    for name in ("best.pth", "final.pth"):
+        first, second = (torch.load(folder / "models" / name, weights_only=True) for folder in (one, other))
+        if first.keys() != second.keys() or not all(torch.equal(value, second[key]) for key, value in first.items()):
+            found.append(name)
+    for room, name in (("results", "valid_predictions.csv"), ("results", "split.csv"), ("models", "best.pth")):
+        if (one / room / name).read_bytes() != (other / room / name).read_bytes():
+            found.append(f"bytes of {name}")
+    logs = [pd.read_csv(folder / "results" / "training_log.csv", dtype=str).drop(columns="seconds")
+            for folder in (one, other)]
+    if not logs[0].equals(logs[1]):
+        found.append("training_log.csv")
+    ends = [yaml.safe_load((folder / "results" / "summary.yaml").read_text()) for folder in (one, other)]
+    found += [f"summary.yaml, {key}" for key in ("state", "epochs", "best_epoch", "monitor")
+              if ends[0][key] != ends[1][key]]
+    return found
+
+
+def trained(folder: Path, pipeline: str, number: int) -> Path:
+    """Returns a folder with links results and models to those of a pipeline's run."""
+    view = folder / "views" / f"{pipeline}-{number}"
+    view.mkdir(parents=True)
+    for room in ("results", "models"):
+        (view / room).symlink_to(folder / room / pipeline / ("stratified" + (f"-{number}" if number > 1 else "")))
+    return view
+
+
+def hunt(folder: Path, scenario: str, loader: str, kills: int, draw: random.Random, real: bool) -> bool:
+    """Kills a scenario's runs `kills` times in all; returns whether every one of them ended as it should."""
+    words = ["train", f"--pipeline={scenario}", f"--loader={loader}"]
+    start = time.monotonic()
+    if attempt(folder, words, real=real) != 0:
+        raise SystemExit((folder / "said.txt").read_text())
+    took = time.monotonic() - start
+    whole = trained(folder, scenario, 1)
+    state = yaml.safe_load((whole / "results" / "summary.yaml").read_text())["state"]
+    print(f"{scenario}, {loader}: {state}, {took:.1f} s without a stop", flush=True)
+    good, number, left = True, 1, kills
+    while left > 0:
+        number, hits, resume = number + 1, [], []
+        while True:
+            if draw.random() < 0.5 and not real:
+                where = draw.choice(list(AIMS))
+                how = {"where": where, "count": draw.randint(1, AIMS[where])}
+            else:
+                how = {"after": draw.uniform(START * took if real else 0, took)}
+            status = attempt(folder, words + resume, real=real, **(how if left > 0 else {}))
+            if status == 0:
+                break
+            if status != -signal.SIGKILL:
+                print((folder / "said.txt").read_text()[-3000:])
+                return False
+            left -= 1
+            hits.append(how.get("where", "random"))
+            begun = (folder / "results" / scenario / f"stratified-{number}").exists()
+            resume = ["--resume"] if begun else []  # else --resume would find the run before, which is done
+        found = differences(whole, trained(folder, scenario, number))
+        good &= not found
+        print(f"  run {number}: {len(hits)} kills ({', '.join(hits) or 'none'}): "
+              + ("the same" if not found else f"DIFFERS in {'; '.join(found)}"), flush=True)
+    return good
+
+
+def main() -> int:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--kills", type=int, default=8, help="in all, spread over loaders and scenarios")
+    parser.add_argument("--loaders", default="dali,torchvision")
+    parser.add_argument("--scenarios", default=",".join(SCENARIOS))
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--folder", type=Path, required=True, help="an empty folder to work in")
+    parser.add_argument("--real", action="store_true", help="kill python -m busfast itself")
+    flags = parser.parse_args()
+    os.environ["BUSFAST_CACHE"] = str(flags.folder.resolve() / "cache")
+    import busfast.cli
+    import busfast.training.batch_size  # noqa: F401
+    import busfast.training.fit  # noqa: F401
+    import busfast.training.resume  # noqa: F401
+    import busfast.training.train  # noqa: F401  (so that no attempt imports it again)
+    print(f"busfast: {busfast.__file__}", flush=True)
+    prepare(flags.folder)
+    works = [(scenario, loader) for scenario in flags.scenarios.split(",") for loader in flags.loaders.split(",")]
+    draw, good = random.Random(flags.seed), True
+    for number, (scenario, loader) in enumerate(works):
+        share = flags.kills * (number + 1) // len(works) - flags.kills * number // len(works)
+        work = flags.folder / f"{scenario}-{loader}"
+        work.mkdir()
+        for name in ("data", "pipelines", "start.pth"):
+            (work / name).symlink_to(flags.folder.resolve() / name)
+        good &= hunt(work, scenario, loader, share, draw, flags.real)
+    print(f"{flags.kills} kills: " + ("every run ended as one that was never stopped" if good else "DIFFERENT"))
+    return 0 if good else 1
+
+
+if __name__ == "__main__":
+    sys.exit(main())
