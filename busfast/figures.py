@@ -7,7 +7,7 @@ from matplotlib.figure import Figure
 
 from busfast.files import atomic
 
-# Okabe and Ito's colours, which colour-blind people tell apart; markers and dashes tell them apart in grey print.
+# Okabe and Ito's colors, which color-blind people tell apart; markers and dashes tell them apart in grey print.
 STYLES = [{"color": color, "marker": marker, "linestyle": line} for color, marker, line in (
     ("#0072B2", "o", "-"), ("#D55E00", "s", "--"), ("#009E73", "^", "-."), ("#CC79A7", "D", ":"),
     ("#E69F00", "v", "-"), ("#56B4E9", "P", "--"), ("#000000", "X", "-."))]

@@ -9,7 +9,7 @@ KEYS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 _taken: dict[str, str] = {}
 
 
-def take_place() -> None:
+def capture_launcher() -> None:
     """Takes what the starter wrote out of the environment, if it started several processes.
 
     fastai and Accelerate look there, and would wait for the other processes wherever they see several, such as in
@@ -20,7 +20,7 @@ def take_place() -> None:
 
 
 @contextmanager
-def place_shown() -> Iterator[None]:
+def launcher_environment() -> Iterator[None]:
     """Puts it back for as long as a library needs it."""
     os.environ.update(_taken)
     try:
@@ -30,22 +30,22 @@ def place_shown() -> Iterator[None]:
             del os.environ[key]
 
 
-def number() -> int:
+def rank() -> int:
     """Returns which process this is, counted from 0, over all machines; 0 writes, says and decides."""
     return int(_taken.get("RANK", 0))
 
 
-def count() -> int:
+def world_size() -> int:
     """Returns how many processes there are, over all machines."""
     return int(_taken.get("WORLD_SIZE", 1))
 
 
-def number_here() -> int:
+def local_rank() -> int:
     """Returns which process of this machine this is, counted from 0: the number of its GPU."""
     return int(_taken.get("LOCAL_RANK", 0))
 
 
-def count_here() -> int:
+def local_world_size() -> int:
     """Returns how many processes share this machine."""
     return int(_taken.get("LOCAL_WORLD_SIZE", 1))
 
@@ -71,11 +71,11 @@ def share(length: int, place: tuple[int, int]) -> slice:
     return slice(length * which // of, length * (which + 1) // of)
 
 
-def started_alike(command: str) -> str:
+def launch_command(command: str) -> str:
     """Returns a command, python -m busfast ..., as it starts as many processes as this one is one of."""
-    if count() == 1:
+    if world_size() == 1:
         return command
-    machines = count() // count_here()
-    starter = f"torchrun --nproc_per_node={count_here()} " + (f"--nnodes={machines} ... " if machines > 1 else "")
+    machines = world_size() // local_world_size()
+    starter = f"torchrun --nproc_per_node={local_world_size()} " + (f"--nnodes={machines} ... " if machines > 1 else "")
     # torchrun takes --monitor for its own --monitor-interval, unless it is told that its options are over.
     return command.replace("python -m", starter + ("-m --" if "--monitor" in command else "-m"), 1)

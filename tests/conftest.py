@@ -58,7 +58,7 @@ def parts(table):
 
 
 @pytest.fixture
-def workplace(tmp_path, monkeypatch, phantom_folder):
+def workdir(tmp_path, monkeypatch, phantom_folder):
     """An empty folder to work in, with pipelines/phantom.yaml set to be small."""
     monkeypatch.chdir(tmp_path)
     write_pipeline(tmp_path, phantom_folder)
@@ -81,7 +81,7 @@ def write_pipeline(folder, data):
 
 
 @pytest.fixture(scope="session")
-def handed_over(tmp_path_factory):
+def exported_once(tmp_path_factory):
     """A folder with a phantom and a run that was trained, evaluated and exported in every form; made once."""
     from busfast.cli import main  # not before the hub's library knows that there is no network
 
@@ -100,9 +100,9 @@ def handed_over(tmp_path_factory):
 
 
 @pytest.fixture
-def handed(handed_over, tmp_path, monkeypatch):
+def handed(exported_once, tmp_path, monkeypatch):
     """A copy of it to spoil, and to work in."""
-    shutil.copytree(handed_over, tmp_path / "place")
+    shutil.copytree(exported_once, tmp_path / "place")
     monkeypatch.chdir(tmp_path / "place")
     return tmp_path / "place"
 

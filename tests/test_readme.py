@@ -117,10 +117,10 @@ def check_values(verb, *words):
 
 
 @pytest.fixture(scope="module")
-def lived_in(handed_over, tmp_path_factory):
+def lived_in(exported_once, tmp_path_factory):
     """A folder in which everything lies that the documents speak of: data/bus, images in class folders, runs."""
     place = tmp_path_factory.mktemp("documents") / "place"
-    shutil.copytree(handed_over, place)  # data/phantom, its run, a bundle
+    shutil.copytree(exported_once, place)  # data/phantom, its run, a bundle
     shutil.copytree(place / "data" / "phantom", place / "data" / "bus")
     shutil.copytree(place / "data" / "phantom", place / "FOLDER")
     table = pd.read_csv(place / "data" / "bus" / "table.csv")

@@ -10,7 +10,7 @@ import torch
 
 from busfast.bench.arena import Ready
 from busfast.bench.own_images import Images
-from busfast.data.images import fit_pixels
+from busfast.data.images import load_pixels
 from busfast.errors import UserError
 from busfast.pipelines.image import ImagePipeline
 
@@ -98,5 +98,5 @@ def distance(job: Job, batches: Iterable[torch.Tensor]) -> float:
     found = torch.cat([pixels.clone() for pixels in islice(batches, -(-len(paths) // job.bs))])[:len(paths)]
     mean, std = (np.array(value, np.float32)[:, None, None] for value in (image.mean, image.std))
     found = (found.float().numpy() * std + mean) * 255
-    expected = np.stack([np.broadcast_to(fit_pixels(path, *image.fit), (job.size, job.size, 3)) for path in paths])
+    expected = np.stack([np.broadcast_to(load_pixels(path, *image.fit), (job.size, job.size, 3)) for path in paths])
     return float(np.abs(found - expected.transpose(0, 3, 1, 2)).mean())

@@ -15,7 +15,7 @@ from busfast.bench.option_parts import Averaged, Mirrored, balance, equalize, op
 from busfast.bench.report import Report
 from busfast.data.check import check_images
 from busfast.data.table import read_table
-from busfast.models.freeze import FreezeStages, worth_freezing
+from busfast.models.freeze import FreezeStages, can_freeze
 from busfast.models.learner import cosine
 from busfast.pipelines.config import load_config
 from busfast.pipelines.splits import split_data
@@ -130,7 +130,7 @@ def train(option: Option, config, parts: pd.DataFrame, folder: Path) -> dict[str
         if option.fit:
             option.fit(learn, config.epochs, config.lr, cbs)
         else:
-            if config.freeze_after and worth_freezing(config.freeze, learn.weights_used["text"]):
+            if config.freeze_after and can_freeze(config.freeze, learn.weights_used["text"]):
                 cbs.append(FreezeStages(config.freeze, config.freeze_after, config.arch))
             learn.fit(config.epochs, cbs=[cosine(config.lr, config.lr_min), *cbs])
     return min(scores.rows, key=lambda row: row["val_loss"])
@@ -170,11 +170,11 @@ def run(folder: Path, data: str, seeds: list[int], size: int, only: list[str]) -
         opencv()  # refused now, rather than after an hour
     _, config = load_config(data=data, preset="fast", device="cpu", size=size)
     table = read_table(config.data, config.classes)
-    copies = check_images(table)
+    duplicates = check_images(table)
     runs = []
     for seed in seeds:
         seeded = replace(config, seed=seed)
-        parts = split_data(table, copies, seeded, "stratified")["stratified"]
+        parts = split_data(table, duplicates, seeded, "stratified")["stratified"]
         for name in progress(names, f"seed {seed}"):
             found = train(OPTIONS[name], seeded, parts, folder / f"{seed}")
             runs.append({"name": name, "seed": seed} | found)

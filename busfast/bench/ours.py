@@ -10,7 +10,7 @@ import torch
 
 from busfast.bench.arena import Ready
 from busfast.bench.job import Job, ready
-from busfast.data.images import MARGIN, fit_pixels, read_image
+from busfast.data.images import MARGIN, load_pixels, read_image
 from busfast.errors import UserError
 from busfast.models.memory import keep_freed_memory
 from busfast.pipelines.backends import choose_loader
@@ -73,7 +73,7 @@ def raw_dali(job: Job, cached: bool = False) -> Ready:
     from busfast.pipelines.dali_loader import raw_batches
 
     fit, paths = job.pipeline().fit, job.images.paths
-    fitted = [np.array(fit_pixels(path, *fit)) for path in paths] if cached else []
+    fitted = [np.array(load_pixels(path, *fit)) for path in paths] if cached else []
 
     def feed(rows: np.ndarray) -> list[np.ndarray]:
         return [fitted[row] if cached else np.fromfile(paths[row], np.uint8) for row in rows]
@@ -95,7 +95,7 @@ def decoding(job: Job, fit: bool = False) -> Ready:
         job: what is loaded.
         fit: whether they are brought to the model's size, too.
     """
-    read = partial(fit_pixels, size=job.size, exact=False) if fit else \
+    read = partial(load_pixels, size=job.size, exact=False) if fit else \
         partial(read_image, keep_gray=True, enough=MARGIN * job.size)
 
     def turn() -> float:

@@ -14,7 +14,7 @@ from busfast.bench.machine import describe_machine, describe_versions
 from busfast.figures import save_figure
 from busfast.files import atomic, make_folder
 
-OWN, PEER = "#D55E00", "#0072B2"  # as in the curves: told apart by colour-blind people
+OWN, PEER = "#D55E00", "#0072B2"  # as in the curves: told apart by color-blind people
 
 
 @dataclass(frozen=True)

@@ -25,7 +25,7 @@ def main(argv: list[str] | None = None) -> int:
     """Runs a command line; returns its exit status, of which docs/reference/outside.md has the list."""
     argv = sys.argv[1:] if argv is None else argv
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that temporary files are removed
-    processes.take_place()
+    processes.capture_launcher()
     warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")  # fastai's import, not the user's
     warnings.filterwarnings("ignore", message="Image size .* exceeds limit")  # Pillow's; busfast refuses the image
     try:
@@ -37,18 +37,18 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         parse.check(VERBS, argv)
         call = parse.parse(VERBS, argv)
-        if processes.count() > 1:
-            from busfast.training.distributed.worker import run_together
+        if processes.world_size() > 1:
+            from busfast.training.distributed.worker import run_distributed
 
-            run_together(argv[0], lambda: call.verb(*call.args, **call.kwargs))
+            run_distributed(argv[0], lambda: call.verb(*call.args, **call.kwargs))
         else:
             call.verb(*call.args, **call.kwargs)
     except UserError as error:
-        if processes.number() == 0:  # the others have the same to say, or have said their own
+        if processes.rank() == 0:  # the others have the same to say, or have said their own
             print(f"busfast: {plain_text(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:
-        if processes.number() == 0:
+        if processes.rank() == 0:
             print("busfast: interrupted", file=sys.stderr)
         return 130
     except parse.FireExit as end:

@@ -61,11 +61,11 @@ def audit(*, data: str = None, split: str = None, pipeline: str = None, out: str
         metadata_only: read the table alone; no image is opened.
     """
     _, config = configure(pipeline, data=data)
-    from busfast.data.audit import audit_images, say_groups
-    from busfast.data.audit_page import say_confounding, write_audit
+    from busfast.data.audit import audit_images, format_groups
+    from busfast.data.audit_page import format_confounding, write_audit
     from busfast.data.duplicate_pairs import AUDIT_FILE, read_decisions
     from busfast.data.external_splits import read_lists
-    from busfast.data.leaks import find_leaks, say_leaks
+    from busfast.data.leaks import find_leaks, format_leaks
     from busfast.data.paths import claim_home, home_of
     from busfast.data.quarantine import clean_folder, write_clean
 
@@ -74,17 +74,17 @@ def audit(*, data: str = None, split: str = None, pipeline: str = None, out: str
     clean = clean_folder(home_of(table.attrs["file"])) if quarantine else None
     lists = read_lists(split, table, config.classes) if split else None
     decisions = read_decisions(folder / "audit.csv")
-    found, copies = audit_images(table, config.classes, decisions=decisions, metadata_only=metadata_only)
-    leaks = None if lists is None else (split, find_leaks(lists, copies))
+    found, duplicates = audit_images(table, config.classes, decisions=decisions, metadata_only=metadata_only)
+    leaks = None if lists is None else (split, find_leaks(lists, duplicates))
 
-    print(f"audit of {table.attrs['root']}: {len(table)} images, {say_groups(found.table)}")
+    print(f"audit of {table.attrs['root']}: {len(table)} images, {format_groups(found.table)}")
     _print_audit(found)
-    print(f"  {say_confounding(found)}")
+    print(f"  {format_confounding(found)}")
     if leaks:
         unseen = int(found.findings["finding"].isin(("missing", "unreadable")).sum())
         if unseen or metadata_only:
             print(f"  copies among {unseen or len(table)} images are not known: they were not, or could not be, read")
-        print(f"leaks of {split}: {say_leaks(leaks[1]) or 'none'}" + (" on two sides" if len(leaks[1]) else ""))
+        print(f"leaks of {split}: {format_leaks(leaks[1]) or 'none'}" + (" on two sides" if len(leaks[1]) else ""))
     if not out:
         claim_home(table.attrs["file"])
     for path in write_audit(found, folder, leaks):

@@ -56,7 +56,7 @@ def explain(*, run: str, images: str = None, out: str = None, bs: int = 32, devi
     if out and not images:
         raise UserError(f"--out={out} has no meaning without --images. Leave it out.")
     flags = model_flags(bs=bs, device=device, threads=threads)
-    from busfast.results.evaluation import say_explanation
+    from busfast.results.evaluation import print_explanation
     from busfast.results.explain import explain_inputs, explain_run
     from busfast.training.trackers import track_results
 
@@ -65,7 +65,7 @@ def explain(*, run: str, images: str = None, out: str = None, bs: int = 32, devi
         print(f"wrote {len(files)} pictures into {files[0].parent}/. Research only, not a medical device.")
     else:
         files = explain_run(found, **flags)
-        say_explanation(found)
+        print_explanation(found)
         track_results(found)
         print(f"wrote {', '.join(map(str, files))}. Research only, not a medical device.")
 

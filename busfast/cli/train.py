@@ -70,7 +70,7 @@ def train(split: str = "stratified", pipeline: str = None, data: str = None, hol
         jobs: runs that are trained side by side, each on its share of the cores, or on a GPU of its own. Default 1.
     """
     given = dict(locals())
-    typed = processes.started_alike(parse.command("train", given | {"resume": False}, train))
+    typed = processes.launch_command(parse.command("train", given | {"resume": False}, train))
     flags = {key: value for key, value in given.items() if key not in (
         "split", "fold", "allow_leaks", "profile", "then", "tracker", "resume", "seeds", "jobs")}
     auto_bs = bs == "auto"
@@ -87,10 +87,10 @@ def train(split: str = "stratified", pipeline: str = None, data: str = None, hol
     configs = list_seeds(seeds, config, given=seed is not None) if seeds else [config]
     device = check_environment(config)
     jobs = check_jobs(jobs, device)
-    table, copies = load_table(configs[0], splits, fold)
+    table, duplicates = load_table(configs[0], splits, fold)
     # Each split is made before the first one trains, so that one that cannot be made costs no time.
     runs = [(name_run(run, of_seed), of_seed, parts) for one in splits
-            for run, parts in split_data(table, copies, configs[0], one, fold=fold, allow_leaks=allow_leaks).items()
+            for run, parts in split_data(table, duplicates, configs[0], one, fold=fold, allow_leaks=allow_leaks).items()
             for of_seed in configs]
     failed = []
     if min(jobs, len(runs)) > 1:
@@ -142,8 +142,8 @@ def lr_find(split: str = "stratified", pipeline: str = None, data: str = None, h
     from busfast.training.train import check_environment, load_table
 
     check_environment(config)
-    table, copies = load_table(config, [split], fold)
-    run, parts = next(iter(split_data(table, copies, config, split, fold=fold).items()))
+    table, duplicates = load_table(config, [split], fold)
+    run, parts = next(iter(split_data(table, duplicates, config, split, fold=fold).items()))
     suggested, folder = find_lr(name, config, run, parts)
     print(f"suggested learning rate: {suggested:.2e}   (train with --lr={suggested:.1e})")
     print(f"curve: {folder}/lr_find.png, lr_find.csv")
@@ -209,8 +209,8 @@ def sweep(split: str = "stratified", params: str = "lr,size,augment", trials: in
     from busfast.training.train import load_table
 
     request = check_request(config, params, trials, jobs, objective, pruner)
-    table, copies = load_table(config, [split], fold)
-    run, parts = next(iter(split_data(table, copies, config, split, fold=fold, allow_leaks=allow_leaks).items()))
+    table, duplicates = load_table(config, [split], fold)
+    run, parts = next(iter(split_data(table, duplicates, config, split, fold=fold, allow_leaks=allow_leaks).items()))
     run_sweep(name, request, run, parts, resume, typed)
 
 

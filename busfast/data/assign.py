@@ -71,7 +71,7 @@ def _count(table: pd.DataFrame, groups: np.ndarray, number: int) -> np.ndarray:
 
 
 def _even_out(part_of: np.ndarray, place: np.ndarray, counts: np.ndarray, shares: np.ndarray) -> None:
-    """Moves groups (in `part_of`) until no move lessens the squared distance to the parts' target counts.
+    """Augmentation groups (in `part_of`) until no move lessens the squared distance to the parts' target counts.
 
     Groups with the same counts are alike, so moves are weighed for each kind of group, not for each group.
     """

@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from scipy.stats.contingency import association
 
-from busfast.data.duplicate_pairs import NO_COPIES, audit_file, drop_different, find_copies, read_decisions
+from busfast.data.duplicate_pairs import NO_DUPLICATES, audit_file, drop_different, find_duplicates, read_decisions
 from busfast.data.fingerprint import fingerprint_images
 from busfast.data.groups import add_groups, group_names
 from busfast.data.paths import image_paths, links_out
@@ -67,14 +67,15 @@ def audit_images(table: pd.DataFrame, classes: Sequence[str] = CLASSES, *,
     if decisions is None:
         decisions = read_decisions(audit_file(table.attrs["file"]))
     prints = None if metadata_only else fingerprint_images(image_paths(table))
-    pairs = NO_COPIES if metadata_only else find_copies(table, prints)
-    copies = drop_different(pairs, decisions)
-    grouped = add_groups(table, copies["a"], copies["b"])
+    pairs = NO_DUPLICATES if metadata_only else find_duplicates(table, prints)
+    duplicates = drop_different(pairs, decisions)
+    grouped = add_groups(table, duplicates["a"], duplicates["b"])
     classes = [*classes, *sorted(set(table["label"]) - set(classes))]
-    return audit_table(grouped, prints, pairs, decisions, classes, {} if metadata_only else links_out(table)), copies
+    links = {} if metadata_only else links_out(table)
+    return audit_table(grouped, prints, pairs, decisions, classes, links), duplicates
 
 
-def audit_table(table: pd.DataFrame, prints: pd.DataFrame | None, copies: pd.DataFrame,
+def audit_table(table: pd.DataFrame, prints: pd.DataFrame | None, duplicates: pd.DataFrame,
                 decisions: dict[frozenset, str] | None = None, classes: Sequence[str] = CLASSES,
                 links: Mapping[str, str] | None = None) -> Audit:
     """Audits a table and what is known of its images.
@@ -82,7 +83,7 @@ def audit_table(table: pd.DataFrame, prints: pd.DataFrame | None, copies: pd.Dat
     Args:
         table: with a column `group`, as `add_groups` returns it.
         prints: fingerprints of the images, in order; None: no image was looked at.
-        copies: as `find_copies` returns them.
+        duplicates: as `find_duplicates` returns them.
         decisions: as `read_decisions` returns them; they are kept, also those on pairs that are found no more.
         classes: the labels, in the order of the tables.
         links: image -> where a symbolic link leads out of the data folder.
@@ -96,7 +97,7 @@ def audit_table(table: pd.DataFrame, prints: pd.DataFrame | None, copies: pd.Dat
     confounding, v, by_center, by_class = confound(table, classes)
     rows += [("link out of the folder", image, "", "", "", f"leads to {target}")
              for image, target in (links or {}).items()]
-    rows += _pairs(table, copies) + _patients(table) + _classes(table, confounding, classes)
+    rows += _pairs(table, duplicates) + _patients(table) + _classes(table, confounding, classes)
     decisions = decisions or {}
     found = {frozenset(row[1:3]) for row in rows}
     rows += [("decided before", *sorted(pair), "", "", "") for pair in decisions if pair not in found]
@@ -155,10 +156,10 @@ def _broken(table: pd.DataFrame, prints: pd.DataFrame) -> list[tuple]:
     return [row for kind in rows.values() for row in kind]
 
 
-def _pairs(table: pd.DataFrame, copies: pd.DataFrame) -> list[tuple]:
+def _pairs(table: pd.DataFrame, duplicates: pd.DataFrame) -> list[tuple]:
     rows = []
     label, patient, center = (table[name].to_numpy() for name in ("label", "patient", "center"))
-    for pair in copies.itertuples():
+    for pair in duplicates.itertuples():
         a, b = pair.a, pair.b
         differs = [name for name, values in (("label", label), ("center", center)) if values[a] != values[b]]
         if patient[a] and patient[b] and (patient[a] != patient[b] or center[a] != center[b]):
@@ -223,7 +224,7 @@ def _flags(table: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def say_groups(table: pd.DataFrame) -> str:
+def format_groups(table: pd.DataFrame) -> str:
     """Says in words how many groups there are and how large the largest is."""
     sizes = group_names(table, across_centers=False).value_counts()
     return f"{len(sizes)} groups (patients and copies joined), the largest of {sizes.iloc[0]} images"

@@ -13,10 +13,10 @@ import pandas as pd
 
 from busfast import __version__
 from busfast.csvfile import write_csv
-from busfast.data.audit import Audit, count_findings, say_groups
+from busfast.data.audit import Audit, count_findings, format_groups
 from busfast.data.duplicates import SAME
 from busfast.data.images import read_image
-from busfast.data.paths import locate, read_places
+from busfast.data.paths import locate, read_source_folders
 from busfast.errors import UserError
 from busfast.files import atomic, make_folder
 from busfast.text import counted
@@ -91,7 +91,7 @@ def _head(audit: Audit) -> str:
     unknown = int((table["patient"] == "").sum())
     words = [f"{len(table)} images", f"{table['center'].replace('', None).nunique()} centers",
              f"{table['patient'].replace('', None).nunique()} patient ids" + (f" ({unknown} images without)" if unknown
-                                                                             else ""), say_groups(table)]
+                                                                             else ""), format_groups(table)]
     today = datetime.date.today().isoformat()
     return (f"<p>{escape('; '.join(words))}.</p><p class='note'>busfast {__version__}, {today}. "
             "Images of patients: keep this page where they may be kept. For research, not a medical device.</p>")
@@ -114,11 +114,11 @@ def _leaks(name: str, leaks: pd.DataFrame) -> str:
 def _confounding(audit: Audit) -> str:
     if audit.confounding.empty:
         return "<h2>Centers and classes</h2><p>The table names no centers.</p>"
-    text = say_confounding(audit)
+    text = format_confounding(audit)
     return _frame("Centers and classes", audit.confounding.reset_index(), text)
 
 
-def say_confounding(audit: Audit) -> str:
+def format_confounding(audit: Audit) -> str:
     """Says in words how well the center predicts the class."""
     if math.isnan(audit.cramers_v):
         return "There is only one center, or only one class, so the center cannot predict the class."
@@ -140,7 +140,7 @@ def _pairs(audit: Audit, kind: str, what: str) -> str:
         return ""
     shown = rows.head(MOST_PAIRS)
     root = audit.table.attrs["root"]
-    places = read_places(root)
+    places = read_source_folders(root)
     names = list(dict.fromkeys([*shown["image"], *shown["other"]]))
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         pictures = dict(zip(names, pool.map(lambda name: _picture(locate(root, name, places)), names), strict=True))

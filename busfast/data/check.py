@@ -4,7 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
-from busfast.data.duplicate_pairs import audit_file, drop_different, find_copies, read_decisions
+from busfast.data.duplicate_pairs import audit_file, drop_different, find_duplicates, read_decisions
 from busfast.data.fingerprint import fingerprint_images
 from busfast.data.paths import image_paths
 from busfast.errors import UserError
@@ -18,7 +18,7 @@ def check_images(table: pd.DataFrame) -> pd.DataFrame:
         table: as `read_table` returns it.
 
     Returns:
-        The pairs of copies (see `find_copies`), without those that a person has found different.
+        The pairs of copies (see `find_duplicates`), without those that a person has found different.
 
     Raises:
         UserError: names up to five of the files that do not decode, with the reason.
@@ -33,22 +33,22 @@ def check_images(table: pd.DataFrame) -> pd.DataFrame:
                         "python -m busfast audit --data=FOLDER --quarantine")
     file = table.attrs.get("file") or Path(table.attrs["root"], "table.csv")
     decisions = read_decisions(audit_file(file))
-    copies = drop_different(find_copies(table, prints), decisions)
+    duplicates = drop_different(find_duplicates(table, prints), decisions)
     print(f"  every one of the {len(table)} images decodes", flush=True)
-    for note in say_copies(table, copies):
+    for note in format_duplicates(table, duplicates):
         print(f"  {note}", flush=True)
-    return copies
+    return duplicates
 
 
-def say_copies(table: pd.DataFrame, copies: pd.DataFrame) -> list[str]:
+def format_duplicates(table: pd.DataFrame, duplicates: pd.DataFrame) -> list[str]:
     """Says in words how many copies there are, and which of them have different labels."""
-    if copies.empty:
+    if duplicates.empty:
         return []
     label = table["label"].to_numpy()
-    kinds = copies["kind"].value_counts()
+    kinds = duplicates["kind"].value_counts()
     found = [counted(kinds[kind], f"{kind} pair") for kind in ("identical", "near-duplicate") if kind in kinds]
     notes = [f"{', '.join(found)}: each stays on one side of a split (to look at them: python -m busfast audit)"]
-    conflicts = copies[(label[copies["a"]] != label[copies["b"]]) & (copies["kind"] == "identical")]
+    conflicts = duplicates[(label[duplicates["a"]] != label[duplicates["b"]]) & (duplicates["kind"] == "identical")]
     for pair in conflicts.head(3).itertuples():
         notes.append(f"warning: identical images with different labels: {pair.image} ({label[pair.a]}), {pair.other} "
                      f"({label[pair.b]})")

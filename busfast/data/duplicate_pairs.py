@@ -14,10 +14,10 @@ AUDIT_FILE = "audit/audit.csv"
 COLUMNS = ["a", "b", "image", "other", "kind", "similarity", "mirrored"]
 DECISIONS = ("", "same", "different")
 COLUMNS_READ = ("finding", "image", "other", "decision")
-NO_COPIES = pd.DataFrame({"a": np.empty(0, int), "b": np.empty(0, int)}).reindex(columns=COLUMNS)
+NO_DUPLICATES = pd.DataFrame({"a": np.empty(0, int), "b": np.empty(0, int)}).reindex(columns=COLUMNS)
 
 
-def find_copies(table: pd.DataFrame, prints: pd.DataFrame) -> pd.DataFrame:
+def find_duplicates(table: pd.DataFrame, prints: pd.DataFrame) -> pd.DataFrame:
     """Finds the pairs of images that are (nearly) the same picture.
 
     Args:
@@ -40,11 +40,11 @@ def find_copies(table: pd.DataFrame, prints: pd.DataFrame) -> pd.DataFrame:
     return pairs[COLUMNS]
 
 
-def drop_different(copies: pd.DataFrame, decisions: dict[frozenset, str]) -> pd.DataFrame:
+def drop_different(duplicates: pd.DataFrame, decisions: dict[frozenset, str]) -> pd.DataFrame:
     """Leaves out the near-duplicates that a person has found to be different pictures."""
     keep = [kind == "identical" or decisions.get(frozenset(pair)) != "different"
-            for kind, *pair in zip(copies["kind"], copies["image"], copies["other"], strict=True)]
-    return copies[np.array(keep, dtype=bool)].reset_index(drop=True)
+            for kind, *pair in zip(duplicates["kind"], duplicates["image"], duplicates["other"], strict=True)]
+    return duplicates[np.array(keep, dtype=bool)].reset_index(drop=True)
 
 
 def audit_file(table_file: str | Path) -> Path | None:

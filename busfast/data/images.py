@@ -108,7 +108,7 @@ def check_depth(image: Image.Image) -> None:
         raise ValueError("color of 16 bits a channel cannot be read: save it as 8-bit color or 16-bit gray")
 
 
-def fit_image(image: Image.Image, size: int, resize: str = "squash", channels: str = "rgb") -> Image.Image:
+def resize_image(image: Image.Image, size: int, resize: str = "squash", channels: str = "rgb") -> Image.Image:
     """Brings an RGB image to size x size pixels, bilinear with antialiasing.
 
     Args:
@@ -116,7 +116,7 @@ def fit_image(image: Image.Image, size: int, resize: str = "squash", channels: s
         size: side of the result in pixels.
         resize: "squash" (the aspect is lost), "crop" (the square in the middle) or "pad" (longer side to `size`,
             black borders).
-        channels: "rgb", or "gray" to drop colour (still as many channels).
+        channels: "rgb", or "gray" to drop color (still as many channels).
 
     Returns:
         A Pillow image in the mode of `image`, size x size.
@@ -138,12 +138,13 @@ def fit_image(image: Image.Image, size: int, resize: str = "squash", channels: s
     return canvas
 
 
-def fit_pixels(source: Any, size: int, resize: str = "squash", channels: str = "rgb", exact: bool = True) -> np.ndarray:
-    """Reads and fits an image; the same values as `fit_image(read_image(source))`, gray kept in one channel.
+def load_pixels(source: Any, size: int, resize: str = "squash", channels: str = "rgb",
+                exact: bool = True) -> np.ndarray:
+    """Reads and fits an image; the same values as `resize_image(read_image(source))`, gray kept in one channel.
 
     Args:
         source: as that of `read_image`.
-        size, resize, channels: as those of `fit_image`.
+        size, resize, channels: as those of `resize_image`.
         exact: decode a JPEG at its full size. Otherwise one that is much larger than `size` is decoded at a half, a
             quarter or an eighth of it, with at least `MARGIN * size` left: faster, and off by about .2/255.
 
@@ -156,7 +157,7 @@ def fit_pixels(source: Any, size: int, resize: str = "squash", channels: str = "
     image = read_image(source, keep_gray=True, enough=0 if exact else MARGIN * size)
     if channels == "gray":
         image = image.convert("L")
-    pixels = np.asarray(fit_image(image, size, resize))
+    pixels = np.asarray(resize_image(image, size, resize))
     if pixels.ndim == 2:
         return pixels[..., None]
     gray = (pixels[..., 0] == pixels[..., 1]).all() and (pixels[..., 1] == pixels[..., 2]).all()

@@ -46,14 +46,14 @@ def check_leaks(leaks: pd.DataFrame, allow: bool) -> None:
              for row in leaks.head(10).itertuples()]
     if len(leaks) > 10:
         shown.append(f"  and {len(leaks) - 10} more; python -m busfast audit --split=... writes all to leaks.csv")
-    text = f"This split leaks: {say_leaks(leaks)} on two sides.\n" + "\n".join(shown)
+    text = f"This split leaks: {format_leaks(leaks)} on two sides.\n" + "\n".join(shown)
     if not allow:
         raise UserError(f"{text}\nScores of such a split are too good. Let busfast split (--split=stratified), mend "
                         "the lists, or train all the same, with the run marked: --allow-leaks.")
     print(f"warning: {text}\nTraining all the same (--allow-leaks); the run is marked.", flush=True)
 
 
-def say_leaks(leaks: pd.DataFrame) -> str:
+def format_leaks(leaks: pd.DataFrame) -> str:
     """Counts leaks in words, such as "3 patients, 12 pairs of near-duplicates"."""
     counts = leaks["leak"].value_counts()
     return ", ".join(counted(counts[kind], noun) for kind, noun in NOUNS.items() if kind in counts)

@@ -13,7 +13,7 @@ SOURCES_FILE = "sources.csv"
 OWNER_FILE = "about.txt"
 
 
-def read_places(root: str | Path) -> dict[str, Path]:
+def read_source_folders(root: str | Path) -> dict[str, Path]:
     """Reads `root/sources.csv`, if there is one: what the first part of an image's path stands for.
 
     Columns: `name`, the first part of paths ("." for all paths that begin otherwise), and `folder`, absolute or
@@ -48,7 +48,7 @@ def locate(root: str | Path, name: str, places: dict[str, Path]) -> Path:
     Args:
         root: folder of the table.
         name: the path as the table gives it, with /.
-        places: as `read_places` returns it.
+        places: as `read_source_folders` returns it.
     """
     first, _, rest = name.partition("/")
     if rest and first in places:
@@ -56,7 +56,7 @@ def locate(root: str | Path, name: str, places: dict[str, Path]) -> Path:
     return places.get(".", Path(root)) / name
 
 
-def leads_away(name: str) -> str:
+def path_problem(name: str) -> str:
     """Says what is wrong with a path in a table that is to stay in its folder; "" if nothing is."""
     if PurePosixPath(name).is_absolute() or PureWindowsPath(name).drive or name.startswith("\\"):
         return "is an absolute path"
@@ -66,7 +66,7 @@ def leads_away(name: str) -> str:
 def image_paths(table: pd.DataFrame) -> list[Path]:
     """Returns the file of each image of a table (`attrs["root"]` is its folder), in order."""
     root = table.attrs["root"]
-    places = read_places(root)
+    places = read_source_folders(root)
     return [locate(root, name, places) for name in table["image"]]
 
 
@@ -100,13 +100,13 @@ def claim_home(table_file: str | Path) -> Path:
 
 def links_out(table: pd.DataFrame) -> dict[str, str]:
     """Returns the images of a table that are reached through a symbolic link out of its folders, and where it leads."""
-    places = read_places(table.attrs["root"])
-    fence = Fence(table.attrs["root"], *places.values())
+    places = read_source_folders(table.attrs["root"])
+    fence = PathSandbox(table.attrs["root"], *places.values())
     found = ((name, fence.leads_out(locate(table.attrs["root"], name, places))) for name in table["image"])
     return {name: target for name, target in found if target}
 
 
-class Fence:
+class PathSandbox:
     """Tells whether files lie where they seem to, however many symbolic links there are.
 
     Args:

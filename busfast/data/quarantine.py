@@ -10,7 +10,7 @@ from busfast.csvfile import write_csv
 from busfast.data.audit import Audit
 from busfast.data.duplicate_pairs import AUDIT_FILE
 from busfast.data.groups import connected
-from busfast.data.paths import SOURCES_FILE, read_places
+from busfast.data.paths import SOURCES_FILE, read_source_folders
 from busfast.errors import UserError
 from busfast.files import make_folder
 
@@ -69,7 +69,7 @@ def write_clean(audit: Audit, out: Path) -> tuple[Path, int]:
     table = audit.table
     broken = table["image"].isin(reasons.index)
     root = Path(table.attrs["root"])
-    places = {".": root} | read_places(root)
+    places = {".": root} | read_source_folders(root)
     listed = pd.DataFrame({"name": list(places), "folder": [os.path.abspath(folder) for folder in places.values()]})
     make_folder(out)
     write_csv(listed, out / SOURCES_FILE)

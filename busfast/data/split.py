@@ -25,10 +25,10 @@ def split_table(table: pd.DataFrame, split: str = "stratified", **options) -> pd
 
 def split_folds(table: pd.DataFrame, split: str = "stratified", *, seed: int = 42, classes: Sequence[str] = CLASSES,
                 holdout: Sequence[str] = (), folds: int = 5,
-                copies: pd.DataFrame | None = None) -> dict[str, pd.DataFrame]:
+                duplicates: pd.DataFrame | None = None) -> dict[str, pd.DataFrame]:
     """Splits a table by the named way.
 
-    What stays together: the images of a patient, copies, and rows with the same value in a column `group`.
+    What stays together: the images of a patient, duplicates, and rows with the same value in a column `group`.
 
     Args:
         table: as `read_table` returns it.
@@ -37,7 +37,7 @@ def split_folds(table: pd.DataFrame, split: str = "stratified", *, seed: int = 4
         classes: every one of them must be in the training and validation parts.
         holdout: centers that are the test part (`center_holdout` only; empty: chosen, see there).
         folds: number of folds (`kfold` only), 2 or more.
-        copies: pairs of rows that are the same picture, as `check_images` returns them; None: they are not known.
+        duplicates: pairs of rows that are the same picture, as `check_images` returns them; None: they are not known.
 
     Returns:
         The name of each fold -> the table with a column `part`: train, valid, test or unused. A way that gives one
@@ -54,12 +54,12 @@ def split_folds(table: pd.DataFrame, split: str = "stratified", *, seed: int = 4
                         "Use it with center_holdout, or leave it out.")
     if "part" in table:
         raise UserError("The table already has a column 'part', which a split would write over. Rename it.")
-    table = table.copy() if copies is None else add_groups(table, copies["a"], copies["b"])
+    table = table.copy() if duplicates is None else add_groups(table, duplicates["a"], duplicates["b"])
     unknown = int((table["patient"] == "").sum())
     joined = "group" in table and (table["group"][table["patient"] == ""] != "").any()
     table.attrs["notes"] = [f"{unknown} of {len(table)} images have no patient id: each is taken as a patient of its "
                             f"own{', unless it is in a group' if joined else ''}"] if unknown else []
-    if copies is None:
+    if duplicates is None:
         table.attrs["notes"].append("copies among the images are not known")
     table.attrs["holdout"] = []
     return SPLITS[split](table, seed=seed, classes=tuple(classes), holdout=holdout, folds=folds)

@@ -9,7 +9,7 @@ import pandas as pd
 from busfast.csvfile import read_rows, write_csv
 from busfast.data.fingerprint import fingerprint_images
 from busfast.data.groups import group_names
-from busfast.data.paths import image_paths, leads_away
+from busfast.data.paths import image_paths, path_problem
 from busfast.data.split import PARTS, UNUSED
 from busfast.errors import UserError
 from busfast.files import make_folder
@@ -70,7 +70,7 @@ def read_split(path: str | Path, root: str | Path) -> pd.DataFrame:
             raise UserError(f"{path}, row {row}, column part: '{part}' is none of {', '.join(PARTS)}, {UNUSED}.")
     for column in {"image", "mask"} & set(header):
         for (row, _), name in zip(rows, table[column], strict=True):
-            if wrong := leads_away(name):
+            if wrong := path_problem(name):
                 raise UserError(f"{path}, row {row}, column {column}: '{name}' {wrong}. Paths are relative to {root}; "
                                 "write it as the table has it.")
     table.attrs["root"] = str(root)

@@ -8,7 +8,7 @@ import pandas as pd
 
 from busfast.csvfile import read_rows
 from busfast.data.labels import match_label
-from busfast.data.paths import SOURCES_FILE, Fence, leads_away, locate, read_places
+from busfast.data.paths import SOURCES_FILE, PathSandbox, locate, path_problem, read_source_folders
 from busfast.errors import UserError
 from busfast.text import counted
 
@@ -78,8 +78,8 @@ class _RowCheck:
 
     def __init__(self, path: Path, classes: tuple[str, ...], files: bool, other_labels: bool):
         self.path, self.classes, self.files, self.other_labels = path, classes, files, other_labels
-        self.places = read_places(path.parent) if files else {}
-        self.fence = Fence(path.parent, *self.places.values())
+        self.places = read_source_folders(path.parent) if files else {}
+        self.fence = PathSandbox(path.parent, *self.places.values())
         self.seen: dict[str, int] = {}
         self.mapped: Counter = Counter()
         self.others: Counter = Counter()
@@ -112,7 +112,7 @@ class _RowCheck:
 
     def _check_path(self, where: str, value: str) -> str:
         folder = self.path.parent
-        if wrong := leads_away(value):
+        if wrong := path_problem(value):
             raise UserError(f"{where}: '{value}' {wrong}. Paths are relative to {folder} and stay inside it; images "
                             f"that lie elsewhere are named in {SOURCES_FILE} (columns name, folder).")
         slashed = value.replace("\\", "/")

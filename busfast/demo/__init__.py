@@ -47,7 +47,7 @@ def serve(model: str | Path, *, host: str, port: int, most: int, target: float |
         if not is_loopback(host):
             print(WARNING.format(host=host), flush=True)
         print(f"an image lies in {folder} until it is read; nothing is kept\nResearch only, not a medical device.\n"
-              f"open {say_address(host, port)} in a browser; Ctrl-C ends it", flush=True)
+              f"open {format_address(host, port)} in a browser; Ctrl-C ends it", flush=True)
         if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # its window is closed
             signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
         # Gradio prints errors with all that belongs to them, names of files, too; `reply` says what needs to be said.
@@ -55,7 +55,7 @@ def serve(model: str | Path, *, host: str, port: int, most: int, target: float |
             uvicorn.Server(config).run(sockets=[ear])
 
 
-def say_address(host: str, port: int) -> str:
+def format_address(host: str, port: int) -> str:
     """Returns the address to be typed into a browser."""
     if host in ("0.0.0.0", "::"):
         host = socket.gethostname()

@@ -11,14 +11,14 @@ import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
 
-from busfast.data.images import fit_pixels
+from busfast.data.images import load_pixels
 from busfast.demo.uploads import read_upload
 from busfast.errors import UserError
 from busfast.inference.bundle import Bundle
 from busfast.inference.gradcam import Explainer, make_noise
 from busfast.inference.predictor import NO_ANSWER, Predictor
-from busfast.results.evaluation import say_interval
-from busfast.results.report import say_alarms
+from busfast.results.evaluation import format_interval
+from busfast.results.report import format_alarms
 from busfast.text import counted
 
 SHOWN = 512  # side of the shown pictures, pixels
@@ -55,10 +55,10 @@ class Answerer:
         scored = ""
         if metrics:
             scored = (f"On the test part ({_say_test(metrics)}), its macro AUC was "
-                      f"{say_reached(metrics.get('scores'), 'macro_auc')}.")
+                      f"{format_score(metrics.get('scores'), 'macro_auc')}.")
         architecture = facts["architecture"] + (f", the mean of {facts['members']}" if "members" in facts else "")
         return render("head.html.j2", name=run.get("name", ""), architecture=architecture,
-                       classes=self.predictor.classes, scored=scored, alarms=say_alarms(run))
+                       classes=self.predictor.classes, scored=scored, alarms=format_alarms(run))
 
     def answer(self, name: str, data: bytes) -> str:
         """Returns what is said of an image.
@@ -78,7 +78,7 @@ class Answerer:
             raise UserError(NO_ANSWER)
         predicted, *shares, decision, apart = answer
         shares = dict(zip(self.predictor.classes, map(float, shares), strict=True))
-        shown = fit_pixels(picture, SHOWN, *engine.image.fit[1:])
+        shown = load_pixels(picture, SHOWN, *engine.image.fit[1:])
         where = None
         if self.explainer:
             where = self.explainer.explain([pixels], [self.predictor.classes.index(predicted)])[0]
@@ -101,7 +101,7 @@ class Answerer:
         metrics = self.bundle.facts["metrics"]
         of = _say_test(metrics) if metrics else ""
         return {"name": point["class"], "target": f"{point['target']:g}", "threshold": point["threshold"], "of": of,
-                "reached": {title: say_reached(point["test"], score) for score, title in SCORES.items()}}
+                "reached": {title: format_score(point["test"], score) for score, title in SCORES.items()}}
 
     def _ratio(self, width: int, height: int) -> float:
         """Width by height that a picture is shown with: the image's own, where it was stretched to a square."""
@@ -114,14 +114,14 @@ def tame(name: str) -> str:
     return name if len(name) <= 80 else f"{name[:50]} ... {name[-20:]}"
 
 
-def say_reached(scores: Any, name: str) -> str:
+def format_score(scores: Any, name: str) -> str:
     """Returns "0.912 (0.880 to 0.940)" of a score in bundle.json; "not said" if it is not there."""
     found = scores.get(name) if isinstance(scores, dict) else None
     if not isinstance(found, list) or len(found) != 3 or not all(one is None or isinstance(one, int | float)
                                                                  for one in found):
         return "not said"
     values = (math.nan if one is None else one for one in found)
-    return say_interval(dict(zip(("estimate", "low", "high"), values, strict=True)))
+    return format_interval(dict(zip(("estimate", "low", "high"), values, strict=True)))
 
 
 def _say_test(metrics: Any) -> str:

@@ -12,10 +12,10 @@ from fastai.learner import Learner, load_learner
 from PIL import Image
 from torch import nn
 
-from busfast.data.images import fit_pixels, read_image
+from busfast.data.images import load_pixels, read_image
 from busfast.errors import UserError
 from busfast.inference.fold_batchnorm import fold_batchnorm
-from busfast.pipelines.augment import finish, stack
+from busfast.pipelines.augment import augment_and_normalize, collate
 from busfast.pipelines.image import ImagePipeline
 
 # Names of packages, not busfast[onnx]: an index may hold anything under a name that is not ours there.
@@ -56,13 +56,13 @@ class TorchEngine:
         return WithFeatures(model) if self.features else model
 
     def read(self, path: str | Path) -> np.ndarray:
-        """Returns fitted pixels, uint8 (size, size, 1 or 3), of an image; raises what `fit_pixels` raises."""
-        return fit_pixels(path, *self.image.fit)
+        """Returns fitted pixels, uint8 (size, size, 1 or 3), of an image; raises what `load_pixels` raises."""
+        return load_pixels(path, *self.image.fit)
 
     def infer(self, images: Sequence[np.ndarray]) -> Found:
         """Returns what the model says of images that `read` has read."""
         with torch.inference_mode():
-            found = self.fast(finish(stack(images).to(self.device, non_blocking=True), self.image))
+            found = self.fast(augment_and_normalize(collate(images).to(self.device, non_blocking=True), self.image))
         found = found if self.features else (found, None)
         return Found(*(None if one is None else one.float().cpu().numpy() for one in found))
 
@@ -95,7 +95,7 @@ class OnnxEngine:
 
     def infer(self, images: Sequence[np.ndarray]) -> Found:
         """Returns what the model says of images that `read` has read."""
-        x = finish(stack(images), self.image).contiguous().numpy()
+        x = augment_and_normalize(collate(images), self.image).contiguous().numpy()
         try:
             found = dict(zip([one.name for one in self.session.get_outputs()], self.session.run(None, {"images": x}),
                              strict=True))

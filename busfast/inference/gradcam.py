@@ -11,7 +11,7 @@ from torch import nn
 
 from busfast.errors import UserError
 from busfast.inference.load_bundle import Ensemble
-from busfast.pipelines.augment import finish, stack
+from busfast.pipelines.augment import augment_and_normalize, collate
 from busfast.pipelines.image import ImagePipeline
 from busfast.progress import progress
 
@@ -116,7 +116,7 @@ def _stretch(maps: np.ndarray) -> np.ndarray:
 
 
 def _shift(maps: np.ndarray, offset: tuple[int, int]) -> np.ndarray:
-    """Moves maps, (N, H, W), by some pixels; what comes in from outside is as the edge."""
+    """Augmentation maps, (N, H, W), by some pixels; what comes in from outside is as the edge."""
     rows, columns = (np.clip(np.arange(side) - by, 0, side - 1)
                      for side, by in zip(maps.shape[1:], offset, strict=True))
     return maps[:, rows[:, None], columns]
@@ -153,7 +153,7 @@ class Explainer:
                                 axis=0))
 
     def _ready(self, pixels: Sequence[np.ndarray]) -> torch.Tensor:
-        return finish(stack(pixels).to(self.device), self.image)
+        return augment_and_normalize(collate(pixels).to(self.device), self.image)
 
 
 def explain_images(learn: Learner, arch: str, pixels: Sequence[np.ndarray], targets: np.ndarray) -> np.ndarray:

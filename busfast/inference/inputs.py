@@ -6,7 +6,7 @@ import sys
 from pathlib import Path
 
 from busfast.csvfile import read_rows
-from busfast.data.paths import locate, read_places
+from busfast.data.paths import locate, read_source_folders
 from busfast.errors import UserError
 from busfast.pipelines.dataloaders import list_images
 
@@ -47,7 +47,7 @@ def list_inputs(inputs: str | Path) -> tuple[list[str], list[Path]]:
         return names, [Path(name) for name in names]
     header, rows, _ = read_rows(path, ("image",))
     names = [cells[header.index("image")] for _, cells in rows]
-    places = read_places(path.parent)
+    places = read_source_folders(path.parent)
     paths = [locate(path.parent, name, places) for name in names]
     return names, [file if "\\" not in name or os.path.exists(file)  # False, too, for what no file can be called
                    else locate(path.parent, name.replace("\\", "/"), places)

@@ -3,7 +3,7 @@
     model, facts = load_bundle("models/phantom/stratified/bundle")
     probabilities = (model(x) / (facts["temperature"] or 1)).softmax(dim=1)    # of facts["classes"]
 
-`x` is float32, (N, 3, size, size): the image as `fit_pixels` of `busfast/data/images.py` gives it (that file needs
+`x` is float32, (N, 3, size, size): the image as `load_pixels` of `busfast/data/images.py` gives it (that file needs
 Pillow and NumPy alone and may be copied, too), divided by 255, less `facts["input"]["mean"]`, divided by `["std"]`.
 """
 

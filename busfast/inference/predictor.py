@@ -15,7 +15,7 @@ from busfast.errors import UserError, choose
 from busfast.inference.bundle import Bundle, read_bundle
 from busfast.inference.engines import Engine, Found, LearnerEngine, OnnxEngine, TorchEngine, load_pickle
 from busfast.inference.outlier import Outlier
-from busfast.inference.resumable_csv import GrowingCsv
+from busfast.inference.resumable_csv import ResumableCsv
 from busfast.inference.stream import stream
 from busfast.models.memory import keep_freed_memory
 from busfast.pipelines.backends import choose_device
@@ -130,7 +130,7 @@ def write_rows(predictor: Predictor, names: Sequence[str], paths: Sequence[str |
     Raises:
         UserError: it cannot be written, or not be resumed.
     """
-    file = GrowingCsv(out, predictor.columns, [predictor.identity, names], resume)
+    file = ResumableCsv(out, predictor.columns, [predictor.identity, names], resume)
     old, bad = file.rows, 0
     try:
         for rows in predictor.rows(names[old:], paths[old:], **how):

@@ -77,7 +77,7 @@ def _note(out: Path) -> Path:
     return out.with_name(f"{out.name}.part.json")
 
 
-class GrowingCsv:
+class ResumableCsv:
     """Writes `OUT.part` and, every few seconds, how much of it is safely on disk into `OUT.part.json`.
 
     Args:

@@ -110,7 +110,7 @@ class FusedAdam(OptimWrapper):
         return list(zip(self.opt.param_groups[:half], self.opt.param_groups[half:], strict=True))
 
     def _sort(self) -> None:
-        """Moves what the Learner has marked since to the groups without weight decay."""
+        """Augmentation what the Learner has marked since to the groups without weight decay."""
         for decay, no_decay in self._pairs():
             moved = [param for param in decay["params"] if not self.state.get(param, {}).get("do_wd", True)]
             if moved:

@@ -10,7 +10,7 @@ from torch import nn
 from busfast.errors import UserError
 
 
-def worth_freezing(count: int, start: str) -> bool:
+def can_freeze(count: int, start: str) -> bool:
     """Returns whether stages are to be frozen: of random weights none are, which is said.
 
     Args:

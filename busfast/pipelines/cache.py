@@ -24,7 +24,7 @@ from filelock import FileLock, Timeout
 from PIL import features
 
 from busfast.data.fingerprint import cache_folder
-from busfast.data.images import READING, fit_pixels, open_image
+from busfast.data.images import READING, load_pixels, open_image
 from busfast.errors import UserError
 from busfast.files import atomic
 from busfast.pipelines.image import ImagePipeline
@@ -43,7 +43,7 @@ class Pixels:
     """The fitted pixels of a set of images, out of the cache.
 
     Args:
-        fit: the arguments of `fit_pixels`.
+        fit: the arguments of `load_pixels`.
         shards: that hold them.
         numbers: path -> its image's number, counted through all shards, for every image of the set.
     """
@@ -56,7 +56,7 @@ class Pixels:
         return len(self.numbers)
 
     def read(self, path: str) -> np.ndarray:
-        """Returns uint8, (size, size, 1 or 3): the very values of `fit_pixels`, which decodes what is damaged."""
+        """Returns uint8, (size, size, 1 or 3): the very values of `load_pixels`, which decodes what is damaged."""
         number = self.numbers[path]
         which = bisect_right(self._starts, number) - 1
         shard = self.shards[which]
@@ -66,7 +66,7 @@ class Pixels:
             except (Damaged, OSError) as error:
                 self.distrusted.add(shard.path)
                 _discard(shard.path, error)
-        return fit_pixels(path, *self.fit)
+        return load_pixels(path, *self.fit)
 
 
 class Cache:
@@ -129,7 +129,7 @@ class Cache:
             self._check_room(folder, fit, list(missing.values()))
             size, resize, channels = fit
             print(f"cache: decoding {counted(len(missing), 'image')} once, to {size} px, into {folder}", flush=True)
-            read = partial(fit_pixels, size=size, resize=resize, channels=channels)
+            read = partial(load_pixels, size=size, resize=resize, channels=channels)
             with ThreadPoolExecutor(self.threads) as pool:
                 decoded = progress(zip(missing, ahead(pool, read, missing.values(), 4 * self.threads), strict=True),
                                    "decoding images", len(missing))

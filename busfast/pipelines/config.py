@@ -48,8 +48,8 @@ class Config:
         holdout: centers held out as test part by `center_holdout` (empty: chosen from the table).
         folds: number of folds of `kfold`.
         size: side of the model's square input, pixels.
-        resize: "squash", "crop" or "pad"; see `busfast.data.images.fit_image`.
-        channels: "rgb", or "gray" to drop colour.
+        resize: "squash", "crop" or "pad"; see `busfast.data.images.resize_image`.
+        channels: "rgb", or "gray" to drop color.
         hflip: probability of a flip, left to right, in training, 0 to 1.
         vflip: of one upside down.
         rotate: training rotates by an angle drawn evenly from [-rotate, rotate] degrees.

@@ -166,7 +166,7 @@ def raw_batches(feeds: Iterable[list[np.ndarray]], pipeline: ImagePipeline, bs: 
 
 
 def _pixels(encoded, gray: bool, on_gpu: bool, spec: ImagePipeline):
-    """`busfast.data.images.fit_pixels` in DALI's words: decoded, with one channel if `gray`, and fitted."""
+    """`busfast.data.images.load_pixels` in DALI's words: decoded, with one channel if `gray`, and fitted."""
     # jpeg_fancy_upsampling: without it nvJPEG's chroma differs from libjpeg's.
     pixels = fn.decoders.image(encoded, device="mixed" if on_gpu else "cpu",
                                output_type=types.GRAY if gray else types.RGB,

@@ -20,14 +20,14 @@ from fasttransform import Pipeline, Transform
 from PIL import Image
 
 from busfast.data.images import SUFFIXES
-from busfast.data.paths import locate, read_places
+from busfast.data.paths import locate, read_source_folders
 from busfast.data.split import PARTS
 from busfast.data.table import CLASSES
 from busfast.errors import UserError
-from busfast.pipelines.augment import finish, stack
+from busfast.pipelines.augment import augment_and_normalize, collate
 from busfast.pipelines.backends import LOADERS, REFERENCE, choose_device, choose_loader
 from busfast.pipelines.cache import Cache, Pixels
-from busfast.pipelines.image import ImagePipeline, draw_moves
+from busfast.pipelines.image import ImagePipeline, sample_augmentation
 from busfast.pipelines.item_transforms import item_transforms
 from busfast.pipelines.prefetch import name_unreadable
 from busfast.processes import share
@@ -89,14 +89,14 @@ class ImageDL(TfmdDL):
 
         def batches():
             for indices in chunked(samps, self.bs, self.drop_last):
-                taken.append((indices, draw_moves(self.image, len(indices), rng) if augment else None))
+                taken.append((indices, sample_augmentation(self.image, len(indices), rng) if augment else None))
                 if own := indices[share(len(indices), self.place)]:
                     yield [sources[index] for index in own]
 
         def finished(pixels):
-            self.indices, moves = taken.popleft()
+            self.indices, augmentation = taken.popleft()
             self.own = share(len(self.indices), self.place)
-            return (TensorImage(finish(pixels, self.image, moves[self.own] if augment else None)),
+            return (TensorImage(augment_and_normalize(pixels, self.image, augmentation[self.own] if augment else None)),
                     *self.targets(self.indices[self.own]))
 
         kept = self.prepare(self.image)
@@ -152,7 +152,7 @@ def _read_ahead(pixels: Pixels, batches: Iterable[list[str]]) -> Iterator[torch.
     read_one = name_unreadable(pixels.read)
 
     def read(paths):
-        return stack([read_one(path) for path in paths])
+        return collate([read_one(path) for path in paths])
 
     with ThreadPoolExecutor(1) as pool:
         running = None
@@ -270,7 +270,7 @@ def make_dls(table: pd.DataFrame, image: ImagePipeline | None = None, *, classes
     if "part" not in table:
         raise UserError("The table has no column 'part'. Split it first: split_table(table, 'stratified').")
     root = table.attrs["root"]
-    places = read_places(root)
+    places = read_source_folders(root)
     rows = table.reset_index(drop=True)
     # Of type object, whose copies share their texts: fastai copies the table for each part and transform.
     rows["image"] = pd.Series([str(locate(root, image, places)) if isinstance(image, str) else image

@@ -13,7 +13,7 @@ class ImagePipeline:
 
     Attributes:
         size: side of the square result, pixels.
-        resize: see `busfast.data.images.fit_image`.
+        resize: see `busfast.data.images.resize_image`.
         channels: see there.
         hflip: probability of a flip, left to right, in training.
         vflip: of one upside down.
@@ -33,12 +33,12 @@ class ImagePipeline:
 
     @property
     def fit(self) -> tuple[int, str, str]:
-        """What decides the pixels before augmentation: the arguments of `busfast.data.images.fit_pixels`."""
+        """What decides the pixels before augmentation: the arguments of `busfast.data.images.load_pixels`."""
         return self.size, self.resize, self.channels
 
 
 @dataclass(frozen=True)
-class Moves:
+class Augmentation:
     """The augmentation of one batch of N images.
 
     Attributes:
@@ -50,12 +50,12 @@ class Moves:
     vflip: np.ndarray
     angle: np.ndarray
 
-    def __getitem__(self, which: slice) -> "Moves":
+    def __getitem__(self, which: slice) -> "Augmentation":
         """Those of some of the images."""
-        return Moves(self.hflip[which], self.vflip[which], self.angle[which])
+        return Augmentation(self.hflip[which], self.vflip[which], self.angle[which])
 
 
-def draw_moves(pipeline: ImagePipeline, count: int, rng: np.random.Generator) -> Moves:
+def sample_augmentation(pipeline: ImagePipeline, count: int, rng: np.random.Generator) -> Augmentation:
     """Draws the augmentation of a batch.
 
     It is drawn here, outside the loaders, so that it depends on neither the loader nor its threads, and a loader
@@ -63,4 +63,4 @@ def draw_moves(pipeline: ImagePipeline, count: int, rng: np.random.Generator) ->
     """
     draws = rng.random((3, count))
     angle = ((draws[2] * 2 - 1) * pipeline.rotate).astype(np.float32)
-    return Moves(draws[0] < pipeline.hflip, draws[1] < pipeline.vflip, angle)
+    return Augmentation(draws[0] < pipeline.hflip, draws[1] < pipeline.vflip, angle)

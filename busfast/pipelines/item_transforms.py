@@ -18,7 +18,7 @@ def open_item(item: Any, size: int, resize: str, channels: str) -> PILImage:
     """Reads and fits an image: `item` is a row with a column `image`, a path, a Pillow image, an array or bytes."""
     if hasattr(item, "index") and hasattr(item, "iloc"):
         item = item["image"]
-    return PILImage.create(images.fit_image(images.read_image(item), size, resize, channels))
+    return PILImage.create(images.resize_image(images.read_image(item), size, resize, channels))
 
 
 def item_label(row: Any) -> str:

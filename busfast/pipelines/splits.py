@@ -5,9 +5,9 @@ from pathlib import Path
 
 import pandas as pd
 
-from busfast.data.duplicate_pairs import NO_COPIES
+from busfast.data.duplicate_pairs import NO_DUPLICATES
 from busfast.data.external_splits import is_list_path, read_lists
-from busfast.data.leaks import check_leaks, find_leaks, say_leaks
+from busfast.data.leaks import check_leaks, find_leaks, format_leaks
 from busfast.data.split import count_parts, split_folds
 from busfast.errors import UserError, choose
 from busfast.pipelines.config import Config, convert, folder_name
@@ -55,13 +55,13 @@ def list_seeds(seeds: str | int, config: Config, given: bool = False) -> list[Co
     return [replace(config, seed=number, split_seed=split_seed) for number in numbers]
 
 
-def make_folds(table: pd.DataFrame, copies: pd.DataFrame | None, config: Config, split: str,
+def make_folds(table: pd.DataFrame, duplicates: pd.DataFrame | None, config: Config, split: str,
                fold: str | None = None) -> dict[str, pd.DataFrame]:
     """Splits the table, or reads somebody else's lists.
 
     Args:
         table: as `read_table` returns it.
-        copies: as `check_images` returns them; None: they are not known.
+        duplicates: as `check_images` returns them; None: they are not known.
         config: the checked configuration.
         split: a key of `SPLITS`, or the path of lists (see `read_lists`).
         fold: only this fold of the split.
@@ -77,7 +77,7 @@ def make_folds(table: pd.DataFrame, copies: pd.DataFrame | None, config: Config,
     else:
         holdout = config.holdout if split == "center_holdout" else ()
         folds = split_folds(table, split, seed=seed_of_split(config), classes=config.classes, holdout=holdout,
-                            folds=config.folds, copies=copies)
+                            folds=config.folds, duplicates=duplicates)
     if fold is not None and list(folds) == [""]:
         raise UserError(f"--fold={fold} has no meaning for --split={split}, which has no folds. Leave it out.")
     if fold is not None:
@@ -87,12 +87,12 @@ def make_folds(table: pd.DataFrame, copies: pd.DataFrame | None, config: Config,
     return {name_split(split, key, config): parts for key, parts in folds.items()}
 
 
-def split_data(table: pd.DataFrame, copies: pd.DataFrame | None, config: Config, split: str, *,
+def split_data(table: pd.DataFrame, duplicates: pd.DataFrame | None, config: Config, split: str, *,
                fold: str | None = None, allow_leaks: bool = False) -> dict[str, pd.DataFrame]:
     """Makes the folds of a split, shows what came out, and refuses leaks.
 
     Args:
-        table, copies, config, split, fold: as those of `make_folds`.
+        table, duplicates, config, split, fold: as those of `make_folds`.
         allow_leaks: go on with lists that leak all the same.
 
     Returns:
@@ -101,14 +101,14 @@ def split_data(table: pd.DataFrame, copies: pd.DataFrame | None, config: Config,
     Raises:
         UserError: the table cannot be split like this, or the split leaks.
     """
-    runs = make_folds(table, copies, config, split, fold)
+    runs = make_folds(table, duplicates, config, split, fold)
     for parts in runs.values():
         print(f"split: {split}" + (f", fold {parts.attrs['fold']}" if parts.attrs["fold"] else ""))
         for note in parts.attrs["notes"]:
             print(f"  {note}")
         for part, row in count_parts(parts, config.classes).iterrows():
             print(f"  {part:7}" + ", ".join(f"{count} {label}" for label, count in row.items()), flush=True)
-        leaks = find_leaks(parts, NO_COPIES if copies is None else copies)
+        leaks = find_leaks(parts, NO_DUPLICATES if duplicates is None else duplicates)
         check_leaks(leaks, allow_leaks)
-        parts.attrs["leaks"] = say_leaks(leaks)
+        parts.attrs["leaks"] = format_leaks(leaks)
     return runs

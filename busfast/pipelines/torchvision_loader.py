@@ -6,8 +6,8 @@ from functools import partial
 
 import torch
 
-from busfast.data.images import fit_pixels
-from busfast.pipelines.augment import stack
+from busfast.data.images import load_pixels
+from busfast.pipelines.augment import collate
 from busfast.pipelines.image import ImagePipeline
 from busfast.pipelines.prefetch import name_unreadable, read_batches
 
@@ -20,13 +20,13 @@ class TorchvisionLoader:
         bs: largest batch (unused here; DALI needs it).
         device: unused here.
         threads: decoding threads; 0: one a core.
-        exact: the reference pixels; otherwise large JPEGs are decoded at a part of their size, see `fit_pixels`.
+        exact: the reference pixels; otherwise large JPEGs are decoded at a part of their size, see `load_pixels`.
     """
 
     def __init__(self, pipeline: ImagePipeline, bs: int, device: torch.device, threads: int = 0, exact: bool = True):
         self.threads = threads or os.cpu_count()
         size, resize, channels = pipeline.fit
-        self.read = name_unreadable(partial(fit_pixels, size=size, resize=resize, channels=channels, exact=exact))
+        self.read = name_unreadable(partial(load_pixels, size=size, resize=resize, channels=channels, exact=exact))
 
     def batches(self, sources: Iterable[list]) -> Iterator[torch.Tensor]:
         """Returns fitted pixels, uint8 (N, size, size, 1 or 3), in the order of `sources`.
@@ -34,4 +34,4 @@ class TorchvisionLoader:
         Args:
             sources: batches of paths, Pillow images, arrays or encoded bytes.
         """
-        return map(stack, read_batches(self.read, sources, self.threads))
+        return map(collate, read_batches(self.read, sources, self.threads))

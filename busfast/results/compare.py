@@ -11,7 +11,7 @@ from busfast.pipelines.config import read_yaml
 from busfast.results.differences import compare_tests, headline
 from busfast.results.predictions import FILE
 from busfast.results.run_groups import NOTE as SPREAD
-from busfast.results.run_groups import aggregate, find_groups, say_groups
+from busfast.results.run_groups import aggregate, find_groups, format_groups
 from busfast.training.runs import RESULTS, Run, all_runs, find_run
 
 NOTE = ("Columns that begin with test_ are of the test part (macro AUC with its 95% interval, drawing patients again), "
@@ -42,7 +42,7 @@ def compare_runs(names: str | None = None) -> tuple[pd.DataFrame, list[str], lis
     differences = compare_tests(runs)
     gaps, files, groups = headline(differences), [csv, markdown], find_groups(runs)
     spreads = aggregate(groups)
-    said = say_groups(groups, spreads)
+    said = format_groups(groups, spreads)
     with atomic(markdown) as file:
         file.write("".join(f"**{gap}**\n\n" for gap in gaps) + _markdown(table) + f"\n{NOTE}\n")
         if len(differences):

@@ -15,7 +15,7 @@ from busfast.inference.bundle import describe_input
 from busfast.inference.load_bundle import MEMBERS
 from busfast.inference.stream import join_states, run_image
 from busfast.pipelines.config import Config, folder_name, read_yaml
-from busfast.results.evaluation import choose_positive, say_interval
+from busfast.results.evaluation import choose_positive, format_interval
 from busfast.results.predictions import check_weights
 from busfast.results.run_groups import find_groups, is_scored, pool_tests
 from busfast.results.scores import score
@@ -173,4 +173,4 @@ def _write_out_of_fold(made: Run, runs: list[Run], splits: list[pd.DataFrame], c
     write_csv(found.reset_index(names="score"), made.results / OUT_OF_FOLD, float_format="%.6g")
     shown = ("macro_auc", f"sensitivity_{choose_positive(config.classes)}")
     print("out of fold (each image by the member that did not see it; these are scores of the members, not of their "
-          "mean): " + ", ".join(f"{name} {say_interval(found.loc[name])}" for name in shown), flush=True)
+          "mean): " + ", ".join(f"{name} {format_interval(found.loc[name])}" for name in shown), flush=True)

@@ -129,7 +129,7 @@ def evaluate_run(run: Run, *, target: float | str = TARGET, positive: str | None
     predict_parts(run, again=again, **flags)
     found = summarise(run, target=target, positive=positive)
     write_tables(found)
-    say_evaluation(found)
+    print_evaluation(found)
     return found
 
 
@@ -140,7 +140,7 @@ def write_tables(found: Evaluation) -> None:
         write_csv(table, found.run.results / f"{name}.csv", float_format="%.6g")
 
 
-def say_evaluation(found: Evaluation) -> None:
+def print_evaluation(found: Evaluation) -> None:
     """Prints an evaluation in a dozen lines."""
     print(f"\n{found.run.name}: its test part was scored {counted(len(found.history), 'time')} so far"
           + (" (a PHANTOM: synthetic images, says nothing of patients)" if found.record.get("phantom") else ""))
@@ -148,11 +148,11 @@ def say_evaluation(found: Evaluation) -> None:
     for part in PARTS:
         rows = [found.pick(name, part) for name in shown]
         print(f"  {part} part, {counted(int(rows[0]['images']), 'image')} of {counted(int(rows[0]['groups']), 'group')}"
-              " (patients, copies):")
+              " (patients, duplicates):")
         for row in rows:
-            print(f"    {row['score']:24} {say_interval(row)}")
+            print(f"    {row['score']:24} {format_interval(row)}")
     for (target, threshold), rows in found.points.query("part == 'test'").groupby(["target", "threshold"]):
-        said = {row["score"]: say_interval(row) for _, row in rows.iterrows()}
+        said = {row["score"]: format_interval(row) for _, row in rows.iterrows()}
         print(f"  {found.positive} from {threshold:.3f} on (chosen on validation for a sensitivity of {target:g}), "
               f"test:\n    sensitivity {said['sensitivity']}, specificity {said['specificity']}")
     if found.record.get("leaks"):
@@ -161,7 +161,7 @@ def say_evaluation(found: Evaluation) -> None:
           f"{found.run.results}/\n  research only, not a medical device", flush=True)
 
 
-def say_interval(row: pd.Series) -> str:
+def format_interval(row: pd.Series) -> str:
     """Returns "0.912 (0.880 to 0.940)" of a row with estimate, low and high, or "not defined"."""
     if np.isnan(row["estimate"]):
         return "not defined"
@@ -177,15 +177,15 @@ def read_explanation(run: Run) -> tuple[pd.DataFrame, pd.DataFrame] | None:
                  for path, columns in files.items()) if all(path.is_file() for path in files) else None
 
 
-def say_explanation(run: Run) -> None:
+def print_explanation(run: Run) -> None:
     """Prints localisation.csv and probes.csv."""
     maps, probes = read_explanation(run)
     print(f"\n{run.name}: where it looks (Grad-CAM for the predicted class)")
     for _, row in maps.iterrows():
-        print(f"  {row['measure']:38} {say_interval(row)}, {counted(int(row['images']), 'image')}")
+        print(f"  {row['measure']:38} {format_interval(row)}, {counted(int(row['images']), 'image')}")
     print("shortcut probes (validation part; covered images are unlike any it has seen, so small losses say little)")
     for _, row in probes.iterrows():
-        value = f"{row['score']} {say_interval(row)}, chance {row['chance']:.2f}. " if row["images"] else ""
+        value = f"{row['score']} {format_interval(row)}, chance {row['chance']:.2f}. " if row["images"] else ""
         print(f"  {row['probe']:22} {value}{row['reading']}")
 
 

@@ -13,7 +13,7 @@ from scipy.special import softmax
 from scipy.stats import spearmanr
 
 from busfast.csvfile import write_csv
-from busfast.data.images import fit_pixels
+from busfast.data.images import load_pixels
 from busfast.data.split_file import check_unchanged, read_split
 from busfast.data.table import find_table
 from busfast.errors import UserError
@@ -91,7 +91,7 @@ def explain_inputs(run: Run, inputs: str, folder: Path, **flags) -> list[Path]:
     for name, reason in zip(names, reasons, strict=True):
         if reason:
             raise UserError(f"{name} cannot be read: {reason}. Leave it out.")
-    pixels = [fit_pixels(path, *learn.dls.valid.image.fit) for path in paths]
+    pixels = [load_pixels(path, *learn.dls.valid.image.fit) for path in paths]
     maps = explain_images(learn, config.arch, pixels, logits.argmax(1))
     make_folder(folder)
     files = []
@@ -124,7 +124,7 @@ def draw_maps(learn: Learner, arch: str, images: Sequence[str | Path], columns: 
         UserError: no CNN.
     """
     image = learn.dls.valid.image
-    pixels, some = ([fit_pixels(path, *image.fit) for path in paths]
+    pixels, some = ([load_pixels(path, *image.fit) for path in paths]
                     for paths in (images, learn.dls.valid_ds.items["image"][:OFFSET_FROM]))
     shares = softmax(logits_of(learn, pixels), axis=1)
     maps = Explainer(learn.model, arch, image, learn.dls.device, some).explain(pixels, shares.argmax(1))

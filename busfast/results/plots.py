@@ -1,4 +1,4 @@
-"""The pictures of an evaluation, drawn from its tables: readable in grey print and by colour-blind people."""
+"""The pictures of an evaluation, drawn from its tables: readable in grey print and by color-blind people."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +10,7 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 
 from busfast.figures import STYLES, plain, save_figure
 from busfast.results.bootstrap import draw_weights
-from busfast.results.evaluation import Evaluation, say_interval
+from busfast.results.evaluation import Evaluation, format_interval
 from busfast.results.predictions import arrays
 from busfast.results.scores import BINS, confusion
 
@@ -67,7 +67,7 @@ def _curves(found: Evaluation, curve: Callable, title: str, labels: tuple[str, s
             continue
         style = STYLES[index % len(STYLES)]
         of = {"positive": positive, "values": probabilities[:, index]}
-        value = say_interval(found.pick(f"{score}_{name}"))
+        value = format_interval(found.pick(f"{score}_{name}"))
         axes.plot(GRID, curve(np.ones(len(test)), **of), label=f"{name} {value}", color=style["color"],
                   linestyle=style["linestyle"])
         low, high = _band(found, lambda weights, of=of: curve(weights, **of))
@@ -193,7 +193,7 @@ def draw_operating(found: Evaluation) -> tuple[Figure, str]:
     for (target, threshold), rows in found.points.query("part == 'test'").groupby(["target", "threshold"]):
         axes.axvline(threshold, color="0.5", linewidth=1)
         axes.annotate(f"for {target:.0%}", (threshold, 0.02), rotation=90, fontsize=8, color=GREY, ha="right")
-        reached = {row["score"]: say_interval(row) for _, row in rows.iterrows()}
+        reached = {row["score"]: format_interval(row) for _, row in rows.iterrows()}
         said.append(f"threshold {threshold:.3f}: sensitivity {reached['sensitivity']}, specificity "
                     f"{reached['specificity']}")
     axes.set(xlabel=f"calibrated probability of {positive} from which it is called", ylabel="share of the test part",

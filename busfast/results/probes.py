@@ -15,11 +15,11 @@ import torch
 from fastai.learner import Learner
 from PIL import Image
 
-from busfast.data.images import fit_image, fit_pixels, read_image, why_unreadable
-from busfast.data.paths import locate, read_places
+from busfast.data.images import load_pixels, read_image, resize_image, why_unreadable
+from busfast.data.paths import locate, read_source_folders
 from busfast.data.split import PARTS
 from busfast.errors import UserError
-from busfast.pipelines.augment import finish, stack
+from busfast.pipelines.augment import augment_and_normalize, collate
 from busfast.pipelines.backends import LOADERS
 from busfast.pipelines.image import ImagePipeline
 from busfast.progress import progress
@@ -103,7 +103,8 @@ def logits_of(learn: Learner, pixels: Sequence[np.ndarray], features: bool = Fal
     model, found = learn.model.eval(), []
     with torch.inference_mode():
         for start in range(0, len(pixels), learn.dls.valid.bs):
-            x = finish(stack(pixels[start:start + learn.dls.valid.bs]).to(learn.dls.device), learn.dls.valid.image)
+            batch = collate(pixels[start:start + learn.dls.valid.bs]).to(learn.dls.device)
+            x = augment_and_normalize(batch, learn.dls.valid.image)
             y = model.forward_head(model.forward_features(x), pre_logits=True) if features else model(x)
             found.append(y.float().cpu().numpy())
     return np.concatenate(found)
@@ -121,11 +122,11 @@ def compare_parts(learn: Learner, split: pd.DataFrame, loader: str) -> dict:
         A row as those of `probe_run`; estimate is the largest mean difference of a part, of 255.
     """
     image, root, apart, count = learn.dls.valid.image, split.attrs["root"], [], 0
-    places = read_places(root)
+    places = read_source_folders(root)
     for _, of in split[split["part"].isin(PARTS)].groupby("part"):
         paths = [str(locate(root, name, places)) for name in of["image"][:COMPARED]]
         made, = LOADERS[loader](image, COMPARED, learn.dls.device, 0, False).batches(iter([paths]))
-        wanted = stack([fit_pixels(path, *image.fit) for path in paths])
+        wanted = collate([load_pixels(path, *image.fit) for path in paths])
         apart.append(float((made.cpu().float() - wanted.float()).abs().mean()))
         count += len(paths)
     return {"probe": "preprocessing", "score": "mean difference, of 255", "estimate": max(apart), "low": np.nan,
@@ -186,9 +187,9 @@ def _center(learn: Learner, valid: pd.DataFrame, pixels: list, seed: int) -> dic
 
 def read_pixels(learn: Learner, table: pd.DataFrame, root: str | Path) -> tuple[list[np.ndarray], list]:
     """Returns the fitted pixels of the images of a table, and their masks (None where there is none)."""
-    places, image = read_places(root), learn.dls.valid.image
+    places, image = read_source_folders(root), learn.dls.valid.image
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        pixels = list(pool.map(lambda name: fit_pixels(locate(root, name, places), *image.fit), table["image"]))
+        pixels = list(pool.map(lambda name: load_pixels(locate(root, name, places), *image.fit), table["image"]))
         masks = list(pool.map(lambda name: read_mask(root, name, places, image), table["mask"]))
     return pixels, masks
 
@@ -208,5 +209,5 @@ def read_mask(root: str | Path, name: str, places: dict[str, Path], image: Image
     except Exception as error:  # a broken file raises nearly anything
         raise UserError(f"The mask {path} cannot be read: {why_unreadable(error)}. Bring the old one back, or remove "
                         "it: then its image counts as one without a mask.") from error
-    fitted = fit_image(Image.fromarray(mask.astype(np.uint8) * 255), image.size, image.resize)
+    fitted = resize_image(Image.fromarray(mask.astype(np.uint8) * 255), image.size, image.resize)
     return np.asarray(fitted) > 127

@@ -15,7 +15,7 @@ from busfast.data.table import find_table
 from busfast.errors import UserError
 from busfast.files import atomic
 from busfast.results.bootstrap import REPLICATES
-from busfast.results.evaluation import TARGET, Evaluation, read_explanation, say_interval, summarise
+from busfast.results.evaluation import TARGET, Evaluation, format_interval, read_explanation, summarise
 from busfast.results.limits import find_limits
 from busfast.results.plots import draw_all
 from busfast.results.scores import names
@@ -77,7 +77,7 @@ def gather(found: Evaluation, pictures: dict[str, str]) -> dict[str, Any]:
     return {
         "mark": MARK, "title": f"{found.run.name}: report of a trained classifier", "version": __version__,
         "date": datetime.date.today().isoformat(), "run": found.run.name, "sections": SECTIONS,
-        "alarms": say_alarms(record), "summary": _summary(found), "headline": _headline(found),
+        "alarms": format_alarms(record), "summary": _summary(found), "headline": _headline(found),
         "limits": find_limits(found), "replicates": f"{REPLICATES:,}", "scores": _scores(found),
         "subsets": _subsets(found), "temperature": f"{found.temperature:.2f}", "calibration": _calibration(found),
         "explained": _explained(found),
@@ -93,7 +93,7 @@ def _grid(caption: str, columns: list[str], rows: list[list], note: str = "") ->
     return {"caption": caption, "columns": columns, "rows": rows, "note": note}
 
 
-def say_alarms(record: dict[str, Any]) -> list[str]:
+def format_alarms(record: dict[str, Any]) -> list[str]:
     """Returns what must be said before anything else about a run, of its record."""
     alarms = []
     if record.get("phantom"):
@@ -113,9 +113,9 @@ def _summary(found: Evaluation) -> list[str]:
         f"The model, {found.config.arch}, was trained to tell {', '.join(found.config.classes)} apart and tested on "
         f"{counted(int(auc['images']), 'image')} of {counted(int(auc['groups']), 'group')} (patients, or copies that "
         f"belong together): {where}.",
-        f"Its macro AUC there is {say_interval(auc)}; on the validation part, by which it was chosen, it is "
-        f"{say_interval(valid)}. Share of the {found.positive} images that it finds there, if each is called by its "
-        f"most probable class: {say_interval(hit)}.",
+        f"Its macro AUC there is {format_interval(auc)}; on the validation part, by which it was chosen, it is "
+        f"{format_interval(valid)}. Share of the {found.positive} images that it finds there, if each is called by its "
+        f"most probable class: {format_interval(hit)}.",
         f"The test part was scored {counted(len(found.history), 'time')} so far."]
 
 
@@ -123,7 +123,7 @@ def _headline(found: Evaluation) -> dict[str, Any]:
     scores = ["macro_auc", "balanced_accuracy", f"sensitivity_{found.positive}", f"specificity_{found.positive}",
               f"ppv_{found.positive}", f"npv_{found.positive}"]
     return _grid("The figures that matter most, with 95% intervals", ["score", "validation", "test"],
-                 [[_title(name), say_interval(found.pick(name, "valid")), say_interval(found.pick(name))]
+                 [[_title(name), format_interval(found.pick(name, "valid")), format_interval(found.pick(name))]
                   for name in scores])
 
 
@@ -135,7 +135,7 @@ def _title(name: str) -> str:
 
 def _scores(found: Evaluation) -> dict[str, Any]:
     return _grid("All scores", ["score", "validation", "test"],
-                 [[_title(name), say_interval(found.pick(name, "valid")), say_interval(found.pick(name))]
+                 [[_title(name), format_interval(found.pick(name, "valid")), format_interval(found.pick(name))]
                   for name in names(found.config.classes)])
 
 
@@ -149,7 +149,7 @@ def _subsets(found: Evaluation) -> list[dict[str, Any]]:
         rows = found.metrics[(found.metrics["part"] == "test") & (found.metrics["by"] == by)]
         cells = [[value or ("unknown" if by != "patient" else "all patients"),
                   str(of["images"].iloc[0]), str(of["groups"].iloc[0]),
-                  *(say_interval(found.pick(name, "test", by, value)) for name in scores)]
+                  *(format_interval(found.pick(name, "test", by, value)) for name in scores)]
                  for value, of in rows.groupby("value", sort=False)]
         if cells:
             units = "patients and labels" if by == "patient" else "images"
@@ -166,7 +166,7 @@ def _calibration(found: Evaluation) -> dict[str, Any]:
 def _points(found: Evaluation) -> dict[str, Any]:
     rows = []
     for (target, threshold, part), of in found.points.groupby(["target", "threshold", "part"], sort=False):
-        reached = {row.score: say_interval(row) for _, row in of.iterrows()}
+        reached = {row.score: format_interval(row) for _, row in of.iterrows()}
         rows.append([f"{target:g}", f"{threshold:.3f}", part, *(reached[name] for name in ("sensitivity", "specificity",
                                                                                           "ppv", "npv"))])
     return _grid(f"Calling an image {found.positive}", ["wanted sensitivity", "threshold", "part", "sensitivity",
@@ -174,7 +174,7 @@ def _points(found: Evaluation) -> dict[str, Any]:
 
 
 def _referral(found: Evaluation) -> dict[str, Any]:
-    rows = [[f"{row['wanted']:.0%}", f"{row['threshold']:.3f}", f"{row['coverage']:.0%}", say_interval(row)]
+    rows = [[f"{row['wanted']:.0%}", f"{row['threshold']:.3f}", f"{row['coverage']:.0%}", format_interval(row)]
             for _, row in found.referral.rename(columns={"error": "estimate"}).iterrows()]
     return _grid("Coverage against error, test part", ["kept on validation", "probability from", "kept on test",
                                                        "share wrong of those kept"], rows)
@@ -186,9 +186,9 @@ def _explained(found: Evaluation) -> list[dict[str, Any]]:
         return []
     maps, probes = read
     return [_grid("Maps against lesion masks", ["measure", "value", "images"],
-                  [[row["measure"], say_interval(row), str(int(row["images"]))] for _, row in maps.iterrows()]),
+                  [[row["measure"], format_interval(row), str(int(row["images"]))] for _, row in maps.iterrows()]),
             _grid("Shortcut probes, validation part", ["probe", "score", "value", "chance", "how to read it"],
-                  [[row["probe"], row["score"], say_interval(row) if row["images"] else "not possible",
+                  [[row["probe"], row["score"], format_interval(row) if row["images"] else "not possible",
                     f"{row['chance']:.2f}" if row["images"] else "", row["reading"]] for _, row in probes.iterrows()])]
 
 

@@ -167,7 +167,7 @@ def pool_tests(runs: Sequence[Run]) -> pd.DataFrame:
     return assess_rows(pd.concat(tables, ignore_index=True), classes)
 
 
-def say_groups(groups: list[Group], table: pd.DataFrame) -> list[str]:
+def format_groups(groups: list[Group], table: pd.DataFrame) -> list[str]:
     """Returns a few lines on each group, for the screen."""
     said = []
     for group in groups:

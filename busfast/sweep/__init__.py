@@ -12,14 +12,14 @@ from busfast.data.split_file import read_split, write_split
 from busfast.errors import UserError, choose
 from busfast.pipelines.config import Config, convert
 from busfast.processes import cores
-from busfast.sweep.report import say_trial, write_end, write_tables
-from busfast.sweep.space import apply, compare_starts, ends, read_space, say_distribution
+from busfast.sweep.report import format_trial, write_end, write_tables
+from busfast.sweep.space import apply, compare_starts, ends, format_distribution, read_space
 from busfast.sweep.study import Request, Sweep
 from busfast.sweep.trial import train_trial
 from busfast.sweep.workers import run_workers
 from busfast.text import counted
 from busfast.training.batch_size import measure_room
-from busfast.training.resume import FREE, alone, newest
+from busfast.training.resume import FREE, latest_run, lock_run
 from busfast.training.runs import Run, new_run, plain_values
 from busfast.training.train import check_environment, is_phantom
 
@@ -106,14 +106,14 @@ def run_sweep(pipeline: str, request: Request, name: str, parts: pd.DataFrame, r
     Raises:
         UserError: it cannot go on; several trials in a row failed; a file cannot be written.
     """
-    run = newest(pipeline, f"sweep-{name}", parts) if resume else None
+    run = latest_run(pipeline, f"sweep-{name}", parts) if resume else None
     if resume and run is None:
         print(f"resume: there is no sweep {pipeline}/sweep-{name} yet, so a new one begins", flush=True)
     run = run or new_run(pipeline, f"sweep-{name}")
     for folder in (run.results, run.models):
         folder.mkdir(parents=True, exist_ok=True)  # a kill may have come between the two
     record = {key: parts.attrs[key] for key in ("split", "fold", "leaks")}
-    with alone(run):
+    with lock_run(run):
         sweep = Sweep(run, request, _say_asked(request, record))
         _keep_split(sweep, parts)
         if done := len(sweep.done()):
@@ -144,7 +144,7 @@ def _train_all(sweep: Sweep, seen: pd.DataFrame, pipeline: str, record: dict[str
     def conclude(trial, outcome):
         told = sweep.conclude(trial, outcome)
         write_tables(sweep, pipeline, record)
-        print(say_trial(sweep, told), flush=True)
+        print(format_trial(sweep, told), flush=True)
         sweep.check_failures()
 
     if request.jobs > 1:
@@ -160,7 +160,7 @@ def _say_asked(request: Request, record: dict[str, Any]) -> dict[str, Any]:
     """What must be the same when a sweep goes on; the data are held by its split.csv, with the pixels' hashes."""
     return {**{key: value for key, value in plain_values(request.config).items() if key not in (*FREE, "data")},
             "split": record["split"], "fold": record["fold"], "objective": request.objective, "pruner": request.pruner,
-            "params": ", ".join(f"{key} {say_distribution(one)}" for key, one in request.space.items())}
+            "params": ", ".join(f"{key} {format_distribution(one)}" for key, one in request.space.items())}
 
 
 def _say_begin(sweep: Sweep) -> None:
@@ -168,7 +168,7 @@ def _say_begin(sweep: Sweep) -> None:
     print(f"sweep: {counted(request.trials, 'trial')} of {request.config.epochs} epochs, "
           f"{request.jobs} at a time; the test part is left out of their table")
     for key, distribution in request.space.items():
-        print(f"  {key}: {say_distribution(distribution)}")
+        print(f"  {key}: {format_distribution(distribution)}")
     if sweep.outside:
         print(f"  the pipeline's own values are not tried: they lie outside in {', '.join(sweep.outside)}")
     print(f"  best: by {request.objective} of the validation part, at the epoch that {request.config.monitor} chooses\n"

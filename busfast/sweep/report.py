@@ -14,7 +14,7 @@ from optuna.trial import FrozenTrial, TrialState
 from busfast.csvfile import write_csv
 from busfast.figures import STYLES, plain, save_figure
 from busfast.files import atomic
-from busfast.sweep.space import apply, say_values
+from busfast.sweep.space import apply, format_values
 from busfast.sweep.study import Sweep
 from busfast.sweep.trial import trial_name
 from busfast.text import counted
@@ -47,10 +47,10 @@ def write_tables(sweep: Sweep, pipeline: str, record: dict[str, Any]) -> None:
                    f"# To train it: {train_command(sweep.run, record, BEST)}\n{text}")
 
 
-def say_trial(sweep: Sweep, trial: FrozenTrial) -> str:
+def format_trial(sweep: Sweep, trial: FrozenTrial) -> str:
     """Returns the line of a trial that has ended."""
     known, done, best = trial.user_attrs["outcome"], sweep.done(), sweep.best()
-    words = [f"[{len(done)}/{sweep.request.trials}] trial {trial.number}: {say_values(trial.params)}"]
+    words = [f"[{len(done)}/{sweep.request.trials}] trial {trial.number}: {format_values(trial.params)}"]
     if known["state"] == "failed":
         words.append(f"failed: {known['reason']}")
     else:
@@ -82,7 +82,7 @@ def write_end(sweep: Sweep, record: dict[str, Any], caption: str) -> None:
         return
     files = [TRIALS, BEST, "history.png"]
     draw_history(sweep, folder / "history.png", caption)
-    print(f"  best: trial {best.number}, {objective} {best.value:.3f} (validation): {say_values(best.params)}")
+    print(f"  best: trial {best.number}, {objective} {best.value:.3f} (validation): {format_values(best.params)}")
     own = next((trial for trial in done if trial.user_attrs["place"] == 0 and trial.value is not None), None)
     if own and not sweep.outside:
         print(f"  the pipeline's own values (trial {own.number}): {own.value:.3f}")

@@ -161,7 +161,7 @@ def own_values(space: dict[str, BaseDistribution], config: Config) -> tuple[dict
     return values, outside
 
 
-def say_distribution(distribution: BaseDistribution) -> str:
+def format_distribution(distribution: BaseDistribution) -> str:
     """Returns "0.0001 to 0.01, by factors" or "16, 32 or 64"."""
     if isinstance(distribution, CategoricalDistribution):
         *first, last = map(str, distribution.choices)
@@ -169,7 +169,7 @@ def say_distribution(distribution: BaseDistribution) -> str:
     return f"{distribution.low:g} to {distribution.high:g}" + (", by factors" if distribution.log else "")
 
 
-def say_values(values: dict[str, Any]) -> str:
+def format_values(values: dict[str, Any]) -> str:
     """Returns the values of a trial for a line on screen."""
     return "  ".join(f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}"
                      for key, value in values.items())

@@ -64,8 +64,8 @@ def measure_room(config: Config) -> Room:
     weights = sum(param.numel() * param.element_size() for param in model.parameters())
     free = free_memory(device)
     if free is not None and device.type == "cpu":
-        free //= processes.count_here()
-    return Room(kept // PROBE // processes.count(), 4 * weights, free)
+        free //= processes.local_world_size()
+    return Room(kept // PROBE // processes.world_size(), 4 * weights, free)
 
 
 def _saved_bytes(model: torch.nn.Module, size: int) -> int:

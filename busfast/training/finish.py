@@ -68,7 +68,7 @@ def read_valid(run: Run, classes: tuple[str, ...], images: pd.Series) -> np.ndar
     return found.to_numpy()
 
 
-def say_end(run: Run, rows: list[dict], best: SaveBest, config: Config, phantom: bool) -> None:
+def print_summary(run: Run, rows: list[dict], best: SaveBest, config: Config, phantom: bool) -> None:
     """Prints a run's best epoch and where everything is.
 
     Args:

@@ -12,43 +12,43 @@ from fastai.learner import Learner
 from busfast import processes
 from busfast.csvfile import write_csv
 from busfast.errors import UserError
-from busfast.models.freeze import FreezeStages, worth_freezing
+from busfast.models.freeze import FreezeStages, can_freeze
 from busfast.models.learner import cosine
 from busfast.pipelines.config import Config
 from busfast.text import counted
 from busfast.training.batch_size import is_out_of_memory
 from busfast.training.callbacks import EarlyStopping, ProgressiveSize, SaveBest, SaveFinal, WarnCollapse, monitor_with
 from busfast.training.checkpoint import remove_checkpoints
-from busfast.training.distributed.store import connected
-from busfast.training.finish import finish_run, say_end
-from busfast.training.guards import BadLoss, HeedSignals, StopOnNaN, note_signals
+from busfast.training.distributed.store import process_group
+from busfast.training.finish import finish_run, print_summary
+from busfast.training.guards import NonFiniteLoss, RaiseOnSignal, StopOnNaN, record_signals
 from busfast.training.log import PlainProgress, TrainingLog, on_terminal
 from busfast.training.profile import Profile
 from busfast.training.runs import DONE, Run, write_record
 from busfast.training.training_state import Checkpoint, Resume
 
 
-def steering(config: Config, learn: Learner) -> list[Callback]:
+def schedule_callbacks(config: Config, learn: Learner) -> list[Callback]:
     """Returns the callbacks that decide how a model is trained, in each of the processes that do."""
     callbacks = [cosine(config.lr, config.lr_min)]
-    if config.freeze_after and worth_freezing(config.freeze, learn.weights_used["text"]):
+    if config.freeze_after and can_freeze(config.freeze, learn.weights_used["text"]):
         callbacks.append(FreezeStages(config.freeze, config.freeze_after, config.arch))
     if config.progressive:
         callbacks.append(ProgressiveSize(config.progressive))
     return callbacks
 
 
-def joining(config: Config, learn: Learner) -> list[Callback]:
-    """Returns the callbacks that make several processes train one model, called while they are `connected`."""
-    if processes.count() == 1:
+def distributed_callbacks(config: Config, learn: Learner) -> list[Callback]:
+    """Returns the callbacks that make several processes train one model, called while they are `process_group`."""
+    if processes.world_size() == 1:
         return []
     from busfast.training.distributed.trainer import (  # Accelerate: one process does without
-        SameStart,
-        StopTogether,
-        Together,
+        BroadcastState,
+        ExactDistributedTrainer,
+        SyncEarlyStopping,
     )
 
-    return [Together(learn.dls.device, config.seed), SameStart(), StopTogether()]
+    return [ExactDistributedTrainer(learn.dls.device, config.seed), BroadcastState(), SyncEarlyStopping()]
 
 
 def fit_run(run: Run, config: Config, parts: pd.DataFrame, learn: Learner, phantom: bool, state: dict[str, Any] | None,
@@ -75,7 +75,7 @@ def fit_run(run: Run, config: Config, parts: pd.DataFrame, learn: Learner, phant
     log = TrainingLog(run.results, schedule, caption)
     best, stop = SaveBest(run.models / "best.pth", **monitor), EarlyStopping(**monitor, patience=config.patience)
     saved = Checkpoint(run.models)
-    callbacks = [*steering(config, learn), log, best, stop, saved, SaveFinal(run.models / "final.pth"),
+    callbacks = [*schedule_callbacks(config, learn), log, best, stop, saved, SaveFinal(run.models / "final.pth"),
                  WarnCollapse(), StopOnNaN(run.results, config.lr), *more]
     phases = Profile()
     if profile:
@@ -92,8 +92,8 @@ def fit_run(run: Run, config: Config, parts: pd.DataFrame, learn: Learner, phant
                 "monitor": config.monitor, "minutes": round(saved.seconds / 60, 2)}
 
     try:
-        with note_signals() as came, connected(learn.dls.device, came):
-            learn.fit(config.epochs, cbs=[*callbacks, *joining(config, learn), HeedSignals(came)])
+        with record_signals() as signals, process_group(learn.dls.device, signals):
+            learn.fit(config.epochs, cbs=[*callbacks, *distributed_callbacks(config, learn), RaiseOnSignal(signals)])
         if profile:
             write_csv(pd.DataFrame(phases.rows), run.results / "profile.csv", float_format="%.4f")
         done = summary("stopped early" if stop.stopped else "finished")
@@ -108,7 +108,7 @@ def fit_run(run: Run, config: Config, parts: pd.DataFrame, learn: Learner, phant
             said = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
             raise UserError(f"Out of memory with --bs={config.bs} ({said}). A new run with --bs={smaller} should fit; "
                             "--bs=auto chooses by itself.") from error
-        again = "" if isinstance(error, BadLoss) else again
+        again = "" if isinstance(error, NonFiniteLoss) else again
         raise
     finally:
         if how not in DONE:
@@ -119,4 +119,4 @@ def fit_run(run: Run, config: Config, parts: pd.DataFrame, learn: Learner, phant
     # Last of all and out here, where an interruption cannot call a run unfinished whose checkpoints are gone.
     with suppress(OSError):
         remove_checkpoints(run.models)
-    say_end(run, log.rows, best, config, phantom)
+    print_summary(run, log.rows, best, config, phantom)

@@ -15,7 +15,7 @@ from busfast.text import counted
 FILE, SHOWN = "bad_batch.csv", 5
 
 
-class BadLoss(UserError):
+class NonFiniteLoss(UserError):
     """A loss that is no number; going on with the same run would come to the same batch."""
 
 
@@ -37,7 +37,7 @@ class StopOnNaN(Callback):
         if math.isfinite(loss):
             return
         if self.folder is None:
-            raise BadLoss(f"The loss became {loss}.")
+            raise NonFiniteLoss(f"The loss became {loss}.")
         dl = self.dls.train if self.training else self.dls.valid
         rows = dl.dataset.items.iloc[dl.indices]
         images = [str(image) for image in rows["image"]]
@@ -45,42 +45,42 @@ class StopOnNaN(Callback):
         write_csv(rows[["image", "label"]].assign(image=images), path)
         shown = ", ".join(images[:SHOWN]) + (", ..." if len(images) > SHOWN else "")
         part = "training" if self.training else "validation"
-        raise BadLoss(
+        raise NonFiniteLoss(
             f"The {part} loss became {loss} in epoch {self.epoch + 1}, batch {self.iter + 1}. Try a lower "
             f"--lr={self.start_lr / 10:.3g} in a new run (it began with {self.start_lr:.3g}, and was "
             f"{self.opt.hypers[-1]['lr']:.3g} here); going on with --resume would meet the same batch again. Look at "
             f"its {counted(len(images), 'image')}, too: {shown} (all of them in {path}).")
 
 
-class HeedSignals(Callback):
+class RaiseOnSignal(Callback):
     """Ends the fit at its next batch if a signal came and the fit still runs.
 
     Python drops an exception that a signal raises while an object is being finalised; Ctrl-C would then be lost.
 
     Args:
-        came: as `note_signals` gives it.
+        signals: as `record_signals` gives it.
     """
 
-    def __init__(self, came: list[int]):
-        self.came = came
+    def __init__(self, signals: list[int]):
+        self.signals = signals
 
     def before_batch(self):
-        heed(self.came)
+        heed(self.signals)
 
 
-def heed(came: list[int]) -> None:
-    """Raises what the first of the signals that came, if any, would have."""
-    if came:
-        raise KeyboardInterrupt if came[0] == signal.SIGINT else SystemExit(128 + came[0])
+def heed(signals: list[int]) -> None:
+    """Raises what the first of the signals that signals, if any, would have."""
+    if signals:
+        raise KeyboardInterrupt if signals[0] == signal.SIGINT else SystemExit(128 + signals[0])
 
 
 @contextmanager
-def note_signals() -> Iterator[list[int]]:
+def record_signals() -> Iterator[list[int]]:
     """Yields a list that SIGINT and SIGTERM are added to as they come, before what they do otherwise."""
-    came, before = [], {}
+    signals, before = [], {}
 
     def note(number, frame):
-        came.append(number)
+        signals.append(number)
         before[number](number, frame)
 
     try:
@@ -90,7 +90,7 @@ def note_signals() -> Iterator[list[int]]:
     except ValueError:  # not the main thread, which alone may do this and alone gets signals
         pass
     try:
-        yield came
+        yield signals
     finally:
         for number, old in before.items():
             signal.signal(number, old)

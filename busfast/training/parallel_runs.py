@@ -28,8 +28,8 @@ def check_jobs(jobs: int | str, device: torch.device) -> int:
     jobs = convert("jobs", jobs, int)
     if not 1 <= jobs <= MOST:
         raise UserError(f"jobs={jobs} is out of range: give a number from 1 to {MOST}.")
-    if jobs > 1 and processes.count() > 1:
-        raise UserError(f"jobs={jobs} would start further processes in each of the {processes.count()} that were "
+    if jobs > 1 and processes.world_size() > 1:
+        raise UserError(f"jobs={jobs} would start further processes in each of the {processes.world_size()} that were "
                         "started. Leave out --jobs, or start it without torchrun or accelerate.")
     if device.type == "cuda" and jobs > torch.cuda.device_count():
         raise UserError(f"jobs={jobs} is more than there are GPUs here ({torch.cuda.device_count()}), and each run "

@@ -46,7 +46,7 @@ class Job:
 
 
 @contextmanager
-def open_job(pipeline: str, name: str, config: Config, parts: pd.DataFrame, resume: bool,
+def open_run(pipeline: str, name: str, config: Config, parts: pd.DataFrame, resume: bool,
              free: tuple[str, ...] = ()) -> Iterator[Job]:
     """Finds or makes the run to train, and keeps other processes from it until the end.
 
@@ -59,18 +59,18 @@ def open_job(pipeline: str, name: str, config: Config, parts: pd.DataFrame, resu
         UserError: the folders cannot be made; another process trains the run; it was begun with another configuration;
             its images are gone or were changed.
     """
-    run = newest(pipeline, name, parts) if resume else None
+    run = latest_run(pipeline, name, parts) if resume else None
     if resume and run is None:
         print(f"resume: there is no run {pipeline}/{name} yet, so a new one begins", flush=True)
     fresh = run is None
     run = run or new_run(pipeline, name)
     for folder in (run.results, run.models):
         folder.mkdir(parents=True, exist_ok=True)  # a kill may have come between the two
-    with alone(run):
+    with lock_run(run):
         yield Job(run, config, parts, fresh=True) if fresh else _go_on(run, config, parts, (*FREE, *free))
 
 
-def newest(pipeline: str, name: str, parts: pd.DataFrame) -> Run | None:
+def latest_run(pipeline: str, name: str, parts: pd.DataFrame) -> Run | None:
     """Returns the run, or sweep, that was begun last of those that `new_run` names so."""
     found = []
     for folder in (RESULTS / pipeline, MODELS / pipeline):
@@ -89,7 +89,7 @@ def newest(pipeline: str, name: str, parts: pd.DataFrame) -> Run | None:
 
 
 @contextmanager
-def alone(run: Run) -> Iterator[None]:
+def lock_run(run: Run) -> Iterator[None]:
     """Keeps other processes from a run, or sweep, until the end.
 
     Raises:

@@ -78,20 +78,20 @@ def build(config: Config, parts: pd.DataFrame, model_dir: Path | str = "models",
     from busfast.pipelines.dataloaders import make_dls
     from busfast.pipelines.image import ImagePipeline
 
-    device = choose_device(config.device)
-    if processes.count() > 1 and device.type == "cuda":
-        torch.cuda.set_device(processes.number_here())
+    device, world_size = choose_device(config.device), processes.world_size()
+    if processes.world_size() > 1 and device.type == "cuda":
+        torch.cuda.set_device(processes.local_rank())
     loader, why = choose_loader(config.loader, device)
     print(f"device: {device.type}" + (" (auto)" if config.device == "auto" else "")
-          + (f"; {processes.count()} processes share each batch of {config.bs}" if processes.count() > 1 else ""))
+          + (f"; {world_size} processes share each batch of {config.bs}" if world_size > 1 else ""))
     print(f"loader: {loader} ({why})" + (", for images that are not in the cache" if config.cache != "off" else "")
           + (f"; validation has the reference pixels, those of {REFERENCE}" if loader != REFERENCE else ""), flush=True)
     set_seed(config.seed, reproducible=True)
     image = ImagePipeline(config.size, config.resize, config.channels, config.hflip, config.vflip, config.rotate)
-    threads = config.threads or (processes.share_cores(processes.count_here()) if processes.count() > 1 else 0)
+    threads = config.threads or (processes.share_cores(processes.local_world_size()) if world_size > 1 else 0)
     dls = make_dls(parts, image, classes=config.classes, bs=config.bs, loader=loader, device=device.type,
-                   threads=threads, cache=config.cache, place=(processes.number(), processes.count()))
-    if processes.count() > 1:  # now, while the others wait as long as it takes
+                   threads=threads, cache=config.cache, place=(processes.rank(), processes.world_size()))
+    if processes.world_size() > 1:  # now, while the others wait as long as it takes
         for size in config.progressive:
             dls.train.prepare(replace(image, size=size))
     learn = make_learner(dls, config.arch, weights=weights or config.weights, dropout=config.dropout, lr=config.lr,
@@ -153,11 +153,11 @@ def train_run(pipeline: str, config: Config, name: str, parts: pd.DataFrame, pro
     from busfast.training.distributed.store import call_others, check_share
     from busfast.training.distributed.sync_batchnorm import check_last_batches
     from busfast.training.fit import fit_run
-    from busfast.training.resume import open_job, warn_of_other_bits
+    from busfast.training.resume import open_run, warn_of_other_bits
     from busfast.training.trackers import track
 
     choose("monitor", config.monitor, config.measures)
-    with open_job(pipeline, name, config, parts, resume, free=("bs",) if auto_bs else ()) as job:
+    with open_run(pipeline, name, config, parts, resume, free=("bs",) if auto_bs else ()) as job:
         run, config, parts = job.run, job.config, job.parts
         if job.finished:
             return run
@@ -212,7 +212,7 @@ def _record(config: Config, parts: pd.DataFrame, learn) -> dict:
     counts = count_parts(parts, config.classes)
     return {
         "phantom": is_phantom(config), "device": learn.dls.device.type, "loader": learn.dls.train.loader_name,
-        "processes": processes.count(), "cached_images": learn.dls.train.cached_images,
+        "processes": processes.world_size(), "cached_images": learn.dls.train.cached_images,
         "weights": {key: value if key == "text" else list(value) for key, value in learn.weights_used.items()},
         "class_weights": {name: round(float(value), 6) for name, value in zip(config.classes, weight, strict=True)},
         "counts": {part: {name: int(count) for name, count in row.items()} for part, row in counts.iterrows()},

@@ -26,7 +26,7 @@ def learn(parts) -> Learner:
     return made.remove_cbs([made.recorder, made.progress])
 
 
-def test_every_option_is_scored_by_the_validation_part_and_compared_seed_by_seed(workplace, phantom_folder):
+def test_every_option_is_scored_by_the_validation_part_and_compared_seed_by_seed(workdir, phantom_folder):
     few = "label,mixup,averaged,mirrored,balanced,head"
     bench("options", data=str(phantom_folder), seeds="1,2", size="32", only=few, out="out")
     table = pd.read_csv("out/options.csv").set_index("name")
@@ -45,11 +45,11 @@ def test_a_gain_is_the_mean_over_seeds_with_its_interval():
     assert row["gain_95"] == pytest.approx(4.3027 * 0.05 / 3**0.5, rel=1e-4)  # t(2), 97.5%; sd of .1, 0, .05
 
 
-def test_the_best_epoch_is_that_of_the_lowest_val_loss(workplace, parts, monkeypatch):
+def test_the_best_epoch_is_that_of_the_lowest_val_loss(workdir, parts, monkeypatch):
     rows = [{"val_loss": loss, "macro_auc": auc} for loss, auc in ((0.9, 0.7), (0.5, 0.6), (0.7, 0.99))]
     monkeypatch.setattr(options, "Scores", lambda: type("Kept", (options.Callback,), {"rows": rows})())
     config = options.load_config("phantom", size=32, epochs=1)[1]
-    assert options.train(options.OPTIONS[BASE], config, parts, workplace) == rows[1]
+    assert options.train(options.OPTIONS[BASE], config, parts, workdir) == rows[1]
 
 
 def test_averaged_weights_are_validated_and_the_trained_ones_go_on(learn):
@@ -107,9 +107,9 @@ def test_the_classifier_is_a_group_of_its_own(learn):
 def test_clahe_spreads_the_contrast_of_every_part_and_keeps_the_rows(parts, tmp_path):
     few = parts.groupby("part").head(2)
     few.attrs["root"] = parts.attrs["root"]
-    copies = equalize(few, tmp_path)
-    assert copies[["label", "part"]].equals(few[["label", "part"]])
-    for old, new in zip(image_paths(few), image_paths(copies), strict=True):
+    duplicates = equalize(few, tmp_path)
+    assert duplicates[["label", "part"]].equals(few[["label", "part"]])
+    for old, new in zip(image_paths(few), image_paths(duplicates), strict=True):
         with Image.open(old) as before, Image.open(new) as after:
             assert before.size == after.size and np.std(after.convert("L")) > np.std(before.convert("L"))
 

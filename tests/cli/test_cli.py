@@ -69,19 +69,19 @@ from busfast.cli import VERBS, main
     ("demo --model=x --device=gpu", "Unknown device 'gpu'"),
     ("predict x --run=z --overwrite=maybe", "Unknown value of --overwrite 'maybe'"),
 ])
-def test_wrong_lines_are_refused_and_change_nothing(workplace, line, message, capsys):
-    (workplace / "empty").mkdir()
-    (workplace / "no_data.yaml").write_text("epochs: 1\n")
+def test_wrong_lines_are_refused_and_change_nothing(workdir, line, message, capsys):
+    (workdir / "empty").mkdir()
+    (workdir / "no_data.yaml").write_text("epochs: 1\n")
     message = message.replace("Unknown split 'betta'", "Unknown center 'betta'. Did you mean 'beta'?")
-    before = sorted(workplace.rglob("*"))
+    before = sorted(workdir.rglob("*"))
     assert main(line.split()) == 2
     assert message in capsys.readouterr().err
-    assert sorted(workplace.rglob("*")) == before
+    assert sorted(workdir.rglob("*")) == before
 
 
-def copy_table(workplace, phantom_folder, change):
+def copy_table(workdir, phantom_folder, change):
     """A small set in `mine`, its table changed by `change(lines)`; returns its folder."""
-    folder = workplace / "mine"
+    folder = workdir / "mine"
     (folder / "images").mkdir(parents=True)
     for image in (phantom_folder / "images").iterdir():
         (folder / "images" / image.name).write_bytes(image.read_bytes())
@@ -105,35 +105,35 @@ def row(number, text):
     (lambda lines: lines[:1] + [line for line in lines if ",benign," in line],
      "Class 'normal' has 0 patients in the table"),
 ])
-def test_a_wrong_table_is_refused_and_changes_nothing(workplace, phantom_folder, change, message, capsys):
-    copy_table(workplace, phantom_folder, change)
-    before = sorted(workplace.rglob("*"))
+def test_a_wrong_table_is_refused_and_changes_nothing(workdir, phantom_folder, change, message, capsys):
+    copy_table(workdir, phantom_folder, change)
+    before = sorted(workdir.rglob("*"))
     assert main(["train", "--data=mine", f"--arch={ARCH}", "--device=cpu"]) == 2
     assert message in capsys.readouterr().err
-    assert sorted(workplace.rglob("*")) == before
+    assert sorted(workdir.rglob("*")) == before
 
 
-def test_a_truncated_image_is_refused_by_name_and_changes_nothing(workplace, phantom_folder, capsys):
-    folder = copy_table(workplace, phantom_folder, lambda lines: lines)
+def test_a_truncated_image_is_refused_by_name_and_changes_nothing(workdir, phantom_folder, capsys):
+    folder = copy_table(workdir, phantom_folder, lambda lines: lines)
     victim = sorted((folder / "images").iterdir())[3]
     victim.write_bytes(victim.read_bytes()[:-500])
-    before = sorted(workplace.rglob("*"))
+    before = sorted(workdir.rglob("*"))
     assert main(["train", "--data=mine", f"--arch={ARCH}", "--device=cpu"]) == 2
     assert f"images/{victim.name}: OSError: " in capsys.readouterr().err
-    assert sorted(workplace.rglob("*")) == before
+    assert sorted(workdir.rglob("*")) == before
 
 
-def test_a_folder_without_a_pipeline_file_is_trained_with_the_defaults_under_its_own_name(workplace, phantom_folder):
-    copy_table(workplace, phantom_folder, lambda lines: lines)
+def test_a_folder_without_a_pipeline_file_is_trained_with_the_defaults_under_its_own_name(workdir, phantom_folder):
+    copy_table(workdir, phantom_folder, lambda lines: lines)
     words = ["--epochs=1", "--size=32", f"--arch={ARCH}", "--weights=none", "--device=cpu", "--loader=torchvision"]
     assert main(["train", "--data=mine", *words]) == 0
-    assert (workplace / "results" / "mine" / "stratified" / "training_log.csv").is_file()
-    assert "PHANTOM" not in (workplace / "results" / "mine" / "stratified" / "config.yaml").read_text()
+    assert (workdir / "results" / "mine" / "stratified" / "training_log.csv").is_file()
+    assert "PHANTOM" not in (workdir / "results" / "mine" / "stratified" / "config.yaml").read_text()
 
 
-def test_help_of_every_verb_names_every_flag_and_runs_nothing(workplace, capsys):
+def test_help_of_every_verb_names_every_flag_and_runs_nothing(workdir, capsys):
     import inspect
-    before = sorted(workplace.rglob("*"))
+    before = sorted(workdir.rglob("*"))
     assert main(["--help"]) == 0
     page = capsys.readouterr().out
     assert all(verb in page for verb in VERBS)
@@ -142,15 +142,15 @@ def test_help_of_every_verb_names_every_flag_and_runs_nothing(workplace, capsys)
         page = capsys.readouterr().out
         for name in inspect.signature(function).parameters:
             assert f"--{name}" in page or name.upper() in page
-    assert sorted(workplace.rglob("*")) == before
+    assert sorted(workdir.rglob("*")) == before
 
 
-def test_flag_and_value_may_be_two_words(workplace, capsys):
+def test_flag_and_value_may_be_two_words(workdir, capsys):
     assert main(["train", "--epochs", "abc"]) == 2
     assert "epochs=abc" in capsys.readouterr().err
 
 
-def test_the_module_is_the_command(workplace):
+def test_the_module_is_the_command(workdir):
     done = subprocess.run([sys.executable, "-m", "busfast", "trian"], capture_output=True, text=True)
     assert done.returncode == 2 and done.stderr.startswith("busfast: Unknown verb 'trian'") and not done.stdout
 

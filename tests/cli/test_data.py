@@ -27,9 +27,9 @@ def texture(seed):
 
 
 @pytest.fixture
-def mine(workplace):
+def mine(workdir):
     """data/mine: 60 images of two centers, and what goes wrong with such sets."""
-    folder = workplace / "data" / "mine"
+    folder = workdir / "data" / "mine"
     folder.mkdir(parents=True)
     rows = []
     for number in range(60):
@@ -163,7 +163,7 @@ def test_an_audit_page_of_somebody_else_is_not_overwritten(mine, capsys):
     assert (mine / "audit" / "audit.html").read_text() == "mine"
 
 
-def test_leaks_of_lists_are_counted_by_audit_refused_by_train_and_marked_if_allowed(mine, workplace, capsys):
+def test_leaks_of_lists_are_counted_by_audit_refused_by_train_and_marked_if_allowed(mine, workdir, capsys):
     for name in ("cut.png", "flat.png", "tiny.png"):
         (mine / name).unlink()
     lines = [line for line in (mine / "table.csv").read_text().splitlines() if line.split(",")[0] not in
@@ -172,39 +172,39 @@ def test_leaks_of_lists_are_counted_by_audit_refused_by_train_and_marked_if_allo
     part = ["train", "train", "train", "train", "valid", "valid", "test", "test"]
     rows = [[f"{number}.png", part[number // 2 % 8]] for number in range(60)] + [["0 again.bmp", "test"],
                                                                                 ["1 small.jpg", "valid"]]
-    (workplace / "lists").mkdir()
-    write_csv(pd.DataFrame(rows, columns=["file", "set"]), workplace / "lists" / "theirs.csv")
+    (workdir / "lists").mkdir()
+    write_csv(pd.DataFrame(rows, columns=["file", "set"]), workdir / "lists" / "theirs.csv")
     run("audit", "--data=data/mine", "--split=lists/theirs.csv")
     said = "1 pair of identical images, 1 pair of near-duplicates"
     assert said in capsys.readouterr().out
     run("train", "--data=data/mine", "--pipeline=phantom", "--split=lists/theirs.csv", "--epochs=1", code=2)
     message = capsys.readouterr().err
     assert said in message and "identical: 0.png (train), 0 again.bmp (test)" in message
-    assert not (workplace / "results").exists()
+    assert not (workdir / "results").exists()
     run("train", "--data=data/mine", "--pipeline=phantom", "--split=lists/theirs.csv", "--epochs=1", "--allow-leaks")
     assert "LEAKS" in capsys.readouterr().out
-    config = workplace / "results" / "phantom" / "lists-theirs" / "config.yaml"
+    config = workdir / "results" / "phantom" / "lists-theirs" / "config.yaml"
     assert yaml.safe_load(config.read_text())["run"]["leaks"] == said
     assert "--split=lists/theirs.csv --allow-leaks" in config.read_text()
 
 
-def test_split_writes_files_that_train_reads_and_that_are_not_overwritten(workplace, capsys):
+def test_split_writes_files_that_train_reads_and_that_are_not_overwritten(workdir, capsys):
     run("split", "--split=kfold", "--folds=3", "--out=mine")
-    assert sorted(path.name for path in (workplace / "mine").iterdir()) == [
+    assert sorted(path.name for path in (workdir / "mine").iterdir()) == [
         "kfold-1of3.csv", "kfold-2of3.csv", "kfold-3of3.csv"]
     run("split", "--split=kfold", "--folds=3", "--out=mine")
     assert capsys.readouterr().out.count("unchanged mine/kfold-") == 3
-    before = snapshot(workplace / "mine")
+    before = snapshot(workdir / "mine")
     run("split", "--split=kfold", "--folds=3", "--seed=1", "--out=mine", code=2)
     assert "kfold-1of3.csv is there with another split" in capsys.readouterr().err
-    assert snapshot(workplace / "mine") == before
+    assert snapshot(workdir / "mine") == before
     run("split", "--split=kfold", "--folds=3", "--seed=1", "--out=mine", "--overwrite")
-    assert snapshot(workplace / "mine") != before
+    assert snapshot(workdir / "mine") != before
     run("train", "--split=mine/kfold-2of3.csv", "--epochs=1")
-    assert (workplace / "results" / "phantom" / "lists-kfold-2of3" / "training_log.csv").is_file()
+    assert (workdir / "results" / "phantom" / "lists-kfold-2of3" / "training_log.csv").is_file()
 
 
-def test_every_fold_is_trained_and_reported_by_one_command(workplace, capsys):
+def test_every_fold_is_trained_and_reported_by_one_command(workdir, capsys):
     run("train", "--split=leave_one_center_out", "--epochs=1")
     table = pd.read_csv("results/compare.csv")
     names = [f"phantom/leave_one_center_out-{center}" for center in ("alpha", "beta", "gamma")]
@@ -214,7 +214,7 @@ def test_every_fold_is_trained_and_reported_by_one_command(workplace, capsys):
         assert set(parts["center"][parts["part"] == "test"]) == {center}
     capsys.readouterr()
     run("train", "--split=leave_one_center_out", "--fold=beta", "--epochs=1")
-    assert (workplace / "results" / "phantom" / "leave_one_center_out-beta-2" / "training_log.csv").is_file()
+    assert (workdir / "results" / "phantom" / "leave_one_center_out-beta-2" / "training_log.csv").is_file()
     run("train", "--split=leave_one_center_out", "--fold=betta", code=2)
     assert "Did you mean 'beta'?" in capsys.readouterr().err
 
@@ -241,19 +241,19 @@ def test_metadata_only_needs_no_image(mine, capsys):
     ("train --split=stratified --fold=3", "--fold=3 has no meaning for --split=stratified"),
     ("train --split=no/lists", "There are no lists at no/lists"),
 ])
-def test_wrong_lines_are_refused_and_change_nothing(workplace, line, message, capsys):
-    before = sorted(workplace.rglob("*"))
+def test_wrong_lines_are_refused_and_change_nothing(workdir, line, message, capsys):
+    before = sorted(workdir.rglob("*"))
     run(*line.split(), code=2)
     assert message in capsys.readouterr().err
-    assert sorted(workplace.rglob("*")) == before
+    assert sorted(workdir.rglob("*")) == before
 
 
-def test_what_was_prepared_is_audited_trained_and_predicted_where_it_lies(workplace, capsys):
+def test_what_was_prepared_is_audited_trained_and_predicted_where_it_lies(workdir, capsys):
     for number in range(45):
-        folder = workplace / "export" / CLASSES[number % 3].capitalize()
+        folder = workdir / "export" / CLASSES[number % 3].capitalize()
         folder.mkdir(parents=True, exist_ok=True)
         texture(number).save(folder / f"{number}, \"x\" é.png")
-    before = snapshot(workplace / "export")
+    before = snapshot(workdir / "export")
     run("prepare", "--source=folder", "--path=export", "--center=here")
     run("audit", "--data=data/folder")
     assert findings("data/folder/audit").empty
@@ -262,13 +262,13 @@ def test_what_was_prepared_is_audited_trained_and_predicted_where_it_lies(workpl
         run("predict", what, "--run=phantom/stratified", "--out=out.csv", "--overwrite")
         rows = pd.read_csv("out.csv")
         assert len(rows) == 45 and (rows["status"] == "ok").all()
-    assert snapshot(workplace / "export") == before
+    assert snapshot(workdir / "export") == before
 
 
-def test_a_set_of_other_classes_is_audited_before_it_has_a_pipeline_file(workplace, capsys):
+def test_a_set_of_other_classes_is_audited_before_it_has_a_pipeline_file(workdir, capsys):
     for number, label in enumerate(["cyst", "solid", "solid"]):
-        (workplace / "export" / label).mkdir(parents=True, exist_ok=True)
-        texture(number).save(workplace / "export" / label / f"{number}.png")
+        (workdir / "export" / label).mkdir(parents=True, exist_ok=True)
+        texture(number).save(workdir / "export" / label / f"{number}.png")
     run("prepare", "--source=folder", "--path=export", "--center=here", "--out=data/mine")
     assert "Name them in pipelines/mine.yaml" in capsys.readouterr().out
     run("audit", "--data=data/mine")
@@ -277,8 +277,8 @@ def test_a_set_of_other_classes_is_audited_before_it_has_a_pipeline_file(workpla
     assert "Unknown label 'cyst'" in capsys.readouterr().err
 
 
-def test_a_folder_as_published_is_told_what_to_do(workplace, capsys):
-    folder = workplace / "Dataset_BUSI"
+def test_a_folder_as_published_is_told_what_to_do(workdir, capsys):
+    folder = workdir / "Dataset_BUSI"
     for label in CLASSES:
         (folder / label).mkdir(parents=True)
         texture(len(label)).save(folder / label / f"{label} (1).png")

@@ -6,9 +6,9 @@ import pytest
 from PIL import Image
 
 from busfast.data import read_table
-from busfast.data.audit import audit_images, audit_table, confound, count_findings, say_groups
-from busfast.data.audit_page import say_confounding, write_audit
-from busfast.data.duplicate_pairs import COLUMNS, NO_COPIES
+from busfast.data.audit import audit_images, audit_table, confound, count_findings, format_groups
+from busfast.data.audit_page import format_confounding, write_audit
+from busfast.data.duplicate_pairs import COLUMNS, NO_DUPLICATES
 from busfast.data.groups import add_groups, group_names
 
 CLASSES = ("normal", "benign", "malignant")
@@ -47,15 +47,15 @@ def test_cramers_v_and_the_guesses_are_those_computed_by_hand(counts, v, by_cent
 
 def test_without_centers_or_with_one_nothing_is_claimed():
     for center in ("", "A"):
-        audit = audit_table(make(("normal", center, ""), ("benign", center, "")), None, NO_COPIES)
+        audit = audit_table(make(("normal", center, ""), ("benign", center, "")), None, NO_DUPLICATES)
         assert np.isnan(audit.cramers_v)
-    assert "cannot predict" in say_confounding(audit)
+    assert "cannot predict" in format_confounding(audit)
 
 
 def test_patients_under_several_labels_and_ids_at_several_centers_are_found_once_each():
     table = make(("normal", "A", "1"), ("benign", "A", "1"), ("benign", "A", "1"), ("benign", "B", "1"),
                  ("normal", "B", "2"), ("normal", "B", ""), ("benign", "B", ""))
-    audit = audit_table(table, None, NO_COPIES, classes=CLASSES[:2])
+    audit = audit_table(table, None, NO_DUPLICATES, classes=CLASSES[:2])
     assert findings(audit, "finding", "image", "detail") == [
         ("patient with several labels", "0.png", "patient 1 of A: 2 benign, 1 normal"),
         ("patient id at several centers", "0.png", "patient 1: 3 A, 1 B")]
@@ -63,7 +63,7 @@ def test_patients_under_several_labels_and_ids_at_several_centers_are_found_once
 
 def test_a_class_that_a_center_lacks_is_found():
     table = make(("normal", "A", "1"), ("benign", "A", "2"), ("benign", "B", "3"))
-    assert findings(audit_table(table, None, NO_COPIES), "finding", "detail") == [
+    assert findings(audit_table(table, None, NO_DUPLICATES), "finding", "detail") == [
         ("class missing", "there is no malignant image"), ("class missing at a center", "B has no normal image")]
 
 
@@ -91,7 +91,7 @@ def test_a_decision_is_kept_even_if_its_pair_is_found_no_more():
 
 def test_flags_of_a_source_are_shares_of_each_class_of_those_known():
     table = make(*[("benign", "A", "")] * 4, *[("normal", "A", "")] * 2, marks=["yes", "No", "YES", "", "no", "no"])
-    flags = audit_table(table, None, NO_COPIES).flags
+    flags = audit_table(table, None, NO_DUPLICATES).flags
     assert flags.to_dict("records") == [{"flag": "marks", "images": 5, "benign": 0.667, "normal": 0.0}]
 
 
@@ -101,7 +101,7 @@ def test_groups_join_patients_copies_and_groups_of_ones_own():
     joined = add_groups(table, np.array([1]), np.array([3]))
     groups = joined["group"].tolist()
     assert groups[0] == groups[1] == groups[3] == groups[4] != "" and groups[2] == groups[5] == ""
-    assert say_groups(joined) == "3 groups (patients and copies joined), the largest of 4 images"
+    assert format_groups(joined) == "3 groups (patients and copies joined), the largest of 4 images"
     assert table["group"].tolist() == ["", "", "", "mine", "mine", ""]
 
 
@@ -114,18 +114,18 @@ def test_an_audit_of_images_heeds_what_was_decided_about_this_very_table(tmp_pat
     (folder / "c.png").write_bytes((folder / "a.png").read_bytes()[:2000])
     (folder / "table.csv").write_text("image,label\na.png,benign\nb.jpg,odd\nc.png,benign\n")
     table = read_table(folder, other_labels=True)
-    audit, copies = audit_images(table)
+    audit, duplicates = audit_images(table)
     assert {("near-duplicate", "a.png", "b.jpg"), ("unreadable", "c.png", "")} <= set(
         findings(audit, "finding", "image", "other"))
-    assert copies[["image", "other"]].to_numpy().tolist() == [["a.png", "b.jpg"]]
+    assert duplicates[["image", "other"]].to_numpy().tolist() == [["a.png", "b.jpg"]]
     assert audit_images(table, metadata_only=True)[1].empty
 
     written = write_audit(audit, folder / "audit")[0]
     found = pd.read_csv(written, dtype=str, keep_default_na=False)
     found.loc[found["finding"] == "near-duplicate", "decision"] = "different"
     found.to_csv(written, index=False)
-    audit, copies = audit_images(table)
-    assert copies.empty and "different" in set(audit.findings["decision"])
+    audit, duplicates = audit_images(table)
+    assert duplicates.empty and "different" in set(audit.findings["decision"])
 
 
 def test_a_group_is_named_by_its_own_rows_alone():
@@ -140,7 +140,7 @@ def test_nothing_from_a_table_becomes_markup_on_the_page(tmp_path):
     evil = "<script>alert(1)</script>"
     table = make(("benign", evil, "1"), ("benign", "B", "1"), ("normal", "B", evil)).assign(
         image=[evil, "=1+1.png", "é, \"q\".png"])
-    paths = write_audit(audit_table(table, None, NO_COPIES), tmp_path / "audit")
+    paths = write_audit(audit_table(table, None, NO_DUPLICATES), tmp_path / "audit")
     page = (tmp_path / "audit" / "audit.html").read_text(encoding="utf-8")
     assert "<script" not in page and "&lt;script&gt;" in page
     assert [path.name for path in paths] == ["audit.csv", "audit.html"]

@@ -56,11 +56,11 @@ def test_five_broken_images_are_named_and_the_rest_counted(folder):
 def test_copies_and_patients_become_groups(folder):
     names = ["0.png", "1.png", "copy.bmp", "2.png", "half.jpg", "3.png"]
     table = table_of(folder, *names, patient=["", "p", "", "p", "q", ""])
-    copies = check_images(table)
-    groups = add_groups(table, copies["a"], copies["b"])["group"].tolist()
+    duplicates = check_images(table)
+    groups = add_groups(table, duplicates["a"], duplicates["b"])["group"].tolist()
     assert groups[0] == groups[2] == groups[4] != "" and groups[1] == groups[3] != "" and groups[5] == ""
     assert set(groups) == {groups[0], groups[1], ""}
-    assert {(kind, frozenset(pair)) for kind, *pair in copies[["kind", "image", "other"]].to_numpy()} >= {
+    assert {(kind, frozenset(pair)) for kind, *pair in duplicates[["kind", "image", "other"]].to_numpy()} >= {
         ("identical", frozenset(("0.png", "copy.bmp")))}
 
 

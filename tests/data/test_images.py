@@ -8,14 +8,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from busfast.data.images import fit_image, fit_pixels, read_image, why_unreadable
+from busfast.data.images import load_pixels, read_image, resize_image, why_unreadable
 
 RED, GREEN, BLUE = (220, 30, 40), (20, 200, 60), (30, 40, 210)
 
 
 @pytest.fixture
 def rgb():
-    """Four patches of different colours, 48 x 32."""
+    """Four patches of different colors, 48 x 32."""
     array = np.zeros((32, 48, 3), np.uint8)
     array[:16, :24], array[:16, 24:], array[16:, :24], array[16:, 24:] = RED, GREEN, BLUE, (128, 128, 128)
     return array
@@ -188,7 +188,7 @@ def test_no_file_is_left_open(tmp_path, rgb, name):
 @pytest.mark.parametrize("resize", ["squash", "crop", "pad"])
 @pytest.mark.parametrize("size", [(1, 500), (500, 1), (1, 1), (64, 64), (300, 200), (31, 97)])
 def test_any_image_fits_the_square(size, resize, channels):
-    fitted = fit_image(Image.new("RGB", size, RED), 64, resize, channels)
+    fitted = resize_image(Image.new("RGB", size, RED), 64, resize, channels)
     assert (fitted.mode, fitted.size) == ("RGB", (64, 64))
     assert np.asarray(fitted).max() > 50
 
@@ -197,13 +197,13 @@ def thirds(width, height):
     """Red, green and blue bands along the longer side."""
     array = np.zeros((height, width, 3), np.uint8)
     axis = 0 if height > width else 1
-    for band, colour in zip(np.array_split(np.arange(max(width, height)), 3), (RED, GREEN, BLUE), strict=True):
-        array[(band,) if axis == 0 else (slice(None), band)] = colour
+    for band, color in zip(np.array_split(np.arange(max(width, height)), 3), (RED, GREEN, BLUE), strict=True):
+        array[(band,) if axis == 0 else (slice(None), band)] = color
     return Image.fromarray(array)
 
 
 def test_squash_keeps_everything_and_loses_the_aspect():
-    array = np.asarray(fit_image(thirds(300, 100), 60, "squash"))
+    array = np.asarray(resize_image(thirds(300, 100), 60, "squash"))
     assert (array[:, 2:18] == RED).all()
     assert (array[:, 22:38] == GREEN).all()
     assert (array[:, 42:58] == BLUE).all()
@@ -211,13 +211,13 @@ def test_squash_keeps_everything_and_loses_the_aspect():
 
 def test_crop_keeps_the_square_in_the_middle():
     for image in (thirds(300, 100), thirds(100, 300)):
-        assert (np.asarray(fit_image(image, 50, "crop"))[2:-2, 2:-2] == GREEN).all()
+        assert (np.asarray(resize_image(image, 50, "crop"))[2:-2, 2:-2] == GREEN).all()
 
 
 @pytest.mark.parametrize(("size", "inside"), [((300, 150), (slice(16, 48), slice(None))),
                                               ((150, 300), (slice(None), slice(16, 48)))])
 def test_pad_keeps_the_aspect_between_black_borders(size, inside):
-    array = np.array(fit_image(Image.new("RGB", size, RED), 64, "pad"))
+    array = np.array(resize_image(Image.new("RGB", size, RED), 64, "pad"))
     assert (array[inside] == RED).all()
     array[inside] = 0
     assert not array.any()
@@ -225,11 +225,11 @@ def test_pad_keeps_the_aspect_between_black_borders(size, inside):
 
 def test_an_image_of_the_right_size_is_not_changed(rgb):
     for resize in ("squash", "crop", "pad"):
-        assert (np.asarray(fit_image(Image.fromarray(rgb[:, :32]), 32, resize)) == rgb[:, :32]).all()
+        assert (np.asarray(resize_image(Image.fromarray(rgb[:, :32]), 32, resize)) == rgb[:, :32]).all()
 
 
 def test_gray_drops_the_colour_and_keeps_the_light(rgb):
-    array = np.asarray(fit_image(Image.fromarray(rgb[:, :32]), 32, channels="gray"))
+    array = np.asarray(resize_image(Image.fromarray(rgb[:, :32]), 32, channels="gray"))
     assert (array == np.asarray(Image.fromarray(rgb[:, :32]).convert("L"))[..., None]).all()
 
 
@@ -274,8 +274,8 @@ def test_the_reason_says_what_is_wrong(folder):
 def test_fitted_pixels_are_those_of_reading_and_fitting_with_gray_kept_in_one_channel(odd_images, resize, channels):
     shapes = {}
     for name, path in odd_images.items():
-        fitted = fit_pixels(path, 40, resize, channels)
-        assert (fitted == np.asarray(fit_image(read_image(path), 40, resize, channels))).all(), name
+        fitted = load_pixels(path, 40, resize, channels)
+        assert (fitted == np.asarray(resize_image(read_image(path), 40, resize, channels))).all(), name
         shapes[name] = fitted.shape
     color = {name for name, shape in shapes.items() if shape[2] == 3}
     assert color == ({name for name in shapes if name.startswith(("rgb", "progressive", "rotated", "cmyk", "palette",
@@ -284,4 +284,4 @@ def test_fitted_pixels_are_those_of_reading_and_fitting_with_gray_kept_in_one_ch
 
 def test_a_color_file_that_holds_nothing_but_gray_is_kept_in_one_channel(tmp_path, gray):
     path = saved(np.stack([gray] * 3, axis=-1), tmp_path / "a.png")
-    assert fit_pixels(path, 16).shape == (16, 16, 1)
+    assert load_pixels(path, 16).shape == (16, 16, 1)

@@ -3,7 +3,7 @@
 import pandas as pd
 import pytest
 
-from busfast.data.leaks import check_leaks, find_leaks, say_leaks
+from busfast.data.leaks import check_leaks, find_leaks, format_leaks
 from busfast.errors import UserError
 
 NONE = pd.DataFrame(columns=["image", "other", "kind"])
@@ -68,7 +68,7 @@ def test_every_group_on_two_sides_is_a_leak_whatever_else_is_wrong_with_it():
 def test_leaks_are_refused_with_counts_and_names_and_allowed_with_a_warning(capsys):
     parts = table(*[(f"{n}{part}", str(n), "x", "", part) for n in range(12) for part in ("train", "test")])
     leaks = find_leaks(parts, NONE)
-    assert say_leaks(leaks) == "12 patients"
+    assert format_leaks(leaks) == "12 patients"
     with pytest.raises(UserError) as caught:
         check_leaks(leaks, allow=False)
     for words in ("12 patients", "patient: 0train (train), 0test (test)", "and 2 more", "--allow-leaks"):

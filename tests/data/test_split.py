@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from busfast.data.duplicate_pairs import NO_COPIES
+from busfast.data.duplicate_pairs import NO_DUPLICATES
 from busfast.data.groups import group_names
 from busfast.data.split import PARTS, SPLITS, count_parts, split_folds, split_table
 from busfast.data.split_file import read_split, write_split
@@ -239,7 +239,7 @@ def test_unknown_patients_are_not_taken_for_one_who_is_on_both_sides():
 
 
 def test_where_every_patient_is_known_only_the_shares_are_said():
-    table = split_table(tiny_table(20, 40, 60), copies=NO_COPIES)
+    table = split_table(tiny_table(20, 40, 60), duplicates=NO_DUPLICATES)
     assert table.attrs["notes"] == ["shares of each class are within 0.0 points of 70/15/15% (farthest: train has "
                                     "70.0% of benign)"]
 
@@ -247,7 +247,7 @@ def test_where_every_patient_is_known_only_the_shares_are_said():
 def test_copies_stay_on_one_side_and_where_they_are_not_known_it_is_said():
     table = tiny_table(40, 40, 40)
     a, b = np.arange(0, 120, 2), np.arange(1, 120, 2)
-    split = split_table(table, copies=pd.DataFrame({"a": a, "b": b}))
+    split = split_table(table, duplicates=pd.DataFrame({"a": a, "b": b}))
     assert split["part"].to_numpy()[a].tolist() == split["part"].to_numpy()[b].tolist()
     assert "copies among the images are not known" in split_table(table).attrs["notes"]
     assert "copies among the images are not known" not in split.attrs["notes"]

@@ -24,9 +24,9 @@ CLASSES = ["p_normal", "p_benign", "p_malignant"]
 
 
 @pytest.fixture
-def place(handed):
+def place(exported_run):
     """A bundle to be spoilt."""
-    return handed / "models" / RUN / "bundle"
+    return exported_run / "models" / RUN / "bundle"
 
 
 def predict(inputs, *words) -> pd.DataFrame:
@@ -34,7 +34,7 @@ def predict(inputs, *words) -> pd.DataFrame:
     return pd.read_csv("out.csv", keep_default_na=False)
 
 
-def test_export_prints_how_far_the_forms_are_apart(handed, capsys):
+def test_export_prints_how_far_the_forms_are_apart(exported_run, capsys):
     pytest.importorskip("onnxscript")
     assert main(["export", f"--run={RUN}", "--format=onnx,learner"]) == 0
     out = capsys.readouterr().out
@@ -44,7 +44,7 @@ def test_export_prints_how_far_the_forms_are_apart(handed, capsys):
     assert len(pairs) == 6 and max(float(apart) for *_, apart in pairs) <= 1e-4
 
 
-def test_the_bundle_the_learner_and_onnx_predict_as_the_run_does(handed, capsys):
+def test_the_bundle_the_learner_and_onnx_predict_as_the_run_does(exported_run, capsys):
     images = IMAGES
     run = predict(images, f"--run={RUN}")
     facts = json.loads(Path(f"models/{RUN}/bundle/bundle.json").read_text())
@@ -65,7 +65,7 @@ def test_the_bundle_the_learner_and_onnx_predict_as_the_run_does(handed, capsys)
     assert np.abs(calibrated - run[CLASSES].astype(float).to_numpy()).max() <= 1e-4
 
 
-def test_the_bundle_says_what_evaluate_found(handed):
+def test_the_bundle_says_what_evaluate_found(exported_run):
     facts = json.loads(Path(f"models/{RUN}/bundle/bundle.json").read_text())
     calibration = pd.read_csv(f"results/{RUN}/calibration.csv")
     assert facts["temperature"] == pytest.approx(calibration["temperature"][0], rel=1e-5)
@@ -76,7 +76,7 @@ def test_the_bundle_says_what_evaluate_found(handed):
         [None if math.isnan(value) else value for value in metrics.loc["macro_auc", ["estimate", "low", "high"]]],
         abs=1e-5)
     assert facts["run"]["phantom"] and "not a medical device" in facts["intended_use"]
-    assert str(handed) not in json.dumps(facts) and "/" not in facts["run"]["config"]["data"]
+    assert str(exported_run) not in json.dumps(facts) and "/" not in facts["run"]["config"]["data"]
 
 
 def change(place, **values):
@@ -124,12 +124,12 @@ def test_a_pickle_is_refused_unless_it_is_trusted(place, capsys):
     assert "is a pickle: loading it runs whatever code is in it" in capsys.readouterr().err
 
 
-def test_an_operating_point_is_chosen_by_its_sensitivity(handed, capsys):
+def test_an_operating_point_is_chosen_by_its_sensitivity(exported_run, capsys):
     assert main(["predict", str(IMAGES), f"--model=models/{RUN}/bundle", "--target=0.7"]) == 2
     assert "Unknown operating point (sensitivity) '0.7'. Did you mean '0.9'?" in capsys.readouterr().err
 
 
-def test_a_form_that_disagrees_is_not_handed_over(handed, monkeypatch, capsys):
+def test_a_form_that_disagrees_is_not_handed_over(exported_run, monkeypatch, capsys):
     from busfast.results import export as results_export
 
     before = {path: path.stat().st_mtime_ns for path in Path("models").rglob("*")}
@@ -141,7 +141,7 @@ def test_a_form_that_disagrees_is_not_handed_over(handed, monkeypatch, capsys):
         path: time for path, time in after.items() if path.is_file()}
 
 
-def test_a_folder_that_cannot_be_written_is_said_and_keeps_what_it_has(handed, monkeypatch, capsys):
+def test_a_folder_that_cannot_be_written_is_said_and_keeps_what_it_has(exported_run, monkeypatch, capsys):
     def refuse(*args, **kwargs):
         raise OSError(errno.EROFS, os.strerror(errno.EROFS))
 

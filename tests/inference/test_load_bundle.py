@@ -33,7 +33,7 @@ RUNS = {"phantom/stratified": ("train --epochs=1 --then=evaluate",),
 
 @pytest.mark.parametrize("run", RUNS)
 @pytest.mark.parametrize("way", ["torch", "onnx"])
-def test_the_code_of_the_page_predicts_what_predict_does(workplace, phantom_folder, odd_images, way, run):
+def test_the_code_of_the_page_predicts_what_predict_does(workdir, phantom_folder, odd_images, way, run):
     if way == "onnx":
         pytest.importorskip("onnxscript")
     for line in RUNS[run]:
@@ -41,13 +41,13 @@ def test_the_code_of_the_page_predicts_what_predict_does(workplace, phantom_fold
     assert main(["export", f"--run={run}", f"--format={'onnx' if way == 'onnx' else 'bundle'}"]) == 0
     bundle = f"models/{run}/bundle"
     for name in ("models/load_bundle.py", "data/images.py"):
-        shutil.copy(HOUSE / name, workplace)
+        shutil.copy(HOUSE / name, workdir)
     code = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)[way == "onnx"]
-    (workplace / "use.py").write_text(GUARD.format(absent=ABSENT[way]) + code)
+    (workdir / "use.py").write_text(GUARD.format(absent=ABSENT[way]) + code)
     images = [*sorted((phantom_folder / "images").iterdir())[:2], *odd_images.values()]
     rows = predict(images, bundle)
     done = subprocess.run([sys.executable, "use.py", bundle, *map(str, images)], capture_output=True, text=True,
-                          cwd=workplace, env={"PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1"})
+                          cwd=workdir, env={"PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1"})
     assert done.returncode == 0, done.stderr
     lines = [line.split() for line in done.stdout.splitlines()]
     assert [line[0] for line in lines] == rows["image"].tolist()

@@ -4,7 +4,7 @@ import pytest
 
 from busfast.csvfile import read_rows
 from busfast.errors import UserError
-from busfast.inference.resumable_csv import GrowingCsv, check_place
+from busfast.inference.resumable_csv import ResumableCsv, check_place
 
 COLUMNS = ["image", "score"]
 ROWS = [[f"image {number}", str(number)] for number in range(10)]
@@ -20,7 +20,7 @@ def left(out):
 
 
 def test_a_whole_file_takes_its_name_and_leaves_nothing_else(out):
-    file = GrowingCsv(out, COLUMNS, "model", resume=False)
+    file = ResumableCsv(out, COLUMNS, "model", resume=False)
     file.write(ROWS)
     assert left(out) == ["out.csv.part", "out.csv.part.json"]
     file.finish()
@@ -31,7 +31,7 @@ def test_a_whole_file_takes_its_name_and_leaves_nothing_else(out):
 def test_at_whatever_byte_it_was_cut_it_goes_on_to_the_same_file(out, monkeypatch):
     from busfast.inference import resumable_csv
     monkeypatch.setattr(resumable_csv, "EVERY", 0)
-    whole = GrowingCsv(out, COLUMNS, "model", resume=False)
+    whole = ResumableCsv(out, COLUMNS, "model", resume=False)
     for row in ROWS:
         whole.write([row])
     whole.finish()
@@ -39,12 +39,12 @@ def test_at_whatever_byte_it_was_cut_it_goes_on_to_the_same_file(out, monkeypatc
     for safe in (0, 3, 10):
         for more in (b"", b"image", b"image 9,9\nimage 1"):
             out.unlink()
-            file = GrowingCsv(out, COLUMNS, "model", resume=False)
+            file = ResumableCsv(out, COLUMNS, "model", resume=False)
             file.write(ROWS[:safe])
             file.close()
             with open(file.part, "ab") as part:
                 part.write(more)  # written, but not yet known to be safe, when the power went
-            again = GrowingCsv(out, COLUMNS, "model", resume=True)
+            again = ResumableCsv(out, COLUMNS, "model", resume=True)
             assert again.rows == safe
             again.write(ROWS[again.rows:])
             again.finish()
@@ -52,40 +52,40 @@ def test_at_whatever_byte_it_was_cut_it_goes_on_to_the_same_file(out, monkeypatc
 
 
 def test_nothing_to_resume_begins_anew(out):
-    assert GrowingCsv(out, COLUMNS, "model", resume=True).rows == 0
+    assert ResumableCsv(out, COLUMNS, "model", resume=True).rows == 0
 
 
 @pytest.mark.parametrize(("columns", "about"), [(COLUMNS, "another"), (["image", "other"], "model")])
 def test_what_was_begun_otherwise_is_not_mixed(out, columns, about):
-    GrowingCsv(out, COLUMNS, "model", resume=False).close()
+    ResumableCsv(out, COLUMNS, "model", resume=False).close()
     with pytest.raises(UserError, match="another model, other inputs or other columns"):
-        GrowingCsv(out, columns, about, resume=True)
+        ResumableCsv(out, columns, about, resume=True)
 
 
 @pytest.mark.parametrize("note", ["", "[]", "{}", '{"about": 1, "rows": 0, "bytes": "x"}', "[" * 100_000,
                                   '{"about": "x", "rows": 0, "bytes": 1000000}'])
 def test_a_note_that_makes_no_sense_is_refused(out, note):
-    file = GrowingCsv(out, COLUMNS, "model", resume=False)
+    file = ResumableCsv(out, COLUMNS, "model", resume=False)
     file.close()
     file.note.write_text(note)
     with pytest.raises(UserError, match="Begin again: --overwrite"):
-        GrowingCsv(out, COLUMNS, "model", resume=True)
+        ResumableCsv(out, COLUMNS, "model", resume=True)
 
 
 def test_what_was_begun_to_replace_a_file_may_go_on_to_replace_it(out):
     out.write_text("old")
     check_place(out, overwrite=True, resume=False)
-    GrowingCsv(out, COLUMNS, "model", resume=False).close()
+    ResumableCsv(out, COLUMNS, "model", resume=False).close()
     check_place(out, overwrite=False, resume=True)
-    again = GrowingCsv(out, COLUMNS, "model", resume=True)
+    again = ResumableCsv(out, COLUMNS, "model", resume=True)
     again.close()
     check_place(out, overwrite=False, resume=True)  # and once more
-    GrowingCsv(out, COLUMNS, "model", resume=True).finish()
+    ResumableCsv(out, COLUMNS, "model", resume=True).finish()
     assert out.read_text() == "image,score\n" and left(out) == ["out.csv"]
 
 
 def test_a_file_that_came_after_the_interruption_is_not_replaced(out):
-    GrowingCsv(out, COLUMNS, "model", resume=False).close()
+    ResumableCsv(out, COLUMNS, "model", resume=False).close()
     out.write_text("mine")
     with pytest.raises(UserError, match="already there"):
         check_place(out, overwrite=False, resume=True)
@@ -103,10 +103,10 @@ def test_what_is_in_the_way_is_refused_before_any_work(out):
 
 def test_a_full_disk_keeps_what_is_safe(out):
     resource, signal = pytest.importorskip("resource"), pytest.importorskip("signal")
-    file = GrowingCsv(out, COLUMNS, "model", resume=False)
+    file = ResumableCsv(out, COLUMNS, "model", resume=False)
     file.write(ROWS[:2])
     file.close()
-    again = GrowingCsv(out, COLUMNS, "model", resume=True)
+    again = ResumableCsv(out, COLUMNS, "model", resume=True)
     old, limits = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (200, limits[1]))
     try:
@@ -116,11 +116,11 @@ def test_a_full_disk_keeps_what_is_safe(out):
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, old)
-    assert GrowingCsv(out, COLUMNS, "model", resume=True).rows == 2
+    assert ResumableCsv(out, COLUMNS, "model", resume=True).rows == 2
 
 
 def test_cells_that_a_spreadsheet_would_run_are_made_harmless(out):
-    file = GrowingCsv(out, COLUMNS, "model", resume=False)
+    file = ResumableCsv(out, COLUMNS, "model", resume=False)
     file.write([["=cmd()", "-1"], ["a\rb", "+x"]])
     file.finish()
     assert out.read_text().splitlines()[1] == "\"'=cmd()\",\"-1\""

@@ -19,9 +19,9 @@ CLASSES = ["p_normal", "p_benign", "p_malignant"]
 
 
 @pytest.fixture
-def trained(workplace):
+def trained(workdir):
     assert main(["train", "--split=stratified"]) == 0
-    return workplace
+    return workdir
 
 
 def predict(*words) -> pd.DataFrame:
@@ -222,8 +222,8 @@ def trained_once(run_folder, monkeypatch):
     return run_folder
 
 
-def test_a_run_without_its_weights_says_so(workplace, capsys):
+def test_a_run_without_its_weights_says_so(workdir, capsys):
     assert main(["train", "--epochs=1"]) == 0
-    (workplace / "models" / RUN / "best.pth").unlink()
+    (workdir / "models" / RUN / "best.pth").unlink()
     assert main(["export", f"--run={RUN}"]) == 2
     assert "There is no weights file" in capsys.readouterr().err

@@ -39,7 +39,7 @@ def test_the_packaged_weights_fit_lite0_to_the_last_tensor():
 
 def test_open_gates_pass_the_signal_on():
     model = timm.create_model("efficientnet_b0", num_classes=3)
-    weights.open_gates(model)
+    weights.open_se_gates(model)
     x = torch.rand(2, 32, 8, 8)
     assert torch.allclose(model.blocks[0][0].se(x), x, rtol=0.03)
 

@@ -10,11 +10,11 @@ import pytest
 import torch
 from PIL import Image, ImageOps
 
-from busfast.data.images import fit_pixels
+from busfast.data.images import load_pixels
 from busfast.errors import UserError
-from busfast.pipelines.augment import _grid, finish, stack
+from busfast.pipelines.augment import _grid, augment_and_normalize, collate
 from busfast.pipelines.backends import LOADERS, choose_device, choose_loader
-from busfast.pipelines.image import ImagePipeline, Moves, draw_moves
+from busfast.pipelines.image import Augmentation, ImagePipeline, sample_augmentation
 
 CPU = torch.device("cpu")
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1 / 255,) * 3}  # so that results are pixel values, 0 to 255
@@ -24,7 +24,8 @@ DATA = Path(os.environ.get("BUSFAST_TEST_DATA", Path(__file__).parents[3] / "sha
 def pixels(loader, images, *, rng=None, threads=2, bs=8, device=CPU, exact=True, **pipeline):
     spec = ImagePipeline(**(PLAIN | pipeline))
     sources = [images[start:start + bs] for start in range(0, len(images), bs)]
-    return torch.cat([finish(batch, spec, draw_moves(spec, len(batch), rng) if rng else None).cpu()
+    return torch.cat([augment_and_normalize(batch, spec,
+                                            sample_augmentation(spec, len(batch), rng) if rng else None).cpu()
                       for batch in LOADERS[loader](spec, bs, device, threads, exact).batches(sources)])
 
 
@@ -71,26 +72,27 @@ def test_a_loader_gives_fitted_batches_in_order_with_a_short_last_one_and_gray_i
     batches = list(LOADERS[loader](ImagePipeline(size=32), 3, CPU, 2).batches(sources))
     assert [tuple(batch.shape) for batch in batches] == [(3, 32, 32, 3), (3, 32, 32, 3), (1, 32, 32, 1)]
     for path, one in zip(paths, (one for batch in batches for one in batch), strict=True):
-        apart = one.int() - torch.tensor(fit_pixels(path, 32)).int()  # one channel fits three
+        apart = one.int() - torch.tensor(load_pixels(path, 32)).int()  # one channel fits three
         assert one.dtype == torch.uint8 and apart.abs().float().mean() < 1
 
 
 def test_a_batch_is_finished_normalised_and_channels_last_whether_gray_or_color():
     spec = ImagePipeline(size=5, mean=(0.2, 0.4, 0.6), std=(0.1, 0.2, 0.3))
     gray = torch.randint(0, 256, (4, 5, 5, 1), dtype=torch.uint8)
-    done = finish(gray, spec)
+    done = augment_and_normalize(gray, spec)
     assert done.shape == (4, 3, 5, 5) and done.is_contiguous(memory_format=torch.channels_last)
     mean, std = (torch.tensor(value).view(1, 3, 1, 1) for value in (spec.mean, spec.std))
     assert torch.allclose(done, (gray.permute(0, 3, 1, 2) / 255 - mean) / std, atol=1e-5)
-    assert torch.equal(done, finish(gray.repeat(1, 1, 1, 3), spec))
+    assert torch.equal(done, augment_and_normalize(gray.repeat(1, 1, 1, 3), spec))
 
 
 @pytest.mark.parametrize(("hflip", "vflip", "angle"), [(True, False, 0), (False, True, 0), (True, True, 0),
                                                        (False, False, 10), (True, False, -14), (True, True, 7)])
 def test_a_batch_is_moved_as_pillow_moves_an_image(odd_images, hflip, vflip, angle):
     image = Image.open(odd_images["rgb.png"]).resize((97, 97))
-    moves = Moves(np.array([hflip]), np.array([vflip]), np.array([angle], np.float32))
-    moved = finish(stack([np.asarray(image)]), ImagePipeline(**PLAIN), moves)[0].permute(1, 2, 0)
+    augmentation = Augmentation(np.array([hflip]), np.array([vflip]), np.array([angle], np.float32))
+    batch = collate([np.asarray(image)])
+    moved = augment_and_normalize(batch, ImagePipeline(**PLAIN), augmentation)[0].permute(1, 2, 0)
     image = ImageOps.mirror(image) if hflip else image
     image = ImageOps.flip(image) if vflip else image
     expected = np.asarray(image.rotate(angle, Image.Resampling.BILINEAR)).astype(float)
@@ -138,7 +140,7 @@ def test_bare_dali_gives_the_same_batches_from_files_and_from_fitted_pixels(dali
     paths = [odd_images[name] for name in (["gray.png", "gray.jpg"] if gray else ["rgb.png", "rgb.jpg"])] * batches
     spec = ImagePipeline(size=48, hflip=0, rotate=0, **PLAIN)
     expected = pixels("torchvision", paths, size=48)
-    for read in (lambda path: np.fromfile(path, np.uint8), lambda path: fit_pixels(path, 48)):
+    for read in (lambda path: np.fromfile(path, np.uint8), lambda path: load_pixels(path, 48)):
         feeds = ([read(path) for path in paths[start:start + 2]] for start in range(0, len(paths), 2))
         out = torch.cat([batch.clone() for batch in raw_batches(feeds, spec, 2, 2)])
         assert out.shape == expected.shape and (out - expected).abs().mean(dim=(1, 2, 3)).max() < 1

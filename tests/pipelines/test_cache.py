@@ -14,7 +14,7 @@ import torch
 from PIL import Image
 
 from busfast.cli import main
-from busfast.data.images import fit_pixels
+from busfast.data.images import load_pixels
 from busfast.pipelines import cache as cache_module
 from busfast.pipelines.cache import Cache, list_caches
 from busfast.pipelines.dataloaders import make_dls
@@ -38,8 +38,8 @@ def decoded(monkeypatch):
 
     def remember(path, *args, **kwargs):
         paths.append(str(path))
-        return fit_pixels(path, *args, **kwargs)
-    monkeypatch.setattr(cache_module, "fit_pixels", remember)
+        return load_pixels(path, *args, **kwargs)
+    monkeypatch.setattr(cache_module, "load_pixels", remember)
     return paths
 
 
@@ -48,7 +48,7 @@ def opened(images, where, image=IMAGE):
 
 
 def right(pixels, images, image=IMAGE):
-    return all(np.array_equal(pixels.read(path), fit_pixels(path, *image.fit)) for path in images)
+    return all(np.array_equal(pixels.read(path), load_pixels(path, *image.fit)) for path in images)
 
 
 def shards(where):
@@ -233,7 +233,7 @@ def test_a_disk_that_fills_up_in_the_middle_leaves_training_without_a_cache(smal
     assert "cache: none" in capsys.readouterr().out and shards(small_disk) == []
 
 
-def test_a_disk_that_is_too_small_does_not_stop_a_training(small_disk, workplace, capsys):
+def test_a_disk_that_is_too_small_does_not_stop_a_training(small_disk, workdir, capsys):
     (small_disk / "full").write_bytes(bytes(1_950_000))
     assert main(["train", "--epochs=1", f"--cache={small_disk}"]) == 0
     assert "cache: none" in capsys.readouterr().out

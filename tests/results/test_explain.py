@@ -12,7 +12,7 @@ from PIL import Image
 from torch import nn
 
 from busfast.cli import main
-from busfast.data.images import fit_pixels
+from busfast.data.images import load_pixels
 from busfast.errors import UserError
 from busfast.inference.gradcam import Explainer, find_offset, grad_cam, last_maps, make_noise
 from busfast.inference.load_bundle import Ensemble
@@ -127,7 +127,7 @@ def test_parts_that_go_through_other_pixels_are_noticed(phantom_folder, parts, l
     assert row["estimate"] < 1 and row["images"] == sum(parts["part"].value_counts().clip(upper=16))
     learn.dls.valid.image = ImagePipeline(size=SIDE)
     from busfast.results import probes
-    monkeypatch.setattr(probes, "fit_pixels", lambda path, *fit: 255 - fit_pixels(path, *fit))
+    monkeypatch.setattr(probes, "load_pixels", lambda path, *fit: 255 - load_pixels(path, *fit))
     assert compare_parts(learn, parts, loader)["estimate"] > 20
 
 
@@ -222,9 +222,9 @@ def test_cases_are_the_surest_of_each_kind():
     assert cases["p_benign"].tolist() == [0.99, 0.7, 0.8, 0.1]
 
 
-def test_explain_writes_its_files_and_the_report_shows_them(workplace, capsys):
+def test_explain_writes_its_files_and_the_report_shows_them(workdir, capsys):
     assert main(["train", "--epochs=1", "--then=evaluate,explain,report"]) == 0
-    folder = workplace / "results" / "phantom" / "stratified"
+    folder = workdir / "results" / "phantom" / "stratified"
     assert {"explain.png", "localisation.csv", "probes.csv"} <= {path.name for path in folder.iterdir()}
     assert Image.open(folder / "explain.png").size[0] > 800
     page = (folder / "report.html").read_text()

@@ -11,7 +11,7 @@ from busfast.results import draw_maps, find_run, run_learner
 RUN = "phantom/stratified"
 
 
-def test_the_learner_of_a_run_says_of_its_validation_part_what_training_said(handed):
+def test_the_learner_of_a_run_says_of_its_validation_part_what_training_said(exported_run):
     learn = run_learner(find_run(RUN))
     probabilities, _ = learn.get_preds()
     kept = pd.read_csv(f"results/{RUN}/valid_predictions.csv")
@@ -24,14 +24,14 @@ def test_the_learner_of_a_run_says_of_its_validation_part_what_training_said(han
     assert len(seen) == split.isin(("train", "valid")).sum()
 
 
-def test_the_table_of_a_bundle_is_what_predict_writes(handed):
+def test_the_table_of_a_bundle_is_what_predict_writes(exported_run):
     assert main(["predict", "data/phantom/images", f"--model=models/{RUN}/bundle", "--out=out.csv"]) == 0
     wanted = pd.read_csv("out.csv", dtype=str, keep_default_na=False)
     found = load_predictor(f"models/{RUN}/bundle").table(list(wanted["image"]))
     assert found.equals(wanted)
 
 
-def test_maps_are_drawn_beside_each_image_with_what_it_is_called(handed):
+def test_maps_are_drawn_beside_each_image_with_what_it_is_called(exported_run):
     learn = run_learner(find_run(RUN))
     images = learn.dls.valid_ds.items["image"][:4]
     figure = draw_maps(learn, ARCH, images, columns=3)

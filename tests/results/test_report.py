@@ -6,7 +6,7 @@ from busfast.cli import main
 from busfast.training.runs import Run
 
 
-def test_the_report_is_whole_at_any_width_and_accessible(workplace, browser):
+def test_the_report_is_whole_at_any_width_and_accessible(workdir, browser):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
     assert main(["train", "--split=center_holdout", "--epochs=1", "--then=evaluate,report"]) == 0
     page = browser.new_page()

@@ -23,7 +23,7 @@ from busfast.data.table import read_table
 from busfast.errors import UserError
 from busfast.inference.bundle import read_bundle
 from busfast.inference.load_bundle import load_bundle
-from busfast.inference.resumable_csv import GrowingCsv
+from busfast.inference.resumable_csv import ResumableCsv
 from busfast.models.weights import load_state
 from busfast.pipelines.config import Config, load_config
 from security.hostile import RUN
@@ -121,9 +121,9 @@ def test_any_values_in_a_pipeline_file(folder, values):
 
 
 @pytest.fixture(scope="module")
-def bundle(handed_over, tmp_path_factory):
+def bundle(exported_once, tmp_path_factory):
     place = tmp_path_factory.mktemp("fuzzed") / "bundle"
-    shutil.copytree(handed_over / "models" / RUN / "bundle", place)
+    shutil.copytree(exported_once / "models" / RUN / "bundle", place)
     return place, (place / "bundle.json").read_bytes()
 
 
@@ -157,12 +157,12 @@ def test_any_values_in_a_bundle_json(bundle, changes, given_input):
 
 @fuzz
 @given(data=st.data())
-def test_any_bytes_as_weights(handed_over, folder, data):
+def test_any_bytes_as_weights(exported_once, folder, data):
     state = {"conv_stem.weight": torch.zeros(4, 3)}
     torch.save(state, folder / "good.pth")
     kind = data.draw(st.sampled_from(["good.pth", "x.safetensors"]))
     good = (folder / "good.pth").read_bytes() if kind == "good.pth" else \
-        (handed_over / "models" / RUN / "bundle" / "outlier.safetensors").read_bytes()
+        (exported_once / "models" / RUN / "bundle" / "outlier.safetensors").read_bytes()
     (folder / f"bad{Path(kind).suffix}").write_bytes(data.draw(st.binary(max_size=200) | spoilt(good)))
     may_refuse(load_state, folder / f"bad{Path(kind).suffix}")
 
@@ -173,7 +173,7 @@ def test_any_bytes_as_weights(handed_over, folder, data):
     lambda value: json.dumps(value).encode()) | JSON.map(lambda value: json.dumps(value).encode()), same=st.booleans())
 def test_any_note_of_an_interrupted_table(folder, note, same):
     out = folder / "out.csv"
-    GrowingCsv(out, ["image"], ARCH, False).close()
+    ResumableCsv(out, ["image"], ARCH, False).close()
     if same:  # the note is about this very table, but wrong
         about = json.loads((folder / "out.csv.part.json").read_text())["about"]
         try:
@@ -181,7 +181,7 @@ def test_any_note_of_an_interrupted_table(folder, note, same):
         except (ValueError, TypeError):
             pass
     (folder / "out.csv.part.json").write_bytes(note)
-    file = may_refuse(GrowingCsv, out, ["image"], ARCH, True)
+    file = may_refuse(ResumableCsv, out, ["image"], ARCH, True)
     if file is not None:
         assert file.rows >= 0
         file.close()

@@ -92,8 +92,8 @@ def test_what_is_below_the_limit_is_read_and_the_limit_is_pillows(tmp_path, monk
     assert read_image(tmp_path / "pages.tif").size == (40, 30)
 
 
-def test_predict_gives_every_image_a_row_and_goes_on(handed, capfd):
-    write(handed / "in", BOMBS | ODD | GOOD | {"z.png": images()[0].read_bytes()})
+def test_predict_gives_every_image_a_row_and_goes_on(exported_run, capfd):
+    write(exported_run / "in", BOMBS | ODD | GOOD | {"z.png": images()[0].read_bytes()})
     assert main(["predict", "in", f"--model={BUNDLE}", "--out=out.csv", "--bs=4"]) == 0
     rows = pd.read_csv("out.csv", keep_default_na=False)
     rows.index = rows["image"].str.removeprefix("in/")
@@ -105,7 +105,7 @@ def test_predict_gives_every_image_a_row_and_goes_on(handed, capfd):
     assert "Bomb" not in "".join(capfd.readouterr())  # Pillow's warnings would only bury the reasons
 
 
-def test_train_audit_and_explain_say_which_image_has_too_many_pixels(handed, capsys):
+def test_train_audit_and_explain_say_which_image_has_too_many_pixels(exported_run, capsys):
     image = images()[0]
     image.write_bytes(BOMBS["e.png"])
     said = refused("train", capsys)
@@ -113,13 +113,13 @@ def test_train_audit_and_explain_say_which_image_has_too_many_pixels(handed, cap
     assert f"{image} cannot be read: too many pixels to decode" in refused(f"explain --run={RUN} --images={image}",
                                                                            capsys)
     assert main(["audit"]) == 0
-    assert "10000 x 10000" in (handed / "data" / "phantom" / "audit" / "audit.csv").read_text()
+    assert "10000 x 10000" in (exported_run / "data" / "phantom" / "audit" / "audit.csv").read_text()
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with names")
-def test_a_pipe_or_a_device_in_place_of_an_image_does_not_keep_anybody_waiting(handed):
+def test_a_pipe_or_a_device_in_place_of_an_image_does_not_keep_anybody_waiting(exported_run):
     os.mkfifo("pipe.png")
-    (handed / "list.csv").write_text(f"image\npipe.png\n/dev/zero\n/dev/tty\n{images()[0]}\n")
+    (exported_run / "list.csv").write_text(f"image\npipe.png\n/dev/zero\n/dev/tty\n{images()[0]}\n")
     assert main(["predict", "list.csv", f"--model={BUNDLE}", "--out=out.csv"]) == 0
     rows = pd.read_csv("out.csv", keep_default_na=False)
     assert rows["status"].tolist() == ["unreadable"] * 3 + ["ok"]

@@ -12,7 +12,7 @@ from busfast.csvfile import escape, read_rows, write_csv
 from busfast.data.paths import locate
 from busfast.data.split_file import read_split
 from busfast.errors import UserError
-from busfast.inference.resumable_csv import GrowingCsv
+from busfast.inference.resumable_csv import ResumableCsv
 from security.hostile import BUNDLE, DATA, RESULTS, RUN, images, refused
 
 FORMULAS = ["=HYPERLINK(\"http://x\",\"y\")", "+1-1", "-1+1|cmd", "@SUM(A1)", "\t=1+1", "\r=1+1", " =1+1", "\tx", "\rx",
@@ -36,7 +36,7 @@ def runs(cell):
 
 @pytest.mark.parametrize("value", ["../secret.png", "/etc/hosts", r"C:\a.png", r"..\a.png", r"\\server\share\a.png"])
 @pytest.mark.parametrize("column", ["image", "mask"])
-def test_a_split_file_leads_nowhere_else(handed, column, value, capsys):
+def test_a_split_file_leads_nowhere_else(exported_run, column, value, capsys):
     split = pd.read_csv(RESULTS / "split.csv", dtype=str, keep_default_na=False)
     split.loc[split["part"] == "test", column] = value
     split.to_csv(RESULTS / "split.csv", index=False)
@@ -49,7 +49,7 @@ def test_two_slashes_do_not_lead_out_of_a_source(tmp_path):
     assert locate(tmp_path, "busi//etc/hosts", {"busi": tmp_path / "x"}) == tmp_path / "x" / "etc" / "hosts"
 
 
-def test_a_list_for_predict_may_name_files_anywhere_and_says_nothing_of_what_is_in_them(handed, tmp_path):
+def test_a_list_for_predict_may_name_files_anywhere_and_says_nothing_of_what_is_in_them(exported_run, tmp_path):
     """It is the user's own list, as are the other inputs: an image is predicted, anything else gives a reason."""
     outside = tmp_path / "outside.png"
     outside.write_bytes(images()[0].read_bytes())
@@ -66,7 +66,7 @@ def test_a_list_for_predict_may_name_files_anywhere_and_says_nothing_of_what_is_
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with names")
-def test_a_pipe_in_place_of_a_table_keeps_nobody_waiting(handed, capsys):
+def test_a_pipe_in_place_of_a_table_keeps_nobody_waiting(exported_run, capsys):
     os.mkfifo("list.csv")
     assert "list.csv is no regular file" in refused(f"predict list.csv --model={BUNDLE} --out=out.csv", capsys)
 
@@ -87,7 +87,7 @@ def test_a_header_of_very_many_columns_is_refused_at_once(tmp_path):
 @pytest.mark.parametrize("cell", FORMULAS)
 def test_a_cell_that_a_spreadsheet_may_run_is_written_with_an_apostrophe_and_read_back_as_it_was(tmp_path, cell):
     write_csv(pd.DataFrame({"image": ["x"], cell: [cell]}), tmp_path / "t.csv")
-    file = GrowingCsv(tmp_path / "g.csv", ["image", cell], "x", False)
+    file = ResumableCsv(tmp_path / "g.csv", ["image", cell], "x", False)
     file.write([["x", cell]])
     file.finish()
     for name in ("t.csv", "g.csv"):
@@ -100,7 +100,7 @@ def test_a_cell_that_runs_nowhere_is_written_as_it_is(cell):
     assert escape(cell) == cell
 
 
-def test_no_table_that_busfast_writes_holds_a_formula(handed, tmp_path):
+def test_no_table_that_busfast_writes_holds_a_formula(exported_run, tmp_path):
     """Names of images, patients, centers and devices that are formulas, through every verb that writes a table."""
     names = ["=HYPERLINK(1).png", "+1.png", "-1+1|cmd.png", "@SUM(A1).png", "\t=1.png", "＝1.png"]
     table = pd.read_csv(DATA / "table.csv", dtype=str, keep_default_na=False)
@@ -126,7 +126,7 @@ def test_no_table_that_busfast_writes_holds_a_formula(handed, tmp_path):
         assert path.name not in ("out.csv", "split.csv") or any("HYPERLINK" in cell for cell in cells(path))
 
 
-def test_commands_to_the_terminal_in_a_cell_are_shown_and_not_obeyed(handed, capsys):
+def test_commands_to_the_terminal_in_a_cell_are_shown_and_not_obeyed(exported_run, capsys):
     (DATA / "table.csv").write_text("image,label\nx\x1b]0;owned\x07\u202e.png,benign\n")
     said = refused("train", capsys)
     assert "\\x1b]0;owned\\x07\\u202e.png" in said and "\x1b" not in said
@@ -135,10 +135,10 @@ def test_commands_to_the_terminal_in_a_cell_are_shown_and_not_obeyed(handed, cap
 @pytest.mark.parametrize("words", ["train --data={0}", "train --weights={0}", "train --split={0}/", "audit --data={0}",
                                    "train --pipeline={0}", "predict {0} --model=" + str(BUNDLE),
                                    "predict x --model={0}", "train --data={0}.csv"])
-def test_a_name_that_no_file_can_have_is_refused_as_one_that_is_not_there(handed, words, capsys):
+def test_a_name_that_no_file_can_have_is_refused_as_one_that_is_not_there(exported_run, words, capsys):
     refused(words.format("a" * 300), capsys)
 
 
-def test_a_folder_that_no_folder_can_be_called_is_refused_by_row(handed, capsys):
+def test_a_folder_that_no_folder_can_be_called_is_refused_by_row(exported_run, capsys):
     (DATA / "sources.csv").write_text(f"name,folder\nx,{'a' * 300}\n")
     assert "sources.csv, row 2, column folder: there is no folder 'aaa" in refused("train", capsys)

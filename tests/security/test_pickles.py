@@ -62,7 +62,7 @@ def marker(tmp_path):
 
 
 @pytest.mark.parametrize("file", REFUSED)
-def test_a_pickle_is_refused_and_its_code_does_not_run(handed, marker, file, capsys):
+def test_a_pickle_is_refused_and_its_code_does_not_run(exported_run, marker, file, capsys):
     if file in BESIDE:
         Path(BESIDE[file]).parent.mkdir(exist_ok=True)
         Path(BESIDE[file]).write_text("image\n")
@@ -80,7 +80,7 @@ def test_a_pickle_is_refused_and_its_code_does_not_run(handed, marker, file, cap
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "outlier.safetensors", "model.onnx"])
-def test_a_pickle_with_the_right_checksum_is_refused_too(handed, marker, name, capsys):
+def test_a_pickle_with_the_right_checksum_is_refused_too(exported_run, marker, name, capsys):
     for content in pickles(marker).values():
         (BUNDLE / name).write_bytes(content)
         resign(BUNDLE)
@@ -90,7 +90,7 @@ def test_a_pickle_with_the_right_checksum_is_refused_too(handed, marker, name, c
         assert not marker.exists()
 
 
-def test_the_pickle_would_run_where_somebody_unpickles_it_and_with_trust(handed, marker, capsys):
+def test_the_pickle_would_run_where_somebody_unpickles_it_and_with_trust(exported_run, marker, capsys):
     for kind, unpickle in (("text", pickle.loads), ("raw", pickle.loads), ("torch", None)):
         content = pickles(marker)[kind]
         if unpickle:
@@ -102,7 +102,7 @@ def test_the_pickle_would_run_where_somebody_unpickles_it_and_with_trust(handed,
         marker.unlink()
 
 
-def test_an_image_that_is_a_pickle_is_unreadable_and_does_not_run(handed, marker, capsys):
+def test_an_image_that_is_a_pickle_is_unreadable_and_does_not_run(exported_run, marker, capsys):
     good, bad = images()[:2]
     for content in pickles(marker).values():
         bad.write_bytes(content)
@@ -113,7 +113,7 @@ def test_an_image_that_is_a_pickle_is_unreadable_and_does_not_run(handed, marker
         assert not marker.exists()
 
 
-def test_a_mask_that_is_a_pickle_is_refused_and_does_not_run(handed, marker, capsys):
+def test_a_mask_that_is_a_pickle_is_refused_and_does_not_run(exported_run, marker, capsys):
     for mask in (DATA / "masks").iterdir():
         mask.write_bytes(pickles(marker)["raw"])
     assert "The mask" in refused(f"explain --run={RUN}", capsys)
@@ -129,8 +129,8 @@ def test_a_checkpoint_that_is_a_pickle_is_passed_over_whatever_its_checksum_says
         assert not marker.exists()
 
 
-def test_caches_that_are_pickles_are_made_anew_and_do_not_run(handed, marker, monkeypatch, capsys):
-    monkeypatch.setenv("BUSFAST_CACHE", str(handed / "cache"))
+def test_caches_that_are_pickles_are_made_anew_and_do_not_run(exported_run, marker, monkeypatch, capsys):
+    monkeypatch.setenv("BUSFAST_CACHE", str(exported_run / "cache"))
     assert main(["train", "--cache=auto"]) == 0
     kept = [path for path in Path("cache").rglob("*") if path.is_file() and path.name != ".lock"]
     assert {path.suffix for path in kept} == {".npz", ".pixels", ".jsonl", ".json"}
@@ -144,7 +144,7 @@ def test_caches_that_are_pickles_are_made_anew_and_do_not_run(handed, marker, mo
         assert contents("data") == before and not marker.exists()
 
 
-def test_a_file_for_which_pillow_would_run_a_program_is_not_opened(handed, marker, monkeypatch):
+def test_a_file_for_which_pillow_would_run_a_program_is_not_opened(exported_run, marker, monkeypatch):
     """Pillow gives EPS to Ghostscript, whatever the file is called."""
     from PIL import EpsImagePlugin
 
@@ -161,7 +161,7 @@ def test_a_file_for_which_pillow_would_run_a_program_is_not_opened(handed, marke
     assert "UnidentifiedImageError" in Path("out.csv").read_text()
 
 
-def test_a_folder_called_as_a_pickle_is_a_bundle(handed):
+def test_a_folder_called_as_a_pickle_is_a_bundle(exported_run):
     shutil.copytree(BUNDLE, "model.pkl")
     assert main(["predict", str(images()[0]), "--model=model.pkl", "--out=out.csv"]) == 0
     assert np.isfinite(pd.read_csv("out.csv")["p_benign"]).all()

@@ -31,7 +31,7 @@ def test_a_file_that_may_be_copied_imports_nothing_of_busfast(file):
     assert found - set(sys.stdlib_module_names) == ALONE[file]
 
 
-def test_nothing_asks_the_network(handed, monkeypatch):
+def test_nothing_asks_the_network(exported_run, monkeypatch):
     """But for `--weights=auto`, which looks for pretrained weights; see tests/models/test_weights.py."""
     asked = []
     for name in ("connect", "connect_ex"):
@@ -46,8 +46,8 @@ def test_nothing_asks_the_network(handed, monkeypatch):
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="Windows keeps rights elsewhere")
-def test_what_is_kept_of_images_is_for_their_user_alone(handed, monkeypatch):
-    monkeypatch.setenv("BUSFAST_CACHE", str(handed / "cache"))
+def test_what_is_kept_of_images_is_for_their_user_alone(exported_run, monkeypatch):
+    monkeypatch.setenv("BUSFAST_CACHE", str(exported_run / "cache"))
     assert Cache("auto", "data", [str(path) for path in images()]).pixels(ImagePipeline(size=32)) is not None
     fingerprint_images(images())
     assert stat.S_IMODE(Path("cache").stat().st_mode) == 0o700

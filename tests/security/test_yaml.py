@@ -71,7 +71,7 @@ def test_aliases_that_busfast_itself_writes_are_read(tmp_path):
 
 
 @pytest.mark.parametrize("arch", ["hf-hub:timm/resnet18.a1_in1k", "local-dir:/tmp", "../resnet18", "resnet18.nothing"])
-def test_a_pipeline_file_names_a_model_of_timm_and_no_place(handed, arch, capsys):
+def test_a_pipeline_file_names_a_model_of_timm_and_no_place(exported_run, arch, capsys):
     text = Path("pipelines/phantom.yaml").read_text()
     Path("pipelines/phantom.yaml").write_text(yaml.safe_dump(yaml.safe_load(text) | {"arch": arch}))
     assert f"Unknown model '{arch}'" in refused("train", capsys)
@@ -79,7 +79,7 @@ def test_a_pipeline_file_names_a_model_of_timm_and_no_place(handed, arch, capsys
 
 @pytest.mark.parametrize("weights", ["5", "{}", "{mean: [1, 2], std: [1, 2, 3]}", "{mean: [a, b, c], std: [1, 1, 1]}",
                                      "{mean: [0, 0, 0], std: [0, 1, 1]}", "{mean: [.nan, 0, 0], std: [1, 1, 1]}"])
-def test_a_run_that_does_not_say_how_images_are_normalised_is_refused(handed, weights, capsys):
+def test_a_run_that_does_not_say_how_images_are_normalised_is_refused(exported_run, weights, capsys):
     config = yaml.safe_load((RESULTS / "config.yaml").read_text())
     config["run"]["weights"] = yaml.safe_load(weights)
     (RESULTS / "config.yaml").write_text(yaml.safe_dump(config))
@@ -87,6 +87,6 @@ def test_a_run_that_does_not_say_how_images_are_normalised_is_refused(handed, we
 
 
 @pytest.mark.parametrize("history", ["5", "[5]", "[{when: now}]", "{a: 1}"])
-def test_a_record_of_evaluations_that_is_none_is_refused(handed, history, capsys):
+def test_a_record_of_evaluations_that_is_none_is_refused(exported_run, history, capsys):
     (RESULTS / "evaluation.yaml").write_text(f"evaluations: {history}\n")
     assert "does not list when" in refused(f"report --run={RUN}", capsys)

@@ -134,14 +134,14 @@ def test_models_without_pretrained_weights_are_left_out_or_refused_where_others_
     ("--params=freeze=0/50", "freeze=50"),
     ("--split=all", "Unknown split 'all'"),
 ])
-def test_a_wrong_line_is_refused_and_changes_nothing(workplace, words, message, capsys):
-    before = files(workplace)
+def test_a_wrong_line_is_refused_and_changes_nothing(workdir, words, message, capsys):
+    before = files(workdir)
     assert main(["sweep", *words.split()]) == 2
     assert message in capsys.readouterr().err
-    assert files(workplace) == before
+    assert files(workdir) == before
 
 
-def test_without_optuna_the_way_to_it_is_told(workplace, monkeypatch, capsys):
+def test_without_optuna_the_way_to_it_is_told(workdir, monkeypatch, capsys):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     assert main(["sweep"]) == 2
     assert "pip install optuna" in capsys.readouterr().err
@@ -178,26 +178,26 @@ def test_the_best_pipeline_file_trains_the_very_run_by_the_command_that_was_prin
     assert yaml.safe_load((SWEEP.results / "best.yaml").read_text())["lr"] == pytest.approx(table()["lr"][best], 1e-5)
 
 
-def test_a_trial_needs_no_image_of_the_test_part_and_its_table_has_none(workplace, phantom_folder, swept, monkeypatch):
-    shutil.copytree(phantom_folder, workplace / "data")
+def test_a_trial_needs_no_image_of_the_test_part_and_its_table_has_none(workdir, phantom_folder, swept, monkeypatch):
+    shutil.copytree(phantom_folder, workdir / "data")
     hidden = []
 
     def without_test(*args, own=trial.train_run, **kwargs):
         rows = pd.read_csv(SWEEP.results / "split.csv")
         for image in rows["image"][rows["part"] == "test"]:
-            (workplace / "data" / image).unlink()
+            (workdir / "data" / image).unlink()
             hidden.append(image)
         return own(*args, **kwargs)
 
     monkeypatch.setattr(trial, "train_run", without_test)
-    assert main(["sweep", "--params=lr,augment", "--trials=1", f"--data={workplace}/data", "--pipeline=phantom"]) == 0
+    assert main(["sweep", "--params=lr,augment", "--trials=1", f"--data={workdir}/data", "--pipeline=phantom"]) == 0
     assert len(hidden) > 10
     used = pd.read_csv(SWEEP.results / "trial-000" / "split.csv")
     assert set(used["part"]) == {"train", "valid"} and not set(hidden) & set(used["image"])
     assert table()["macro_auc"][0] == pd.read_csv(swept / SWEEP.results / "trials.csv")["macro_auc"][0]
 
 
-def test_a_sweep_that_was_stopped_goes_on_to_the_same_trials(workplace, swept, monkeypatch, capsys):
+def test_a_sweep_that_was_stopped_goes_on_to_the_same_trials(workdir, swept, monkeypatch, capsys):
     with monkeypatch.context() as patch:
         def stop(self, own=Report.after_epoch):
             own(self)
@@ -259,7 +259,7 @@ def test_images_that_changed_and_a_journal_that_is_gone_are_refused(copied, caps
     assert "journal.jsonl is gone, and there are trials beside it" in capsys.readouterr().err
 
 
-def test_what_is_pruned_or_fails_is_written_down_and_the_sweep_goes_on(workplace, monkeypatch, capsys):
+def test_what_is_pruned_or_fails_is_written_down_and_the_sweep_goes_on(workdir, monkeypatch, capsys):
     def hear(self, one, epoch, value, own=Sweep.hear):
         return own(self, one, epoch, value) or one.number == 1
 
@@ -282,7 +282,7 @@ def test_what_is_pruned_or_fails_is_written_down_and_the_sweep_goes_on(workplace
     assert "3 trials: 1 finished, 1 pruned, 1 failed" in said
 
 
-def test_a_sweep_in_which_nothing_works_ends(workplace, monkeypatch, capsys):
+def test_a_sweep_in_which_nothing_works_ends(workdir, monkeypatch, capsys):
     monkeypatch.setattr(trial, "train_run", lambda *args, **kwargs: 1 / 0)
     assert main(["sweep", "--params=lr"]) == 2
     assert "5 trials in a row failed, the last of them: division by zero" in capsys.readouterr().err

@@ -13,7 +13,7 @@ from fastai.callback.core import Callback
 
 from busfast.models.learner import make_learner
 from busfast.pipelines import ImagePipeline, make_dls
-from busfast.training.guards import BadLoss, HeedSignals, StopOnNaN, note_signals
+from busfast.training.guards import NonFiniteLoss, RaiseOnSignal, StopOnNaN, record_signals
 
 
 @pytest.fixture
@@ -39,7 +39,7 @@ class Spoil(Callback):
 @pytest.mark.parametrize(("training", "part", "batch"), [(True, "training", 2), (False, "validation", 0)])
 def test_the_images_of_the_batch_are_named_and_a_tenth_of_the_rate_suggested(learn, tmp_path, training, part, batch):
     spoil = Spoil(training, batch)
-    with pytest.raises(BadLoss) as caught:
+    with pytest.raises(NonFiniteLoss) as caught:
         learn.fit(1, 1e-3, cbs=[spoil, StopOnNaN(tmp_path, 1e-3)])
     said, bad = str(caught.value), pd.read_csv(tmp_path / "bad_batch.csv")
     assert f"The {part} loss became nan in epoch 1, batch {batch + 1}. Try a lower --lr=0.0001" in said
@@ -53,7 +53,7 @@ def test_the_images_of_the_batch_are_named_and_a_tenth_of_the_rate_suggested(lea
 def test_an_infinite_loss_ends_the_run_too(learn, tmp_path):
     with torch.no_grad():
         learn.model.classifier.bias[0] = math.inf
-    with pytest.raises(BadLoss, match="loss became (nan|inf)"):
+    with pytest.raises(NonFiniteLoss, match="loss became (nan|inf)"):
         learn.fit(1, 1e-3, cbs=StopOnNaN(tmp_path, 1e-3))
 
 
@@ -89,8 +89,8 @@ def test_a_signal_whose_exception_was_dropped_ends_the_fit_at_the_next_batch(lea
     swallow, handlers = Swallow(number), [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)]
     monkeypatch.setattr(sys, "unraisablehook", lambda found: None)
     try:
-        with pytest.raises(raised), note_signals() as came:
-            learn.fit(3, 1e-3, cbs=[swallow, HeedSignals(came)])
+        with pytest.raises(raised), record_signals() as came:
+            learn.fit(3, 1e-3, cbs=[swallow, RaiseOnSignal(came)])
         assert swallow.batches == 2 and came == [number]
         assert [signal.getsignal(one) for one in (signal.SIGINT, signal.SIGTERM)] == handlers
     finally:

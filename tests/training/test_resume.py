@@ -49,7 +49,7 @@ def stop():
 
 
 @pytest.fixture
-def stopped(workplace, stop, capsys):
+def stopped(workdir, stop, capsys):
     """Makes a run of four epochs that is stopped in its third; returns what it said."""
     def words(*more):
         stop(3)
@@ -67,7 +67,7 @@ def view(folder: Path, number: int) -> Path:
     return made
 
 
-def test_a_stopped_run_says_how_to_go_on_and_ends_as_one_that_was_not_stopped(stopped, workplace, capsys):
+def test_a_stopped_run_says_how_to_go_on_and_ends_as_one_that_was_not_stopped(stopped, workdir, capsys):
     said = stopped("--seed=7")
     assert "interrupted after 3 epochs" in said
     assert "to go on: python -m busfast train --epochs=4 --seed=7 --resume\n" in said
@@ -77,11 +77,11 @@ def test_a_stopped_run_says_how_to_go_on_and_ends_as_one_that_was_not_stopped(st
     assert "resume: phantom/stratified goes on after epoch 2 of 4" in said and "epoch 3/4" in said
     assert "epoch 2/4" not in said and "last bit" not in said
     assert train("--seed=7") == 0
-    assert differences(view(workplace, 1), view(workplace, 2)) == []
+    assert differences(view(workdir, 1), view(workdir, 2)) == []
     assert {path.name for path in RUN.models.iterdir()} == {"best.pth", "final.pth"}
 
 
-def test_fastais_bar_on_a_terminal_goes_on_too(stopped, workplace, monkeypatch, capsys):
+def test_fastais_bar_on_a_terminal_goes_on_too(stopped, workdir, monkeypatch, capsys):
     monkeypatch.setattr(fit, "on_terminal", lambda: True)
     stopped()
     assert train("--resume") == 0
@@ -89,7 +89,7 @@ def test_fastais_bar_on_a_terminal_goes_on_too(stopped, workplace, monkeypatch, 
     assert pd.read_csv(RUN.results / "training_log.csv")["epoch"].tolist() == [1, 2, 3, 4]
 
 
-def test_a_kill_before_the_checkpoints_are_removed_leaves_a_finished_run(workplace, monkeypatch, capsys):
+def test_a_kill_before_the_checkpoints_are_removed_leaves_a_finished_run(workdir, monkeypatch, capsys):
     monkeypatch.setattr(fit, "remove_checkpoints", lambda folder: None)
     assert train() == 0
     assert (RUN.models / NAME).exists()
@@ -98,7 +98,7 @@ def test_a_kill_before_the_checkpoints_are_removed_leaves_a_finished_run(workpla
     assert {path.name for path in RUN.models.iterdir()} == {"best.pth", "final.pth"}
 
 
-def test_a_run_that_is_done_is_left_alone_and_what_follows_is_done(workplace, capsys):
+def test_a_run_that_is_done_is_left_alone_and_what_follows_is_done(workdir, capsys):
     assert train("--epochs=1") == 2  # --epochs twice is refused
     assert train() == 0
     before = {path: path.stat().st_mtime_ns for path in Path("models").rglob("*.*")}
@@ -110,13 +110,13 @@ def test_a_run_that_is_done_is_left_alone_and_what_follows_is_done(workplace, ca
     assert (RUN.results / "predictions.csv").is_file()
 
 
-def test_without_a_run_a_new_one_begins(workplace, capsys):
+def test_without_a_run_a_new_one_begins(workdir, capsys):
     assert train("--resume") == 0
     assert "there is no run phantom/stratified yet, so a new one begins" in capsys.readouterr().out
     assert yaml.safe_load((RUN.results / "summary.yaml").read_text())["state"] == "finished"
 
 
-def test_a_run_that_was_killed_before_it_began_is_begun_in_its_folders(workplace, capsys):
+def test_a_run_that_was_killed_before_it_began_is_begun_in_its_folders(workdir, capsys):
     RUN.results.mkdir(parents=True)
     (RUN.results / ".split.csv-abcd_123").write_text("cut sh")
     assert train("--resume") == 0
@@ -124,7 +124,7 @@ def test_a_run_that_was_killed_before_it_began_is_begun_in_its_folders(workplace
     assert not list(RUN.results.glob(".*")) and not Path("results/phantom/stratified-2").exists()
 
 
-def test_another_configuration_is_refused_with_both_values_and_the_way_out(stopped, workplace, capsys):
+def test_another_configuration_is_refused_with_both_values_and_the_way_out(stopped, workdir, capsys):
     stopped()
     assert train("--lr=0.01", "--rotate=3", "--resume") == 2  # no such flag
     assert train("--lr=0.01", "--seed=1", "--threads=1", "--cache=off", "--resume") == 2
@@ -138,7 +138,7 @@ def cut(path):
     path.write_bytes(path.read_bytes()[:-1])
 
 
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(stopped, workplace, capsys):
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(stopped, workdir, capsys):
     stopped()
     cut(RUN.models / NAME)
     assert train("--resume") == 0
@@ -146,19 +146,19 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(stopped, workplace, c
     assert "is damaged: its checksum does not match; going on from the one before it" in said
     assert "goes on after epoch 1 of 4" in said
     assert train() == 0
-    assert differences(view(workplace, 1), view(workplace, 2)) == []
+    assert differences(view(workdir, 1), view(workdir, 2)) == []
 
 
-def test_with_both_checkpoints_damaged_it_begins_again(stopped, workplace, capsys):
+def test_with_both_checkpoints_damaged_it_begins_again(stopped, workdir, capsys):
     stopped()
     cut(RUN.models / NAME), cut(RUN.models / PREVIOUS)
     assert train("--resume") == 0
     assert "phantom/stratified has no checkpoint, so it begins again" in capsys.readouterr().out
     assert train() == 0
-    assert differences(view(workplace, 1), view(workplace, 2)) == []
+    assert differences(view(workdir, 1), view(workdir, 2)) == []
 
 
-def test_a_run_whose_checkpoints_were_taken_away_keeps_its_weights(stopped, workplace, capsys):
+def test_a_run_whose_checkpoints_were_taken_away_keeps_its_weights(stopped, workdir, capsys):
     stopped()
     (RUN.models / NAME).unlink(), (RUN.models / PREVIOUS).unlink()
     best = (RUN.models / "best.pth").read_bytes()
@@ -167,7 +167,7 @@ def test_a_run_whose_checkpoints_were_taken_away_keeps_its_weights(stopped, work
     assert (RUN.models / "best.pth").read_bytes() == best
 
 
-def test_images_that_changed_are_refused(workplace, phantom_folder, tmp_path, stop, capsys):
+def test_images_that_changed_are_refused(workdir, phantom_folder, tmp_path, stop, capsys):
     shutil.copytree(phantom_folder, tmp_path / "own")
     stop(3)
     assert train("--data=own", "--pipeline=phantom") == 130
@@ -178,7 +178,7 @@ def test_images_that_changed_are_refused(workplace, phantom_folder, tmp_path, st
     assert "changed since it was trained" in capsys.readouterr().err
 
 
-def test_what_may_change_the_last_bit_is_said(stopped, workplace, capsys):
+def test_what_may_change_the_last_bit_is_said(stopped, workdir, capsys):
     stopped()
     config = RUN.results / "config.yaml"
     config.write_text(re.sub(r"( +torch:) .*", r"\1 2.0.0", config.read_text()))
@@ -186,7 +186,7 @@ def test_what_may_change_the_last_bit_is_said(stopped, workplace, capsys):
     assert "not be the same to the last bit as without a stop: torch 2.0.0 is now" in capsys.readouterr().out
 
 
-def test_each_fold_goes_on_or_is_left_alone_in_turn(workplace, stop, capsys):
+def test_each_fold_goes_on_or_is_left_alone_in_turn(workdir, stop, capsys):
     words = ["--split=kfold", "--folds=2"]
     stop(2)
     assert train(*words) == 130
@@ -198,7 +198,7 @@ def test_each_fold_goes_on_or_is_left_alone_in_turn(workplace, stop, capsys):
     assert sorted(os.listdir("results/phantom")) == ["kfold-1of2", "kfold-2of2"]
 
 
-def test_two_processes_cannot_train_one_run(stopped, workplace, capsys):
+def test_two_processes_cannot_train_one_run(stopped, workdir, capsys):
     stopped()
     with FileLock(RUN.models / ".lock"):
         assert train("--resume") == 2
@@ -206,7 +206,7 @@ def test_two_processes_cannot_train_one_run(stopped, workplace, capsys):
     assert (RUN.models / NAME).is_file()
 
 
-def test_weights_that_training_did_not_write_are_refused(workplace, capsys):
+def test_weights_that_training_did_not_write_are_refused(workdir, capsys):
     assert train() == 0
     sums = yaml.safe_load((RUN.results / "summary.yaml").read_text())["sha256"]
     assert set(sums) == {"best.pth", "final.pth", "training_log.csv", "split.csv"}
@@ -217,7 +217,7 @@ def test_weights_that_training_did_not_write_are_refused(workplace, capsys):
             assert "is not the file that phantom/stratified was trained to" in capsys.readouterr().err
 
 
-def test_what_the_best_epoch_said_of_the_validation_part_is_written(workplace):
+def test_what_the_best_epoch_said_of_the_validation_part_is_written(workdir):
     assert train() == 0
     said, split = pd.read_csv(RUN.results / "valid_predictions.csv"), pd.read_csv(RUN.results / "split.csv")
     classes = ["normal", "benign", "malignant"]
@@ -234,7 +234,7 @@ def test_what_the_best_epoch_said_of_the_validation_part_is_written(workplace):
 @pytest.mark.parametrize("loader", ["dali", "torchvision"])
 @pytest.mark.parametrize("damage", ["vanishes", "is cut short"])
 def test_an_image_that_goes_in_the_middle_is_named_and_the_run_goes_on_when_it_is_back(
-        workplace, phantom_folder, tmp_path, capsys, loader, damage):
+        workdir, phantom_folder, tmp_path, capsys, loader, damage):
     if loader == "dali":
         pytest.importorskip("nvidia.dali")
     shutil.copytree(phantom_folder, tmp_path / "own")
@@ -260,10 +260,10 @@ def test_an_image_that_goes_in_the_middle_is_named_and_the_run_goes_on_when_it_i
     path.write_bytes(data)
     assert train(*words, "--resume") == 0
     assert train(*words) == 0
-    assert differences(view(workplace, 1), view(workplace, 2)) == []
+    assert differences(view(workdir, 1), view(workdir, 2)) == []
 
 
-def test_a_full_disk_ends_it_with_the_last_good_state_and_it_goes_on(workplace, capsys):
+def test_a_full_disk_ends_it_with_the_last_good_state_and_it_goes_on(workdir, capsys):
     resource = pytest.importorskip("resource")
     old, limits = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (800_000, limits[1]))  # best.pth fits, a checkpoint does not
@@ -279,7 +279,7 @@ def test_a_full_disk_ends_it_with_the_last_good_state_and_it_goes_on(workplace, 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
                                    MemoryError()])
-def test_out_of_memory_names_a_batch_size_that_fits(workplace, monkeypatch, capsys, error):
+def test_out_of_memory_names_a_batch_size_that_fits(workdir, monkeypatch, capsys, error):
     def fail(self):
         raise error
     monkeypatch.setattr(fast_step.InferenceLearner, "_do_one_batch", fail)
@@ -289,7 +289,7 @@ def test_out_of_memory_names_a_batch_size_that_fits(workplace, monkeypatch, caps
     assert "--resume" not in said.out
 
 
-def test_the_batch_size_that_was_chosen_is_recorded_and_kept(stopped, workplace, capsys):
+def test_the_batch_size_that_was_chosen_is_recorded_and_kept(stopped, workdir, capsys):
     said = stopped("--bs=auto")
     assert "bs: 16 (auto: the pipeline's own" in said and "--bs=auto --resume" in said
     config = RUN.results / "config.yaml"
@@ -299,7 +299,7 @@ def test_the_batch_size_that_was_chosen_is_recorded_and_kept(stopped, workplace,
     assert "bs: " not in capsys.readouterr().out
 
 
-def begin(workplace, *words):
+def begin(workdir, *words):
     """Starts a real training and waits until it has a checkpoint."""
     environment = os.environ | {"PYTHONPATH": str(ROOT)}
     process = subprocess.Popen([sys.executable, "-m", "busfast", "train", *words], env=environment, text=True,
@@ -314,8 +314,8 @@ def begin(workplace, *words):
 
 @pytest.mark.skipif(os.name != "posix", reason="signals are POSIX")
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
-def test_a_signal_ends_it_with_its_usual_status_and_the_way_on(workplace, number, status):
-    process = begin(workplace, "--epochs=500", "--patience=500")
+def test_a_signal_ends_it_with_its_usual_status_and_the_way_on(workdir, number, status):
+    process = begin(workdir, "--epochs=500", "--patience=500")
     process.send_signal(number)
     out, err = process.communicate(timeout=60)
     assert process.returncode == status, err

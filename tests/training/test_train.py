@@ -33,7 +33,7 @@ def tree(folder):
 
 
 @pytest.mark.parametrize("loader", ["dali", "torchvision"])
-def test_train_leaves_every_file_of_a_run(workplace, loader, capsys):
+def test_train_leaves_every_file_of_a_run(workdir, loader, capsys):
     if loader == "dali":
         pytest.importorskip("nvidia.dali")
     run("train", "--split=stratified", f"--loader={loader}")
@@ -54,7 +54,7 @@ def test_train_leaves_every_file_of_a_run(workplace, loader, capsys):
     assert "PHANTOM" in out and f"loader: {loader}" in out and "best epoch" in out and "epoch 2/2" in out
 
 
-def test_the_record_says_everything_needed_to_run_it_again_and_gives_the_same_log(workplace):
+def test_the_record_says_everything_needed_to_run_it_again_and_gives_the_same_log(workdir):
     run("train", "--split=center_holdout", "--seed=7")
     name = "phantom/center_holdout"
     config = yaml.safe_load((Run(name).results / "config.yaml").read_text())
@@ -72,47 +72,47 @@ def test_the_record_says_everything_needed_to_run_it_again_and_gives_the_same_lo
     assert all(torch.equal(value, second[key]) for key, value in first.items())
 
 
-def test_a_second_run_leaves_the_first_untouched(workplace):
+def test_a_second_run_leaves_the_first_untouched(workdir):
     run("train", "--epochs=1")
-    before = tree(workplace / "results") | tree(workplace / "models")
+    before = tree(workdir / "results") | tree(workdir / "models")
     run("train", "--epochs=1")
-    after = tree(workplace / "results" / "phantom" / "stratified-2")
+    after = tree(workdir / "results" / "phantom" / "stratified-2")
     assert {path.name for path in after} == FILES
-    unchanged = tree(workplace / "results") | tree(workplace / "models")
+    unchanged = tree(workdir / "results") | tree(workdir / "models")
     assert all(unchanged[path] == time for path, time in before.items() if path.suffix)
 
 
-def test_all_trains_each_split_then_compares(workplace, capsys):
+def test_all_trains_each_split_then_compares(workdir, capsys):
     run("train", "--split=all", "--epochs=1")
     table = pd.read_csv("results/compare.csv")
     assert table["run"].tolist() == ["phantom/center_holdout", "phantom/stratified"]
     assert table["data"].str.contains("PHANTOM").all() and (table["state"] == "finished").all()
     best = [log(name)["val_loss"].min() for name in table["run"]]
     assert table["best_val_loss"].tolist() == pytest.approx(best)
-    assert "phantom/stratified" in (workplace / "results" / "compare.md").read_text()
+    assert "phantom/stratified" in (workdir / "results" / "compare.md").read_text()
     assert "best_val_loss" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("cache", ["off", "kept"])
-def test_training_reads_the_written_split_and_never_the_test_part(workplace, phantom_folder, monkeypatch, cache):
+def test_training_reads_the_written_split_and_never_the_test_part(workdir, phantom_folder, monkeypatch, cache):
     opened = set()
     from busfast.pipelines import cache as cache_module
     from busfast.pipelines import torchvision_loader
 
-    def remember(source, *args, original=torchvision_loader.fit_pixels, **kwargs):
+    def remember(source, *args, original=torchvision_loader.load_pixels, **kwargs):
         opened.add(str(source))
         return original(source, *args, **kwargs)
     for module in (torchvision_loader, cache_module):
-        monkeypatch.setattr(module, "fit_pixels", remember)
+        monkeypatch.setattr(module, "load_pixels", remember)
     run("train", "--split=center_holdout", "--epochs=1", f"--cache={cache}")
     parts = read_split("results/phantom/center_holdout/split.csv", phantom_folder)
     used = {str(phantom_folder / image) for image in parts["image"][parts["part"] != "test"]}
     assert opened == used and set(parts["center"][parts["part"] == "test"]) == {"gamma"}
 
 
-def test_progressive_sizes_and_the_preset_are_recorded_and_an_epoch_is_profiled(workplace, capsys):
+def test_progressive_sizes_and_the_preset_are_recorded_and_an_epoch_is_profiled(workdir, capsys):
     run("train", "--preset=fast", "--epochs=2", "--size=48", "--progressive=40", "--profile")
-    config = yaml.safe_load((workplace / "results/phantom/stratified/config.yaml").read_text())
+    config = yaml.safe_load((workdir / "results/phantom/stratified/config.yaml").read_text())
     assert (config["size"], config["progressive"], config["freeze"], config["bs"]) == (48, [40], 4, 16)
     assert config["run"]["cached_images"] == 76
     profile = pd.read_csv("results/phantom/stratified/profile.csv")
@@ -126,21 +126,21 @@ def test_progressive_sizes_and_the_preset_are_recorded_and_an_epoch_is_profiled(
         "--run=phantom/stratified", "--out=one.csv")  # at 48 px, whatever training had
 
 
-def test_monitor_may_be_any_logged_measure(workplace):
+def test_monitor_may_be_any_logged_measure(workdir):
     run("train", "--monitor=recall_malignant", "--epochs=1")
     assert yaml.safe_load(open("results/phantom/stratified/summary.yaml"))["monitor"] == "recall_malignant"
 
 
-def test_lr_find_suggests_a_rate_and_draws_the_curve(workplace, capsys):
+def test_lr_find_suggests_a_rate_and_draws_the_curve(workdir, capsys):
     run("lr_find", "--split=stratified")
-    folder = workplace / "results" / "phantom" / "lr_find-stratified"
+    folder = workdir / "results" / "phantom" / "lr_find-stratified"
     assert {path.name for path in folder.iterdir()} == {"lr_find.png", "lr_find.csv"}
     assert "suggested learning rate: " in capsys.readouterr().out
     assert len(pd.read_csv(folder / "lr_find.csv")) > 20
-    assert not (workplace / "models" / "phantom").exists() or not any((workplace / "models" / "phantom").iterdir())
+    assert not (workdir / "models" / "phantom").exists() or not any((workdir / "models" / "phantom").iterdir())
 
 
-def test_interrupted_training_keeps_what_was_written_and_says_so(workplace, monkeypatch, capsys):
+def test_interrupted_training_keeps_what_was_written_and_says_so(workdir, monkeypatch, capsys):
     from busfast.training import callbacks
 
     def interrupt(self):
@@ -152,23 +152,23 @@ def test_interrupted_training_keeps_what_was_written_and_says_so(workplace, monk
     assert "what was written stays" in capsys.readouterr().out
 
 
-def test_a_results_folder_that_cannot_be_written_is_refused(workplace, capsys):
-    (workplace / "results").write_text("in the way")
+def test_a_results_folder_that_cannot_be_written_is_refused(workdir, capsys):
+    (workdir / "results").write_text("in the way")
     assert main(["train"]) == 2
     assert "busfast: Cannot make" in capsys.readouterr().err
-    assert (workplace / "results").read_text() == "in the way" and not (workplace / "models").exists()
+    assert (workdir / "results").read_text() == "in the way" and not (workdir / "models").exists()
 
 
-def test_a_run_that_cannot_start_leaves_nothing(workplace, capsys):
+def test_a_run_that_cannot_start_leaves_nothing(workdir, capsys):
     torch.save(timm.create_model("test_resnet").state_dict(), "other.pth")
-    before = sorted(workplace.rglob("*"))
+    before = sorted(workdir.rglob("*"))
     assert main(["train", "--weights=other.pth"]) == 2
     assert f"do not fit {ARCH}" in capsys.readouterr().err
-    left = {path for path in workplace.rglob("*") if path.is_file()}
+    left = {path for path in workdir.rglob("*") if path.is_file()}
     assert left == {path for path in before if path.is_file()}
 
 
-def test_a_loss_that_is_no_number_ends_with_a_clear_error_and_no_invitation_to_go_on(workplace, capsys, monkeypatch):
+def test_a_loss_that_is_no_number_ends_with_a_clear_error_and_no_invitation_to_go_on(workdir, capsys, monkeypatch):
     from busfast.training import guards
 
     monkeypatch.setattr(guards, "math", SimpleNamespace(isfinite=lambda value: False))

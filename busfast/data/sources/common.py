@@ -10,7 +10,7 @@ import pandas as pd
 
 from busfast.data.images import SUFFIXES
 from busfast.data.labels import match_label
-from busfast.data.paths import Fence
+from busfast.data.paths import PathSandbox
 from busfast.data.table import CLASSES, OPTIONAL, REQUIRED
 from busfast.errors import UserError
 from busfast.progress import progress
@@ -99,7 +99,7 @@ def list_files(root: Path) -> list[str]:
     def refuse(error: OSError):
         raise UserError(f"{error.filename} cannot be read: {error.strerror}. Give yourself the right to read it.")
 
-    fence, found = Fence(root), []
+    fence, found = PathSandbox(root), []
     for folder, folders, files in os.walk(root, onerror=refuse):
         folders[:] = sorted(name for name in folders if not hidden(name))
         for name in folders:
@@ -119,7 +119,7 @@ def list_files(root: Path) -> list[str]:
     return sorted(found)
 
 
-def check_link(fence: Fence, path: str | Path, root: Path) -> None:
+def check_link(fence: PathSandbox, path: str | Path, root: Path) -> None:
     """Raises UserError where a symbolic link on the way to a file leads out of `root`."""
     if target := fence.leads_out(path):
         raise UserError(f"{path} is a symbolic link that leads out of {root}, to {target}. Name the folder where the "
@@ -157,7 +157,7 @@ def keep_present(rows: Sequence[tuple[int, dict]], root: Path, file: Path, optio
     Raises:
         UserError: a label is empty, a path leads out of `root`, an image is named twice, or files are missing.
     """
-    fence, seen, kept, missing = Fence(root), {}, [], {"images": [], "masks": []}
+    fence, seen, kept, missing = PathSandbox(root), {}, [], {"images": [], "masks": []}
     for line, row in progress(rows, "looking for files"):
         if not row["label"]:
             raise UserError(f"{file}, row {line}: the label is empty. Fill it or remove the row.")

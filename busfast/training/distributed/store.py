@@ -41,7 +41,7 @@ def check_processes(config: Config) -> None:
         UserError: Accelerate is not installed; the device cannot be shared; a batch has fewer images than there are
             processes.
     """
-    if processes.count() == 1:
+    if processes.world_size() == 1:
         return
     if importlib.util.find_spec("accelerate") is None:
         raise UserError("Training in several processes needs Accelerate: pip install accelerate")
@@ -49,22 +49,22 @@ def check_processes(config: Config) -> None:
     if kind == "mps":
         raise UserError(f"device={config.device}: MPS trains in one process. Start it without torchrun, or use "
                         "--device=cpu.")
-    if kind == "cuda" and torch.cuda.device_count() < processes.count_here():
-        raise UserError(f"{processes.count_here()} processes share this machine and it has {torch.cuda.device_count()} "
-                        "GPUs: each process needs its own. Start fewer of them.")
+    if kind == "cuda" and torch.cuda.device_count() < processes.local_world_size():
+        raise UserError(f"{processes.local_world_size()} processes share this machine and it has "
+                        f"{torch.cuda.device_count()} GPUs: each process needs its own. Start fewer of them.")
     check_share(config.bs)
 
 
 def check_share(bs: int) -> None:
     """Refuses a batch with fewer images than there are processes."""
-    if bs < processes.count():
-        raise UserError(f"bs={bs} is shared by {processes.count()} processes, so that some would have no image. Give "
-                        f"--bs={processes.count()} or more, or start fewer processes.")
+    if bs < processes.world_size():
+        raise UserError(f"bs={bs} is shared by {processes.world_size()} processes, so that some would have no image. "
+                        f"Give --bs={processes.world_size()} or more, or start fewer processes.")
 
 
 def open_store() -> None:
     """Meets the other processes; is called once, by each."""
-    host = next(rendezvous("env://", processes.number(), processes.count(), timeout=PATIENCE))[0]
+    host = next(rendezvous("env://", processes.rank(), processes.world_size(), timeout=PATIENCE))[0]
     _state["store"] = dist.PrefixStore("busfast", host)
 
 
@@ -87,9 +87,9 @@ def call_others(job: dict[str, Any]) -> None:
     Raises:
         ProcessLost: one of them cannot.
     """
-    if processes.count() > 1:
+    if processes.world_size() > 1:
         send_job(job)
-        meet()
+        barrier()
 
 
 def next_job() -> dict[str, Any] | None:
@@ -103,13 +103,13 @@ def next_job() -> dict[str, Any] | None:
     return found
 
 
-def say_failed() -> None:
+def announce_failure() -> None:
     """Tells the others, wherever they wait in the store, that this process has failed."""
     with suppress(RuntimeError):  # the store went with its starter
-        _state["store"].set("failed", str(processes.number()))
+        _state["store"].set("failed", str(processes.rank()))
 
 
-def meet() -> None:
+def barrier() -> None:
     """Waits until every process has come here.
 
     Raises:
@@ -117,7 +117,7 @@ def meet() -> None:
     """
     key = f"meeting {_state['meetings']}"
     _state["meetings"] += 1
-    if _state["store"].add(key, 1) == processes.count():
+    if _state["store"].add(key, 1) == processes.world_size():
         _state["store"].set(f"{key} is full", "")
     _wait(f"{key} is full")
 
@@ -126,35 +126,37 @@ def _wait(key: str) -> str:
     store, pause = _state["store"], POLL / 64
     while not store.check([key]):
         if store.check(["failed"]):
-            raise ProcessLost(f"Process {store.get('failed').decode()} of {processes.count()} failed; it says why.")
+            raise ProcessLost(f"Process {store.get('failed').decode()} of {processes.world_size()} failed; "
+                              "it says why.")
         time.sleep(pause)
         pause = min(POLL, 2 * pause)
     return store.get(key).decode()
 
 
 @contextmanager
-def connected(device: torch.device, came: list[int]) -> Iterator[None]:
+def process_group(device: torch.device, signals: list[int]) -> Iterator[None]:
     """Lets the processes exchange tensors (NCCL on CUDA, gloo elsewhere); one process alone has no need to.
 
     Args:
         device: where this process trains.
-        came: the signals that came, as `note_signals` gives them; the others had them, too, and may have ended first.
+        signals: those received so far, as `record_signals` gives them; the other processes received them, too, and may
+            have ended first.
 
     Raises:
         ProcessLost: instead of the error that torch.distributed has where another process is gone.
     """
-    if processes.count() == 1:
+    if processes.world_size() == 1:
         yield
         return
     backend = "nccl" if device.type == "cuda" else "gloo"
     store = dist.PrefixStore(f"training {_state['jobs']}", _state["store"])
-    dist.init_process_group(backend, store=store, rank=processes.number(), world_size=processes.count(),
+    dist.init_process_group(backend, store=store, rank=processes.rank(), world_size=processes.world_size(),
                             timeout=PATIENCE)
     try:
         yield
     except RuntimeError as error:
         if is_lost(error):
-            heed(came)
+            heed(signals)
             with suppress(ValueError):  # not the main thread
                 signal.signal(signal.SIGTERM, signal.SIG_IGN)  # on its way from the starter; what follows is to be said
             raise ProcessLost("Another process of this training has ended or cannot be reached "
@@ -169,13 +171,13 @@ def is_lost(error: BaseException) -> bool:
     return isinstance(error, dist.DistError) or (isinstance(error, RuntimeError) and "gloo" in str(error))
 
 
-def add_up(tensor: torch.Tensor) -> torch.Tensor:
+def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
     """Returns the sum of what all processes hold, the same to the last bit in each; `tensor` is overwritten."""
     dist.all_reduce(tensor)
     return tensor
 
 
-def from_first(state: Any, device: torch.device) -> Any:
+def broadcast_state(state: Any, device: torch.device) -> Any:
     """Returns what the first process holds: tensors and plain values, on the CPU, never a pickle.
 
     Args:
@@ -183,12 +185,12 @@ def from_first(state: Any, device: torch.device) -> Any:
         device: of the training, through whose memory it is sent.
     """
     file = io.BytesIO()
-    if processes.number() == 0:
+    if processes.rank() == 0:
         torch.save(state, file)
     size = torch.tensor([file.tell()], device=device)
     dist.broadcast(size, 0)
     data = torch.empty(int(size), dtype=torch.uint8, device=device)
-    if processes.number() == 0:
+    if processes.rank() == 0:
         data.copy_(torch.frombuffer(file.getbuffer(), dtype=torch.uint8))
     dist.broadcast(data, 0)
     return torch.load(io.BytesIO(data.cpu().numpy().tobytes()), map_location="cpu", weights_only=True)

@@ -49,7 +49,7 @@ def check_last_batches(learn: Learner) -> None:
         UserError: there is such a batch, and the model has batch normalisation, which a blank image would change.
     """
     rest = [dl.n % dl.bs for dl in learn.dls.loaders]
-    if not any(0 < count < processes.count() for count in rest) or not has_batch_norm(learn.model):
+    if not any(0 < count < processes.world_size() for count in rest) or not has_batch_norm(learn.model):
         return
     side = learn.dls.image.size
     try:
@@ -57,8 +57,8 @@ def check_last_batches(learn: Learner) -> None:
             learn.model.eval()(torch.empty((0, 3, side, side), device=learn.dls.device))
     except Exception as error:  # whatever a model's own code does with nothing
         raise UserError(f"The last batches have {rest[0]} (training) and {rest[1]} (validation) images for "
-                        f"{processes.count()} processes, and this model fails where one has none of them. Give another "
-                        f"--bs than {learn.dls.train.bs}, or start fewer processes.") from error
+                        f"{processes.world_size()} processes, and this model fails where one has none of them. "
+                        f"Give another --bs than {learn.dls.train.bs}, or start fewer processes.") from error
 
 
 class _Sum(torch.autograd.Function):

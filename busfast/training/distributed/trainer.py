@@ -11,12 +11,12 @@ from fastai.distributed import DistributedTrainer
 
 from busfast import processes
 from busfast.training.callbacks import EarlyStopping
-from busfast.training.distributed.store import add_up, from_first
+from busfast.training.distributed.store import all_reduce_sum, broadcast_state
 from busfast.training.distributed.sync_batchnorm import has_batch_norm, norm_whole_batch
 from busfast.training.training_state import Resume
 
 
-class Together(DistributedTrainer):
+class ExactDistributedTrainer(DistributedTrainer):
     """fastai's trainer in several processes (Accelerate's, and so torch's DistributedDataParallel), made exact.
 
     fastai's own shares the images out by a loader that counts some of them twice; here `ImageDL` shares each batch.
@@ -33,7 +33,7 @@ class Together(DistributedTrainer):
 
     def __init__(self, device: torch.device, seed: int):
         self.on, self.seed = device, seed
-        with processes.place_shown():
+        with processes.launcher_environment():
             # broadcast_buffers: all processes have the same, for they normalise the whole batch.
             super().__init__(sync_bn=False, cpu=device.type == "cpu", mixed_precision="no",
                              kwargs_handlers=[DistributedDataParallelKwargs(broadcast_buffers=False)])
@@ -45,8 +45,8 @@ class Together(DistributedTrainer):
         self.loss_func.reduction = "sum"
 
     def before_train(self):
-        if processes.number():
-            seeds = np.random.SeedSequence([self.seed, processes.number(), self.epoch]).generate_state(1)
+        if processes.rank():
+            seeds = np.random.SeedSequence([self.seed, processes.rank(), self.epoch]).generate_state(1)
             torch.manual_seed(int(seeds[0]))
         # Anew in each epoch: stages may have been frozen; and sums are then made in the same order after a stop.
         with warnings.catch_warnings():
@@ -66,9 +66,9 @@ class Together(DistributedTrainer):
         targets = torch.stack(dl.targets(dl.indices)).view(-1).to(self.pred.device)
         whole = torch.zeros((len(targets), self.pred.shape[1]), device=targets.device)
         whole[dl.own] = self.pred.detach().float()
-        whole = add_up(whole)
+        whole = all_reduce_sum(whole)
         if self.training:  # the mean over all processes, which the gradient will be, is then that of the whole batch
-            self.learn.loss_grad = self.loss_grad * (processes.count() / self.weight[targets].sum())
+            self.learn.loss_grad = self.loss_grad * (processes.world_size() / self.weight[targets].sum())
         self.learn.loss = F.cross_entropy(whole, targets, weight=self.weight)
         self.learn.pred, self.learn.yb = whole, (targets,)
 
@@ -86,18 +86,18 @@ class Together(DistributedTrainer):
         return dl
 
 
-class SameStart(Callback):
+class BroadcastState(Callback):
     """Gives every process the state of the first one, which may have been read from a checkpoint."""
 
     order = Resume.order + 1
 
     def before_fit(self):
         learn, scaler = self.learn, getattr(self.learn, "scaler", None)
-        state = from_first({"model": learn.model.state_dict(), "epoch": learn.first_epoch,
+        state = broadcast_state({"model": learn.model.state_dict(), "epoch": learn.first_epoch,
                             "optimizer": learn.opt.state_dict() if learn.first_epoch else None,
                             "scaler": scaler.state_dict() if scaler is not None else None,
                             "loaders": [dl.rng.getstate() for dl in self.dls.loaders]}, self.dls.device)
-        if processes.number() == 0:
+        if processes.rank() == 0:
             return
         learn.model.load_state_dict(state["model"])
         if state["optimizer"]:
@@ -109,7 +109,7 @@ class SameStart(Callback):
             dl.rng.setstate(own)
 
 
-class StopTogether(Callback):
+class SyncEarlyStopping(Callback):
     """Ends the fit of every process where the first one ends its own: a rounding must not make them disagree."""
 
     order = EarlyStopping.order + 1
@@ -119,10 +119,10 @@ class StopTogether(Callback):
             raise CancelFitException
 
     def after_cancel_fit(self):
-        if processes.number() == 0:
+        if processes.rank() == 0:
             self._first_says(True)
 
     def _first_says(self, stops: bool) -> bool:
-        said = torch.tensor([int(stops and processes.number() == 0)], device=self.dls.device)
-        return bool(add_up(said))
+        said = torch.tensor([int(stops and processes.rank() == 0)], device=self.dls.device)
+        return bool(all_reduce_sum(said))
 

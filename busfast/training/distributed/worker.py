@@ -14,7 +14,7 @@ from busfast.text import plain_text
 from busfast.training.runs import Run
 
 
-def run_together(verb: str, call: Callable[[], None]) -> None:
+def run_distributed(verb: str, call: Callable[[], None]) -> None:
     """Runs a verb in the first of several processes, and what it needs of the others in those.
 
     Args:
@@ -25,14 +25,14 @@ def run_together(verb: str, call: Callable[[], None]) -> None:
         UserError: another verb; whatever the verb raises.
     """
     if verb != "train":
-        raise UserError(f"{verb} runs in one process and was started in {processes.count()}. Start it without torchrun "
-                        f"or accelerate: python -m busfast {verb} ...")
+        raise UserError(f"{verb} runs in one process and was started in {processes.world_size()}. Start it "
+                        f"without torchrun or accelerate: python -m busfast {verb} ...")
     from busfast.training.distributed import store
-    from busfast.training.guards import BadLoss
+    from busfast.training.guards import NonFiniteLoss
 
     store.open_store()
     try:
-        if processes.number():
+        if processes.rank():
             with _silence():
                 _follow()
         else:
@@ -40,11 +40,11 @@ def run_together(verb: str, call: Callable[[], None]) -> None:
             store.send_job(None)
     except BaseException as error:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the starter sends it to those that still end by themselves
-        if isinstance(error, store.ProcessLost | BadLoss):
+        if isinstance(error, store.ProcessLost | NonFiniteLoss):
             raise  # whoever was lost says why; of a loss that is no number the first process knows, too
-        store.say_failed()
-        if processes.number() and isinstance(error, UserError):
-            print(f"busfast, process {processes.number()} of {processes.count()}: {plain_text(str(error))}",
+        store.announce_failure()
+        if processes.rank() and isinstance(error, UserError):
+            print(f"busfast, process {processes.rank()} of {processes.world_size()}: {plain_text(str(error))}",
                   file=sys.stderr, flush=True)
         raise
 
@@ -62,8 +62,8 @@ def _follow() -> None:
 
     from busfast.models.weights import Weights
     from busfast.training.distributed import store
-    from busfast.training.fit import joining, steering
-    from busfast.training.guards import HeedSignals, StopOnNaN, note_signals
+    from busfast.training.fit import distributed_callbacks, schedule_callbacks
+    from busfast.training.guards import RaiseOnSignal, StopOnNaN, record_signals
     from busfast.training.train import build
 
     while (job := store.next_job()) is not None:
@@ -76,7 +76,7 @@ def _follow() -> None:
         learn = build(config, parts, run.models, Weights(**job["weights"]))
         learn.remove_cbs(ProgressCallback)
         learn.metrics, learn.logger = [], lambda values: None
-        store.meet()
-        with note_signals() as came, store.connected(learn.dls.device, came):
-            learn.fit(config.epochs, cbs=[*steering(config, learn), *joining(config, learn),
-                                          StopOnNaN(None, config.lr), HeedSignals(came)])
+        store.barrier()
+        with record_signals() as signals, store.process_group(learn.dls.device, signals):
+            learn.fit(config.epochs, cbs=[*schedule_callbacks(config, learn), *distributed_callbacks(config, learn),
+                                          StopOnNaN(None, config.lr), RaiseOnSignal(signals)])

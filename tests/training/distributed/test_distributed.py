@@ -84,7 +84,7 @@ def assert_same(one: Run, several: Run) -> None:
     assert all(states[0][key] == states[1][key] for key in ("state", "epochs", "best_epoch"))
 
 
-def test_two_processes_make_the_runs_of_one_and_stop_early_with_it(workplace):
+def test_two_processes_make_the_runs_of_one_and_stop_early_with_it(workdir):
     set_pipeline(dropout=0, bs=15, monitor="recall_normal")
     words = ["--split=kfold", "--folds=2", "--epochs=4", "--patience=2", "--then=evaluate"]
     assert main(["train", *words]) == 0
@@ -103,7 +103,7 @@ def test_two_processes_make_the_runs_of_one_and_stop_early_with_it(workplace):
         os.listdir("results/phantom")) == 4
 
 
-def test_three_processes_share_a_last_batch_of_two_images(workplace):
+def test_three_processes_share_a_last_batch_of_two_images(workdir):
     set_pipeline(dropout=0, bs=31, cache="off")
     assert main(["train", "--epochs=2"]) == 0
     counts = pd.read_csv(RUN.results / "split.csv")["part"].value_counts()
@@ -112,7 +112,7 @@ def test_three_processes_share_a_last_batch_of_two_images(workplace):
     assert_same(RUN, Run("phantom/stratified-2"))
 
 
-def test_a_process_that_is_killed_ends_the_job_which_goes_on_to_the_same_bits(workplace):
+def test_a_process_that_is_killed_ends_the_job_which_goes_on_to_the_same_bits(workdir):
     """With dropout, which each process draws for itself."""
     psutil = pytest.importorskip("psutil")  # Accelerate brings it
     set_pipeline(dropout=0.3, bs=31)
@@ -140,7 +140,7 @@ def test_a_process_that_is_killed_ends_the_job_which_goes_on_to_the_same_bits(wo
     assert differences(*views) == []
 
 
-def test_a_table_that_is_wrong_is_refused_once(workplace, phantom_folder):
+def test_a_table_that_is_wrong_is_refused_once(workdir, phantom_folder):
     shutil.copytree(phantom_folder, "own")
     Path("own/table.csv").write_text((phantom_folder / "table.csv").read_text().replace(",benign,", ",bening,", 1))
     before = files(".")
@@ -154,13 +154,13 @@ SPOILT = """
 import os, sys
 from busfast.cli import main
 from busfast.errors import UserError
-from busfast.models.guards import HeedSignals
+from busfast.models.guards import RaiseOnSignal
 
 def before_batch(self):
     if second and self.iter == 1:
         SPOIL
 second = os.environ["RANK"] == "1"
-HeedSignals.before_batch = before_batch
+RaiseOnSignal.before_batch = before_batch
 sys.exit(main())
 """
 
@@ -168,7 +168,7 @@ sys.exit(main())
 @pytest.mark.parametrize(("spoil", "error"), [
     ("self.learn.xb = (self.xb[0] * float('nan'),)", "busfast: The training loss became nan in epoch 1, batch 2."),
     ("raise UserError('The image x.png cannot be read.')", "busfast, process 1 of 2: The image x.png cannot be read.")])
-def test_what_goes_wrong_in_another_process_ends_all_and_is_said_once(workplace, spoil, error):
+def test_what_goes_wrong_in_another_process_ends_all_and_is_said_once(workdir, spoil, error):
     Path("spoilt.py").write_text(SPOILT.replace("SPOIL", spoil))
     status, out, err = end(start(2, "train", what=("spoilt.py",)))
     assert status != 0 and err.count(error) == 1 and "failed after 0 epochs" in out
@@ -191,7 +191,7 @@ def place(monkeypatch):
 
 
 @pytest.mark.parametrize("number", range(3))
-def test_a_verb_for_one_process_is_refused_in_each_and_said_by_the_first(workplace, place, capsys, number):
+def test_a_verb_for_one_process_is_refused_in_each_and_said_by_the_first(workdir, place, capsys, number):
     place(number)
     assert main(["report", "--run=phantom/stratified"]) == 2
     said = capsys.readouterr().err
@@ -219,13 +219,14 @@ def test_without_accelerate_the_package_is_named(place, monkeypatch):
 def test_the_place_is_taken_out_of_the_environment_and_shown_when_it_is_needed(monkeypatch):
     monkeypatch.setattr(processes, "_taken", {})
     monkeypatch.setenv("WORLD_SIZE", "4")
-    processes.take_place()  # some clusters set it without starting several
-    assert processes.count() == 1 and os.environ["WORLD_SIZE"] == "4"
+    processes.capture_launcher()  # some clusters set it without starting several
+    assert processes.world_size() == 1 and os.environ["WORLD_SIZE"] == "4"
     monkeypatch.setenv("RANK", "2"), monkeypatch.setenv("LOCAL_RANK", "0"), monkeypatch.setenv("LOCAL_WORLD_SIZE", "2")
-    processes.take_place()
-    assert (processes.number(), processes.count(), processes.number_here(), processes.count_here()) == (2, 4, 0, 2)
+    processes.capture_launcher()
+    assert (processes.rank(), processes.world_size()) == (2, 4)
+    assert (processes.local_rank(), processes.local_world_size()) == (0, 2)
     assert not set(processes.KEYS) & set(os.environ)
-    with processes.place_shown():
+    with processes.launcher_environment():
         assert os.environ["RANK"] == "2"
     assert not set(processes.KEYS) & set(os.environ)
 

@@ -172,7 +172,7 @@ def test_what_a_tracker_has_already_is_not_handed_over_again(tracked):
     assert set(tracked.results.rglob("*")) == before
 
 
-def test_a_run_that_goes_on_goes_on_with_its_trackers_and_has_no_epoch_twice(workplace, monkeypatch):
+def test_a_run_that_goes_on_goes_on_with_its_trackers_and_has_no_epoch_twice(workdir, monkeypatch):
     def after_epoch(self, own=Checkpoint.after_epoch):  # which comes after the trackers
         if self.epoch == 2:
             raise KeyboardInterrupt
@@ -198,7 +198,7 @@ def test_a_run_that_goes_on_goes_on_with_its_trackers_and_has_no_epoch_twice(wor
     assert all(first[step]["train_loss"] == second[step]["train_loss"] for step in same) and len(same) == ends[0]
 
 
-def test_a_tracker_that_fails_is_left_out_and_the_training_goes_on(workplace, monkeypatch, capsys):
+def test_a_tracker_that_fails_is_left_out_and_the_training_goes_on(workdir, monkeypatch, capsys):
     def full(*args):
         raise OSError(28, "No space left on device")
     monkeypatch.setattr(MLflow, "_log", full)
@@ -211,7 +211,7 @@ def test_a_tracker_that_fails_is_left_out_and_the_training_goes_on(workplace, mo
 
 
 @pytest.mark.parametrize("name", TRACKERS)
-def test_a_missing_package_is_named_before_an_image_is_read(workplace, monkeypatch, capsys, name):
+def test_a_missing_package_is_named_before_an_image_is_read(workdir, monkeypatch, capsys, name):
     for module in [module for module in sys.modules if module.startswith(f"busfast.training.trackers.to_{name}")]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, BLOCKED[name], None)
@@ -221,7 +221,7 @@ def test_a_missing_package_is_named_before_an_image_is_read(workplace, monkeypat
     assert "every one of the" not in said.out and not Path("results").exists()
 
 
-def test_an_unknown_tracker_is_refused_with_the_nearest(workplace, capsys):
+def test_an_unknown_tracker_is_refused_with_the_nearest(workdir, capsys):
     assert main(["train", "--tracker=tensorbord"]) == 2
     assert "Unknown tracker 'tensorbord'. Did you mean 'tensorboard'?" in capsys.readouterr().err
     assert choose_trackers(None) == () and choose_trackers("wandb, wandb") == ("wandb",)
