@@ -189,7 +189,7 @@ class NoDali:
             raise ModuleNotFoundError(f"No module named {name!r}")
 sys.meta_path.insert(0, NoDali())
 from busfast.errors import UserError
-from busfast.pipelines.loaders import choose_loader
+from busfast.pipelines.backends import choose_loader
 print(choose_loader("auto"))
 try:
     choose_loader("dali")

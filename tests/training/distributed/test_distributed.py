@@ -154,7 +154,7 @@ SPOILT = """
 import os, sys
 from busfast.cli import main
 from busfast.errors import UserError
-from busfast.models.guards import RaiseOnSignal
+from busfast.training.guards import RaiseOnSignal
 
 def before_batch(self):
     if second and self.iter == 1:
