@@ -2,6 +2,7 @@
 
 import difflib
 from collections.abc import Iterable
+from typing import Any
 
 
 class UserError(Exception):
@@ -29,3 +30,18 @@ def choose(kind: str, value: str, choices: Iterable[str]) -> str:
     raise UserError(f"Unknown {kind} '{value}'.{hint} Choose from: {', '.join(choices)}.")
 
 
+def check_range(name: str, value: Any, low: float, high: float, hint: str = "") -> None:
+    """Refuses a number out of its range, named as the user gave it.
+
+    Args:
+        name: of the flag or key.
+        value: the number.
+        low, high: the smallest and largest value allowed.
+        hint: what the limit is, such as "the cores of this machine".
+
+    Raises:
+        UserError: the number is below `low` or above `high`, or not a number (NaN).
+    """
+    if not low <= value <= high:
+        raise UserError(f"{name}={value} is out of range: give a number from {low} to {high}"
+                        + (f" ({hint})." if hint else "."))

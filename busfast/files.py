@@ -3,7 +3,7 @@
 import os
 import re
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -89,3 +89,30 @@ def remove_leftovers(folder: Path) -> None:
     for path in folder.glob(".*-*"):
         if re.fullmatch(r"\..+-[a-z0-9_]{8}", path.name) and path.is_file():
             path.unlink(missing_ok=True)
+
+
+@contextmanager
+def file_lock(path: Path, on_busy: Callable[[], None], purpose: str) -> Iterator[None]:
+    """Keeps other processes out until the end; the lock goes with the process, however it ends.
+
+    Args:
+        path: the lock file.
+        on_busy: called where another process holds the lock: it raises, or prints a line and is followed by waiting.
+        purpose: what no other process may do meanwhile, for drives without file locking, such as "trains this run".
+    """
+    from filelock import FileLock, Timeout
+
+    lock = FileLock(path)
+    try:
+        try:
+            lock.acquire(timeout=0)
+        except Timeout:
+            on_busy()
+            lock.acquire()
+    except (NotImplementedError, OSError) as error:
+        print(f"file locking is unavailable on this drive ({error}); make sure that no other process {purpose}",
+              flush=True)
+    try:
+        yield
+    finally:
+        lock.release()

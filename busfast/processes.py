@@ -1,8 +1,10 @@
 """Which of how many processes this is, where torchrun or accelerate started several to train together."""
 
 import os
-from collections.abc import Iterator
-from contextlib import contextmanager
+import subprocess
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager, suppress
+from typing import Any
 
 KEYS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 
@@ -79,3 +81,23 @@ def launch_command(command: str) -> str:
     starter = f"torchrun --nproc_per_node={local_world_size()} " + (f"--nnodes={machines} ... " if machines > 1 else "")
     # torchrun takes --monitor for its own --monitor-interval, unless it is told that its options are over.
     return command.replace("python -m", starter + ("-m --" if "--monitor" in command else "-m"), 1)
+
+
+def end_children(children: Sequence[Any], seconds: float) -> None:
+    """Asks child processes to end and lets them write what they have; kills those that have not ended by then.
+
+    Args:
+        children: `subprocess.Popen` or `multiprocessing.Process`.
+        seconds: how long to wait for each.
+    """
+    for child in children:
+        with suppress(OSError):
+            child.terminate()
+    try:
+        for child in children:
+            with suppress(subprocess.TimeoutExpired):
+                (child.wait if isinstance(child, subprocess.Popen) else child.join)(seconds)
+    finally:  # also on a second Ctrl-C
+        for child in children:
+            if child.poll() is None if isinstance(child, subprocess.Popen) else child.is_alive():
+                child.kill()
