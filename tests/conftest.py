@@ -100,7 +100,7 @@ def exported_once(tmp_path_factory):
 
 
 @pytest.fixture
-def handed(exported_once, tmp_path, monkeypatch):
+def exported_run(exported_once, tmp_path, monkeypatch):
     """A copy of it to spoil, and to work in."""
     shutil.copytree(exported_once, tmp_path / "place")
     monkeypatch.chdir(tmp_path / "place")

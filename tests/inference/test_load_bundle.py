@@ -40,7 +40,7 @@ def test_the_code_of_the_page_predicts_what_predict_does(workdir, phantom_folder
         assert main(line.split()) == 0
     assert main(["export", f"--run={run}", f"--format={'onnx' if way == 'onnx' else 'bundle'}"]) == 0
     bundle = f"models/{run}/bundle"
-    for name in ("models/load_bundle.py", "data/images.py"):
+    for name in ("inference/load_bundle.py", "data/images.py"):
         shutil.copy(HOUSE / name, workdir)
     code = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)[way == "onnx"]
     (workdir / "use.py").write_text(GUARD.format(absent=ABSENT[way]) + code)
