@@ -19,8 +19,8 @@ def train(split: str = "stratified", pipeline: str = None, data: str = None, hol
           fold: str = None, allow_leaks: bool = False, epochs: int = None, size: int = None, bs: int = None,
           lr: float = None, lr_min: float = None, patience: int = None, monitor: str = None, arch: str = None,
           weights: str = None, seed: int = None, loader: str = None, device: str = None, threads: int = None,
-          cache: str = None, preset: str = None, progressive: str = None, freeze: int = None,
-          freeze_after: int = None, profile: bool = False, then: str = None, tracker: str = None,
+          cache: str = None, preset: str = None, freeze: int = None, freeze_after: int = None,
+          profile: bool = False, then: str = None, tracker: str = None,
           resume: bool = False, seeds: str = None, split_seed: int = None, jobs: int = 1) -> None:
     """Trains a split (each of its folds, or all splits) of a set of images and writes results/ and models/.
 
@@ -54,7 +54,6 @@ def train(split: str = "stratified", pipeline: str = None, data: str = None, hol
             folder.
         preset: fast, a recipe of 4 epochs, smaller images and steps, and first stages that are frozen after one epoch
             (docs/performance.md).
-        progressive: sides of the training images, in equal shares of the epochs, such as 128,160. Default: size.
         freeze: how many of the model's first stages are not trained; the stem is the first. Default 0.
         freeze_after: number of epochs in which they are, before that. Default 0.
         profile: print after each epoch where its time went.

@@ -29,10 +29,11 @@ CHANNELS = ("rgb", "gray")
 # 1706.04983). Growing sizes, or training at other sizes than the model is used at, cost more AUC than it saved time
 # (docs/performance.md).
 PRESETS = {"fast": lambda size: {"epochs": 4, "size": max(32, size * 6 // 7 // 8 * 8), "bs": 16, "lr": 6e-4,
-                                 "freeze": 4, "freeze_after": 1, "progressive": ()}}
+                                 "freeze": 4, "freeze_after": 1}}
 MOST = 200_000  # bytes of a YAML file; PyYAML takes about a second for 100,000
 ITEMS, DEPTH, LONGEST = 50_000, 20, 400  # values in it with all aliases written out, levels, signs of a number
 NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+REMOVED = {"progressive": "training at sizes other than `size` saved no time at an equal AUC (docs/performance.md)"}
 MEASURES = ("train_loss", "val_loss", "val_acc", "macro_auc")
 
 
@@ -71,8 +72,6 @@ class Config:
         device: "auto", "cuda", "mps" or "cpu".
         threads: decoding threads (0: one a core).
         cache: where decoded pixels are kept: "auto" (this user's cache folder), "off" or a folder.
-        progressive: sides of the training images, pixels, in equal shares of the epochs (empty: always `size`);
-            validation, export and predict have `size`.
     """
 
     data: str = ""
@@ -105,7 +104,6 @@ class Config:
     device: str = "auto"
     threads: int = 0
     cache: str = "auto"
-    progressive: tuple[int, ...] = ()
 
     def __post_init__(self):
         for name, kind in get_type_hints(Config).items():
@@ -125,12 +123,6 @@ class Config:
             if not low <= getattr(self, name) <= high:
                 raise UserError(f"{name}={getattr(self, name)} is out of range: give a number from {low} to "
                                 f"{high}" + (" (lr)." if name == "lr_min" else "."))
-        for side in self.progressive:
-            if not 32 <= side <= 2048:
-                raise UserError(f"progressive={side} is out of range: give sides from 32 to 2048 pixels.")
-        if len(self.progressive) > self.epochs:
-            raise UserError(f"progressive names {len(self.progressive)} sizes for epochs={self.epochs}: one size an "
-                            "epoch at most.")
         if not self.cache:
             raise UserError("cache='' names no folder. Use auto, off or a folder.")
         if len(self.classes) < 2 or len(set(self.classes)) < len(self.classes):
@@ -183,6 +175,7 @@ def load_config(pipeline: str = "", preset: str | None = None, **overrides: Any)
         if not folder and not values:
             raise UserError(f"There is no {path} here. Run from the folder that holds pipelines/, or name your "
                             "images: --data=FOLDER.")
+    values = drop_removed(values, path)
     if "data" in overrides:
         values.pop("source", None)
     known = [item.name for item in dataclasses.fields(Config)]
@@ -197,6 +190,18 @@ def load_config(pipeline: str = "", preset: str | None = None, **overrides: Any)
         raise UserError(f"{path}: {error}") from None
     recipe = PRESETS[choose("preset", preset, PRESETS)](own.size) if preset else {}
     return name, Config(**(values | recipe | overrides))
+
+
+def drop_removed(values: dict[str, Any], path: Path) -> dict[str, Any]:
+    """Returns the values of a file without the keys of version 0.1 that are gone; they may stand there unused.
+
+    Raises:
+        UserError: such a key has a value.
+    """
+    for key, reason in REMOVED.items():
+        if values.get(key):
+            raise UserError(f"{path}: {key}={values[key]} is no longer possible: {reason}. Remove that line.")
+    return {key: value for key, value in values.items() if key not in REMOVED}
 
 
 def _named(name: str) -> Path:

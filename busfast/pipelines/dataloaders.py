@@ -99,7 +99,7 @@ class ImageDL(TfmdDL):
             return (TensorImage(augment_and_normalize(pixels, self.image, augmentation[self.own] if augment else None)),
                     *self.targets(self.indices[self.own]))
 
-        kept = self.prepare(self.image)
+        kept = self.prepare()
         if kept is not None:
             fitted = _read_ahead(kept, batches())
         else:
@@ -127,14 +127,14 @@ class ImageDL(TfmdDL):
     def lap(self, phase: str) -> None:
         """Is told what the time since the last border went into; `busfast.training.profile` listens here."""
 
-    def prepare(self, image: ImagePipeline) -> Pixels | None:
-        """Decodes what an image pipeline needs, if there is a cache to keep it in; returns its pixels."""
-        return self.cache.pixels(image) if self.cache is not None else None
+    def prepare(self) -> Pixels | None:
+        """Decodes the images now, if there is a cache to keep their pixels in; returns the pixels."""
+        return self.cache.pixels(self.image) if self.cache is not None else None
 
     @property
     def cached_images(self) -> int:
         """How many images, of all parts, come out of the cache."""
-        kept = self.prepare(self.image)
+        kept = self.prepare()
         return len(kept) if kept is not None else 0
 
     def set_image(self, image: ImagePipeline) -> None:
@@ -287,7 +287,7 @@ def make_dls(table: pd.DataFrame, image: ImagePipeline | None = None, *, classes
            "place": place, "after_item": [ToTensor()],
            "after_batch": [Normalized(image.mean, image.std)]}
     train = ImageDL(dataset.train, shuffle=True, drop_last=len(splits[0]) % bs == 1, **how)
-    train.prepare(image)  # now, rather than within the first batch
+    train.prepare()  # now, rather than within the first batch
     valid = ImageDL(dataset.valid, **(how | {"loader": REFERENCE}))
     return TableDataLoaders(train, valid, path=path, device=device)
 

@@ -69,9 +69,6 @@ def read_space(params: str, config: Config) -> dict[str, BaseDistribution]:
         space[key] = _own(key, text) if equals else _built_in(key, config)
     if not space:
         raise UserError(f"--params='{params}' names nothing to vary. Choose from: {', '.join(SPACES)}.")
-    if "size" in space and config.progressive:
-        raise UserError("size cannot be varied while progressive names the sides of the training images "
-                        f"({','.join(map(str, config.progressive))}): leave one of them out.")
     for key, distribution in space.items():
         for value in ends(distribution):
             try:

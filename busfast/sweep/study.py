@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from busfast.errors import UserError
 from busfast.files import atomic
-from busfast.pipelines.config import Config
+from busfast.pipelines.config import Config, drop_removed
 from busfast.sweep.space import apply, own_values
 from busfast.sweep.trial import Outcome, trial_name
 from busfast.training.runs import Run
@@ -96,7 +96,7 @@ class Sweep:
         if known is None:
             self.study.set_user_attr("asked", asked)
         else:
-            check_same(run, known, asked)
+            check_same(run, drop_removed(known, path), asked)
         self.own, self.outside = own_values(request.space, self.config)
         self.interrupt()  # what still runs there: its process is gone
 

@@ -1,7 +1,5 @@
 """fastai callbacks of a run, one concern each. Epochs are counted from 1, as in the log."""
 
-from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -110,29 +108,3 @@ class WarnCollapse(Callback):
                     print(f"\n*** WARNING: {name} has been 0 for {self.zeros[name]} epochs: the model has given this "
                           f"class up. ***\n*** Try a lower --lr, pretrained --weights, or more images of it. ***\n",
                           flush=True)
-
-
-class ProgressiveSize(Callback):
-    """Trains with images of other sizes than the model is used at: cheap small ones first, in equal shares of epochs.
-
-    Args:
-        sizes: sides, pixels, in order; no more than there are epochs.
-    """
-
-    order = -20  # before anything looks at the first batch
-
-    def __init__(self, sizes: Sequence[int]):
-        self.sizes = sizes
-
-    def before_fit(self):
-        self.own = self.dls.train.image
-        for size in dict.fromkeys(self.sizes):
-            self.dls.train.prepare(replace(self.own, size=size))  # now, rather than in the middle of the run
-
-    def before_train(self):
-        size = self.sizes[self.epoch * len(self.sizes) // self.n_epoch]
-        if self.dls.train.image.size != size:
-            self.dls.train.set_image(replace(self.own, size=size))
-
-    def after_fit(self):
-        self.dls.train.set_image(self.own)

@@ -17,7 +17,7 @@ from busfast.models.learner import cosine
 from busfast.pipelines.config import Config
 from busfast.text import counted
 from busfast.training.batch_size import is_out_of_memory
-from busfast.training.callbacks import EarlyStopping, ProgressiveSize, SaveBest, SaveFinal, WarnCollapse, monitor_with
+from busfast.training.callbacks import EarlyStopping, SaveBest, SaveFinal, WarnCollapse, monitor_with
 from busfast.training.checkpoint import remove_checkpoints
 from busfast.training.distributed.store import process_group
 from busfast.training.finish import finish_run, print_summary
@@ -33,8 +33,6 @@ def schedule_callbacks(config: Config, learn: Learner) -> list[Callback]:
     callbacks = [cosine(config.lr, config.lr_min)]
     if config.freeze_after and can_freeze(config.freeze, learn.weights_used["text"]):
         callbacks.append(FreezeStages(config.freeze, config.freeze_after, config.arch))
-    if config.progressive:
-        callbacks.append(ProgressiveSize(config.progressive))
     return callbacks
 
 

@@ -91,9 +91,6 @@ def build(config: Config, parts: pd.DataFrame, model_dir: Path | str = "models",
     threads = config.threads or (processes.share_cores(processes.local_world_size()) if world_size > 1 else 0)
     dls = make_dls(parts, image, classes=config.classes, bs=config.bs, loader=loader, device=device.type,
                    threads=threads, cache=config.cache, place=(processes.rank(), processes.world_size()))
-    if processes.world_size() > 1:  # now, while the others wait as long as it takes
-        for size in config.progressive:
-            dls.train.prepare(replace(image, size=size))
     learn = make_learner(dls, config.arch, weights=weights or config.weights, dropout=config.dropout, lr=config.lr,
                          wd=config.wd, freeze=0 if config.freeze_after else config.freeze, path=".",
                          model_dir=model_dir)

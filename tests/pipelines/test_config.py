@@ -129,7 +129,7 @@ WRONG_TYPE = [
     ("size", float("inf")), ("seed", float("nan")), ("threads", "1e400"), ("lr", float("nan")), ("lr", float("inf")),
     ("lr", "-inf"), ("lr", "fast"), ("lr", False), ("lr", {"a": 1}), ("wd", ""), ("dropout", [0.2]),
     ("arch", ["resnet18"]), ("arch", 18), ("data", True), ("data", None), ("weights", 0.5), ("resize", {}),
-    ("progressive", 160), ("progressive", "96,x"), ("cache", 5), ("classes", 3),
+    ("cache", 5), ("classes", 3),
     ("classes", {"benign": 1}), ("splits", None), ("splits", True), ("holdout", 2.5),
 ]
 OUT_OF_RANGE = [
@@ -318,12 +318,21 @@ def test_a_key_that_stands_twice_is_refused(write):
         load_config(str(path))
 
 
-@pytest.mark.parametrize(("values", "message"), [
-    ({"progressive": "16,64"}, "progressive=16 is out of range"), ({"cache": ""}, "Use auto, off or a folder"),
-    ({"progressive": "64,96,128", "epochs": 2}, "progressive names 3 sizes for epochs=2"),
-])
-def test_sizes_and_cache_are_checked(values, message):
-    assert message in refusal(Config, **values)
+def test_an_empty_cache_folder_is_refused():
+    assert "Use auto, off or a folder" in refusal(Config, cache="")
+
+
+@pytest.mark.parametrize("value", ["[]", "", "''"])
+def test_a_file_of_0_1_may_hold_an_unused_key_that_is_gone(write, value):
+    assert load_config(write(f"progressive: {value}\nepochs: 3\n")) == ("mine", Config(epochs=3))
+
+
+@pytest.mark.parametrize("value", ["[128, 160]", "128"])
+def test_a_key_that_is_gone_is_refused_with_the_reason_where_it_has_a_value(write, value):
+    path = write(f"progressive: {value}\n")
+    message = refusal(load_config, path)
+    assert message.startswith(f"{path}: progressive={value} is no longer possible: training at sizes other than")
+    assert message.endswith("Remove that line.")
 
 
 def test_a_preset_goes_over_the_file_and_under_the_flags(tmp_path, monkeypatch):

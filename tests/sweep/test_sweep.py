@@ -104,8 +104,6 @@ def test_what_cannot_be_varied_is_refused_with_the_value(params, message):
 def test_what_does_not_vary_or_contradicts_the_pipeline_is_refused():
     with pytest.raises(UserError, match="augment leaves nothing to vary"):
         read_space("augment", Config(data="x", rotate=0, hflip=0))
-    with pytest.raises(UserError, match="size cannot be varied while progressive"):
-        read_space("size", Config(data="x", progressive=(128, 160)))
 
 
 def test_no_level_of_augmentation_turns_on_a_flip_that_the_pipeline_leaves_out():

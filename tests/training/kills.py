@@ -32,8 +32,8 @@ PIPELINE = {"size": 64, "bs": 16, "arch": ARCH, "weights": "none", "device": "cp
 SCENARIOS = {
     # Stops early: the recall of a rare class is soon as good as it gets.
     "early": {"epochs": 9, "monitor": "recall_benign", "patience": 2, "lr": 1e-3, "cache": "off"},
-    # Warm weights, so that stages are frozen; images grow.
-    "stages": {"epochs": 5, "freeze": 2, "freeze_after": 1, "progressive": [48, 64], "weights": "start.pth"},
+    # Warm weights, so that stages are frozen.
+    "stages": {"epochs": 5, "freeze": 2, "freeze_after": 1, "weights": "start.pth"},
 }
 # Where to aim, and how often at most a run of five epochs comes by.
 AIMS = {"before replace": 24, "after replace": 24, "before fsync": 24, "after fsync": 24, "train": 20, "validate": 5}

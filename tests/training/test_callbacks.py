@@ -12,7 +12,6 @@ from busfast.models.learner import make_learner
 from busfast.pipelines import ImagePipeline, make_dls
 from busfast.training.callbacks import (
     EarlyStopping,
-    ProgressiveSize,
     SaveBest,
     SaveFinal,
     WarnCollapse,
@@ -108,22 +107,3 @@ def test_a_full_disk_while_saving_keeps_the_last_good_file(learn, tmp_path):
         signal.signal(signal.SIGXFSZ, old)
     assert path.read_bytes() == good
     assert [file.name for file in tmp_path.iterdir()] == ["best.pth"]
-
-
-class Sides(Callback):
-    """Remembers the side of the images of each epoch's training and validation."""
-
-    def before_fit(self):
-        self.seen = []
-
-    def before_batch(self):
-        if (self.training, self.x.shape[-1]) not in self.seen[-1:]:
-            self.seen.append((self.training, self.x.shape[-1]))
-
-
-def test_training_images_grow_in_equal_shares_of_the_epochs_and_validation_has_its_own_size(learn):
-    sides = Sides()
-    learn.fit(3, 1e-3, cbs=[ProgressiveSize((32, 48)), sides])
-    valid = (False, SIZE)
-    assert sides.seen == [(True, 32), valid, (True, 32), valid, (True, 48), valid]
-    assert learn.dls.train.image.size == SIZE  # as it was before

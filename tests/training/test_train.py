@@ -110,10 +110,10 @@ def test_training_reads_the_written_split_and_never_the_test_part(workdir, phant
     assert opened == used and set(parts["center"][parts["part"] == "test"]) == {"gamma"}
 
 
-def test_progressive_sizes_and_the_preset_are_recorded_and_an_epoch_is_profiled(workdir, capsys):
-    run("train", "--preset=fast", "--epochs=2", "--size=48", "--progressive=40", "--profile")
+def test_the_preset_is_recorded_and_an_epoch_is_profiled(workdir, capsys):
+    run("train", "--preset=fast", "--epochs=2", "--size=48", "--profile")
     config = yaml.safe_load((workdir / "results/phantom/stratified/config.yaml").read_text())
-    assert (config["size"], config["progressive"], config["freeze"], config["bs"]) == (48, [40], 4, 16)
+    assert (config["size"], config["freeze"], config["bs"]) == (48, 4, 16)
     assert config["run"]["cached_images"] == 76
     profile = pd.read_csv("results/phantom/stratified/profile.csv")
     phases = profile.drop(columns=["epoch", "seconds"])
@@ -121,9 +121,9 @@ def test_progressive_sizes_and_the_preset_are_recorded_and_an_epoch_is_profiled(
     assert phases.sum(axis=1).tolist() == pytest.approx(profile["seconds"].tolist(), abs=1e-3)
     said = capsys.readouterr().out
     assert "freeze=4: nothing is, for the weights are random" in said
-    assert "waiting for data" in said and "cache: decoding 76 images once, to 40 px" in said
+    assert "waiting for data" in said and "cache: decoding 76 images once, to 48 px" in said
     run("predict", "results/phantom/stratified/split.csv".replace("split.csv", "loss_curve.png"),
-        "--run=phantom/stratified", "--out=one.csv")  # at 48 px, whatever training had
+        "--run=phantom/stratified", "--out=one.csv")
 
 
 def test_monitor_may_be_any_logged_measure(workdir):
