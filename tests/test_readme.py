@@ -1,14 +1,16 @@
-"""The documents are promises: their commands run, their files are there, their code is Python.
+"""The documents are promises: their commands run, the files and names they mention exist, their Python compiles.
 
-Each line of a block of code that is a command of busfast is run here, page by page, in the page's order, on small
-phantoms; what cannot be run stands in NOT_RUN, with the reason. Those, and commands in a sentence, must be ones that
-busfast takes, with values that it takes. Commands of others must be of a kind that stands in OTHERS.
+Every busfast command in a code block is run once, in the order of the pages, on small phantoms in one shared folder.
+What cannot run is listed in NOT_RUN with the reason. Those, and commands within a sentence, must have a verb, flags and
+values that busfast accepts. Commands of other programs must be of a kind listed in OTHERS.
 """
 
 import configparser
+import pkgutil
 import re
 import shlex
 import shutil
+import subprocess
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,8 +18,9 @@ import pandas as pd
 import pytest
 
 from busfast.bench import WHATS
-from busfast.cli import THEN, VERBS, main
+from busfast.cli import VERBS, main
 from busfast.cli.parse import check
+from busfast.cli.train import THEN
 from busfast.data import SPLITS
 from busfast.data.external_splits import is_list_path
 from busfast.data.sources import SOURCES
@@ -26,63 +29,70 @@ from busfast.pipelines.config import PRESETS, Config
 from busfast.results.export import FORMATS
 
 ROOT = Path(__file__).parents[1]
-MADE = [ROOT / "docs" / "reference" / f"{name}.md" for name in ("cli", "pipeline", "python")]  # of what --help shows
+GENERATED = [ROOT / "docs" / "reference" / f"{name}.md" for name in ("cli", "pipeline", "python")]
 PAGES = [page for page in (*sorted(ROOT.glob("*.md")), *sorted(ROOT.glob("*/README.md")),
-                           *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("docs/*/*.md"))) if page not in MADE]
+                           *sorted(ROOT.glob("docs/*.md")), *sorted(ROOT.glob("docs/*/*.md"))) if page not in GENERATED]
 LAUNCHERS = r"(?:[A-Z_]+=\S+ )*(?:busfast|(?:python|torchrun|accelerate launch)(?: [^`\n]*)? -m busfast) "
-SEVERAL = ("torchrun", "accelerate")  # not run here, but by tests/training/distributed/test_distributed.py
+SEVERAL = ("torchrun", "accelerate")  # run by tests/training/distributed/test_distributed.py instead
 
-# What is not run, by a part of the line, and why not.
+# Part of a line -> why it is not run here.
 NOT_RUN = {
     "bench ": "takes minutes; tests/bench/test_bench.py measures small ones",
-    "demo ": "serves until it is stopped; tests/demo/test_demo.py asks it",
+    "demo ": "serves until it is stopped; tests/demo/test_demo.py sends requests to it",
     "prepare --source=bus": "needs the public sets; tests/data/test_prepare.py makes small ones",
     "sweep": "twenty trainings; tests/sweep/test_sweep.py sweeps small ones",
     "--seeds=": "five trainings; tests/results/test_run_groups.py trains small ones",
     "--jobs=": "starts processes; tests/results/test_run_groups.py starts two",
     "ensemble": "needs those runs; tests/results/test_run_groups.py makes ensembles of others",
-    "--tracker=": "three packages that not everybody has; tests/training/trackers/test_trackers.py tries each",
-    "path/to/": "lists that somebody else made; tests/data/test_external_splits.py makes some",
+    "--tracker=": "needs three optional packages; tests/training/trackers/test_trackers.py tries each",
+    "path/to/": "needs lists made elsewhere; tests/data/test_external_splits.py makes some",
 }
-# Commands of others, and what must be there for them.
+# Commands of other programs, and what must exist for them.
 OTHERS = {
     r"make (\w+)": lambda target: f"\n{target}:" in (ROOT / "Makefile").read_text(),
     r"pip install -e \"\.\[(\w+)\]\"": lambda extra: extra in setup()["options.extras_require"],
-    r"python -m pytest (.*)": lambda words: all((ROOT / word).exists() for word in words.split() if "--" not in word),
+    r"python -m pytest (.*)": lambda args: all((ROOT / arg).exists() for arg in args.split() if "--" not in arg),
     r"python -m (busfast\.[\w.]+).*": find_spec,
     r"python (\S+\.py).*": lambda file: (ROOT / file).is_file(),
-    r"git clone URL-OF-THIS-REPOSITORY busfast && cd (busfast)": bool,
     r"source (\.venv)/bin/activate": bool,
 }
-LISTED = {"split": (*SPLITS, "all"), "source": SOURCES, "format": FORMATS, "then": THEN, "preset": PRESETS,
-          "engine": ("torch", "onnx")}
+CHOICES = {"split": (*SPLITS, "all"), "source": SOURCES, "format": FORMATS, "then": THEN, "preset": PRESETS,
+           "engine": ("torch", "onnx")}
 
 
 def setup():
-    found = configparser.ConfigParser()
-    found.read(ROOT / "setup.cfg", encoding="utf-8")
-    return found
+    parser = configparser.ConfigParser()
+    parser.read(ROOT / "setup.cfg", encoding="utf-8")
+    return parser
 
 
 def commands(page):
-    """The commands in a page's blocks of code, in their order, without comments."""
+    """The commands in a page's code blocks, in order, without comments."""
     text = re.sub(r"^```(?!sh\n)\w+\n.*?^```$", "", page.read_text(), flags=re.DOTALL | re.MULTILINE)  # Python, YAML
     for block in re.findall(r"^```(?:sh)?\n(.*?)^```$|((?:^    [^\n]*\n)+)", text, re.DOTALL | re.MULTILINE):
         for line in "".join(block).replace("\\\n", " ").splitlines():
             line = " ".join(line.partition(" # ")[0].split())
-            if re.match(rf"{LAUNCHERS}|(?:python|make|pip|git|source) ", line) or re.search(r" --\w", line):
+            if re.match(rf"{LAUNCHERS}|(?:python|make|pip|git|source|cd) ", line) or re.search(r" --\w", line):
                 yield line
 
 
 def inline(page):
-    """The commands of busfast in a page's sentences."""
+    """The busfast commands in a page's sentences."""
     return re.findall(rf"`({LAUNCHERS}[^`]*)`", page.read_text())
 
 
-def words_of(line):
-    """The words after `busfast`; none of a command of others."""
-    found = re.match(rf"{LAUNCHERS}(.*)", line)
-    return shlex.split(found[1]) if found else []
+def busfast_args(line):
+    """The arguments after `busfast`; none for another program's command."""
+    match = re.match(rf"{LAUNCHERS}(.*)", line)
+    return shlex.split(match[1]) if match else []
+
+
+def runnable(page):
+    """The busfast commands of a page that can run here, as (line, arguments)."""
+    for line in commands(page):
+        args = busfast_args(line)
+        if args and args[0] in VERBS and not any(part in line for part in (*NOT_RUN, *SEVERAL)):
+            yield line, args
 
 
 def name_of(page):
@@ -90,35 +100,35 @@ def name_of(page):
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
-def test_every_command_in_the_documents_is_one_that_is_there(page):
+def test_every_command_in_the_documents_exists(page):
     for line in commands(page):
-        if not words_of(line):
-            kinds = [there(found[1]) for kind, there in OTHERS.items() if (found := re.fullmatch(kind, line))]
-            assert kinds, f"{line}: no command of busfast, and of no kind in OTHERS"
+        if not busfast_args(line):
+            kinds = [exists(match[1]) for kind, exists in OTHERS.items() if (match := re.fullmatch(kind, line))]
+            assert kinds, f"{line}: not a busfast command, and of no kind in OTHERS"
             assert kinds[0], line
-    for words in map(words_of, (*commands(page), *inline(page))):
-        if words and words[0] not in ("VERB", "..."):
-            check(VERBS, [word for word in words if word != "--help"])
-            check_values(*words)
+    for args in map(busfast_args, (*commands(page), *inline(page))):
+        if args and args[0] not in ("VERB", "..."):
+            check(VERBS, [arg for arg in args if arg != "--help"])
+            check_values(*args)
 
 
-def check_values(verb, *words):
-    """Refuses values that a flag does not take; those in capitals, such as FOLDER, stand for others."""
-    given = dict(word[2:].replace("-", "_", 1).split("=", 1) for word in words if word.startswith("--") and "=" in word)
-    given = {flag: value for flag, value in given.items() if not re.fullmatch(r"[A-Z][A-Z_/,]*", value)}
-    for flag, choices in LISTED.items():
-        if flag in given and not is_list_path(given[flag]):
-            for value in given[flag].split(","):
+def check_values(verb, *args):
+    """Refuses values that a flag does not take; values in capitals, such as FOLDER, are placeholders."""
+    flags = dict(arg[2:].replace("-", "_", 1).split("=", 1) for arg in args if arg.startswith("--") and "=" in arg)
+    flags = {flag: value for flag, value in flags.items() if not re.fullmatch(r"[A-Z][A-Z_/,]*", value)}
+    for flag, choices in CHOICES.items():
+        if flag in flags and not is_list_path(flags[flag]):
+            for value in flags[flag].split(","):
                 choose(flag, value, choices)
-    Config(**{flag: value for flag, value in given.items() if flag in {*Config.__annotations__} - {*LISTED} and
+    Config(**{flag: value for flag, value in flags.items() if flag in {*Config.__annotations__} - {*CHOICES} and
               value != "auto"})
-    if verb == "bench" and words[0] != "WHAT":
-        assert set(given) - {"out"} <= set(WHATS[choose("bench", words[0], WHATS)])
+    if verb == "bench" and args[0] != "WHAT":
+        assert set(flags) - {"out"} <= set(WHATS[choose("bench", args[0], WHATS)])
 
 
 @pytest.fixture(scope="module")
-def lived_in(exported_once, tmp_path_factory):
-    """A folder in which everything lies that the documents speak of: data/bus, images in class folders, runs."""
+def workplace(exported_once, tmp_path_factory):
+    """The working folder, with everything that the documents mention: data/bus, class folders in IMAGES, runs."""
     place = tmp_path_factory.mktemp("documents") / "place"
     shutil.copytree(exported_once, place)  # data/phantom, its run, a bundle
     shutil.copytree(place / "data" / "phantom", place / "data" / "bus")
@@ -134,36 +144,64 @@ def lived_in(exported_once, tmp_path_factory):
         (place / "pipelines" / f"{name}.yaml").write_text(small.replace("data/phantom", f"data/{name}"))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
+        patch.setenv("BUSFAST_CACHE", str(place.with_name("cache")))
         for split in ("stratified", "center_holdout"):
-            assert main(f"train --data=data/bus --split={split} --then=evaluate".split()) == 0
-    return place
+            assert main(f"train --data=data/bus --split={split}".split()) == 0
+        yield place
 
 
-SLOW, DONE = ("train", "explain", "report"), set()  # these lines are not run again for another page
+DONE = set()  # argument sets of commands that ran: a command that several pages have runs once
 
 
-@pytest.mark.parametrize("page", [page for page in PAGES if any(map(words_of, commands(page)))], ids=name_of)
-def test_every_command_of_a_page_runs(page, lived_in, tmp_path, monkeypatch, capsys):
-    shutil.copytree(lived_in, tmp_path / "place")
-    monkeypatch.chdir(tmp_path / "place")
-    monkeypatch.setenv("BUSFAST_CACHE", str(tmp_path / "cache"))
-    for line in commands(page):
-        words = words_of(line)
-        runs = words and words[0] in VERBS and not any(part in line for part in (*NOT_RUN, *SEVERAL))
-        if runs and {*words} not in DONE:
-            assert main(words) == 0, f"{line}\n{capsys.readouterr().err}\nIf it cannot run here: NOT_RUN"
-            DONE.update({frozenset(words)} if words[0] in SLOW else ())
+@pytest.mark.parametrize("page", [page for page in PAGES if any(runnable(page))], ids=name_of)
+def test_every_command_of_a_page_runs(page, workplace, capsys):
+    for line, args in runnable(page):
+        if frozenset(args) not in DONE:
+            assert main(args) == 0, f"{line}\n{capsys.readouterr().err}\nIf it cannot run here: NOT_RUN"
+            DONE.add(frozenset(args))
 
 
 @pytest.mark.parametrize("part", NOT_RUN)
-def test_what_is_not_run_stands_in_a_document(part):
+def test_every_exception_is_still_needed(part):
     assert any(part in line for page in PAGES for line in commands(page))
+
+
+def test_the_set_up_commands_of_the_readme_run_where_it_is():
+    lines = [line for line in commands(ROOT / "README.md") if not busfast_args(line)]
+    assert lines[:2] == ["make train", "source .venv/bin/activate"]
+    subprocess.run(["make", "--dry-run", "train"], cwd=ROOT, check=True, capture_output=True)
+    assert not any("clone" in line for page in PAGES for line in commands(page))  # it has no public address
+
+
+def test_the_readme_is_short_and_says_early_that_it_is_for_research():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.split()) <= 900
+    assert "not a medical device" in " ".join(text.split()[:80])
 
 
 @pytest.mark.parametrize("page", PAGES, ids=name_of)
 def test_every_link_to_a_file_leads_to_one(page):
     for target in re.findall(r"\]\(([^)#:]+)(?:#[\w-]+)?\)", page.read_text()):
-        assert (page.parent / target).exists() or (page.parent / target).resolve() in MADE, target
+        assert (page.parent / target).exists() or (page.parent / target).resolve() in GENERATED, target
+
+
+FILES = {f"/{path.relative_to(ROOT).as_posix()}" for folder in ("busfast", "tests", "benchmarks", "docs")
+         for path in (ROOT / folder).rglob("*.py")}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=name_of)
+def test_every_file_folder_and_name_of_the_code_that_a_page_mentions_exists(page):
+    text = page.read_text()
+    spans = set(re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)))
+    files = {name for span in spans for name in re.findall(r"[a-z0-9_/]+\.py\b", span)}
+    assert [name for name in files if not any(file.endswith(f"/{name}") for file in FILES)] == []
+    folders = {name for name in spans if re.fullmatch(r"(?:busfast|tests)/[\w/]*", name)}
+    assert [name for name in folders if not (ROOT / name).is_dir()] == []
+    for name in re.findall(r"\b(?<!/)busfast\.(?!csv|yaml)[a-z_]+[\w.]*\w", text):
+        pkgutil.resolve_name(name)
+    for names, file in re.findall(r"(`\w+`(?: and `\w+`)?) in\s`([\w/]+\.py)`", text):
+        code = "".join(path.read_text() for path in (ROOT / file, ROOT / "busfast" / file) if path.is_file())
+        assert [name for name in re.findall(r"\w+", names.replace(" and ", " ")) if name not in code] == [], file
 
 
 @pytest.mark.parametrize("page", [page for page in PAGES if "```python\n" in page.read_text()], ids=name_of)
