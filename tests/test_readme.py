@@ -72,7 +72,7 @@ def commands(page):
     for block in re.findall(r"^```(?:sh)?\n(.*?)^```$|((?:^    [^\n]*\n)+)", text, re.DOTALL | re.MULTILINE):
         for line in "".join(block).replace("\\\n", " ").splitlines():
             line = " ".join(line.partition(" # ")[0].split())
-            if re.match(rf"{LAUNCHERS}|(?:python|make|pip|git|source|cd) ", line) or re.search(r" --\w", line):
+            if re.match(rf"{LAUNCHERS}|(?:python|make|pip|git|source|cd) |[^#]* --\w", line):
                 yield line
 
 
