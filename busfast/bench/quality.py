@@ -9,8 +9,8 @@ import pandas as pd
 
 from busfast.bench.report import Report, Target
 from busfast.errors import UserError
-from busfast.pipelines.config import read_yaml
 from busfast.progress import progress
+from busfast.yamlfile import read_yaml
 
 RECIPES = {"busfast --preset=fast": ["--preset=fast"], "default, 5 epochs": ["--epochs=5"]}
 BASE = "default, 5 epochs"

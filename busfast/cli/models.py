@@ -89,7 +89,7 @@ def predict(inputs: str, *, run: str = None, model: str = None, out: str = "pred
         UserError: wrong input, or not one of the inputs could be read (the rows with the reasons are written).
     """
     from busfast.inference.resumable_csv import check_place, check_same, is_done
-    from busfast.pipelines.config import convert
+    from busfast.pipelines.settings import convert
 
     if (run is None) == (model is None):
         raise UserError("predict needs --run=RUN (a run) or --model=FOLDER (an exported model), one of the two.")
@@ -146,7 +146,7 @@ def demo(*, model: str, host: str = "127.0.0.1", port: int = 7860, max_mb: float
         target: decide by the bundle's operating point of this sensitivity; default: its first.
         device: auto, cuda, mps or cpu.
     """
-    from busfast.pipelines.config import convert
+    from busfast.pipelines.settings import convert
 
     number = None if target is None else convert("target", target, float)
     port, most = convert("port", port, int), convert("max_mb", max_mb, float)

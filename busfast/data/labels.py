@@ -4,6 +4,8 @@ import re
 
 from busfast.errors import choose
 
+CLASSES = ("normal", "benign", "malignant")  # the default, of breast ultrasound and bone radiographs
+
 
 def match_label(label: str, classes: tuple[str, ...]) -> str:
     """Returns the class that a label names, whatever its capitals, spaces, '-' and '_'.

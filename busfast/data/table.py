@@ -7,14 +7,13 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from busfast.csvfile import read_rows
-from busfast.data.labels import match_label
+from busfast.data.labels import CLASSES, match_label
 from busfast.data.paths import SOURCES_FILE, PathSandbox, locate, path_problem, read_source_folders
 from busfast.errors import UserError
 from busfast.text import counted
 
 REQUIRED = ("image", "label")
 OPTIONAL = ("center", "patient", "device", "mask")
-CLASSES = ("normal", "benign", "malignant")
 
 
 def find_table(data: str | Path) -> Path:

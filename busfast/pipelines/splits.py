@@ -10,7 +10,8 @@ from busfast.data.external_splits import is_list_path, read_lists
 from busfast.data.leaks import check_leaks, find_leaks, format_leaks
 from busfast.data.split import count_parts, split_folds
 from busfast.errors import UserError, choose
-from busfast.pipelines.config import Config, convert, folder_name
+from busfast.pipelines.config import Config, folder_name
+from busfast.pipelines.settings import convert
 
 MOST_SEEDS = 100
 

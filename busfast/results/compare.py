@@ -7,12 +7,12 @@ import pandas as pd
 from busfast.csvfile import read_frame, write_csv
 from busfast.errors import UserError
 from busfast.files import atomic
-from busfast.pipelines.config import read_yaml
 from busfast.results.differences import compare_tests, headline
 from busfast.results.predictions import FILE
 from busfast.results.run_groups import NOTE as SPREAD
 from busfast.results.run_groups import aggregate, find_groups, format_groups
 from busfast.training.runs import RESULTS, Run, all_runs, find_run
+from busfast.yamlfile import read_yaml
 
 NOTE = ("Columns that begin with test_ are of the test part (macro AUC with its 95% interval, drawing patients again), "
         "where `evaluate` has scored it; all others are of the validation part. For center_holdout that is images of "

@@ -14,7 +14,7 @@ from busfast.errors import UserError
 from busfast.inference.bundle import describe_input
 from busfast.inference.load_bundle import MEMBERS
 from busfast.inference.stream import join_states, run_image
-from busfast.pipelines.config import Config, folder_name, read_yaml
+from busfast.pipelines.config import Config, folder_name
 from busfast.results.evaluation import choose_positive, format_interval
 from busfast.results.predictions import check_weights
 from busfast.results.run_groups import find_groups, is_scored, pool_tests
@@ -32,6 +32,7 @@ from busfast.training.runs import (
     provenance,
     write_config,
 )
+from busfast.yamlfile import read_yaml
 
 OUT_OF_FOLD = "out_of_fold.csv"
 UNSCORED = ("its members were trained on different splits, so that an image that one has not seen was another's to "

@@ -25,13 +25,14 @@ from busfast.inference.onnx_export import export_onnx
 from busfast.inference.outlier import QUANTILE, Outlier, fit_outlier
 from busfast.inference.predictor import Predictor, use_facts
 from busfast.inference.stream import load_run_model, run_image, stream
-from busfast.pipelines.config import Config, read_yaml
+from busfast.pipelines.config import Config
 from busfast.pipelines.dataloaders import make_dls
 from busfast.results.evaluation import TARGET, Evaluation, summarise
 from busfast.results.predictions import FILE, read_history
 from busfast.text import counted
 from busfast.training.finish import VALID_FILE, read_valid
 from busfast.training.runs import Run, file_sha256
+from busfast.yamlfile import read_yaml
 
 FORMATS = ("bundle", "learner", "onnx")
 CHECKED = 32  # images that all forms are compared on

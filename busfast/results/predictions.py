@@ -13,9 +13,9 @@ from busfast.csvfile import read_rows, write_csv
 from busfast.data.split_file import check_unchanged, read_split
 from busfast.data.table import find_table
 from busfast.errors import UserError
-from busfast.pipelines.config import read_yaml
 from busfast.results.calibration import calibrate
 from busfast.training.runs import Run, file_sha256, write_record
+from busfast.yamlfile import read_yaml
 
 FILE = "predictions.csv"
 PARTS = ("valid", "test")

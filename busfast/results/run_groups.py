@@ -10,7 +10,7 @@ from scipy import stats
 
 from busfast.csvfile import read_frame
 from busfast.data.split_file import read_split
-from busfast.pipelines.config import Config, read_yaml
+from busfast.pipelines.config import Config
 from busfast.pipelines.splits import name_split, seed_of_split
 from busfast.results.bootstrap import LEVEL
 from busfast.results.differences import PLACES, apart
@@ -18,6 +18,7 @@ from busfast.results.evaluation import choose_positive
 from busfast.results.metrics import assess_rows
 from busfast.results.predictions import FILE, read_predictions
 from busfast.training.runs import DONE, Run
+from busfast.yamlfile import read_yaml
 
 COLUMNS = ["group", "runs", "part", "score", "mean", "sd", "low", "high", "lowest", "highest", "interval"]
 OVER_RUNS, BY_PATIENT = "t over runs", "bootstrap by patient"

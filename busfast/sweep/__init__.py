@@ -10,7 +10,8 @@ from busfast.data.fingerprint import fingerprint_images
 from busfast.data.paths import image_paths
 from busfast.data.split_file import read_split, write_split
 from busfast.errors import UserError, choose
-from busfast.pipelines.config import Config, convert
+from busfast.pipelines.config import Config
+from busfast.pipelines.settings import convert
 from busfast.processes import cores
 from busfast.sweep.report import format_trial, write_end, write_tables
 from busfast.sweep.space import apply, compare_starts, ends, format_distribution, read_space

@@ -9,7 +9,8 @@ from typing import Any, get_type_hints
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from busfast.errors import UserError, choose
-from busfast.pipelines.config import Config, convert
+from busfast.pipelines.config import Config
+from busfast.pipelines.settings import convert
 
 LOG = ("lr", "lr_min", "wd")  # drawn evenly on a logarithmic scale
 STEP = 32  # pixels: what five strides of 2 divide evenly

@@ -11,10 +11,11 @@ import pandas as pd
 import torch
 from fastai.callback.core import Callback, CancelFitException
 
-from busfast.pipelines.config import Config, read_yaml
+from busfast.pipelines.config import Config
 from busfast.training.runs import Run
 from busfast.training.train import train_run
 from busfast.training.training_state import Checkpoint
+from busfast.yamlfile import read_yaml
 
 SHOWN = 300  # signs of a reason
 

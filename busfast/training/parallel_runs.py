@@ -13,7 +13,7 @@ import torch
 
 from busfast import processes
 from busfast.errors import UserError
-from busfast.pipelines.config import convert
+from busfast.pipelines.settings import convert
 
 MOST = 64
 PATIENCE = 60  # seconds that a run has to end by itself after it was asked to

@@ -14,9 +14,10 @@ from filelock import FileLock, Timeout
 from busfast.data.split_file import check_unchanged, read_split
 from busfast.errors import UserError
 from busfast.files import remove_leftovers
-from busfast.pipelines.config import Config, read_yaml
+from busfast.pipelines.config import Config
 from busfast.training.checkpoint import NAME, has_checkpoint, read_last, remove_checkpoints
 from busfast.training.runs import DONE, MODELS, RESULTS, Run, new_run, train_command
+from busfast.yamlfile import read_yaml
 
 # Keys that may differ: where and how fast a run is made, and what another split is made with.
 FREE = ("threads", "cache", "device", "splits", "source", "folds")

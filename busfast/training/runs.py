@@ -19,7 +19,8 @@ import yaml
 from busfast import __version__
 from busfast.errors import UserError
 from busfast.files import atomic
-from busfast.pipelines.config import Config, load_config, read_yaml
+from busfast.pipelines.config import Config, load_config
+from busfast.yamlfile import read_yaml
 
 RESULTS, MODELS = Path("results"), Path("models")
 DONE = ("finished", "stopped early")  # the states of a run, in summary.yaml, with which nothing is left to train

@@ -1,7 +1,6 @@
 """What a pipeline file promises: the experiment's defaults, every choice checked before anything runs."""
 
 import dataclasses
-import re
 from pathlib import Path
 
 import pytest
@@ -121,54 +120,6 @@ def test_an_unknown_key_is_refused_by_file_with_the_nearest(write, key, nearest)
     assert f"'{key}'" in message
     assert "Choose from: data, " in message
     assert nearest is None or f"Did you mean '{nearest}'" in message
-
-
-WRONG_TYPE = [
-    ("epochs", True), ("epochs", 1.5), ("epochs", None), ("epochs", "abc"), ("epochs", [3]),
-    pytest.param("epochs", 10**400, id="epochs-huge"),
-    ("size", float("inf")), ("seed", float("nan")), ("threads", "1e400"), ("lr", float("nan")), ("lr", float("inf")),
-    ("lr", "-inf"), ("lr", "fast"), ("lr", False), ("lr", {"a": 1}), ("wd", ""), ("dropout", [0.2]),
-    ("arch", ["resnet18"]), ("arch", 18), ("data", True), ("data", None), ("weights", 0.5), ("resize", {}),
-    ("cache", 5), ("classes", 3),
-    ("classes", {"benign": 1}), ("splits", None), ("splits", True), ("holdout", 2.5),
-]
-OUT_OF_RANGE = [
-    ("size", 31), ("size", 2049), ("hflip", -0.1), ("hflip", 1.1), ("vflip", 2), ("rotate", -1), ("rotate", 181),
-    ("dropout", 1), ("dropout", -0.2), ("epochs", 0), ("epochs", -5), ("bs", 1), ("bs", 0), ("lr", 0), ("lr", -1e-3),
-    ("lr", 101), ("lr_min", -1e-6), ("lr_min", 0.1), ("wd", -1e-4), ("wd", 11), ("patience", 0), ("seed", -1),
-    ("seed", 2**32), ("threads", -1), ("threads", 1025),
-]
-UNKNOWN = [
-    ("resize", "sqash", "squash"), ("channels", "grey", "gray"), ("loader", "dally", "dali"),
-    ("device", "cuda:0", "cuda"), ("source", "fantom", "phantom"), ("monitor", "valid_loss", "val_loss"),
-    ("splits", "centre_holdout", "center_holdout"),
-]
-
-
-@pytest.mark.parametrize(("key", "value"), WRONG_TYPE)
-def test_a_value_of_the_wrong_type_is_refused_by_key_and_value(key, value):
-    assert re.match(rf"{key}=({re.escape(str(value))}|x) is not ", refusal(Config, **{key: value}))
-
-
-@pytest.mark.parametrize(("key", "value"), OUT_OF_RANGE)
-def test_a_value_out_of_range_is_refused_by_key_value_and_range(key, value):
-    message = refusal(Config, **{key: value})
-    assert message.startswith(f"{key}={value}")
-    assert "out of range: give a number from" in message
-
-
-@pytest.mark.parametrize(("key", "value", "nearest"), UNKNOWN)
-def test_an_unknown_choice_is_refused_with_the_nearest(key, value, nearest):
-    message = refusal(Config, **{key: value})
-    assert f"'{value}'" in message
-    assert f"Did you mean '{nearest}'" in message
-
-
-@pytest.mark.parametrize(("key", "ends"), [("size", (32, 2048)), ("dropout", (0, 0.99)), ("epochs", (1, 100_000)),
-                                           ("bs", (2, 65_536)), ("lr_min", (0, 1e-3)), ("seed", (0, 2**32 - 1))])
-def test_the_ends_of_a_range_belong_to_it(key, ends):
-    for value in ends:
-        assert getattr(Config(**{key: value}), key) == value
 
 
 def test_lr_min_may_not_be_above_lr():
@@ -314,7 +265,7 @@ def test_a_record_without_a_pipeline_leaves_the_name_of_the_file(write, record):
 
 def test_a_key_that_stands_twice_is_refused(write):
     path = write("epochs: 1\nepochs: 3\n")
-    with pytest.raises(UserError, match="the key 'epochs' stands there twice"):
+    with pytest.raises(UserError, match="the key 'epochs' is given twice"):
         load_config(str(path))
 
 

@@ -1,4 +1,7 @@
-"""A pipeline file holds plain values and ends quickly, whatever it holds; see also tests/pipelines/test_config.py."""
+"""A pipeline file holds plain values and is read within seconds, whatever it holds.
+
+Covers busfast/yamlfile.py; see also tests/pipelines/test_config.py.
+"""
 
 import time
 from pathlib import Path
@@ -7,8 +10,9 @@ import pytest
 import yaml
 
 from busfast.errors import UserError
-from busfast.pipelines.config import MOST, load_config, read_yaml
+from busfast.pipelines.config import load_config
 from busfast.training.runs import write_record
+from busfast.yamlfile import MAX_BYTES, read_yaml
 from security.hostile import RESULTS, RUN, refused
 
 LAUGHS = ["a0: &a0 [x, x, x, x, x, x, x, x, x, x]",
@@ -38,7 +42,7 @@ FILES = {
     "the tag of a module": "arch: !!python/module:antigravity",
     "the tag of an object": "arch: !!python/object/new:pathlib.Path {args: [ran]}",
     "a tuple": "classes: !!python/tuple [a, b]",
-    "large": "# " + "x" * MOST,
+    "large": "# " + "x" * MAX_BYTES,
     "a program's name": "arch: hf-hub:evil/model\nepochs: x",
 }
 

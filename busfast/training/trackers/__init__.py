@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from busfast.errors import UserError, choose
-from busfast.pipelines.config import read_yaml
 from busfast.training.runs import Run, file_sha256, write_record
+from busfast.yamlfile import read_yaml
 
 if TYPE_CHECKING:
     from busfast.training.trackers.base import Tracker
