@@ -7,14 +7,13 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-from matplotlib.figure import Figure
 
 from busfast.bench.arena import Outcome
 from busfast.bench.machine import describe_machine, describe_versions
-from busfast.figures import save_figure
+from busfast.figures import STYLES, new_figure, save_figure
 from busfast.files import atomic, make_folder
 
-OWN, PEER = "#D55E00", "#0072B2"  # as in the curves: told apart by color-blind people
+OWN, PEER = STYLES[1]["color"], STYLES[0]["color"]
 
 
 @dataclass(frozen=True)
@@ -164,8 +163,7 @@ def _draw(report: Report, path: Path) -> None:
     rows = report.rows[::-1]  # bars are drawn from below
     values = rows[column]
     whisker = rows.get(f"{column}_iqr", 2 * rows.get(f"{column}_sd", pd.Series(0.0, rows.index))) / 2
-    figure = Figure(figsize=(7.2, 1.3 + 0.3 * len(rows)), layout="constrained")
-    axes = figure.subplots()
+    figure, (axes,) = new_figure(report.title, size=(7.2, 1.3 + 0.3 * len(rows)), grid="x")
     colors = [OWN if name.startswith("busfast") else PEER for name in rows["name"]]
     wide = len(rows) > 1 and values.max() > 20 * values.min() > 0  # a short bar must still be told from none
     axes.barh(rows["name"], values, color=colors, height=0.62, log=wide)
@@ -175,8 +173,4 @@ def _draw(report: Report, path: Path) -> None:
                       va="center", color="0.2")
     axes.margins(x=0.12)
     axes.set_xlabel(words + (" (logarithmic)" if wide else ""))
-    axes.grid(axis="x", color="0.92")
-    axes.set_axisbelow(True)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.suptitle(report.title, fontsize=12)
     save_figure(figure, path)

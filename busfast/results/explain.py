@@ -17,7 +17,7 @@ from busfast.data.images import load_pixels
 from busfast.data.split_file import check_unchanged, read_split
 from busfast.data.table import find_table
 from busfast.errors import UserError
-from busfast.figures import plain, save_figure
+from busfast.figures import image_grid, plain, save_figure
 from busfast.files import make_folder
 from busfast.inference.gradcam import OFFSET_FROM, Explainer, explain_images
 from busfast.inference.inputs import list_inputs
@@ -97,12 +97,10 @@ def explain_inputs(run: Run, inputs: str, folder: Path, **flags) -> list[Path]:
     files = []
     for number, (path, one, where) in enumerate(zip(paths, pixels, maps, strict=True)):
         shares = softmax(logits[number])
-        figure = Figure(figsize=(6, 3.3), layout="constrained")
-        for axes, on in zip(figure.subplots(1, 2), (None, where), strict=True):
-            axes.axis("off")
-            _show(axes, one, on)
         called = f"{config.classes[shares.argmax()]} ({shares.max():.2f})"
-        figure.suptitle(f"{plain(path.name)}: {called}. Research only, not a medical device", fontsize=8)
+        figure, (row,) = image_grid(1, 2, (3, 3.3), f"{path.name}: {called}. Research only, not a medical device")
+        for axes, on in zip(row, (None, where), strict=True):
+            _show(axes, one, on)
         files.append(folder / f"{number + 1:04}-{path.stem}.png")
         save_figure(figure, files[-1])
     return files
@@ -128,11 +126,8 @@ def draw_maps(learn: Learner, arch: str, images: Sequence[str | Path], columns: 
                     for paths in (images, learn.dls.valid_ds.items["image"][:OFFSET_FROM]))
     shares = softmax(logits_of(learn, pixels), axis=1)
     maps = Explainer(learn.model, arch, image, learn.dls.device, some).explain(pixels, shares.argmax(1))
-    rows = -(-len(pixels) // columns)
-    figure = Figure(figsize=(3.6 * columns, 2 * rows), layout="constrained")
-    grid = figure.subplots(rows, 2 * columns, squeeze=False).ravel()
-    for axes in grid:
-        axes.axis("off")
+    figure, grid = image_grid(-(-len(pixels) // columns), 2 * columns, (1.8, 2))
+    grid = grid.ravel()
     for number, (one, where, share) in enumerate(zip(pixels, maps, shares, strict=True)):
         for axes, on in zip(grid[2 * number:2 * number + 2], (None, where), strict=True):
             _show(axes, one, on)
@@ -222,10 +217,9 @@ def choose_cases(predictions: pd.DataFrame, classes: Sequence[str]) -> pd.DataFr
 def draw_gallery(cases: pd.DataFrame, pixels: Sequence[np.ndarray], maps: np.ndarray, masks: Sequence,
                  classes: Sequence[str], caption: str, path: Path) -> None:
     """Draws the cases: a row a class, right ones at the left and wrong ones at the right, each with its map."""
-    figure = Figure(figsize=(2.1 * 2 * EACH, 2.6 * len(classes)), layout="constrained")
-    grid = figure.subplots(len(classes), 2 * EACH, squeeze=False)
-    for axes in grid.ravel():
-        axes.axis("off")
+    figure, grid = image_grid(len(classes), 2 * EACH, (2.1, 2.6), "Grad-CAM for the predicted class (yellow: most; all "
+                              "violet: nothing spoke for it; white line: lesion mask)\nsurest right (left) and wrong "
+                              f"(right) cases; {caption}")
     for number, (_, case) in enumerate(cases.iterrows()):
         row = list(classes).index(case["label"])
         of = cases[(cases["label"] == case["label"]) & (cases["right"] == case["right"])]
@@ -235,6 +229,4 @@ def draw_gallery(cases: pd.DataFrame, pixels: Sequence[np.ndarray], maps: np.nda
             axes.contour(masks[number], [0.5], colors="white", linewidths=1)
         axes.set_title(f"{case['label']}, {plain(case['center']) or 'no center'}\ncalled {case['predicted']} "
                        f"({case['sure']:.2f})" + ("" if case["right"] else ", WRONG"), fontsize=7)
-    figure.suptitle("Grad-CAM for the predicted class (yellow: most; all violet: nothing spoke for it; white line: "
-                    f"lesion mask)\nsurest right (left) and wrong (right) cases; {caption}", fontsize=9)
     save_figure(figure, path)

@@ -8,16 +8,15 @@ import pandas as pd
 from matplotlib.figure import Figure
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from busfast.figures import STYLES, plain, save_figure
+from busfast.figures import GRAY, STYLES, add_legend, new_figure, plain, save_figure
 from busfast.results.bootstrap import draw_weights
 from busfast.results.evaluation import Evaluation, format_interval
-from busfast.results.predictions import arrays
+from busfast.results.predictions import PARTS, arrays
 from busfast.results.scores import BINS, confusion
 
 GRID = np.linspace(0, 1, 101)
 LEAST = 10  # images of a bin that is drawn
 BAND = 200  # bootstrap replicates of a curve's band
-GREY = "0.35"
 
 
 def draw_all(found: Evaluation, folder: Path) -> dict[str, str]:
@@ -38,16 +37,6 @@ def draw_all(found: Evaluation, folder: Path) -> dict[str, str]:
     return said
 
 
-def _axes(caption: str, title: str, width: float = 6.4, count: int = 1):
-    figure = Figure(figsize=(width, 4.6), layout="constrained")
-    axes = np.atleast_1d(figure.subplots(1, count))
-    figure.suptitle(title, fontsize=12)
-    axes[0].set_title(caption, fontsize=8, color=GREY)
-    for one in axes:
-        one.spines[["top", "right"]].set_visible(False)
-    return figure, axes
-
-
 def _band(found: Evaluation, curve: Callable) -> tuple[np.ndarray, np.ndarray]:
     """The middle 95% of a curve's heights over GRID, drawing groups again."""
     test = found.test
@@ -59,7 +48,7 @@ def _band(found: Evaluation, curve: Callable) -> tuple[np.ndarray, np.ndarray]:
 def _curves(found: Evaluation, curve: Callable, title: str, labels: tuple[str, str], score: str):
     test, classes = found.test, found.config.classes
     right, probabilities = arrays(test, classes)
-    figure, (axes,) = _axes(f"{found.run.name}, test part; bands: 95%, patients drawn again", title)
+    figure, (axes,) = new_figure(title, f"{found.run.name}, test part; bands: 95%, patients drawn again")
     said = []
     for index, name in enumerate(classes):
         positive = right == index
@@ -74,9 +63,8 @@ def _curves(found: Evaluation, curve: Callable, title: str, labels: tuple[str, s
         axes.fill_between(GRID, low, high, color=style["color"], alpha=0.15, linewidth=0)
         said.append(f"{name} {value}")
     axes.set(xlabel=labels[0], ylabel=labels[1], xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
-    axes.grid(color="0.92")
     if said:
-        axes.legend(frameon=False, loc="lower right" if score == "auc" else "lower left")
+        add_legend(axes, "lower right" if score == "auc" else "lower left")
     return figure, axes, f"{title}, test part: {', '.join(said) or 'not defined'}."
 
 
@@ -106,9 +94,9 @@ def draw_pr(found: Evaluation) -> tuple[Figure, str]:
 def draw_confusion(found: Evaluation) -> tuple[Figure, str]:
     """Confusion matrices of both parts: counts, shaded by the share of the row."""
     classes = found.config.classes
-    figure, axes = _axes("", "Confusion matrices", 8.4, 2)
-    said = []
-    for one, (part, of) in zip(axes, found.predictions.groupby("part", sort=False), strict=True):
+    figure, axes = new_figure("Confusion matrices", size=(8.4, 4.4), columns=2, grid=None)
+    for one, part in zip(axes, PARTS, strict=True):
+        of = found.predictions[found.predictions["part"] == part]
         right, probabilities = arrays(of, classes)
         counts = confusion(right, probabilities.argmax(1), np.ones((1, len(of))), len(classes))[0].astype(int)
         share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
@@ -117,20 +105,18 @@ def draw_confusion(found: Evaluation) -> tuple[Figure, str]:
             one.text(column, row, f"{counts[row, column]}\n{share[row, column]:.0%}", ha="center", va="center",
                      color="white" if share[row, column] > 0.6 else "black")
         one.set(xticks=range(len(classes)), xticklabels=classes, yticks=range(len(classes)), yticklabels=classes,
-                xlabel="predicted", ylabel="right" if part == "valid" else "")
-        one.set_title(f"{found.run.name}, {'validation' if part == 'valid' else part} part", fontsize=8, color=GREY)
+                xlabel="predicted", ylabel="label" if part == "valid" else "")
+        one.set_title(f"{found.run.name}, {'validation' if part == 'valid' else part} part", fontsize=8, color=GRAY)
         one.spines[:].set_visible(False)
-        if part == "test":
-            said = [f"{name}: {counts[index, index]} of {counts[index].sum()} right"
-                    for index, name in enumerate(classes)]
-    return figure, "Confusion matrices of the validation and the test part. Test: " + ", ".join(said) + "."
+    right = [f"{name}: {counts[index, index]} of {counts[index].sum()} right" for index, name in enumerate(classes)]
+    return figure, "Confusion matrices of the validation and the test part. Test: " + ", ".join(right) + "."
 
 
 def draw_reliability(found: Evaluation) -> tuple[Figure, str]:
     """How often the model is right against how sure it is, before and after calibration."""
     test = found.test
-    figure, (axes,) = _axes(f"{found.run.name}, test part; temperature {found.temperature:.2f}; bins of {LEAST} images "
-                            "or more", "Reliability")
+    figure, (axes,) = new_figure("Reliability", f"{found.run.name}, test part; temperature {found.temperature:.2f}; bins of "
+                                 f"{LEAST} images or more")
     axes.plot([0, 1], [0, 1], color="0.7", linewidth=1, zorder=0)
     said = []
     for (state, prefix), style in zip((("as trained", "p_"), ("calibrated", "c_")), STYLES, strict=False):
@@ -144,8 +130,7 @@ def draw_reliability(found: Evaluation) -> tuple[Figure, str]:
         said.append(f"{state} {error:.3f}")
     axes.set(xlabel="probability of the predicted class", ylabel="share that is right", xlim=(0.3, 1.01),
              ylim=(-0.01, 1.01))
-    axes.grid(color="0.92")
-    axes.legend(frameon=False)
+    add_legend(axes)
     return figure, f"Reliability, test part; expected calibration error: {', '.join(said)}."
 
 
@@ -154,7 +139,8 @@ def draw_centers(found: Evaluation) -> tuple[Figure, str]:
     shown = {"macro_auc": "macro AUC", f"sensitivity_{found.positive}": f"{found.positive} sensitivity"}
     of = found.metrics[(found.metrics["part"] == "test") & found.metrics["by"].isin(["all", "center"])]
     places = list(dict.fromkeys(zip(of["by"], of["value"], strict=True)))
-    figure, (axes,) = _axes(f"{found.run.name}, test part; 95% intervals, patients drawn again", "Each center")
+    figure, (axes,) = new_figure("Each center", f"{found.run.name}, test part; 95% intervals, patients drawn again",
+                                 grid="x")
     said = []
     for number, ((score, label), style) in enumerate(zip(shown.items(), STYLES, strict=False)):
         rows = of[of["score"] == score].set_index(["by", "value"]).loc[places]
@@ -173,8 +159,7 @@ def draw_centers(found: Evaluation) -> tuple[Figure, str]:
                                          for (_, value), count in zip(places, counts, strict=True)])
     axes.set(xlim=(0, 1.01), xlabel="score")
     axes.invert_yaxis()
-    axes.grid(color="0.92", axis="x")
-    axes.legend(frameon=False, loc="lower left")
+    add_legend(axes, "below")
     return figure, "Each center, test part. " + ". ".join(said) + "."
 
 
@@ -182,8 +167,8 @@ def draw_operating(found: Evaluation) -> tuple[Figure, str]:
     """Sensitivity and specificity of the positive class over every threshold, with the chosen ones."""
     test, positive = found.test, found.positive
     is_positive, values = (test["label"] == positive).to_numpy(), test[f"c_{positive}"].to_numpy()
-    figure, (axes,) = _axes(f"{found.run.name}, test part; thresholds chosen on validation",
-                            f"Operating points for {positive}")
+    figure, (axes,) = new_figure(f"Operating points for {positive}",
+                                 f"{found.run.name}, test part; thresholds chosen on validation")
     for (label, rate), style in zip((("sensitivity", lambda cut: (values[is_positive] >= cut).mean()),
                                      ("specificity", lambda cut: (values[~is_positive] < cut).mean())), STYLES,
                                     strict=False):
@@ -192,14 +177,13 @@ def draw_operating(found: Evaluation) -> tuple[Figure, str]:
     said = []
     for (target, threshold), rows in found.points.query("part == 'test'").groupby(["target", "threshold"]):
         axes.axvline(threshold, color="0.5", linewidth=1)
-        axes.annotate(f"for {target:.0%}", (threshold, 0.02), rotation=90, fontsize=8, color=GREY, ha="right")
+        axes.annotate(f"for {target:.0%}", (threshold, 0.02), rotation=90, fontsize=8, color=GRAY, ha="right")
         reached = {row["score"]: format_interval(row) for _, row in rows.iterrows()}
         said.append(f"threshold {threshold:.3f}: sensitivity {reached['sensitivity']}, specificity "
                     f"{reached['specificity']}")
     axes.set(xlabel=f"calibrated probability of {positive} from which it is called", ylabel="share of the test part",
              xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
-    axes.grid(color="0.92")
-    axes.legend(frameon=False)
+    add_legend(axes)
     return figure, f"Sensitivity and specificity for {positive} against the threshold. " + "; ".join(said) + "."
 
 
@@ -214,12 +198,11 @@ def draw_tests(table: pd.DataFrame, path: Path) -> None:
         table: columns run, test_macro_auc, test_low, test_high.
         path: the picture.
     """
-    figure, (axes,) = _axes("test parts; 95% intervals, patients drawn again", "Macro AUC of each run")
+    figure, (axes,) = new_figure("Macro AUC of each run", "test parts; 95% intervals, patients drawn again", grid="x")
     value = table["test_macro_auc"].astype(float)
     gaps = [(value - table["test_low"].astype(float)).fillna(0), (table["test_high"].astype(float) - value).fillna(0)]
     axes.errorbar(value, range(len(table)), xerr=gaps, color=STYLES[0]["color"], marker="o", linestyle="none",
                   capsize=3)
     axes.set_yticks(range(len(table)), table["run"])
     axes.set(xlabel="macro AUC", xlim=(min(0.5, value.min() - 0.05), 1.01), ylim=(len(table) - 0.5, -0.5))
-    axes.grid(color="0.92", axis="x")
     save_figure(figure, path)

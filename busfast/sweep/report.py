@@ -7,12 +7,10 @@ from typing import Any
 import optuna
 import pandas as pd
 import yaml
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 from optuna.trial import FrozenTrial, TrialState
 
 from busfast.csvfile import write_csv
-from busfast.figures import STYLES, plain, save_figure
+from busfast.figures import GRAY, STYLES, add_legend, new_figure, save_figure
 from busfast.files import atomic
 from busfast.sweep.space import apply, format_values
 from busfast.sweep.study import Sweep
@@ -23,7 +21,6 @@ from busfast.training.runs import Run, plain_values, train_command
 BEST, TRIALS = "best.yaml", "trials.csv"
 LEAST = 8  # finished trials of which an importance is told
 GOOD = 0.25  # share of the trials that count as good
-GREY = "0.35"
 
 
 def write_tables(sweep: Sweep, pipeline: str, record: dict[str, Any]) -> None:
@@ -114,19 +111,9 @@ def find_importance(sweep: Sweep) -> dict[str, float]:
         return optuna.importance.get_param_importances(sweep.study, evaluator=evaluator)
 
 
-def _figure(title: str, caption: str):
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-    axes = figure.subplots()
-    figure.suptitle(title, fontsize=12)
-    axes.set_title(plain(caption), fontsize=8, color=GREY)
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.set_axisbelow(True)
-    return figure, axes
-
-
 def draw_history(sweep: Sweep, path: Path, caption: str) -> None:
     """Draws the value of each trial, in order, and the best so far."""
-    figure, axes = _figure(f"{sweep.request.objective} of each trial, validation", caption)
+    figure, (axes,) = new_figure(f"{sweep.request.objective} of each trial, validation", caption)
     done = sweep.done()
     lower = sweep.study.direction == optuna.study.StudyDirection.MINIMIZE
     marks = {"finished": {"color": STYLES[0]["color"], "marker": "o"}, "pruned": {"color": "0.6", "marker": "v"}}
@@ -143,18 +130,16 @@ def draw_history(sweep: Sweep, path: Path, caption: str) -> None:
         axes.scatter(failed, [0.02] * len(failed), transform=axes.get_xaxis_transform(), label="failed",
                      color=STYLES[6]["color"], marker="x")
     axes.set(xlabel="trial", ylabel=sweep.request.objective)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.grid(color="0.92")
-    axes.legend(frameon=False)
+    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
+    add_legend(axes)
     save_figure(figure, path)
 
 
 def draw_importance(shares: dict[str, float], path: Path, caption: str) -> None:
     """Draws how much each key decides."""
-    figure, axes = _figure("What decides whether a trial is among the best quarter", caption)
+    figure, (axes,) = new_figure("What decides whether a trial is among the best quarter", caption, grid="x")
     bars = axes.barh(list(shares), list(shares.values()), color=STYLES[0]["color"])
-    axes.bar_label(bars, fmt="{:.0%}", padding=3, fontsize=8, color=GREY)
+    axes.bar_label(bars, fmt="{:.0%}", padding=3, fontsize=8, color=GRAY)
     axes.set(xlabel="share (PED-ANOVA); of few trials, a hint and no more", xlim=(0, 1.08))
     axes.invert_yaxis()
-    axes.grid(color="0.92", axis="x")
     save_figure(figure, path)

@@ -3,10 +3,8 @@
 from pathlib import Path
 
 import pandas as pd
-from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator
 
-from busfast.figures import STYLES, save_figure
+from busfast.figures import GRAY, STYLES, add_legend, new_figure, save_figure
 
 
 def draw_curves(folder: Path, caption: str) -> None:
@@ -29,8 +27,7 @@ def draw_curves(folder: Path, caption: str) -> None:
 
 def _draw(path: Path, log: pd.DataFrame, series: dict[str, str], title: str, axis: str, caption: str, *,
           limits=None, best=None) -> None:
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")  # no pyplot: no state, no display
-    axes = figure.subplots()
+    figure, (axes,) = new_figure(title, caption)
     for index, (name, label) in enumerate(series.items()):
         axes.plot(log["epoch"], log[name], label=label, markersize=4, **STYLES[index % len(STYLES)])
     if best is not None:
@@ -38,17 +35,12 @@ def _draw(path: Path, log: pd.DataFrame, series: dict[str, str], title: str, axi
         offset, side = (4, "left") if best < len(log) / 2 else (-4, "right")
         axes.annotate(f"lowest validation loss: {log['val_loss'][best]:.3f}", (log["epoch"][best], 0.98),
                       xycoords=("data", "axes fraction"), xytext=(offset, 0), textcoords="offset points",
-                      fontsize=8, color="0.35", ha=side, va="top")
+                      fontsize=8, color=GRAY, ha=side, va="top")
     if limits:
         axes.set_ylim(*limits)
     axes.set(xlabel="epoch", ylabel=axis)
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    axes.grid(color="0.92")
-    axes.spines[["top", "right"]].set_visible(False)
+    axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     if len(series) > 1:
-        axes.legend(frameon=False)
-    figure.suptitle(title, fontsize=12)
-    axes.set_title(caption, fontsize=8, color="0.35")
+        add_legend(axes)
     save_figure(figure, path)
-
 

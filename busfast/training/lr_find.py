@@ -3,9 +3,8 @@
 from pathlib import Path
 
 import pandas as pd
-from matplotlib.figure import Figure
 
-from busfast.figures import STYLES, save_figure
+from busfast.figures import STYLES, add_legend, new_figure, save_figure
 from busfast.files import atomic
 from busfast.pipelines.config import Config
 from busfast.training.log import on_terminal
@@ -44,17 +43,12 @@ def find_lr(pipeline: str, config: Config, name: str, parts: pd.DataFrame) -> tu
 
 
 def _draw(path: Path, curve: pd.DataFrame, rates: dict[str, float], caption: str) -> None:
-    figure = Figure(figsize=(6.4, 4.2), layout="constrained")
-    axes = figure.subplots()
+    figure, (axes,) = new_figure("Learning-rate finder", caption)
     shown = curve.iloc[len(curve) // 10:-5] if len(curve) > 20 else curve  # as fastai shows it
     axes.plot(shown["lr"], shown["loss"], color=STYLES[0]["color"])
     for (label, rate), style in zip(rates.items(), STYLES[1:], strict=False):
         axes.axvline(rate, color=style["color"], linestyle=style["linestyle"], label=f"{label}: {rate:.2e}")
     axes.set_xscale("log")
     axes.set(xlabel="learning rate", ylabel="training loss, smoothed")
-    axes.set_title(caption, fontsize=8, color="0.35")
-    axes.grid(color="0.92")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="upper left", framealpha=1, edgecolor="white")
-    figure.suptitle("Learning-rate finder", fontsize=12)
+    add_legend(axes, "upper left")
     save_figure(figure, path)
