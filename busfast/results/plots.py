@@ -115,8 +115,8 @@ def draw_confusion(found: Evaluation) -> tuple[Figure, str]:
 def draw_reliability(found: Evaluation) -> tuple[Figure, str]:
     """How often the model is right against how sure it is, before and after calibration."""
     test = found.test
-    figure, (axes,) = new_figure("Reliability", f"{found.run.name}, test part; temperature {found.temperature:.2f}; bins of "
-                                 f"{LEAST} images or more")
+    figure, (axes,) = new_figure("Reliability", f"{found.run.name}, test part; temperature {found.temperature:.2f}; "
+                                 f"bins of {LEAST} images or more")
     axes.plot([0, 1], [0, 1], color="0.7", linewidth=1, zorder=0)
     said = []
     for (state, prefix), style in zip((("as trained", "p_"), ("calibrated", "c_")), STYLES, strict=False):
