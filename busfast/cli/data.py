@@ -2,12 +2,9 @@
 
 import os
 from pathlib import Path
-from typing import TYPE_CHECKING
 
+from busfast.cli.flags import configure
 from busfast.errors import UserError
-
-if TYPE_CHECKING:  # the verbs import what is heavy
-    from busfast.pipelines.config import Config
 
 
 def prepare(*, source: str, path: str, out: str = None, copy: bool = False, partial: bool = False,
@@ -206,17 +203,6 @@ def _pairs(columns: str | None) -> dict[str, str] | None:
                             "--columns=image=file,label=dx.")
         pairs[name] = column
     return pairs
-
-
-def configure(pipeline: str | None, **flags) -> tuple[str, "Config"]:
-    """Returns the pipeline's name and its configuration, which names a data folder."""
-    from busfast.pipelines.config import load_config
-
-    name, config = load_config(pipeline or "", **flags)
-    if not config.data:
-        raise UserError(f"The pipeline '{name}' names no data folder. Add a line `data: FOLDER` to its file, or give "
-                        "--data=FOLDER.")
-    return name, config
 
 
 def _read(config, metadata_only: bool, other_labels: bool = False):

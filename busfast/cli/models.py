@@ -2,7 +2,7 @@
 
 from pathlib import Path
 
-from busfast.cli.results import model_flags
+from busfast.cli.flags import model_flags
 from busfast.errors import UserError
 
 

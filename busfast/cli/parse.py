@@ -1,4 +1,4 @@
-"""A command line, checked word by word and parsed by Fire, before anything runs."""
+"""Parses a command line with Fire, after checking every argument; nothing runs before that."""
 
 import contextlib
 import functools
@@ -6,6 +6,8 @@ import inspect
 import io
 import re
 import shlex
+import shutil
+import textwrap
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -14,52 +16,56 @@ import fire
 from busfast.errors import UserError, choose
 
 FireExit = fire.core.FireExit
-# The values that stand in a line without a flag, in words.
-LOOSE = {"inputs": "an image, folder or table", "what": "a word that says what to measure"}
+POSITIONAL = {"inputs": "an image, folder or table", "what": "the name of a benchmark"}  # arguments without a flag
 
 
 def check(verbs: dict[str, Callable], argv: list[str]) -> None:
-    """Refuses a misspelt verb or flag, a flag without its value, and anything left over; names the nearest.
+    """Checks a command line before Fire parses it, as Fire runs a function before it rejects a misspelt flag.
 
-    A verb's parameters without a default are needed; those of them that are not keyword-only need no flag.
+    Parameters of a verb without a default are required; those of them that are not keyword-only are given without a
+    flag.
+
+    Raises:
+        UserError: a misspelt verb or flag (with the nearest), a flag without a value or given twice, a missing or an
+            unexpected argument.
     """
     verb = choose("verb", argv[0], verbs)
     parameters = inspect.signature(verbs[verb]).parameters
-    needed = [name for name, one in parameters.items() if one.default is inspect.Parameter.empty]
-    given, loose = {}, []
+    more = f"More: python -m busfast {verb} --help"
+    given, positional = {}, []
     words = iter(argv[1:])
     for word in words:
         if not word.startswith("-") or word == "-":  # standard input
-            loose.append(word)
+            positional.append(word)
             continue
         flag, equals, value = word.lstrip("-").partition("=")
         flag = flag.replace("-", "_")
         if flag not in parameters or not word.startswith("--"):
-            flags = [f"--{name}" for name in parameters]
             try:
-                choose(f"flag of {verb}", word.partition("=")[0], flags or ["--help"])
+                choose(f"flag of {verb}", word.partition("=")[0], [f"--{name}" for name in parameters] or ["--help"])
             except UserError as error:
-                raise UserError(f"{error} More: python -m busfast {verb} --help") from None
+                raise UserError(f"{error} {more}") from None
         if flag in given:
             raise UserError(f"--{flag} is given twice: {given[flag]} and {value}.")
+        is_switch = parameters[flag].annotation is bool
         if not equals:
-            value = "True" if parameters[flag].annotation is bool else next(words, "")
-        if parameters[flag].annotation is bool:
+            value = "True" if is_switch else next(words, "")
+        if is_switch:
             choose(f"value of --{flag}", value, ("True", "False"))
         if not value or (not equals and value.startswith("--")):
             raise UserError(f"--{flag} needs a value: --{flag}=VALUE.")
         given[flag] = value
-    free = [name for name in needed if name not in given]
-    allowed = sum(parameters[name].kind is not inspect.Parameter.KEYWORD_ONLY for name in free)
-    if len(loose) > allowed:
-        raise UserError(f"'{loose[allowed]}' is left over: every value has its flag, --FLAG=VALUE. "
-                        f"More: python -m busfast {verb} --help")
-    for name in free[len(loose):]:
-        raise UserError(f"{verb} needs {LOOSE.get(name, f'--{name}=VALUE')}. More: python -m busfast {verb} --help")
+    missing = [name for name, parameter in parameters.items()
+               if parameter.default is inspect.Parameter.empty and name not in given]
+    allowed = sum(parameters[name].kind is not inspect.Parameter.KEYWORD_ONLY for name in missing)
+    if len(positional) > allowed:
+        raise UserError(f"Unexpected argument '{positional[allowed]}': every value has its flag, --FLAG=VALUE. {more}")
+    for name in missing[len(positional):]:
+        raise UserError(f"{verb} needs {POSITIONAL.get(name, f'--{name}=VALUE')}. {more}")
 
 
 class Call(NamedTuple):
-    """A line that was parsed and not yet run (Fire would run anything callable by itself)."""
+    """A verb and its arguments, parsed and not yet run (Fire would run anything callable)."""
 
     verb: Callable
     args: tuple
@@ -67,46 +73,52 @@ class Call(NamedTuple):
 
 
 def parse(verbs: dict[str, Callable], argv: list[str]) -> Call:
-    """Lets Fire parse a line that `check` has passed; returns what is to be called."""
+    """Lets Fire parse a command line that `check` has passed; returns what to call."""
     return _fire(verbs, [argv[0], *map(_quote, argv[1:])])
 
 
 def command(verb: str, values: dict, function: Callable) -> str:
-    """Returns the line that calls a verb's `function` with these values; what is its default is left out."""
-    defaults = {name: one.default for name, one in inspect.signature(function).parameters.items()}
-    words = [f"--{name.replace('_', '-')}" + ("" if value is True else f"={value}") for name, value in values.items()
-             if value != defaults[name]]
-    return f"python -m busfast {shlex.join([verb, *words])}"
+    """Returns the command line that calls a verb's `function` with these values; defaults are left out."""
+    flags = [f"--{name.replace('_', '-')}" + ("" if values[name] is True else f"={values[name]}")
+             for name, parameter in inspect.signature(function).parameters.items()
+             if name in values and values[name] != parameter.default]
+    return f"python -m busfast {shlex.join([verb, *flags])}"
 
 
 def show_help(verbs: dict[str, Callable], argv: list[str]) -> None:
-    """Prints Fire's help page, without the short flags that busfast does not take."""
+    """Prints Fire's help page, without what does not hold here: short flags, values of switches, `None`."""
     text = io.StringIO()
     with contextlib.redirect_stderr(text), contextlib.redirect_stdout(text):
-        with contextlib.suppress(fire.core.FireExit):
+        with contextlib.suppress(FireExit):
             _fire(verbs, [*argv, "--help"])
-    page = re.sub(r"INFO: .*\n+", "", text.getvalue()).split("\nNOTES\n")[0]  # busfast takes values by flag alone
+    page = re.sub(r"INFO: .*\n+", "", text.getvalue()).split("\nNOTES\n")[0]  # busfast takes values by flag only
     page = re.sub(r"^    -\w, --", "    --", page, flags=re.MULTILINE)
-    page = re.sub(r"Optional\[(\w+)\]", r"\1", re.sub(r" *Default: None\n", "", page))
-    print(page.strip())
+    page = re.sub(r"=\w+\n *Type: bool\n *Default: False\n", "\n", page)
+    page = re.sub(r"Optional\[(\w+)\]", r"\1", re.sub(r" *Default: (None|'')\n", "", page))
+    width = max(60, min(shutil.get_terminal_size((120, 0)).columns, 120))
+    for line in page.strip().splitlines():
+        indent = " " * (len(line) - len(line.lstrip()))
+        print(textwrap.fill(line, width, subsequent_indent=indent, break_long_words=False, break_on_hyphens=False))
 
 
-def _fire(verbs: dict[str, Callable], command: list[str]) -> Call:
-    def recorded(verb):
+def _fire(verbs: dict[str, Callable], argv: list[str]) -> Call:
+    def recorded(verb: Callable) -> Callable:
         @functools.wraps(verb)
         def record(*args, **kwargs):
             parameters = inspect.signature(verb).parameters
             switches = {name: str(value) == "True" for name, value in kwargs.items()
                         if parameters[name].annotation is bool}
             return Call(verb, args, kwargs | switches)
+        # One line per argument: Fire would take the start of a continued line for the name of another one.
+        record.__doc__ = re.sub(r"\n {8,}", " ", inspect.cleandoc(verb.__doc__ or ""))
         return record
 
-    return fire.Fire({name: recorded(verb) for name, verb in verbs.items()}, command=command, name="busfast",
+    return fire.Fire({name: recorded(verb) for name, verb in verbs.items()}, command=argv, name="busfast",
                      serialize=lambda call: None)
 
 
 def _quote(word: str) -> str:
-    """Makes Fire take a value as text (it would read 1e5 and 01 as numbers); types are checked with the values."""
+    """Makes Fire read a value as text (it would read 1e5 and 01 as numbers); `Config` converts it."""
     if not word.startswith("--"):
         return repr(word)
     flag, equals, value = word.partition("=")

@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from busfast.cli.flags import model_flags
 from busfast.errors import UserError
 
 if TYPE_CHECKING:  # the verbs import what is heavy
@@ -101,15 +102,6 @@ def compare(runs: str = None) -> None:
     from busfast.results.compare import compare_runs
 
     print_comparison(*compare_runs(runs))
-
-
-def model_flags(**flags) -> dict:
-    """Checks flags of a verb that runs a model; leaves out those that were not given."""
-    from busfast.pipelines.config import Config
-
-    given = {key: value for key, value in flags.items() if value is not None}
-    checked = Config(**given)
-    return {key: getattr(checked, key) for key in given}
 
 
 def print_comparison(table: "pd.DataFrame", gaps: list[str], files: list[Path]) -> None:

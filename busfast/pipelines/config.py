@@ -47,7 +47,7 @@ class Config:
     splits: tuple[str, ...] = setting(("stratified", "center_holdout"), "what --split=all trains, in turn",
                                       choices=_splits, flag=False)
     holdout: tuple[str, ...] = setting((), "centers to hold out as the test part of center_holdout, separated by "
-                                           "commas; none: chosen from the table")
+                                           "commas; if empty, chosen from the table")
     folds: int = setting(5, "number of folds of kfold", low=2, high=1000)
     size: int = setting(224, "side of the model's square input, pixels", low=32, high=2048)
     resize: str = setting("squash", "how an image is made square", choices=("squash", "crop", "pad"), flag=False)
@@ -62,7 +62,7 @@ class Config:
     dropout: float = setting(0.2, "dropout before the classifier", low=0, high=0.99, flag=False)
     freeze: int = setting(0, "number of the model's first stages that are frozen; the stem is the first",
                           low=0, high=100)
-    freeze_after: int = setting(0, "number of epochs that train these stages, too, before they are frozen",
+    freeze_after: int = setting(0, "number of epochs before these stages are frozen",
                                 low=0, high=100_000)
     epochs: int = setting(50, "number of epochs; the learning rate falls over all of them", low=1, high=100_000)
     bs: int = setting(32, "images per batch", low=2, high=65_536)
@@ -73,7 +73,7 @@ class Config:
     monitor: str = setting("val_loss", "logged column that chooses the best epoch: val_loss, val_acc, macro_auc, "
                                        "recall_CLASS or train_loss", choices=lambda config: config.measures)
     seed: int = setting(42, "seed of split, weights, order and augmentation", low=0, high=2**32 - 1)
-    split_seed: int = setting(-1, "seed of the split, if it is not to follow seed; -1: seed", low=-1, high=2**32 - 1)
+    split_seed: int = setting(-1, "seed of the split only; -1: the same as seed", low=-1, high=2**32 - 1)
     loader: str = setting("auto", "what decodes training images (validation always has the reference pixels)",
                           choices=LOADERS)
     device: str = setting("auto", "where to train", choices=DEVICES)

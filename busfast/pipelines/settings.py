@@ -66,13 +66,13 @@ def convert(name: str, value: Any, kind: Any) -> Any:
     raise UserError(f"{name}={value} is not {wanted}.")
 
 
-def format_default(item: Field) -> str:
-    """Returns a setting's default as a flag has it: "" for none, a tuple's items separated by commas."""
-    return ",".join(item.default) if isinstance(item.default, tuple) else f"{item.default}"
+def format_value(value: Any) -> str:
+    """Returns a value as a flag has it: the items of a tuple separated by commas."""
+    return ",".join(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def describe(item: Field) -> str:
     """Returns a setting's line of help with its choices and default."""
-    choices, default = item.metadata["choices"], format_default(item)
-    listed = f": {', '.join(filter(None, choices))}" if isinstance(choices, tuple) else ""
+    choices, default = item.metadata["choices"], format_value(item.default)
+    listed = f": {', '.join(choices)}" if isinstance(choices, tuple) else ""
     return f"{item.metadata['help']}{listed}." + (f" Default {default}." if default else "")

@@ -265,9 +265,9 @@ def test_bench_takes_one_loose_word_and_refuses_two():
     verbs = {"bench": bench}
     parse.check(verbs, ["bench", "loaders", "--rounds=1"])
     parse.check(verbs, ["bench", "--what=loaders"])
-    for words, message in ((["bench", "loaders", "step"], "'step' is left over"),
-                           (["bench", "--what=loaders", "step"], "'step' is left over"),
-                           (["bench"], "bench needs a word")):
+    for words, message in ((["bench", "loaders", "step"], "Unexpected argument 'step'"),
+                           (["bench", "--what=loaders", "step"], "Unexpected argument 'step'"),
+                           (["bench"], "bench needs the name of a benchmark")):
         with pytest.raises(UserError, match=message):
             parse.check(verbs, words)
     call = parse.parse(verbs, ["bench", "loaders", "--rounds=1"])

@@ -1,4 +1,8 @@
-"""What is misspelt or out of range is refused before anything runs, with the nearest right word."""
+"""What is misspelt or out of range is refused before anything runs, with the nearest right word.
+
+Covers busfast/cli/__init__.py, busfast/cli/train.py, busfast/cli/results.py, busfast/cli/models.py and
+busfast/__main__.py; what the verbs do is tested with what they call.
+"""
 
 import os
 import signal
@@ -34,11 +38,11 @@ from busfast.cli import VERBS, main
     ("train --epochs", "--epochs needs a value"),
     ("train --epochs --lr=1", "--epochs needs a value"),
     ("train --epochs=1 --epochs=2", "--epochs is given twice"),
-    ("train stratified", "'stratified' is left over"),
+    ("train stratified", "Unexpected argument 'stratified'"),
     ("train --data=no_such_folder", "There is no data folder 'no_such_folder'"),
     ("train --data=empty", "The folder 'empty' has no table.csv"),
     ("train --weights=no.pth", "There is no weights file 'no.pth'"),
-    ("train --holdout=beta", "--holdout=beta has no meaning for --split=stratified"),
+    ("train --holdout=beta", "--holdout=beta does not apply to --split=stratified"),
     ("train --split=center_holdout --holdout=betta", "Unknown split 'betta'"),
     ("train --pipeline=no_data.yaml", "The pipeline 'no_data' names no data folder"),
     ("train --split=all --epochs=0", "epochs=0 is out of range"),
@@ -61,7 +65,7 @@ from busfast.cli import VERBS, main
     ("export --run=phantom/stratified", "There are no runs here yet"),
     ("predict", "predict needs an image, folder or table"),
     ("predict x", "predict needs --run=RUN (a run) or --model=FOLDER"),
-    ("predict x y --run=z", "'y' is left over"),
+    ("predict x y --run=z", "Unexpected argument 'y'"),
     ("demo", "demo needs --model=VALUE"),
     ("demo --model=learner.pkl", "learner.pkl is no bundle"),
     ("demo --model=x --port=70000", "port=70000 is out of range: 0 to 65535"),

@@ -237,8 +237,8 @@ def test_metadata_only_needs_no_image(mine, capsys):
     ("audit --split=no/such", "There are no lists at no/such"),
     ("split --split=kfold --folds=1", "folds=1 is out of range"),
     ("split --split=lists.csv", "Unknown split 'lists.csv'"),
-    ("train --split=stratified --folds=3", "--folds=3 has no meaning for --split=stratified"),
-    ("train --split=stratified --fold=3", "--fold=3 has no meaning for --split=stratified"),
+    ("train --split=stratified --folds=3", "--folds=3 does not apply to --split=stratified"),
+    ("train --split=stratified --fold=3", "--fold=3 does not apply to --split=stratified"),
     ("train --split=no/lists", "There are no lists at no/lists"),
 ])
 def test_wrong_lines_are_refused_and_change_nothing(workdir, line, message, capsys):

@@ -1,0 +1,65 @@
+"""The settings of `Config` as flags of a verb, and the flags that were given as a checked configuration."""
+
+import inspect
+import re
+from collections.abc import Callable
+from dataclasses import fields
+from typing import Any
+
+from busfast.errors import UserError
+from busfast.pipelines.config import Config, load_config
+from busfast.pipelines.settings import describe
+
+
+def with_settings(*left_out: str, **more: str) -> Callable[[Callable], Callable]:
+    """Returns a decorator that turns a verb's `**settings` into a flag for each setting.
+
+    `--help`, the checks and the reference read the signature and docstring that it makes. The flags have the order of
+    the docstring, in which those of the settings replace the line `settings: ...`.
+
+    Args:
+        left_out: settings that the verb takes from the pipeline file only.
+        more: name of a setting -> what else to say of it in this verb's help.
+    """
+    items = [item for item in fields(Config) if item.metadata["flag"] and item.name not in left_out]
+    lines = [f"{item.name}: {describe(item)} {more.get(item.name, '')}".rstrip() for item in items]
+
+    def decorate(verb: Any) -> Callable:
+        parameters = dict(inspect.signature(verb).parameters)
+        del parameters["settings"]
+        for item in items:
+            kind = item.type if item.type in (int, float) else str  # names are separated by commas
+            parameters[item.name] = inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY, default=None,
+                                                      annotation=kind)
+        verb.__doc__ = re.sub(r"^    settings: .*$", "\n".join(f"    {line}" for line in lines),
+                              inspect.cleandoc(verb.__doc__ or ""), flags=re.MULTILINE)
+        order = re.findall(r"^    (\w+): ", verb.__doc__, re.MULTILINE)
+        sorted_parameters = sorted(parameters.values(), key=lambda parameter: order.index(parameter.name))
+        verb.__signature__ = inspect.Signature(sorted_parameters)
+        return verb
+    return decorate
+
+
+def flatten(arguments: dict[str, Any]) -> dict[str, Any]:
+    """Returns the `locals()` of a verb with `**settings` as flag -> value."""
+    return {name: value for name, value in arguments.items() if name != "settings"} | arguments["settings"]
+
+
+def configure(pipeline: str | None, **flags: Any) -> tuple[str, Config]:
+    """Returns the pipeline's name and its configuration, which names a data folder.
+
+    Raises:
+        UserError: wrong flags or file, or no data folder.
+    """
+    name, config = load_config(pipeline or "", **flags)
+    if not config.data:
+        raise UserError(f"The pipeline '{name}' names no data folder. Add a line `data: FOLDER` to its file, or give "
+                        "--data=FOLDER.")
+    return name, config
+
+
+def model_flags(**flags: Any) -> dict[str, Any]:
+    """Checks flags of a verb that runs a model; leaves out those that were not given."""
+    given = {key: value for key, value in flags.items() if value is not None}
+    checked = Config(**given)
+    return {key: getattr(checked, key) for key in given}

@@ -1,0 +1,74 @@
+"""Each setting is a flag of the verbs that train, with its type, help and default, without a line in the verb."""
+
+import inspect
+from dataclasses import fields
+
+import pytest
+
+from busfast.cli import VERBS, flags, main, parse
+from busfast.errors import UserError
+from busfast.pipelines.config import Config
+from busfast.pipelines.settings import describe, setting
+
+FILE_ONLY = {"source", "classes", "splits", "resize", "channels", "hflip", "vflip", "rotate", "dropout", "wd"}
+LEFT_OUT = {
+    "train": set(),
+    "sweep": {"split_seed"},
+    "lr_find": {"folds", "freeze", "freeze_after", "epochs", "lr", "lr_min", "patience", "monitor", "split_seed"},
+}
+
+
+@pytest.mark.parametrize("verb", LEFT_OUT)
+def test_the_flags_of_a_verb_are_the_settings_meant_for_it(verb, capsys):
+    parameters = inspect.signature(VERBS[verb]).parameters
+    settings = {item.name: item for item in fields(Config)}
+    assert set(parameters) & set(settings) == set(settings) - FILE_ONLY - LEFT_OUT[verb]
+    assert main([verb, "--help"]) == 0
+    page = " ".join(capsys.readouterr().out.split())
+    for name in set(parameters) & set(settings):
+        kind = settings[name].type if settings[name].type in (int, float) else str
+        assert parameters[name].annotation is kind and parameters[name].default is None
+        assert f"--{name}={name.upper()} Type: {kind.__name__} {describe(settings[name])}" in page
+
+
+def test_a_new_setting_is_a_flag_without_a_change_of_the_verb(monkeypatch):
+    item = setting(0, "epochs of a rising learning rate", low=0, high=10)
+    item.name, item.type = "warmup", int
+    monkeypatch.setattr(flags, "fields", lambda config: (*fields(config), item))
+
+    @flags.with_settings("lr", warmup="It is short.")
+    def verb(*, split: str = "stratified", jobs: int = 1, **settings):
+        """Trains.
+
+        Args:
+            split: a split
+                of two lines.
+            settings: those of the pipeline file.
+            jobs: how many.
+        """
+        return flags.flatten(locals())
+
+    parameters = inspect.signature(verb).parameters
+    assert list(parameters) == ["split", *(item.name for item in fields(Config) if item.metadata["flag"]
+                                           and item.name != "lr"), "warmup", "jobs"]
+    assert "    warmup: epochs of a rising learning rate. Default 0. It is short.\n    jobs: how many." in verb.__doc__
+    verbs = {"verb": verb}
+    parse.check(verbs, ["verb", "--warmup=3"])
+    call = parse.parse(verbs, ["verb", "--warmup=3", "--bs=8"])
+    assert verb(**call.kwargs) == {"split": "stratified", "jobs": 1, "warmup": "3", "bs": "8"}
+    assert parse.command("verb", verb(**call.kwargs), verb) == "python -m busfast verb --bs=8 --warmup=3"
+    with pytest.raises(UserError, match="Unknown flag of verb '--lr'"):
+        parse.check(verbs, ["verb", "--lr=1"])
+
+
+def test_model_flags_are_checked_and_those_not_given_left_out():
+    assert flags.model_flags(bs="16", device=None) == {"bs": 16}
+    with pytest.raises(UserError, match="bs=1 is out of range"):
+        flags.model_flags(bs=1)
+
+
+def test_a_configuration_without_data_is_refused_with_the_way_out(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine.yaml").write_text("epochs: 1\n")
+    with pytest.raises(UserError, match="The pipeline 'mine' names no data folder. Add a line `data: FOLDER`"):
+        flags.configure("mine.yaml")
