@@ -1,4 +1,4 @@
-"""The verbs of `python -m busfast VERB`. Fire parses the line; nothing runs before all of it is checked."""
+"""The verbs of `python -m busfast VERB`. Nothing runs before the whole command line is checked."""
 
 import signal
 import sys
@@ -22,9 +22,9 @@ VERBS: Verbs = {"prepare": prepare, "audit": audit, "split": split, "train": tra
 
 
 def main(argv: list[str] | None = None) -> int:
-    """Runs a command line; returns its exit status, of which docs/reference/outside.md has the list."""
+    """Runs a command line; returns its exit status (docs/reference/outside.md)."""
     argv = sys.argv[1:] if argv is None else argv
-    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that temporary files are removed
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # raises, so that temporary files are removed
     processes.capture_launcher()
     warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")  # fastai's import, not the user's
     warnings.filterwarnings("ignore", message="Image size .* exceeds limit")  # Pillow's; busfast refuses the image
@@ -44,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
         else:
             call.verb(*call.args, **call.kwargs)
     except UserError as error:
-        if processes.rank() == 0:  # the others have the same to say, or have said their own
+        if processes.rank() == 0:  # the other ranks would repeat it
             print(f"busfast: {plain_text(str(error))}", file=sys.stderr)
         return 2
     except KeyboardInterrupt:

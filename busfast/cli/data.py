@@ -1,28 +1,30 @@
-"""The verbs that need no model: prepare, audit, split, cache. Each prints what it found, and what it wrote where."""
+"""The verbs that need no model: prepare, audit, split, cache. Each prints what it found and which files it wrote."""
 
 import os
 from pathlib import Path
+from typing import Any
 
-from busfast.cli.flags import configure
+from busfast.cli.flags import configure, with_settings
 from busfast.errors import UserError
 
 
 def prepare(*, source: str, path: str, out: str = None, copy: bool = False, partial: bool = False,
             columns: str = None, center: str = "", center_tag: str = "", salt: str = "", link: str = None) -> None:
-    """Makes a data folder (table.csv) of what you have; nothing of it is moved or changed.
+    """Makes a data folder (table.csv) from images in other layouts; the originals are not moved or changed.
 
     Args:
-        source: what it is: busi, bus_bra, bus_uclm, breast, btxrd (public sets as published), folder (of class
-            folders), csv (a table with any column names), dicom. Several, separated by commas, become one table.
-        path: the folder (for csv also the file) of each source, in the same order.
-        out: the data folder to make. Default: data/SOURCE.
-        copy: copy the images into it; else the table points to where they are (sources.csv).
-        partial: take what is there of a set that is not whole.
-        columns: for csv: which of its columns is what, such as image=file,label=dx,patient=pid.
-        center: name of the center, where a source does not tell; or one for each source.
+        source: layout of the images: busi, bus_bra, bus_uclm, breast, btxrd (public sets as published), folder (one
+            folder per class), csv (a table with any column names), dicom. Several, separated by commas, become one
+            table.
+        path: folder of each source (for csv also the file), in the same order.
+        out: data folder to make. Default: data/SOURCE.
+        copy: copy the images into it; otherwise the table refers to where they are (sources.csv).
+        partial: accept a public set of which images are missing.
+        columns: for csv: which column holds what, such as image=file,label=dx,patient=pid.
+        center: name of the center, if a source does not give it; or one for each source.
         center_tag: for DICOM: keyword of the tag that names the center, such as InstitutionName.
-        salt: for DICOM: a secret from which patient ids are made, to get the same ids again.
-        link: for DICOM: write this file, which tells the DICOM file of each image (and so the patient).
+        salt: for DICOM: a secret from which patient ids are made; the same salt gives the same ids.
+        link: for DICOM: file to write, with the DICOM file of each image (which identifies the patient).
     """
     sources = source.split(",")
     paths = path.split(",") if len(sources) > 1 else [path]
@@ -36,28 +38,30 @@ def prepare(*, source: str, path: str, out: str = None, copy: bool = False, part
     labels = set(table["label"])
     if labels != set(CLASSES):
         names = ", ".join([*(name for name in CLASSES if name in labels), *sorted(labels - set(CLASSES))])
-        print(f"Its classes are not {', '.join(CLASSES)}. Name them in pipelines/{target.name}.yaml: `data: {target}` "
+        print(f"The classes are not {', '.join(CLASSES)}. Name them in pipelines/{target.name}.yaml: `data: {target}` "
               f"and `classes: [{names}]`, in the order you want.")
     print(f"Next: python -m busfast audit --data={target}")
 
 
-def audit(*, data: str = None, split: str = None, pipeline: str = None, out: str = None, quarantine: bool = False,
-          metadata_only: bool = False) -> None:
-    """Looks for what is wrong with a set of images; writes audit.csv, and audit.html with the pictures.
+@with_settings(("data",), data="the phantom")
+def audit(*, split: str = None, pipeline: str = None, out: str = None, quarantine: bool = False,
+          metadata_only: bool = False, **settings: Any) -> None:
+    """Checks a set of images for errors; writes audit.csv, and audit.html with the pictures.
 
-    Broken files, copies and near-copies, labels that contradict each other, patients under several labels or
-    centers, and how well the center predicts the class. Nothing of the set is changed.
+    Finds broken files, duplicates and near-duplicates, conflicting labels and patients under several labels or centers,
+    and measures how well the center predicts the class. The set, which may be a public one as published, is not
+    changed.
 
     Args:
-        data: folder with table.csv and the images (a public set as published will do, too). Default: the phantom.
-        split: lists to count the leaks of: as for train.
-        pipeline: pipeline file whose classes the table has. Default: the one named after the data folder.
-        out: folder for audit.csv and audit.html. Default: audit/ in the data folder if that lies below data/, else
+        settings: where the images are.
+        split: your own lists to check for leaks, as for train.
+        pipeline: pipeline file that names the classes. Default: the one named after the data folder.
+        out: folder for audit.csv and audit.html. Default: audit/ in the data folder if that is below data/, else
             data/about-NAME/audit.
-        quarantine: also write a table without what is broken, data/NAME-clean/table.csv.
-        metadata_only: read the table alone; no image is opened.
+        quarantine: also write a table without the broken images, data/NAME-clean/table.csv.
+        metadata_only: read only the table; no image is opened.
     """
-    _, config = configure(pipeline, data=data)
+    _, config = configure(pipeline, **settings)
     from busfast.data.audit import audit_images, format_groups
     from busfast.data.audit_page import format_confounding, write_audit
     from busfast.data.duplicate_pairs import AUDIT_FILE, read_decisions
@@ -80,7 +84,7 @@ def audit(*, data: str = None, split: str = None, pipeline: str = None, out: str
     if leaks:
         unseen = int(found.findings["finding"].isin(("missing", "unreadable")).sum())
         if unseen or metadata_only:
-            print(f"  copies among {unseen or len(table)} images are not known: they were not, or could not be, read")
+            print(f"  {unseen or len(table)} images were not or could not be read: their duplicates are unknown")
         print(f"leaks of {split}: {format_leaks(leaks[1]) or 'none'}" + (" on two sides" if len(leaks[1]) else ""))
     if not out:
         claim_home(table.attrs["file"])
@@ -91,25 +95,25 @@ def audit(*, data: str = None, split: str = None, pipeline: str = None, out: str
         print(f"wrote {path}: {len(table) - left} images; {left} left out, see left_out.csv there")
 
 
-def split(*, data: str = None, split: str = "stratified", pipeline: str = None, holdout: str = None, folds: int = None,
-          seed: int = None, out: str = None, overwrite: bool = False, metadata_only: bool = False) -> None:
-    """Splits a set of images and writes the split as files that you may edit and that train reads.
+@with_settings(("data", "holdout", "folds", "seed"), data="the phantom")
+def split(*, split: str = "stratified", pipeline: str = None, out: str = None, overwrite: bool = False,
+          metadata_only: bool = False, **settings: Any) -> None:
+    """Splits a set of images and writes files that you can edit and that train reads.
 
-    Patients, and copies of an image, stay on one side. Then: python -m busfast train --split=FILE
+    All images of a patient, and all duplicates of an image, are in the same part.
+    Next: python -m busfast train --split=FILE
 
     Args:
-        data: folder with table.csv and the images. Default: the phantom.
+        settings: the images and how to split them.
         split: stratified, center_holdout, leave_one_center_out or kfold.
-        pipeline: pipeline file that gives classes, holdout, folds and seed. Default: the one named after the data.
-        holdout: centers to hold out as the test part of center_holdout, separated by commas.
-        folds: number of folds of kfold. Default 5.
-        seed: of the split. Default 42.
-        out: folder for the files. Default: splits/ in the data folder if that lies below data/, else
+        pipeline: pipeline file that gives classes, holdout, folds and seed. Default: the one named after the data
+            folder.
+        out: folder for the files. Default: splits/ in the data folder if that is below data/, else
             data/about-NAME/splits.
-        overwrite: replace files of other content.
-        metadata_only: split by the table alone; no image is opened, so copies are not known.
+        overwrite: replace existing files that differ.
+        metadata_only: use only the table; no image is opened, and duplicates are not found.
     """
-    _, config = configure(pipeline, data=data, holdout=holdout, folds=folds, seed=seed, split_seed=seed)
+    _, config = configure(pipeline, split_seed=settings.get("seed"), **settings)
     from busfast.data.check import check_images
     from busfast.data.paths import claim_home, home_of
     from busfast.data.split import SPLITS
@@ -144,36 +148,36 @@ def _print_audit(found) -> None:
             print("\n".join(f"  {line}" for line in frame.to_string(index=False).splitlines()))
 
 
-def cache(*, data: str = None, pipeline: str = None, size: int = None, folder: str = None, clear: bool = False) -> None:
-    """Shows what is kept of images so that they need not be read again, and clears it; or fills it ahead of a run.
+@with_settings(("data", "size"), data="none, as train fills the cache itself")
+def cache(*, pipeline: str = None, folder: str = None, clear: bool = False, **settings: Any) -> None:
+    """Lists the cache of decoded images and fingerprints, clears it, or fills it with the images of --data.
 
-    Everything in it can be made anew from the images. It holds their pixels, so it is as private as they are.
+    Everything in it can be made again from the images. It holds their pixels, so it is as private as they are.
 
     Args:
-        data: decode the images of this data folder now; train does it by itself.
-        pipeline: decode them as this pipeline file says. Default, the one named after the data folder.
-        size: side of the model's input, pixels.
-        folder: another folder than this user's cache folder, as given to train by --cache.
-        clear: remove it all (with --folder, only what is there).
+        settings: images to decode now.
+        pipeline: pipeline file that says how to decode them. Default: the one named after the data folder.
+        folder: cache folder, as given to train by --cache. Default: this user's cache folder.
+        clear: delete the whole cache (with --folder: only that folder's).
     """
     import time
 
     from busfast.data.fingerprint import cache_folder
     from busfast.pipelines.cache import Cache, clear_cache, list_caches, pixels_folder
 
-    if data and clear:
+    if settings.get("data") and clear:
         raise UserError("--data fills the cache and --clear empties it: give one of them.")
-    if data:
+    if settings.get("data"):
         from busfast.data.paths import image_paths
         from busfast.data.table import read_table
         from busfast.pipelines.image import ImagePipeline
 
-        _, config = configure(pipeline, data=data, size=size)
+        _, config = configure(pipeline, **settings)
         table = read_table(config.data, config.classes)
         image = ImagePipeline(config.size, config.resize, config.channels)
         Cache(folder or "auto", table.attrs["root"], list(map(str, image_paths(table))), config.threads).pixels(image)
-    elif pipeline or size:
-        raise UserError("--pipeline and --size say how the images of --data=FOLDER are decoded: give that, too.")
+    elif pipeline or settings:
+        raise UserError("--pipeline and --size say how to decode the images of --data=FOLDER: give that, too.")
     base = Path(folder) if folder else pixels_folder()
     prints = [] if folder else sorted(cache_folder().glob("fingerprints-*.npz"))
     found = list_caches(base)
@@ -192,7 +196,7 @@ def cache(*, data: str = None, pipeline: str = None, size: int = None, folder: s
 
 
 def _pairs(columns: str | None) -> dict[str, str] | None:
-    """Reads `image=file,label=dx`."""
+    """Parses `image=file,label=dx`."""
     if columns is None:
         return None
     pairs = {}
@@ -206,7 +210,7 @@ def _pairs(columns: str | None) -> dict[str, str] | None:
 
 
 def _read(config, metadata_only: bool, other_labels: bool = False):
-    """Reads the table of a data folder, or the table of a public set as it was published."""
+    """Reads the table of a data folder, or of a public set as published."""
     from busfast.data.generators import generate
     from busfast.data.sources import guess_source, read_source, refuse_source
     from busfast.data.table import read_table

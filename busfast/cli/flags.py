@@ -2,7 +2,7 @@
 
 import inspect
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any
 
@@ -10,19 +10,27 @@ from busfast.errors import UserError
 from busfast.pipelines.config import Config, load_config
 from busfast.pipelines.settings import describe
 
+FLAGS = tuple(item.name for item in fields(Config) if item.metadata["flag"])
+MODEL = ("bs", "device", "threads")  # of the verbs that run a model
 
-def with_settings(*left_out: str, **more: str) -> Callable[[Callable], Callable]:
+
+def without(*names: str) -> tuple[str, ...]:
+    """Returns the settings that are flags, but for those that a verb takes from the pipeline file only."""
+    return tuple(name for name in FLAGS if name not in names)
+
+
+def with_settings(names: Sequence[str] = FLAGS, **defaults: str) -> Callable[[Callable], Callable]:
     """Returns a decorator that turns a verb's `**settings` into a flag for each setting.
 
     `--help`, the checks and the reference read the signature and docstring that it makes. The flags have the order of
     the docstring, in which those of the settings replace the line `settings: ...`.
 
     Args:
-        left_out: settings that the verb takes from the pipeline file only.
-        more: name of a setting -> what else to say of it in this verb's help.
+        names: the settings.
+        defaults: name of a setting -> what its default is in this verb, for the help.
     """
-    items = [item for item in fields(Config) if item.metadata["flag"] and item.name not in left_out]
-    lines = [f"{item.name}: {describe(item)} {more.get(item.name, '')}".rstrip() for item in items]
+    items = [item for item in fields(Config) if item.name in names]
+    lines = [f"    {item.name}: {describe(item, defaults.get(item.name))}" for item in items]
 
     def decorate(verb: Any) -> Callable:
         parameters = dict(inspect.signature(verb).parameters)
@@ -31,11 +39,11 @@ def with_settings(*left_out: str, **more: str) -> Callable[[Callable], Callable]
             kind = item.type if item.type in (int, float) else str  # names are separated by commas
             parameters[item.name] = inspect.Parameter(item.name, inspect.Parameter.KEYWORD_ONLY, default=None,
                                                       annotation=kind)
-        verb.__doc__ = re.sub(r"^    settings: .*$", "\n".join(f"    {line}" for line in lines),
-                              inspect.cleandoc(verb.__doc__ or ""), flags=re.MULTILINE)
+        verb.__doc__ = re.sub(r"^    settings: .*$", "\n".join(lines), inspect.cleandoc(verb.__doc__),
+                              flags=re.MULTILINE)
         order = re.findall(r"^    (\w+): ", verb.__doc__, re.MULTILINE)
-        sorted_parameters = sorted(parameters.values(), key=lambda parameter: order.index(parameter.name))
-        verb.__signature__ = inspect.Signature(sorted_parameters)
+        verb.__signature__ = inspect.Signature(sorted(parameters.values(),
+                                                      key=lambda parameter: order.index(parameter.name)))
         return verb
     return decorate
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from busfast import processes
 from busfast.cli import parse
-from busfast.cli.flags import configure, flatten, with_settings
+from busfast.cli.flags import configure, flatten, with_settings, without
 from busfast.cli.results import evaluate, explain, print_comparison, report
 from busfast.errors import UserError, choose
 from busfast.imports import require_package
@@ -16,7 +16,7 @@ THEN: dict[str, Callable[..., None]] = {"evaluate": evaluate, "explain": explain
 SPLIT_OF = {"holdout": "center_holdout", "folds": "kfold"}  # flag -> the only split that uses it
 
 
-@with_settings(bs="auto: that, or the largest power of two that fits into memory.")
+@with_settings(bs=f"{Config.bs}; auto: that, or the largest power of two that fits into memory")
 def train(*, split: str = "stratified", pipeline: str = None, preset: str = None, fold: str = None,
           allow_leaks: bool = False, seeds: str = None, jobs: int = 1, then: str = None, tracker: str = None,
           profile: bool = False, resume: bool = False, **settings: Any) -> None:
@@ -89,7 +89,8 @@ def train(*, split: str = "stratified", pipeline: str = None, preset: str = None
                         f"other runs are finished. To continue the failed ones: {typed} --resume")
 
 
-@with_settings("folds", "freeze", "freeze_after", "epochs", "lr", "lr_min", "patience", "monitor", "split_seed")
+@with_settings(without("folds", "freeze", "freeze_after", "epochs", "lr", "lr_min", "patience", "monitor",
+                       "split_seed"))
 def lr_find(*, split: str = "stratified", pipeline: str = None, fold: str = None, **settings: Any) -> None:
     """Suggests a learning rate (fastai's finder) and draws results/PIPELINE/lr_find-SPLIT/lr_find.png.
 
@@ -112,14 +113,14 @@ def lr_find(*, split: str = "stratified", pipeline: str = None, fold: str = None
     print(f"curve: {folder}/lr_find.png, lr_find.csv")
 
 
-@with_settings("split_seed", seed="The same in every trial; it also decides which values are tried.")
+@with_settings(without("split_seed"))
 def sweep(*, split: str = "stratified", params: str = "lr,size,augment", trials: int = 20, jobs: int = 1,
           objective: str = "macro_auc", pruner: str = "median", pipeline: str = None, preset: str = None,
           fold: str = None, allow_leaks: bool = False, resume: bool = False, **settings: Any) -> None:
     """Trains one split many times with different values and finds the best ones by validation score (Optuna).
 
     Writes results/PIPELINE/sweep-SPLIT/: trials.csv, history.png, importance.png, and best.yaml for train --pipeline.
-    The trials never see the test part. Needs Optuna: pip install optuna. More in docs/sweep.md.
+    The trials never see the test part, and all have the same seed. Needs Optuna: pip install optuna. See docs/sweep.md.
 
     Args:
         split: a split, as for train.

@@ -76,7 +76,7 @@ class Config:
     split_seed: int = setting(-1, "seed of the split only; -1: the same as seed", low=-1, high=2**32 - 1)
     loader: str = setting("auto", "what decodes training images (validation always has the reference pixels)",
                           choices=LOADERS)
-    device: str = setting("auto", "where to train", choices=DEVICES)
+    device: str = setting("auto", "device that the model runs on", choices=DEVICES)
     threads: int = setting(0, "decoding threads; 0: one per core", low=0, high=1024)
     cache: str = setting("auto", "where decoded pixels are kept for later epochs and runs: auto (this user's cache "
                                  "folder), off, or a folder")

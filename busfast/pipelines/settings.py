@@ -71,8 +71,8 @@ def format_value(value: Any) -> str:
     return ",".join(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def describe(item: Field) -> str:
-    """Returns a setting's line of help with its choices and default."""
-    choices, default = item.metadata["choices"], format_value(item.default)
+def describe(item: Field, default: str | None = None) -> str:
+    """Returns a setting's line of help with its choices and default, or another default in words."""
+    choices, default = item.metadata["choices"], default or format_value(item.default)
     listed = f": {', '.join(choices)}" if isinstance(choices, tuple) else ""
-    return f"{item.metadata['help']}{listed}." + (f" Default {default}." if default else "")
+    return f"{item.metadata['help']}{listed}." + (f" Default: {default}." if default else "")

@@ -28,7 +28,9 @@ def test_the_flags_of_a_verb_are_the_settings_meant_for_it(verb, capsys):
     for name in set(parameters) & set(settings):
         kind = settings[name].type if settings[name].type in (int, float) else str
         assert parameters[name].annotation is kind and parameters[name].default is None
-        assert f"--{name}={name.upper()} Type: {kind.__name__} {describe(settings[name])}" in page
+        text, _, default = describe(settings[name]).partition(" Default: ")
+        shown = page.partition(f"--{name}={name.upper()} Type: {kind.__name__} {text}")[2]
+        assert shown.startswith(f" Default: {default.rstrip('.')}") if default else shown
 
 
 def test_a_new_setting_is_a_flag_without_a_change_of_the_verb(monkeypatch):
@@ -36,7 +38,7 @@ def test_a_new_setting_is_a_flag_without_a_change_of_the_verb(monkeypatch):
     item.name, item.type = "warmup", int
     monkeypatch.setattr(flags, "fields", lambda config: (*fields(config), item))
 
-    @flags.with_settings("lr", warmup="It is short.")
+    @flags.with_settings(("bs", "seed", "holdout", "warmup"), seed="a dice")
     def verb(*, split: str = "stratified", jobs: int = 1, **settings):
         """Trains.
 
@@ -49,9 +51,9 @@ def test_a_new_setting_is_a_flag_without_a_change_of_the_verb(monkeypatch):
         return flags.flatten(locals())
 
     parameters = inspect.signature(verb).parameters
-    assert list(parameters) == ["split", *(item.name for item in fields(Config) if item.metadata["flag"]
-                                           and item.name != "lr"), "warmup", "jobs"]
-    assert "    warmup: epochs of a rising learning rate. Default 0. It is short.\n    jobs: how many." in verb.__doc__
+    assert list(parameters) == ["split", "holdout", "bs", "seed", "warmup", "jobs"]
+    assert "    seed: seed of split, weights, order and augmentation. Default: a dice.\n" in verb.__doc__
+    assert "    warmup: epochs of a rising learning rate. Default: 0.\n    jobs: how many." in verb.__doc__
     verbs = {"verb": verb}
     parse.check(verbs, ["verb", "--warmup=3"])
     call = parse.parse(verbs, ["verb", "--warmup=3", "--bs=8"])

@@ -107,10 +107,10 @@ def test_an_interrupted_prediction_goes_on_and_gives_the_same_file(trained, phan
     with open("new.csv.part", "a") as file:
         file.write("half a ro")  # a power cut, after the last moment that is known to be safe
     assert main([*words, "--resume"]) == 0
-    assert " of them before" in capsys.readouterr().out
+    assert " of them kept" in capsys.readouterr().out
     assert Path("new.csv").read_bytes() == bytes_of_whole
     assert main([*words, "--resume"]) == 0
-    assert "nothing is left to do" in capsys.readouterr().out
+    assert "nothing to do" in capsys.readouterr().out
     words[1] = str(phantom_folder / "images" / "*1.png")
     assert main([*words, "--resume"]) == 2
     assert "about other inputs" in capsys.readouterr().err
@@ -189,7 +189,7 @@ def test_whole_numbers_may_be_written_as_everywhere_else(trained, phantom_folder
     (["predict", ".", f"--run={RUN}", "--jobs=x"], "jobs=x is not a whole number"),
     (["predict", "*.nothing", f"--run={RUN}"], "No file fits the pattern '*.nothing'"),
     (["predict", "."], "predict needs --run=RUN (a run) or --model=FOLDER"),
-    (["predict", ".", f"--run={RUN}", "--engine=onnx"], "have no meaning for --run"),
+    (["predict", ".", f"--run={RUN}", "--engine=onnx"], "do not apply to --run"),
     (["predict", ".", f"--run={RUN}", "--resume", "--overwrite"], "exclude each other"),
     (["export", "--run=../../etc"], "There is no run '../../etc'"),
     (["export", f"--run={RUN}", "--format=bundel"], "Unknown format 'bundel'. Did you mean 'bundle'?"),

@@ -37,7 +37,7 @@ def test_a_setting_is_one_field():
     assert refusal(More, warmup="soon") == "warmup=soon is not a whole number."
     assert "Unknown curve 'linar'. Did you mean 'linear'?" in refusal(More, curve="linar")
     assert "Unknown tag 'x'" in refusal(More, tags="benign,x")
-    assert describe(fields(More)[-2]) == "how it falls: cosine, linear. Default cosine."
+    assert describe(fields(More)[-2]) == "how it falls: cosine, linear. Default: cosine."
     assert describe(fields(More)[-1]) == "words."
 
 
