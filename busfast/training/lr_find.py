@@ -1,8 +1,10 @@
 """fastai's learning-rate finder on a split: a suggestion on screen, the curve as a picture."""
 
+from contextlib import nullcontext
 from pathlib import Path
 
 import pandas as pd
+from fastai.callback.schedule import minimum, valley
 
 from busfast.figures import STYLES, add_legend, new_figure, save_figure
 from busfast.files import atomic
@@ -13,22 +15,18 @@ from busfast.training.train import build, is_phantom
 
 
 def find_lr(pipeline: str, config: Config, name: str, parts: pd.DataFrame) -> tuple[float, Path]:
-    """Trains with a growing learning rate, on throw-away weights; writes lr_find.png and lr_find.csv.
+    """Trains with a growing learning rate and discards the weights; writes lr_find.png and lr_find.csv.
 
     Args:
         pipeline, name, config, parts: as those of `train_run`.
 
     Returns:
-        The suggested learning rate, a tenth of that of the least loss, and the folder. fastai's own "valley" is drawn
-        too; a head that starts at zero makes the curve flat for long, and the valley begins too early there.
+        The suggested learning rate, a tenth of that of the lowest loss, and the folder. fastai's own "valley" is drawn
+        for comparison; it comes too early on the long flat start of the curve, which a zero-initialized head causes.
     """
-    from contextlib import nullcontext
-
-    from fastai.callback.schedule import minimum, valley
-
     learn = build(config, parts)
     run = new_run(pipeline, f"lr_find-{name}")
-    run.models.rmdir()  # keeps no weights
+    run.models.rmdir()  # no weights are kept
     learn.model_dir = run.results
     print("trying learning rates from 1e-7 to 10 (at most 100 batches)", flush=True)
     with nullcontext() if on_terminal() else learn.no_bar():
@@ -36,7 +34,7 @@ def find_lr(pipeline: str, config: Config, name: str, parts: pd.DataFrame) -> tu
     curve = pd.DataFrame({"lr": learn.recorder.lrs, "loss": [float(loss) for loss in learn.recorder.losses]})
     with atomic(run.results / "lr_find.csv") as file:
         curve.to_csv(file, index=False)
-    _draw(run.results / "lr_find.png", curve, {"suggested (a tenth of the least loss's)": suggested.minimum,
+    _draw(run.results / "lr_find.png", curve, {"suggested (a tenth of the lowest loss's)": suggested.minimum,
                                                "fastai's valley": suggested.valley},
           f"{pipeline}/{name}, {config.arch}" + (", PHANTOM (synthetic images)" if is_phantom(config) else ""))
     return float(suggested.minimum), run.results

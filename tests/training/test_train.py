@@ -131,15 +131,6 @@ def test_monitor_may_be_any_logged_measure(workdir):
     assert yaml.safe_load(open("results/phantom/stratified/summary.yaml"))["monitor"] == "recall_malignant"
 
 
-def test_lr_find_suggests_a_rate_and_draws_the_curve(workdir, capsys):
-    run("lr_find", "--split=stratified")
-    folder = workdir / "results" / "phantom" / "lr_find-stratified"
-    assert {path.name for path in folder.iterdir()} == {"lr_find.png", "lr_find.csv"}
-    assert "suggested learning rate: " in capsys.readouterr().out
-    assert len(pd.read_csv(folder / "lr_find.csv")) > 20
-    assert not (workdir / "models" / "phantom").exists() or not any((workdir / "models" / "phantom").iterdir())
-
-
 def test_interrupted_training_keeps_what_was_written_and_says_so(workdir, monkeypatch, capsys):
     from busfast.training import callbacks
 
