@@ -63,7 +63,7 @@ def audit(*, split: str = None, pipeline: str = None, out: str = None, quarantin
     """
     _, config = configure(pipeline, **settings)
     from busfast.data.audit import audit_images, format_groups
-    from busfast.data.audit_page import format_confounding, write_audit
+    from busfast.data.audit_page import format_audit, write_audit
     from busfast.data.duplicate_pairs import AUDIT_FILE, read_decisions
     from busfast.data.external_splits import read_lists
     from busfast.data.leaks import find_leaks, format_leaks
@@ -79,8 +79,7 @@ def audit(*, split: str = None, pipeline: str = None, out: str = None, quarantin
     leaks = None if lists is None else (split, find_leaks(lists, duplicates))
 
     print(f"audit of {table.attrs['root']}: {len(table)} images, {format_groups(found.table)}")
-    _print_audit(found)
-    print(f"  {format_confounding(found)}")
+    print(format_audit(found))
     if leaks:
         unseen = int(found.findings["finding"].isin(("missing", "unreadable")).sum())
         if unseen or metadata_only:
@@ -131,21 +130,6 @@ def split(*, split: str = "stratified", pipeline: str = None, out: str = None, o
         claim_home(table.attrs["file"])
     for path, state in write_splits(runs, folder, overwrite):
         print(f"{state} {path}")
-
-
-def _print_audit(found) -> None:
-    """Prints the findings of an audit, counted, and its tables."""
-    from busfast.data.audit import count_findings
-
-    lines = count_findings(found.findings)
-    width = max((len(name) for name, _ in lines), default=0)
-    for name, text in lines:
-        print(f"  {name:{width}}  {text}")
-    if not lines:
-        print("  nothing was found")
-    for frame in (found.confounding.reset_index(), found.sizes, found.flags):
-        if len(frame):
-            print("\n".join(f"  {line}" for line in frame.to_string(index=False).splitlines()))
 
 
 @with_settings(("data", "size"), data="none, as train fills the cache itself")

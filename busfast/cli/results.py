@@ -1,13 +1,10 @@
 """The verbs that read trained runs: evaluate, explain, report, compare."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from busfast.cli.flags import MODEL, model_flags, with_settings
 from busfast.errors import UserError
-
-if TYPE_CHECKING:  # the verbs import what is heavy
-    import pandas as pd
 
 
 @with_settings(MODEL, device="as in training", threads="as in training")
@@ -95,16 +92,6 @@ def compare(runs: str = None) -> None:
     Args:
         runs: names of runs, separated by commas. Default: all.
     """
-    from busfast.results.compare import compare_runs
+    from busfast.results.compare import compare_runs, print_comparison
 
     print_comparison(*compare_runs(runs))
-
-
-def print_comparison(table: "pd.DataFrame", differences: list[str], files: list[Path]) -> None:
-    """Prints what `compare_runs` returns; columns that are the same for all runs take one line, not a column."""
-    same = [name for name in ("data", "state", "model", "size", "loader") if table[name].nunique() == 1]
-    print("\n" + ", ".join(f"{name}: {table[name].iloc[0]}" for name in same))
-    print(table.drop(columns=same).round(3).to_string(index=False))
-    for difference in differences:
-        print(f"\n{difference}")
-    print(f"wrote {', '.join(map(str, files))} (scores are of the validation part unless they begin with test_)")

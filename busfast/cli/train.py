@@ -7,7 +7,7 @@ from typing import Any
 from busfast import processes
 from busfast.cli import parse
 from busfast.cli.flags import configure, flatten, with_settings, without
-from busfast.cli.results import evaluate, explain, print_comparison, report
+from busfast.cli.results import evaluate, explain, report
 from busfast.errors import UserError, choose
 from busfast.imports import require_package
 from busfast.pipelines.config import Config
@@ -53,7 +53,7 @@ def train(*, split: str = "stratified", pipeline: str = None, preset: str = None
     following = [choose("verb after train", name.strip(), THEN) for name in (then or "").split(",") if name.strip()]
     name, config, splits = _configure(split, pipeline, preset, settings, several=True)
     from busfast.pipelines.splits import list_seeds, name_run, split_data
-    from busfast.results.compare import compare_runs
+    from busfast.results.compare import compare_runs, print_comparison
     from busfast.training.parallel_runs import check_jobs, run_jobs
     from busfast.training.trackers import choose_trackers
     from busfast.training.train import check_environment, load_table, train_run

@@ -118,6 +118,17 @@ def _confounding(audit: Audit) -> str:
     return _frame("Centers and classes", audit.confounding.reset_index(), text)
 
 
+def format_audit(audit: Audit) -> str:
+    """Returns the findings of an audit, counted, and its tables, as lines for the terminal."""
+    counts = count_findings(audit.findings)
+    width = max((len(name) for name, _ in counts), default=0)
+    lines = [f"{name:{width}}  {text}" for name, text in counts] or ["nothing was found"]
+    for frame in (audit.confounding.reset_index(), audit.sizes, audit.flags):
+        if len(frame):
+            lines += frame.to_string(index=False).splitlines()
+    return "\n".join(f"  {line}" for line in [*lines, format_confounding(audit)])
+
+
 def format_confounding(audit: Audit) -> str:
     """Says in words how well the center predicts the class."""
     if math.isnan(audit.cramers_v):

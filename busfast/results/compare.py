@@ -62,6 +62,16 @@ def compare_runs(names: str | None = None) -> tuple[pd.DataFrame, list[str], lis
     return table, gaps + said, files
 
 
+def print_comparison(table: pd.DataFrame, differences: list[str], files: list[Path]) -> None:
+    """Prints what `compare_runs` returns; columns that are the same for all runs take one line, not a column."""
+    same = [name for name in ("data", "state", "model", "size", "loader") if table[name].nunique() == 1]
+    print("\n" + ", ".join(f"{name}: {table[name].iloc[0]}" for name in same))
+    print(table.drop(columns=same).round(3).to_string(index=False))
+    for difference in differences:
+        print(f"\n{difference}")
+    print(f"wrote {', '.join(map(str, files))} (scores are of the validation part unless they begin with test_)")
+
+
 def _row(run: Run) -> dict | None:
     log_file = run.results / "training_log.csv"
     config = read_yaml(run.results / "config.yaml")
