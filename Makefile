@@ -1,49 +1,58 @@
-# make train   on a fresh machine: environment, installation, phantom, training
-# make test    the tests;  make lint: style and types;  make types: types alone;  make install: only the environment
+# make train   on a fresh machine: environment, what training needs, phantom, training
+# make test    adds the test tools, runs the tests;  make lint: style and types;  make types: types alone
 # make docs    docs/ as a site in site/;  make dist: a wheel and an sdist in dist/
 # make notebooks   executes notebooks/*.ipynb anew, outputs included
 PYTHON ?= python3
 VENV ?= .venv
 SPLIT ?= stratified
 BIN = $(VENV)/bin
+# Installs quietly: what pip prints goes to a log, which is shown where it fails.
+INSTALL = install() { $(BIN)/python -m pip install "$$@" > $(VENV)/install.log 2>&1 || \
+	{ tail -n 20 $(VENV)/install.log; echo "pip failed; all it printed: $(VENV)/install.log"; exit 1; }; }; install
 
 .PHONY: install train test lint types docs notebooks dist clean
 
 train: install
 	$(BIN)/python -m busfast train --split=$(SPLIT)
 
-test: install
+test: $(VENV)/.test
 	$(BIN)/python -m pytest
 
-lint: install types
+lint: types
 	$(BIN)/python -m ruff check .
 
-types: install
+types: $(VENV)/.test
 	$(BIN)/python -m mypy
 
 docs: $(VENV)/.docs
 	$(BIN)/python -m docs.make_reference
 	NO_MKDOCS_2_WARNING=1 $(BIN)/python -m mkdocs build --quiet --strict --clean
 
-dist: install
+dist: $(VENV)/.test
 	$(BIN)/python -m build
 
-notebooks: install
+notebooks: $(VENV)/.test
 	$(BIN)/python tests/execute_notebooks.py
 
 install: $(VENV)/.installed
 
 $(VENV)/.installed: setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "busfast needs Python 3.10 or newer, this is " + sys.version)'
-	$(PYTHON) -m venv $(VENV) || { echo "On Debian and Ubuntu: apt install python3-venv"; rm -rf $(VENV); exit 1; }
-	$(BIN)/python -m pip install --quiet --upgrade pip
-	@echo "installing into $(VENV) (several GB on Linux: torch brings CUDA)"
-	$(BIN)/python -m pip install --quiet --editable ".[test]"
-	touch $@
+	@$(PYTHON) -m venv $(VENV) || { echo "On Debian and Ubuntu: apt install python3-venv"; rm -rf $(VENV); exit 1; }
+	@echo "Installing busfast into $(VENV): several GB on Linux, where torch brings CUDA; a few minutes."
+	@$(INSTALL) --upgrade pip
+	@$(INSTALL) --editable .
+	@touch $@
+
+$(VENV)/.test: $(VENV)/.installed
+	@echo "Installing the test tools into $(VENV)."
+	@$(INSTALL) --editable ".[test]"
+	@touch $@
 
 $(VENV)/.docs: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --editable ".[docs]"
-	touch $@
+	@echo "Installing the tools for the site into $(VENV)."
+	@$(INSTALL) --editable ".[docs]"
+	@touch $@
 
 clean:
 	rm -rf $(VENV)
