@@ -92,7 +92,7 @@ def predict(inputs: str, *, run: str = None, model: str = None, out: str = "pred
     from busfast.inference.resumable_csv import check_place, check_same, is_done
 
     if (run is None) == (model is None):
-        raise UserError("predict needs either --run=RUN (a run) or --model=FOLDER (an exported model).")
+        raise UserError("predict needs --run=RUN (a run) or --model=FOLDER (an exported model), not both.")
     if run is not None and (engine != "torch" or trust):
         raise UserError("--engine and --trust do not apply to --run. Export the run and use --model=FOLDER.")
     flags = model_flags(**settings)
