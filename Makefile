@@ -16,7 +16,7 @@ train: install
 	$(BIN)/python -m busfast train --split=$(SPLIT)
 
 test: $(VENV)/.test
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 lint: types
 	$(BIN)/python -m ruff check .

@@ -1,5 +1,6 @@
 """Shared test data: the phantom, small, made once a session; images of every kind."""
 
+import atexit
 import os
 import random
 import shutil
@@ -19,6 +20,7 @@ from busfast.data import phantom, read_table, split_table
 
 ARCH = "test_efficientnet.r160_in1k"  # timm's smallest: 0.4 million weights
 SIZE = 64
+atexit.register(shutil.rmtree, os.environ["BUSFAST_CACHE"], ignore_errors=True)
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
 # The same examples in every run; more and others: pytest --hypothesis-profile=search
@@ -34,12 +36,6 @@ def seeded():
     np.random.seed(0)
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
-
-
-@pytest.fixture(scope="session", autouse=True)
-def cache_folder():
-    yield
-    shutil.rmtree(os.environ["BUSFAST_CACHE"], ignore_errors=True)
 
 
 @pytest.fixture(scope="session")
