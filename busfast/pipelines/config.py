@@ -22,6 +22,7 @@ DEVICES = ("auto", "cuda", "mps", "cpu")
 # (docs/performance.md).
 PRESETS = {"fast": lambda size: {"epochs": 4, "size": max(32, size * 6 // 7 // 8 * 8), "bs": 16, "lr": 6e-4,
                                  "freeze": 4, "freeze_after": 1}}
+# Keys of version 0.1 -> why they are gone; its files hold them, mostly unset.
 REMOVED = {"progressive": "training at sizes other than `size` saved no time at an equal AUC (docs/performance.md)"}
 MEASURES = ("train_loss", "val_loss", "val_acc", "macro_auc")  # logged columns, besides recall_CLASS
 
@@ -122,7 +123,7 @@ def load_config(pipeline: str = "", preset: str | None = None, **overrides: Any)
     """
     overrides = {key: value for key, value in overrides.items() if value is not None}
     name, path, values = _read_named(pipeline) if pipeline else _read_default(overrides.get("data"))
-    values = drop_removed(values, path)
+    values = _drop_removed(values, path)
     if "data" in overrides:
         values.pop("source", None)
     try:
@@ -161,7 +162,7 @@ def _read_default(data: str | None) -> tuple[str, Path, dict[str, Any]]:
     return name, path, values
 
 
-def drop_removed(values: dict[str, Any], path: Path) -> dict[str, Any]:
+def _drop_removed(values: dict[str, Any], path: Path) -> dict[str, Any]:
     """Returns a file's values without keys that were removed since version 0.1; they may be present but unset.
 
     Raises:

@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from busfast.errors import UserError
 from busfast.files import atomic
-from busfast.pipelines.config import Config, drop_removed
+from busfast.pipelines.config import REMOVED, Config
 from busfast.sweep.space import apply, own_values
 from busfast.sweep.trial import Outcome, trial_name
 from busfast.training.runs import Run
@@ -96,7 +96,7 @@ class Sweep:
         if known is None:
             self.study.set_user_attr("asked", asked)
         else:
-            check_same(run, drop_removed(known, path), asked)
+            check_same(run, known, asked)
         self.own, self.outside = own_values(request.space, self.config)
         self.interrupt()  # what still runs there: its process is gone
 
@@ -224,7 +224,7 @@ def mend(path: Path) -> None:
 def check_same(run: Run, known: dict[str, Any], asked: dict[str, Any]) -> None:
     """Refuses to go on with a sweep that was begun with something else."""
     differ = [f"{key} is {known.get(key)} there and {asked.get(key)} here" for key in {**known, **asked}
-              if known.get(key) != asked.get(key)]
+              if known.get(key) != asked.get(key) and (known.get(key) or key not in REMOVED)]
     if differ:
         raise UserError(f"{run.name} cannot go on with something else: {'; '.join(differ)}. Give the same command, or "
                         "leave out --resume to begin a new sweep.")
