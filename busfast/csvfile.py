@@ -159,7 +159,7 @@ def read_text(path: Path) -> tuple[str, list[str]]:
     try:
         found = os.stat(path)
         if not stat.S_ISREG(found.st_mode):
-            raise UserError(f"{path} is no regular file. Give a file.")
+            raise UserError(f"{path} is not a regular file. Name a file.")
         if found.st_size > MOST:
             raise UserError(f"{path} has {found.st_size:,} bytes; no more than {MOST:,} are read. Is it a table?")
         raw = path.read_bytes()

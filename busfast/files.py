@@ -1,4 +1,4 @@
-"""Files that survive: written beside their place, flushed to disk, then renamed."""
+"""Files that survive a crash: written to a temporary file, flushed to disk, then renamed. Locks; the cache folder."""
 
 import os
 import re
@@ -8,11 +8,27 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
+from platformdirs import PlatformDirs
+
 from busfast.errors import UserError
 
 
+def cache_folder() -> Path:
+    """Returns where busfast caches: $BUSFAST_CACHE, or `busfast` in this user's cache folder.
+
+    Raises:
+        RuntimeError: the user has no home folder.
+    """
+    if os.environ.get("BUSFAST_CACHE"):
+        return Path(os.environ["BUSFAST_CACHE"])
+    folder = PlatformDirs("busfast", appauthor=False, opinion=False).user_cache_path
+    if folder.parts[0] == "~":
+        raise RuntimeError("this user has no home folder")
+    return folder
+
+
 def make_folder(folder: Path) -> None:
-    """Makes a folder that the flag --out may name otherwise, with those above it, unless it is there.
+    """Makes an output folder and its parents.
 
     Raises:
         UserError: it cannot be made.
@@ -25,14 +41,14 @@ def make_folder(folder: Path) -> None:
 
 @contextmanager
 def atomic(path: Path, mode: str = "w") -> Iterator:
-    """Opens a file that appears at `path` whole or not at all; what stood there before stays until then.
+    """Opens a file that appears at `path` only once it is complete; an existing file stays until then.
 
     Args:
-        path: where the file shall stand; its folder exists.
+        path: the file; its folder exists.
         mode: "w" for text (UTF-8, line ends as written) or "wb" for bytes.
 
     Raises:
-        UserError: the disk is full, the folder is read-only or gone; the old file is untouched.
+        UserError: the disk is full, or the folder is read-only or missing; an existing file is unchanged.
     """
     path = Path(path)
     text: dict[str, Any] = {} if "b" in mode else {"encoding": "utf-8", "newline": ""}
@@ -48,32 +64,31 @@ def atomic(path: Path, mode: str = "w") -> Iterator:
         temporary = None
         flush_folder(path.parent)
     except OSError as error:
-        raise UserError(
-            f"Cannot write {path}: {error.strerror or error}. What stood there before is untouched. "
-            "Make room or choose a folder that can be written to, then run again."
-        ) from error
+        raise UserError(f"Cannot write {path}: {error.strerror or error}. An existing file is unchanged. "
+                        "Free some space or choose a writable folder, then run again.") from error
     finally:
         if temporary and os.path.exists(temporary):
             os.unlink(temporary)
 
 
-def share(path: str | Path, most: int) -> None:
-    """Gives what `tempfile` made private the rights of any other file (`most`: 0o666) or folder (0o777) of its user."""
+def share(path: str | Path, permissions: int) -> None:
+    """Gives a file (`permissions`: 0o666) or folder (0o777) that `tempfile` made private its user's usual permissions.
+    """
     umask = os.umask(0)
     os.umask(umask)
-    os.chmod(path, most & ~umask)
+    os.chmod(path, permissions & ~umask)
 
 
-def move_file(fresh: Path, path: Path) -> None:
-    """Gives a file that something else wrote its place, once it is on the disk; what stood there stays until then."""
-    with open(fresh, "rb+") as file:
+def move_file(source: Path, target: Path) -> None:
+    """Moves a finished file to its place, once it is on the disk; an existing file stays until then."""
+    with open(source, "rb+") as file:
         os.fsync(file.fileno())
-    os.replace(fresh, path)
-    flush_folder(path.parent)
+    os.replace(source, target)
+    flush_folder(target.parent)
 
 
 def flush_folder(folder: Path) -> None:
-    """Writes a folder's names to disk, so that a renamed file is found there after a power cut (POSIX)."""
+    """Writes a folder's entries to disk, so that a renamed file survives a power cut (POSIX)."""
     if os.name != "posix":
         return
     handle = os.open(folder, os.O_RDONLY)
@@ -85,7 +100,7 @@ def flush_folder(folder: Path) -> None:
 
 
 def remove_leftovers(folder: Path) -> None:
-    """Removes the temporary files that `atomic` left in a folder when its process was killed; nobody else writes."""
+    """Removes the temporary files that `atomic` left when its process was killed; no other process may be writing."""
     for path in folder.glob(".*-*"):
         if re.fullmatch(r"\..+-[a-z0-9_]{8}", path.name) and path.is_file():
             path.unlink(missing_ok=True)
@@ -93,12 +108,13 @@ def remove_leftovers(folder: Path) -> None:
 
 @contextmanager
 def file_lock(path: Path, on_busy: Callable[[], None], purpose: str) -> Iterator[None]:
-    """Keeps other processes out until the end; the lock goes with the process, however it ends.
+    """Holds a lock against other processes; it is released when the process ends, however that happens.
 
     Args:
         path: the lock file.
-        on_busy: called where another process holds the lock: it raises, or prints a line and is followed by waiting.
-        purpose: what no other process may do meanwhile, for drives without file locking, such as "trains this run".
+        on_busy: called if another process holds the lock; it raises, or prints a line before the wait.
+        purpose: what no other process may do meanwhile, such as "trains this run"; printed where files cannot be
+            locked.
     """
     from filelock import FileLock, Timeout
 

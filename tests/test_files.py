@@ -1,14 +1,18 @@
-"""What a written file promises: there whole or not at all; and the nearest right word for a wrong one."""
+"""Files are written completely or not at all; locks; the cache folder. Covers busfast/errors.py, too."""
 
+import errno
 import os
 import subprocess
 import sys
+from importlib import import_module
 from pathlib import Path
 
+import filelock
 import pytest
 
-from busfast.errors import UserError, choose
-from busfast.files import atomic, remove_leftovers
+from busfast import files
+from busfast.errors import UserError, check_range, choose
+from busfast.files import atomic, file_lock, remove_leftovers
 
 
 def names(folder):
@@ -141,3 +145,80 @@ def test_choose_does_not_guess_where_nothing_is_near(value):
     with pytest.raises(UserError) as caught:
         choose("loader", value, ("auto", "dali"))
     assert str(caught.value) == f"Unknown loader '{value}'. Choose from: auto, dali."
+
+
+@pytest.mark.parametrize(("value", "low", "high"), [(1, 1, 8), (8, 1, 8), (0.5, 0, 1)])
+def test_a_number_within_its_range_passes(value, low, high):
+    check_range("epochs", value, low, high)
+
+
+@pytest.mark.parametrize("value", [0, 9, float("nan"), float("inf"), -1])
+def test_a_number_out_of_range_is_refused_with_the_range(value):
+    with pytest.raises(UserError) as caught:
+        check_range("jobs", value, 1, 8, "the cores of this machine")
+    assert str(caught.value) == \
+        f"jobs={value} is out of range: give a number from 1 to 8 (the cores of this machine)."
+
+
+def refuse_lock():
+    raise UserError("busy")
+
+
+def test_a_lock_that_another_holds_is_reported_and_free_afterwards(tmp_path):
+    with file_lock(tmp_path / ".lock", refuse_lock, "trains"):
+        with pytest.raises(UserError, match="busy"), file_lock(tmp_path / ".lock", refuse_lock, "trains"):
+            raise AssertionError("two processes hold the lock")
+    with file_lock(tmp_path / ".lock", refuse_lock, "trains"):
+        pass
+
+
+def test_a_lock_goes_with_the_process_that_held_it_and_whoever_waited_gets_it(tmp_path, capsys):
+    code = """
+import sys
+from busfast.files import file_lock
+with file_lock(sys.argv[1], lambda: None, "trains"):
+    print("locked", flush=True)
+    sys.stdin.read()
+"""
+    path = tmp_path / ".lock"
+    with subprocess.Popen([sys.executable, "-c", code, path], stdin=subprocess.PIPE, stdout=subprocess.PIPE,
+                          env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[1])}) as holder:
+        assert holder.stdout.readline() == b"locked\n"
+        with pytest.raises(UserError, match="busy"), file_lock(path, refuse_lock, "trains"):
+            raise AssertionError("two processes hold the lock")
+        with file_lock(path, holder.kill, "trains"):
+            assert holder.wait() != 0
+    assert capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("error", [NotImplementedError("no flock"), OSError(errno.ENOLCK, "No locks available")])
+def test_on_a_drive_without_locks_the_work_goes_on_with_a_warning(tmp_path, monkeypatch, capsys, error):
+    def acquire(self, timeout=None):
+        raise error
+    monkeypatch.setattr(filelock.FileLock, "acquire", acquire)
+    with file_lock(tmp_path / ".lock", refuse_lock, "trains this run"):
+        out = capsys.readouterr().out
+    assert "file locking is unavailable on this drive" in out and "no other process trains this run" in out
+
+
+@pytest.mark.parametrize("system", ["unix.Unix", "windows.Windows", "macos.MacOS"])
+def test_the_cache_folder_is_where_the_system_keeps_such_files(monkeypatch, tmp_path, system):
+    module, name = system.split(".")
+    monkeypatch.setattr(files, "PlatformDirs", getattr(import_module(f"platformdirs.{module}"), name))
+    monkeypatch.delenv("BUSFAST_CACHE")
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setenv("LOCALAPPDATA", r"C:\local")
+    monkeypatch.setenv("HOME", str(tmp_path))
+    assert files.cache_folder() == {"Unix": tmp_path / ".cache" / "busfast", "Windows": Path(r"C:\local", "busfast"),
+                                    "MacOS": tmp_path / "Library" / "Caches" / "busfast"}[name]
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
+    assert name != "Unix" or files.cache_folder() == tmp_path / "xdg" / "busfast"
+    monkeypatch.setenv("BUSFAST_CACHE", "mine")
+    assert files.cache_folder() == Path("mine")
+
+
+def test_a_user_without_a_home_folder_has_no_cache_folder(monkeypatch):
+    monkeypatch.delenv("BUSFAST_CACHE")
+    monkeypatch.setattr(files.PlatformDirs, "user_cache_path", Path("~/.cache/busfast"))
+    with pytest.raises(RuntimeError, match="no home folder"):
+        files.cache_folder()

@@ -146,7 +146,7 @@ def cache(*, pipeline: str = None, folder: str = None, clear: bool = False, **se
     """
     import time
 
-    from busfast.data.fingerprint import cache_folder
+    from busfast.files import cache_folder
     from busfast.pipelines.cache import Cache, clear_cache, list_caches, pixels_folder
 
     if settings.get("data") and clear:

@@ -1,4 +1,4 @@
-"""The duplicates of a table, without those that a person has looked at and found different."""
+"""The duplicates of a table, and what a person decided about them in audit.csv."""
 
 from pathlib import Path
 
@@ -18,14 +18,14 @@ NO_DUPLICATES = pd.DataFrame({"a": np.empty(0, int), "b": np.empty(0, int)}).rei
 
 
 def find_duplicates(table: pd.DataFrame, prints: pd.DataFrame) -> pd.DataFrame:
-    """Finds the pairs of images that are (nearly) the same picture.
+    """Finds pairs of images that show the same picture.
 
     Args:
         table: as `read_table` returns it.
         prints: fingerprints of its images, in order.
 
     Returns:
-        A row a pair: a, b (positions), image, other (as in the table), kind (identical or near-duplicate), similarity
+        One row per pair: a, b (row positions), image, other (names), kind (identical or near-duplicate), similarity
         (1: the same) and mirrored. k identical images are k - 1 pairs.
     """
     names = table["image"].to_numpy()
@@ -41,28 +41,28 @@ def find_duplicates(table: pd.DataFrame, prints: pd.DataFrame) -> pd.DataFrame:
 
 
 def drop_different(duplicates: pd.DataFrame, decisions: dict[frozenset, str]) -> pd.DataFrame:
-    """Leaves out the near-duplicates that a person has found to be different pictures."""
+    """Drops the near-duplicates that a person decided to be different pictures."""
     keep = [kind == "identical" or decisions.get(frozenset(pair)) != "different"
             for kind, *pair in zip(duplicates["kind"], duplicates["image"], duplicates["other"], strict=True)]
     return duplicates[np.array(keep, dtype=bool)].reset_index(drop=True)
 
 
 def audit_file(table_file: str | Path) -> Path | None:
-    """Returns where the audit of a table is, if one was written; None: nowhere that is its own."""
+    """Returns where the audit of a table is written; None if that folder belongs to another data set."""
     try:
         return home_of(table_file) / AUDIT_FILE
-    except UserError:  # what is there is about another set of that name
+    except UserError:
         return None
 
 
 def read_decisions(file: Path | None) -> dict[frozenset, str]:
-    """Reads what a person wrote into the column `decision` of audit.csv.
+    """Reads the column `decision` of audit.csv, which a person fills in.
 
     Returns:
-        Pair of images -> same or different.
+        Pair of images -> same or different; empty if there is no file.
 
     Raises:
-        UserError: another word stands there, or the file is no audit.
+        UserError: a decision is neither, or the file is not an audit.
     """
     if file is None or not file.is_file():
         return {}
@@ -70,13 +70,13 @@ def read_decisions(file: Path | None) -> dict[frozenset, str]:
     finding, image, other, decision = (header.index(name) for name in COLUMNS_READ)
     decisions = {}
     for line, cells in rows:
-        word = cells[decision].lower()
-        if word not in DECISIONS:
-            raise UserError(f"{file}, row {line}, column decision: '{cells[decision]}' is none of same, different, or "
-                            "nothing.")
-        if word == "different" and cells[finding] == "identical":
+        value = cells[decision].lower()
+        if value not in DECISIONS:
+            raise UserError(f"{file}, row {line}, column decision: '{cells[decision]}' is unknown. Write same, "
+                            "different, or nothing.")
+        if value == "different" and cells[finding] == "identical":
             raise UserError(f"{file}, row {line}, column decision: {cells[image]} and {cells[other]} have the same "
-                            "pixels, and cannot be different pictures. Clear the cell.")
-        if word:
-            decisions[frozenset((cells[image], cells[other]))] = word
+                            "pixels, so they cannot be different. Clear the cell.")
+        if value:
+            decisions[frozenset((cells[image], cells[other]))] = value
     return decisions

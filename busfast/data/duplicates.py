@@ -1,38 +1,37 @@
-"""Finds images that are the same picture, so that no split puts one copy into training and another into the test.
+"""Finds images that show the same picture, so that no split has one in training and another in the test part.
 
-Three steps on the local contrast of gray thumbnails, in which brightness, gain and gamma hardly show:
+Three steps on the local contrast of gray thumbnails, which brightness, gain and gamma hardly change:
 
-1. Every image against every other, mirrored too, by one number each: the correlation of 256-number descriptors.
-2. Those alike in step 1 are laid on each other (shift and scale along each axis: a crop does no more to a picture).
-3. What they share of the finest detail then decides, after what all images of the data set have in common (the frame
-   of the scanner's screen, the anatomy of a standard view) has been taken out.
+1. Compare every image with every other and its mirror image: the correlation of 256-number descriptors.
+2. Align the candidates of step 1 by shift and scale along each axis, which also undoes a crop.
+3. Decide by the correlation of fine detail in the overlap, after subtracting what all images of the data set have in
+   common (the frame of the scanner's screen, the anatomy of a standard view).
 
-Shared low frequencies (bright above, dark below) make 64-bit perceptual hashes of ultrasound images collide.
-`python -m busfast.bench.duplicates` measures it.
+64-bit perceptual hashes fail here: ultrasound images share their low frequencies (bright above, dark below).
 """
-
 
 import numpy as np
 import pandas as pd
 
-from busfast.data.alignment import FINE, compare, halve, local_contrast
+from busfast.data.alignment import FINE, halve, local_contrast, similarities
 from busfast.data.fingerprint import SIDE
 
-ALIKE = 0.5  # step 1: a copy cropped by 5% passes, one pair of strangers in some thousand does
-SAME = 0.6  # step 3: copies reach 0.7; strangers stayed below 0.5 in ultrasound, 0.35 in knees seen from the front
-NEAREST = 8  # step 2 looks at no more than this many images for each image, however alike all of them are
-SHARED = 0.5  # how much of the common picture is taken out; all of it would leave nothing of a set of mere copies
+CANDIDATE = 0.5  # step 1: a duplicate cropped by 5% passes, and about one in a thousand unrelated pairs
+SAME = 0.6  # step 3: duplicates reach 0.7; unrelated pairs stay below 0.5 (ultrasound) or 0.35 (knee radiographs)
+NEAREST = 8  # candidates per image in step 2, however many pass step 1
+SHARED = 0.5  # share of the common picture that is subtracted; all of it would erase a set of mere duplicates
+TILE = (1024, 2048)  # rows and columns of a tile that fits a processor's cache
 
 
 def exact_duplicates(prints: pd.DataFrame) -> list[list[int]]:
-    """Groups the images whose upright 8-bit pixels are the same, whatever their file format.
+    """Groups images with the same 8-bit pixels, whatever their file format.
 
     Args:
-        prints: what `fingerprint_images` returned, one row an image.
+        prints: as `fingerprint_images` returns them.
 
     Returns:
-        Row positions of each group of two or more, ascending, in the order of their first. Unreadable and
-        constant images are in none: all black frames are alike and say nothing of a patient.
+        Row positions of each group of two or more, ascending, ordered by their first. Unreadable and constant images
+        are left out: all black frames are equal and say nothing about a patient.
     """
     pixels = prints["pixels"].to_numpy()
     groups: dict[str, list[int]] = {}
@@ -42,57 +41,55 @@ def exact_duplicates(prints: pd.DataFrame) -> list[list[int]]:
 
 
 def near_duplicates(prints: pd.DataFrame, same: float = SAME, threads: int | None = None) -> pd.DataFrame:
-    """Finds pairs of images that are one picture: saved again, resized, brightened, marked, cropped or mirrored.
+    """Finds pairs of images of one picture: saved again, resized, brightened, marked, cropped or mirrored.
 
     Args:
-        prints: what `fingerprint_images` returned, one row an image.
-        same: correlation from which two aligned images are one picture, 0 to 1.
-        threads: how many to align with; all cores by default. The result does not depend on it.
+        prints: as `fingerprint_images` returns them.
+        same: smallest correlation of a pair after alignment, 0 to 1.
+        threads: number of threads; all cores by default. The result does not depend on it.
 
     Returns:
-        One row a pair, the most alike first: a, b (row positions, a < b), similarity (correlation after alignment)
-        and mirrored (left and right are exchanged). Exact duplicates are among them. Images with the same thumbnail
-        are chained, k images by k - 1 pairs, so not every pair of a group is listed; use
-        `busfast.data.groups.connected`.
-        Unreadable and constant images are in none.
+        One row per pair, most similar first: a, b (row positions, a < b), similarity (correlation after alignment)
+        and mirrored (left and right are exchanged). Exact duplicates are included; unreadable and constant images are
+        not. k images with the same thumbnail are chained by k - 1 pairs; `busfast.data.groups.connected` gives groups.
     """
     rows = comparable(prints)
-    pictures: dict[bytes, int] = {}
-    chained, first = [], []
+    last_row: dict[bytes, int] = {}  # thumbnail -> the last row that has it
+    chained, unique = [], []
     for row, thumbnail in zip(rows.tolist(), prints["thumbnail"].to_numpy()[rows], strict=True):
-        if thumbnail in pictures:
-            chained.append((pictures[thumbnail], row))
+        if thumbnail in last_row:
+            chained.append((last_row[thumbnail], row))
         else:
-            first.append(row)
-        pictures[thumbnail] = row
-    thumbnails = np.frombuffer(b"".join(pictures), np.uint8).reshape(-1, SIDE, SIDE)
+            unique.append(row)
+        last_row[thumbnail] = row
+    thumbnails = np.frombuffer(b"".join(last_row), np.uint8).reshape(-1, SIDE, SIDE)
     vectors, common = describe(thumbnails)
-    a, b, mirrored = alike(vectors)
-    similarity = compare(thumbnails, common, a, b, mirrored, threads)
-    found = similarity >= same
-    ends = np.array(first, dtype=np.int64)
-    pairs = np.stack([ends[a[found]], ends[b[found]]], axis=1)
+    a, b, mirrored = candidate_pairs(vectors)
+    similarity = similarities(thumbnails, common, a, b, mirrored, threads)
+    accepted = similarity >= same
+    unique = np.array(unique, dtype=np.int64)
+    pairs = np.stack([unique[a[accepted]], unique[b[accepted]]], axis=1)
     pairs = np.concatenate([np.array(chained, dtype=np.int64).reshape(-1, 2), pairs])
     table = pd.DataFrame({
         "a": pairs.min(axis=1), "b": pairs.max(axis=1),
-        "similarity": np.concatenate([np.ones(len(chained)), similarity[found].astype(float)]),
-        "mirrored": np.concatenate([np.zeros(len(chained), bool), mirrored[found]]),
+        "similarity": np.concatenate([np.ones(len(chained)), similarity[accepted].astype(float)]),
+        "mirrored": np.concatenate([np.zeros(len(chained), bool), mirrored[accepted]]),
     })
     return table.sort_values(["similarity", "a", "b"], ascending=[False, True, True], ignore_index=True)
 
 
 def comparable(prints: pd.DataFrame) -> np.ndarray:
-    """Returns the row positions of images that decode and are not of one gray value."""
+    """Returns the row positions of images that are readable and not constant."""
     return np.flatnonzero((prints["reason"] == "").to_numpy() & (prints["low"] < prints["high"]).to_numpy())
 
 
 def describe(thumbnails: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Returns step 1's unit vectors, float32 (N, 2, 128), even and odd part of each, and the common fine contrast.
+    """Returns the unit vectors of step 1, float32 (N, 2, 128), and the common fine contrast, float32 (SIDE, SIDE).
 
-    Mirroring keeps the even part and turns the sign of the odd part, so one product tells both kinds of likeness.
+    A vector is an even and an odd part under mirroring; a mirror image has the same even and the negative odd part.
     """
     count, side = len(thumbnails), SIDE // 4
-    share = SHARED * count / (count + 8)  # the mean of a few images is those images, not what they share
+    share = SHARED * count / (count + 8)  # the mean of a few images is the images themselves, not what they share
     vectors = np.empty((count, side, side), np.float32)
     common = np.zeros((SIDE, SIDE), np.float64)
     for start in range(0, count, 1024):
@@ -107,39 +104,39 @@ def describe(thumbnails: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return parts * np.float32(0.5 ** 0.5), (share * common / max(count, 1)).astype(np.float32)
 
 
-def alike(vectors: np.ndarray, least: float = ALIKE, nearest: int = NEAREST) -> tuple[np.ndarray, ...]:
-    """Finds every pair whose vectors correlate by `least` or more, of each image's `nearest` most alike.
+def candidate_pairs(vectors: np.ndarray, least: float = CANDIDATE, nearest: int = NEAREST) -> tuple[np.ndarray, ...]:
+    """Finds the pairs whose vectors correlate by `least` or more, of each image's `nearest` most similar images.
 
-    All pairs are computed, in tiles that fit a processor's cache, by matrix products: no index can skip any at so
-    wide a radius (60 degrees), and up to some 100,000 images this costs less than reading them.
+    Brute force by matrix products of tiles: no index can prune at so wide a radius (60 degrees), and up to about
+    100,000 images this takes less time than reading them.
 
     Returns:
-        a and b (int, a < b) and whether the mirrored image is the one alike.
+        a and b (int, a < b), and whether the mirror image is the similar one (bool).
     """
     count = len(vectors)
     even, odd = (np.ascontiguousarray(vectors[:, part]) for part in (0, 1))
-    keys = [np.empty(0, np.int64)]
-    for top in range(0, count, 1024):
-        found = [np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32)]
-        for left in range(0, count, 2048):
-            turning = odd[top:top + 1024] @ odd[left:left + 2048].T
-            tile = even[top:top + 1024] @ even[left:left + 2048].T + np.abs(turning)
+    keys = [np.empty(0, np.int64)]  # a pair and `mirrored` in one number: (a * count + b) * 2 + mirrored
+    for top in range(0, count, TILE[0]):
+        best = [np.empty(0, np.int64), np.empty(0, np.int64), np.empty(0, np.float32)]
+        for left in range(0, count, TILE[1]):
+            odd_product = odd[top:top + TILE[0]] @ odd[left:left + TILE[1]].T
+            tile = even[top:top + TILE[0]] @ even[left:left + TILE[1]].T + np.abs(odd_product)
             hits = np.flatnonzero(tile >= least)
             row, column = hits // tile.shape[1] + top, hits % tile.shape[1] + left
             other = row != column
-            part = row, column * 2 + (turning.ravel()[hits] < 0), tile.ravel()[hits]  # the last bit: mirrored
-            found = [np.concatenate([old, new[other]]) for old, new in zip(found, part, strict=True)]
-            if len(found[0]) > nearest * len(tile):
-                found = best(found[0], found[1], found[2], nearest)
-        i, j, _ = best(found[0], found[1], found[2], nearest)
+            columns = row, column * 2 + (odd_product.ravel()[hits] < 0), tile.ravel()[hits]  # last bit: mirrored
+            best = [np.concatenate([old, new[other]]) for old, new in zip(best, columns, strict=True)]
+            if len(best[0]) > nearest * len(tile):
+                best = keep_nearest(*best, nearest)
+        i, j, _ = keep_nearest(*best, nearest)
         keys.append((np.minimum(i, j >> 1) * count + np.maximum(i, j >> 1)) * 2 + (j & 1))
     keys = np.unique(np.concatenate(keys))
-    keys = keys[np.diff(keys >> 1, prepend=-1) != 0]  # rounding may see one pair both ways
+    keys = keys[np.diff(keys >> 1, prepend=-1) != 0]  # by rounding, one pair may be in both ways
     return (keys >> 1) // max(count, 1), (keys >> 1) % max(count, 1), (keys & 1).astype(bool)
 
 
-def best(i: np.ndarray, j: np.ndarray, score: np.ndarray, nearest: int) -> list[np.ndarray]:
-    """Keeps the `nearest` highest scores of each i; the lower j where scores are equal."""
+def keep_nearest(i: np.ndarray, j: np.ndarray, score: np.ndarray, nearest: int) -> list[np.ndarray]:
+    """Keeps the `nearest` highest scores of each i; of equal scores, those with the lower j."""
     order = np.lexsort((j, -score, i))
     order = order[np.arange(len(i)) - np.searchsorted(i[order], i[order]) < nearest]
-    return [part[order] for part in (i, j, score)]
+    return [column[order] for column in (i, j, score)]

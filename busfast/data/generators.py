@@ -1,4 +1,4 @@
-"""What makes a data folder that is not there yet: name -> function(folder, progress=...) that writes it."""
+"""Data sets that busfast can generate: name -> function(folder, progress=...) that writes one."""
 
 from pathlib import Path
 
@@ -10,7 +10,7 @@ GENERATORS = {"phantom": write_phantom}
 
 
 def generate(source: str, folder: str | Path) -> None:
-    """Makes a data folder with a progress bar, unless its table is there already."""
+    """Generates a data set, with a progress bar, unless its table exists or `source` is ""."""
     if source and not (Path(folder) / "table.csv").is_file():
         print(f"data: making the {source} in {folder}", flush=True)
         with tqdm(desc=f"making the {source}", leave=False, disable=None) as bar:  # None: only on a terminal

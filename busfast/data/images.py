@@ -1,7 +1,6 @@
-"""One image, one reading of it: any file -> upright 8-bit pixels -> the size the model sees.
+"""Reads an image: any file -> upright 8-bit pixels -> the model's input size. Every loader must agree with this file.
 
-This file is the reference that every loader must agree with. It stands on Pillow and NumPy alone and imports
-nothing of busfast, so that an exported learner can carry these functions with it.
+It imports only Pillow and NumPy, nothing of busfast, so that exported models can carry it with them.
 """
 
 import io
@@ -12,45 +11,41 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageOps
 
-READING = 1  # to be raised when the pixels that these functions give change: kept ones are then made anew
-MARGIN = 2  # what a JPEG decoded at a part of its size keeps, in wanted sizes; with 1, pixels are off by up to 2/255
+READING = 1  # increment when these functions give other pixels: it invalidates cached ones
+MARGIN = 2  # a JPEG is decoded at reduced size down to MARGIN * size; with 1, pixels would be off by up to 2/255
 SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff")
-# By content, whatever the name says. Pillow knows some forty more, among them EPS, for which it runs Ghostscript: a
-# program, on a file from anywhere.
+# By content, not by name. Pillow reads some forty more formats; for EPS it runs a program (Ghostscript) on the file.
 FORMATS = ("JPEG", "PNG", "BMP", "DIB", "TIFF", "GIF", "WEBP", "JPEG2000", "PPM")
 
 
 class TooManyPixels(ValueError):
-    """An image's header names more pixels than anybody needs: decoding it would take the memory of the machine."""
+    """An image's header claims so many pixels that decoding them could exhaust the memory."""
 
 
 def read_image(source: Any, keep_gray: bool = False, enough: int = 0) -> Image.Image:
-    """Reads an image as it shall be seen: upright (EXIF), 8 bits a channel, RGB.
+    """Reads an image upright (by its EXIF orientation), as RGB of 8 bits per channel.
 
     Args:
-        source: a path, encoded bytes, a Pillow image, or an array (H, W) or (H, W, 3).
-            Gray of more than 8 bits (12- or 16-bit PNG and TIFF, floats) is stretched from the image's own
-            darkest to brightest value, so that 12-bit data in a 16-bit file is not read as black. Of a file of
-            several images, the first.
-        keep_gray: leave gray in one channel: a third of the work for whatever follows, and the same values.
-        enough: pixels; a JPEG may be decoded at a half, a quarter or an eighth of its size if both sides stay as long
-            as this. 0: at its full size.
+        source: a path, encoded bytes, a Pillow image, or an array (H, W) or (H, W, 3). Gray of more than 8 bits (12-
+            or 16-bit PNG and TIFF, floats) is stretched from the image's darkest to its brightest value, so that 12-bit
+            data in a 16-bit file is not read as black. Of a file of several images, the first.
+        keep_gray: leave gray in one channel: the same values in a third of the time.
+        enough: pixels; a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size if no side gets shorter than this. 0: at
+            full size.
 
     Returns:
-        A Pillow image in mode RGB (L if it is gray and `keep_gray`); gray is repeated in the three channels,
-        transparency is dropped.
+        A Pillow image in mode RGB, or L if it is gray and `keep_gray`. Transparency is dropped.
 
     Raises:
-        OSError, SyntaxError, ValueError: the file cannot be decoded (Pillow's own errors), has too many pixels, is
-            color of more than 8 bits a channel (Pillow would cut it down to near black), or holds a number that is
-            not finite.
+        OSError, SyntaxError, ValueError: the file cannot be decoded (Pillow's errors), has too many pixels, is color of
+            more than 8 bits per channel (Pillow would truncate it to near black), or holds NaN or infinite numbers.
     """
     if isinstance(source, np.ndarray):
         source = Image.fromarray(source)
     if not isinstance(source, Image.Image):
         with open_image(source) as opened:
             if enough:
-                opened.draft(None, (enough, enough))  # does nothing to anything but a JPEG
+                opened.draft(None, (enough, enough))  # affects only JPEG
             return read_image(opened, keep_gray)
     check_depth(source)
     image = ImageOps.exif_transpose(source)
@@ -59,67 +54,63 @@ def read_image(source: Any, keep_gray: bool = False, enough: int = 0) -> Image.I
         if not np.isfinite(values).all():
             raise ValueError("holds numbers that are not finite (NaN or infinite)")
         low, high = values.min(), values.max()
-        values -= low  # in place: eight bytes a pixel are enough
+        values -= low  # in place, to save memory: 8 bytes per pixel
         values *= 255.0 / (high - low) if high > low else 0.0
         image = Image.fromarray(np.round(values, out=values).astype(np.uint8))
-    image.info.pop("transparency", None)  # Pillow warns of it otherwise
+    image.info.pop("transparency", None)  # otherwise Pillow warns
     return image.convert("L" if keep_gray and image.mode in ("1", "L", "LA", "La") else "RGB")
 
 
 def open_image(source: Any) -> Image.Image:
-    """Opens an image file: its header is read, its pixels are not.
+    """Opens an image file: reads its header, not its pixels.
 
     Args:
         source: a path, or encoded bytes.
 
     Raises:
-        OSError: there is no such file, or it is none of `FORMATS`.
+        OSError: there is no such file, or its format is not one of `FORMATS`.
         TooManyPixels: it has more than `PIL.Image.MAX_IMAGE_PIXELS` (None: no limit).
-        ValueError: it is no regular file.
+        ValueError: it is not a regular file.
     """
     if isinstance(source, bytes):
         file = io.BytesIO(source)
     else:
         file = os.fspath(source)
         kind = os.stat(file).st_mode
-        if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):  # a pipe or a device would give no end of bytes, or none
-            raise ValueError("is no regular file")
-    most = Image.MAX_IMAGE_PIXELS
+        if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):  # a pipe or a device may never end
+            raise ValueError("is not a regular file")
+    limit = Image.MAX_IMAGE_PIXELS
     try:
         image = Image.open(file, formats=FORMATS)
-    except Image.DecompressionBombError as error:  # twice the limit: Pillow does not even tell width and height
+    except Image.DecompressionBombError as error:  # above twice the limit, Pillow hides the size
         size = str(error).partition("(")[2].partition(")")[0] or "too many pixels"
-        raise TooManyPixels(f"too many pixels to decode: {size}; Pillow's limit is {most}") from None
-    if most and image.width * image.height > most:
+        raise TooManyPixels(f"too many pixels to decode: {size}; Pillow's limit is {limit}") from None
+    if limit and image.width * image.height > limit:
         image.close()
-        raise TooManyPixels(f"too many pixels to decode: {image.width} x {image.height}; Pillow's limit is {most}")
+        raise TooManyPixels(f"too many pixels to decode: {image.width} x {image.height}; Pillow's limit is {limit}")
     return image
 
 
 def check_depth(image: Image.Image) -> None:
-    """Refuses color of more than 8 bits a channel, before it is decoded.
-
-    Raises:
-        ValueError: it is.
-    """
+    """Raises ValueError for color of more than 8 bits per channel, before it is decoded."""
     raw_modes = [tile.args if isinstance(tile.args, str) else tile.args[0] for tile in getattr(image, "tile", ())
                  if tile.args]
     if image.mode not in ("I", "F") and not image.mode.startswith("I;") and any(";16" in str(raw) for raw in raw_modes):
-        raise ValueError("color of 16 bits a channel cannot be read: save it as 8-bit color or 16-bit gray")
+        raise ValueError("color of 16 bits per channel cannot be read: save it as 8-bit color or 16-bit gray")
 
 
 def resize_image(image: Image.Image, size: int, resize: str = "squash", channels: str = "rgb") -> Image.Image:
-    """Brings an RGB image to size x size pixels, bilinear with antialiasing.
+    """Resizes an image to size x size pixels, bilinear with antialiasing.
 
     Args:
-        image: an RGB or L image of any size.
+        image: in mode RGB or L.
         size: side of the result in pixels.
-        resize: "squash" (the aspect is lost), "crop" (the square in the middle) or "pad" (longer side to `size`,
-            black borders).
-        channels: "rgb", or "gray" to drop color (still as many channels).
+        resize: "squash" (ignores the aspect ratio), "crop" (center square) or "pad" (longer side to `size`, black
+            borders).
+        channels: "rgb", or "gray" to drop color (the mode stays).
 
     Returns:
-        A Pillow image in the mode of `image`, size x size.
+        A Pillow image in the mode of `image`.
     """
     if channels == "gray":
         image = image.convert("L").convert(image.mode)
@@ -140,19 +131,19 @@ def resize_image(image: Image.Image, size: int, resize: str = "squash", channels
 
 def load_pixels(source: Any, size: int, resize: str = "squash", channels: str = "rgb",
                 exact: bool = True) -> np.ndarray:
-    """Reads and fits an image; the same values as `resize_image(read_image(source))`, gray kept in one channel.
+    """Reads and resizes an image; the values of `resize_image(read_image(source))`, with gray in one channel.
 
     Args:
-        source: as that of `read_image`.
-        size, resize, channels: as those of `resize_image`.
-        exact: decode a JPEG at its full size. Otherwise one that is much larger than `size` is decoded at a half, a
-            quarter or an eighth of it, with at least `MARGIN * size` left: faster, and off by about .2/255.
+        source: see `read_image`.
+        size, resize, channels: see `resize_image`.
+        exact: decode a JPEG at full size. Otherwise a large one is decoded at 1/2, 1/4 or 1/8 of its size, but no
+            smaller than `MARGIN * size`: faster, and off by about .2/255.
 
     Returns:
-        uint8, (size, size, 1) for gray (also where a color file holds nothing but gray), else (size, size, 3).
+        uint8, (size, size, 1) for gray (also if a color file holds only gray), else (size, size, 3).
 
     Raises:
-        As `read_image`.
+        OSError, SyntaxError, ValueError: see `read_image`.
     """
     image = read_image(source, keep_gray=True, enough=0 if exact else MARGIN * size)
     if channels == "gray":
@@ -165,7 +156,7 @@ def load_pixels(source: Any, size: int, resize: str = "squash", channels: str = 
 
 
 def why_unreadable(error: Exception) -> str:
-    """Says in a line why an image could not be read: a broken file raises nearly anything, from struct.error on."""
+    """Returns in one line why an image could not be read; a damaged file raises nearly anything, even struct.error."""
     if isinstance(error, FileNotFoundError):
         return "no such file"
     return str(error) if isinstance(error, TooManyPixels) else f"{type(error).__name__}: {error}"

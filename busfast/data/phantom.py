@@ -1,7 +1,7 @@
-"""The phantom: a synthetic breast-ultrasound-like data set, so that busfast runs before anyone brings data.
+"""The phantom: a synthetic data set that resembles breast ultrasound, so that busfast can be tried without data.
 
-It has the folder layout of real data (`table.csv`, `images/`, `masks/`) but no patient and no clinical meaning.
-The images themselves are drawn by `phantom_image`; this module plans centers, patients and labels and writes files.
+It has the folder layout of real data (`table.csv`, `images/`, `masks/`) but no patients and no clinical meaning. This
+file plans centers, patients and labels, and writes the files; `phantom_image` draws the images.
 """
 
 from __future__ import annotations
@@ -18,19 +18,18 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from busfast.data.phantom_image import Center, make_image, make_tissue
+from busfast.data.phantom_image import Center, make_image
+from busfast.data.phantom_tissue import make_tissue
 from busfast.data.table import CLASSES
 from busfast.errors import UserError
 
-__all__ = ["CENTERS", "CLASSES", "VERSION", "Center", "make_image", "write_phantom"]
-
-VERSION = 1  # raise it whenever the same seed would give other files
+VERSION = 1  # increment when the same seed gives other files
 COLUMNS = ("image", "label", "center", "patient", "device", "mask")
 IMAGES_PER_PATIENT = (0.35, 0.30, 0.20, 0.15)  # shares of patients with one, two, three and four images
 NORMAL_VIEW = 0.12  # share of a lesion patient's images that show no lesion
 
-# The centers differ in grain, gain, resolution and marks. The smallest one also shows lesions with less contrast,
-# so that a model trained on the other two meets a domain shift there.
+# The centers differ in grain, gain, resolution and marks. The smallest also shows lesions with less contrast: a domain
+# shift for a model trained on the other two.
 CENTERS = (
     Center(name="alpha", device="Phantom A-12", share=0.50, class_shares=(0.24, 0.51, 0.25), size=(220, 300),
            margins=(13, 12, 2, 2), extension=".png", grain=(0.7, 1.2), looks=2, range_db=52, gain_db=0,
@@ -54,7 +53,7 @@ reached on them says anything about real ones.
 
 @dataclass(frozen=True)
 class _Patient:
-    """A planned patient: center, id and the label of each image."""
+    """A planned patient: center, id and label of each image."""
 
     center: Center
     name: str
@@ -65,25 +64,25 @@ def write_phantom(folder: str | os.PathLike, images: int = 640, seed: int = 0,
                   progress: Callable[[int, int], None] | None = None) -> Path:
     """Writes the phantom data set, unless `folder` already holds it.
 
-    The same `images` and `seed` give byte-identical files. Everything is written to a temporary sibling folder that
-    is renamed at the end, so an interrupted run leaves nothing that looks finished.
+    The same `images` and `seed` give byte-identical files. They are written to a temporary folder that is renamed at
+    the end, so that an interrupted run leaves no partial data set.
 
     Args:
-        folder: Where the phantom goes; must be missing, empty, or hold this very phantom.
-        images: Number of images.
-        seed: Seed of all randomness.
-        progress: Called as progress(done, total) after each image.
+        folder: must be missing or empty, or hold the same phantom.
+        images: number of images, at least 1.
+        seed: of all randomness, 0 or more.
+        progress: called as progress(done, total) after each image.
 
     Returns:
         Path of the table, `folder/table.csv`.
 
     Raises:
-        UserError: `folder` holds anything else (nothing in it is touched) or cannot be made.
+        UserError: `folder` holds other files (they are left unchanged) or cannot be made.
     """
     if images < 1 or seed < 0:
-        raise UserError(f"The phantom needs at least one image and a seed of 0 or more, not {images} and {seed}.")
+        raise UserError(f"The phantom needs images >= 1 and seed >= 0 (got images={images}, seed={seed}).")
     table = Path(folder) / "table.csv"
-    target = Path(folder).resolve()  # so that a link to a folder is followed, not replaced
+    target = Path(folder).resolve()  # follows a link to a folder instead of replacing it
     recipe = {"phantom": True, "version": VERSION, "images": images, "seed": seed}
     if _is_done(target, recipe):
         return table
@@ -96,27 +95,27 @@ def write_phantom(folder: str | os.PathLike, images: int = 640, seed: int = 0,
     try:
         _write_files(work, images, seed, progress)
         (work / "phantom.json").write_text(json.dumps(recipe) + "\n", encoding="utf-8")
-        if not _is_done(target, recipe):  # false unless another run finished meanwhile
+        if not _is_done(target, recipe):  # another run may have finished meanwhile
             if target.exists():
-                target.rmdir()  # empty; not every system renames onto an empty folder
+                target.rmdir()  # empty; not every system can rename onto an empty folder
             os.rename(work, target)
     finally:
-        shutil.rmtree(work, ignore_errors=True)  # nothing is left here after the rename
+        shutil.rmtree(work, ignore_errors=True)  # after the rename there is nothing to remove
     return table
 
 
 def _is_done(target: Path, recipe: dict) -> bool:
-    """Tells whether `target` holds the phantom of `recipe`; raises UserError if it holds anything else."""
+    """Returns whether `target` holds the phantom of `recipe`; raises UserError if it holds other files."""
     if not target.exists() or (target.is_dir() and not any(target.iterdir())):
         return False
     try:
-        found = json.loads((target / "phantom.json").read_text(encoding="utf-8"))
+        existing = json.loads((target / "phantom.json").read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
-        found = None
-    if found == recipe and (target / "table.csv").is_file():
+        existing = None
+    if existing == recipe and (target / "table.csv").is_file():
         return True
-    what = "a phantom of another recipe" if isinstance(found, dict) and found.get("phantom") else "other files"
-    raise UserError(f"{target} already holds {what}, and busfast does not overwrite it. "
+    kind = "another phantom" if isinstance(existing, dict) and existing.get("phantom") else "other files"
+    raise UserError(f"{target} already holds {kind}, and busfast does not overwrite it. "
                     f"Choose another folder for the phantom, or delete this one.")
 
 
@@ -143,17 +142,17 @@ def _write_files(work: Path, images: int, seed: int, progress: Callable[[int, in
 
 
 def _generator(seed: int, purpose: int, number: int) -> np.random.Generator:
-    """A generator of its own for the plan (purpose 0), each patient (1) and each image (2)."""
+    """Returns a separate generator for the plan (purpose 0), each patient (1) and each image (2)."""
     return np.random.default_rng(np.random.SeedSequence(seed, spawn_key=(purpose, number)))
 
 
 def _save_options(extension: str) -> dict:
-    """JPEG as devices export it; PNG at a quick compression level, for speckle hardly compresses anyway."""
+    """Returns JPEG quality as devices export it; for PNG fast compression, since speckle hardly compresses."""
     return {"quality": 88} if extension == ".jpg" else {"compress_level": 3}
 
 
 def _plan(images: int, seed: int) -> list[_Patient]:
-    """Plans patients, center by center, so that class shares come out as the centers ask."""
+    """Plans patients, center by center, with the class shares of the centers."""
     rng = _generator(seed, 0, 0)
     ends = np.round(np.cumsum([center.share for center in CENTERS]) * images).astype(int)
     patients = []
@@ -169,7 +168,7 @@ def _plan(images: int, seed: int) -> list[_Patient]:
             for label in labels:
                 counts[label] += 1
             planned.append(labels)
-        rng.shuffle(planned)  # else the order of patients would follow the order of classes
+        rng.shuffle(planned)  # otherwise patients would be sorted by class
         patients += [_Patient(center, f"{center.name}_{number:04d}", labels)
                      for number, labels in enumerate(planned, start=1)]
     return patients

@@ -1,4 +1,4 @@
-"""A table without what is broken, beside the old one: nothing is deleted, nothing is moved."""
+"""Writes a copy of a table without unusable images, beside the original; deletes and moves nothing."""
 
 import os
 from pathlib import Path
@@ -18,21 +18,21 @@ BROKEN = ("missing", "unreadable", "constant", "link out of the folder")
 
 
 def clean_folder(home: Path) -> Path:
-    """Returns the folder for the clean table of a data set: NAME-clean beside what busfast writes about NAME.
+    """Returns the folder for the clean table of a data set: NAME-clean beside the folder of its audit.
 
     Raises:
         UserError: it is not empty.
     """
     out = home.with_name(f"{home.name}-clean")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
-        raise UserError(f"{out} is already there, and busfast does not overwrite it. Move it away, or delete it.")
+        raise UserError(f"{out} already exists, and busfast does not overwrite it. Move or delete it.")
     return out
 
 
 def find_broken(audit: Audit) -> pd.Series:
-    """Returns image -> why it is left out: it cannot be read, shows nothing, or is an identical copy of another.
+    """Returns image -> why it is left out: it cannot be read, is constant, or is identical to another.
 
-    Of identical images with the same label one stays; of those with different labels none, for one label is wrong.
+    Of identical images, one stays if all have the same label, and none if the labels differ: one of them is wrong.
     """
     reasons: dict[str, str] = {}
     for row in audit.findings.itertuples():
@@ -52,27 +52,29 @@ def find_broken(audit: Audit) -> pd.Series:
 
 
 def write_clean(audit: Audit, out: Path) -> tuple[Path, int]:
-    """Writes `out/table.csv` without what is broken, `out/sources.csv` that says where the images lie (where they
-    did), and `out/left_out.csv` with the rows that are not in it and why; what a person decided on goes along.
+    """Writes the clean table, `out/table.csv`; the images stay where they are.
+
+    Also writes `out/sources.csv` with the folders of the images, `out/left_out.csv` with the other rows and why, and
+    the decisions of the audit.
 
     Args:
-        audit: what was found.
+        audit: the audit.
         out: as `clean_folder` returns it.
 
     Returns:
-        The table and how many rows were left out.
+        The table, and the number of rows left out.
 
     Raises:
-        UserError: nothing can be written there.
+        UserError: the folder cannot be written.
     """
     reasons = find_broken(audit)
     table = audit.table
     broken = table["image"].isin(reasons.index)
     root = Path(table.attrs["root"])
-    places = {".": root} | read_source_folders(root)
-    listed = pd.DataFrame({"name": list(places), "folder": [os.path.abspath(folder) for folder in places.values()]})
+    folders = {".": root} | read_source_folders(root)
+    sources = pd.DataFrame({"name": list(folders), "folder": [os.path.abspath(path) for path in folders.values()]})
     make_folder(out)
-    write_csv(listed, out / SOURCES_FILE)
+    write_csv(sources, out / SOURCES_FILE)
     left = table[broken].copy()
     left.insert(1, "left_out", left["image"].map(reasons))
     write_csv(left, out / "left_out.csv")
@@ -80,6 +82,6 @@ def write_clean(audit: Audit, out: Path) -> tuple[Path, int]:
     if len(decided):
         (out / AUDIT_FILE).parent.mkdir()
         write_csv(decided, out / AUDIT_FILE)
-    write_csv(table[~broken], out / "table.csv")  # last: where it stands, all is there
+    write_csv(table[~broken], out / "table.csv")  # last: its presence marks the folder as complete
     return out / "table.csv", int(broken.sum())
 

@@ -1,4 +1,4 @@
-"""Decodes and fits images with NVIDIA DALI, on CPU or GPU. The one file that imports nvidia.dali."""
+"""Decodes and resizes images with NVIDIA DALI, on CPU or GPU. The only file that imports nvidia.dali."""
 
 import os
 from collections import deque
@@ -13,40 +13,40 @@ from nvidia.dali import math as dali_math
 from busfast.data.images import MARGIN, open_image, read_image
 from busfast.pipelines.image import ImagePipeline
 from busfast.pipelines.prefetch import name_unreadable, read_batches
+from busfast.processes import cores
 
-# Pillow's raw modes that DALI was shown to decode to the same pixels; anything else goes through read_image.
+# Pillow's raw modes that DALI decodes to the same pixels (tested); all others go through read_image.
 _SAME = {"JPEG": {"L", "RGB"}, "PNG": {"L", "RGB", "RGBA"}}
 
 
 class DaliLoader:
-    """Decodes whole batches in DALI's own threads, one batch ahead of the consumer.
+    """Decodes batches in DALI's threads, one batch ahead of the consumer.
 
-    A JPEG that is much larger than wanted is decoded by Pillow, on a CPU: libjpeg can decode at a part of the size,
-    and DALI always decodes the whole.
+    On a CPU, Pillow decodes JPEGs much larger than needed: libjpeg can decode at reduced size, DALI cannot.
 
     Args:
-        pipeline: what to do to the images.
+        pipeline: the image pipeline.
         bs: largest batch.
-        device: a CUDA device makes DALI decode and resize there; any other, on the CPU.
-        threads: threads of DALI, and of reading; 0: one a core.
-        exact: decode every JPEG at its full size; DALI's resizing is within .2/255 of the reference even so.
+        device: a CUDA device: DALI decodes and resizes there; any other: on the CPU.
+        threads: number of threads, of DALI and for reading files; 0: one per core.
+        exact: decode every JPEG at full size. (DALI's resizing is within .2/255 of the reference.)
     """
 
     def __init__(self, pipeline: ImagePipeline, bs: int, device: torch.device, threads: int = 0, exact: bool = True):
         self.pipeline, self.bs = pipeline, bs
         self.gpu = None
-        if device is not None and device.type == "cuda":  # each process has its own current one
+        if device is not None and device.type == "cuda":  # each process has its own current device
             self.gpu = torch.cuda.current_device() if device.index is None else device.index
-        self.threads = threads or os.cpu_count()
+        self.threads = threads or cores()
         self.enough = 0 if exact or self.gpu is not None else MARGIN * pipeline.size
         self._idle: dict[bool, list] = {True: [], False: []}
         self._modes: dict[str, str] = {}
 
     def batches(self, sources: Iterable[list]) -> Iterator[torch.Tensor]:
-        """Yields fitted pixels, uint8 (N, size, size, 1 or 3), in the order of `sources`; one channel if all are gray.
+        """Yields resized pixels, uint8 (N, size, size, 1 or 3), in the order of `sources`; one channel if all are gray.
 
-        Each pass has DALI pipelines to itself: one that was left in the middle (`lr_find`, `one_batch`) still holds
-        batches, cannot be reset, and is thrown away; those of a pass that came to its end are used again.
+        Each pass has its own DALI pipelines. A pass that stops early (`lr_find`, `one_batch`) leaves batches in them
+        and they cannot be reset, so they are discarded; those of a complete pass are reused.
 
         Args:
             sources: batches of paths, Pillow images, arrays or encoded bytes.
@@ -54,27 +54,27 @@ class DaliLoader:
         Raises:
             UserError: a file cannot be read; names it.
         """
-        read = read_batches(name_unreadable(self._encoded), sources, self.threads)
-        mine: dict[bool, object] = {}  # gray or not -> its pipeline: gray is a third of the work
+        batches = read_batches(name_unreadable(self._encoded), sources, self.threads)
+        pipes: dict[bool, object] = {}  # gray? -> its DALI pipeline: gray is a third of the work
         running: deque = deque()
 
         def feed():
-            batch = next(read, None)
+            batch = next(batches, None)
             if batch is not None:
                 encoded, modes, names = zip(*batch, strict=True)
                 gray = set(modes) == {"L"}
-                if gray not in mine:
-                    mine[gray] = self._idle[gray].pop() if self._idle[gray] else self._build(gray)
-                mine[gray].feed_input("encoded", list(encoded))
-                mine[gray].schedule_run()
-                running.append((mine[gray], encoded, names))
+                if gray not in pipes:
+                    pipes[gray] = self._idle[gray].pop() if self._idle[gray] else self._build(gray)
+                pipes[gray].feed_input("encoded", list(encoded))
+                pipes[gray].schedule_run()
+                running.append((pipes[gray], encoded, names))
 
         feed()
         while running:
             pipe, encoded, names = running.popleft()
             try:
                 outputs = pipe.share_outputs()
-            except RuntimeError as error:  # DALI says neither which file it was nor what is wrong with it
+            except RuntimeError as error:  # DALI names neither the file nor the problem
                 for data, name in zip(encoded, names, strict=True):
                     _check_decodes(data, name)
                 raise error
@@ -83,11 +83,11 @@ class DaliLoader:
             pipe.release_outputs()
             feed()
             yield pixels
-        for gray, pipe in mine.items():
+        for gray, pipe in pipes.items():
             self._idle[gray].append(pipe)
 
     def _build(self, gray: bool):
-        # Depth 1: the next batch is worked on while the model has this one; `schedule_run` does not wait.
+        # Depth 1: the next batch is decoded while the model uses this one; `schedule_run` does not block.
         @pipeline_def(batch_size=self.bs, num_threads=self.threads, device_id=self.gpu, prefetch_queue_depth=1)
         def graph():
             encoded = fn.external_source(name="encoded", dtype=types.UINT8, ndim=1)
@@ -98,13 +98,13 @@ class DaliLoader:
         return pipe
 
     def _encoded(self, source) -> tuple[np.ndarray, str, object]:
-        """The file's own bytes if DALI decodes them as Pillow does, else Pillow's pixels as PNM; mode; the source."""
+        """Returns the file's bytes, or Pillow's pixels as PNM where DALI's would differ; the mode; the source."""
         if isinstance(source, str | os.PathLike):
             path = os.fspath(source)
             mode = self._modes.get(path)
             if mode != "":
                 data = np.fromfile(path, dtype=np.uint8)
-                mode = self._modes[path] = mode or _mode_if_alike(data, self.enough)
+                mode = self._modes[path] = mode or _dali_mode(data, self.enough)
                 if mode:
                     return data, mode, source
         image = read_image(source, keep_gray=True, enough=self.enough)
@@ -114,26 +114,25 @@ class DaliLoader:
 
 def raw_batches(feeds: Iterable[list[np.ndarray]], pipeline: ImagePipeline, bs: int,
                 threads: int = 0) -> Iterator[torch.Tensor]:
-    """The whole image pipeline as DALI operators alone, on the CPU: what busfast's own loading is measured against.
+    """Runs the whole image pipeline as DALI operators, on the CPU: the benchmark for busfast's own loading.
 
     Args:
-        feeds: batches of arrays, uint8: 1-D, an encoded file; or (S, S, 1 or 3), fitted pixels. All of one kind, and
+        feeds: batches of arrays, uint8: 1-D, an encoded file; or (S, S, 1 or 3), resized pixels. All of one kind, and
             all gray or all color.
-        pipeline: what to do to the images.
+        pipeline: the image pipeline.
         bs: largest batch.
-        threads: DALI's threads; 0: one a core.
+        threads: number of DALI's threads; 0: one per core.
 
     Yields:
-        float32 (N, 3, size, size), normalised, channels last, in DALI's own memory: valid until the next one.
+        float32 (N, 3, size, size), normalized, channels last, in DALI's memory: valid until the next batch.
     """
     feeds = iter(feeds)
     first = list(islice(feeds, 2))
     image = first[0][0]
     encoded = image.ndim == 1
-    gray = _mode_if_alike(image) == "L" if encoded else image.shape[2] == 1
+    gray = _dali_mode(image, 0) == "L" if encoded else image.shape[2] == 1
 
-    @pipeline_def(batch_size=bs, num_threads=threads or os.cpu_count(), device_id=None,
-                  prefetch_queue_depth=len(first))
+    @pipeline_def(batch_size=bs, num_threads=threads or cores(), device_id=None, prefetch_queue_depth=len(first))
     def graph():
         source = fn.external_source(name="source", dtype=types.UINT8, **({"ndim": 1} if encoded else
                                                                          {"ndim": 3, "layout": "HWC"}))
@@ -166,38 +165,34 @@ def raw_batches(feeds: Iterable[list[np.ndarray]], pipeline: ImagePipeline, bs: 
 
 
 def _pixels(encoded, gray: bool, on_gpu: bool, spec: ImagePipeline):
-    """`busfast.data.images.load_pixels` in DALI's words: decoded, with one channel if `gray`, and fitted."""
-    # jpeg_fancy_upsampling: without it nvJPEG's chroma differs from libjpeg's.
+    """`busfast.data.images.load_pixels` as DALI operators: decode, to one channel if `gray`, and resize."""
+    # Without jpeg_fancy_upsampling, nvJPEG's chroma differs from libjpeg's.
     pixels = fn.decoders.image(encoded, device="mixed" if on_gpu else "cpu",
                                output_type=types.GRAY if gray else types.RGB,
                                **({"jpeg_fancy_upsampling": True} if on_gpu else {}))
     if spec.channels == "gray" and not gray:
         pixels = fn.color_space_conversion(pixels, image_type=types.RGB, output_type=types.GRAY)
-    how = {"interp_type": types.INTERP_LINEAR, "antialias": True}
+    options = {"interp_type": types.INTERP_LINEAR, "antialias": True}
     if spec.resize == "squash":
-        return fn.resize(pixels, size=(spec.size, spec.size), **how)
+        return fn.resize(pixels, size=(spec.size, spec.size), **options)
     shape = fn.cast(fn.peek_image_shape(encoded), dtype=types.FLOAT)[:2]
     if spec.resize == "crop":
         middle, side = shape / 2, fn.reductions.min(shape)
         return fn.resize(pixels, size=(spec.size, spec.size), roi_start=middle - side / 2,
-                         roi_end=middle + side / 2, **how)
+                         roi_end=middle + side / 2, **options)
     fitted = dali_math.max(dali_math.floor(shape * spec.size / fn.reductions.max(shape) + 0.5), 1.0)
-    pixels = fn.resize(pixels, size=fitted, **how)
+    pixels = fn.resize(pixels, size=fitted, **options)
     return fn.crop(pixels, crop=(spec.size, spec.size), rounding="truncate", out_of_bounds_policy="pad",
                    fill_values=0)
 
 
 def _check_decodes(data: np.ndarray, source) -> None:
-    """Raises the error of an image that Pillow cannot decode, either; `source` is where its bytes came from."""
+    """Raises the error if Pillow cannot decode an image either; `source` is where its bytes came from."""
     name_unreadable(lambda _: read_image(data.tobytes()))(source)
 
 
-def _mode_if_alike(data: np.ndarray, enough: int = 0) -> str:
-    """Returns Pillow's raw mode of a file that DALI is to decode, to the same pixels; "" if Pillow is.
-
-    Args:
-        data: the file's bytes.
-        enough: as that of `read_image`.
+def _dali_mode(data: np.ndarray, enough: int) -> str:
+    """Returns Pillow's raw mode of an encoded image that DALI decodes to the same pixels; "" if Pillow must decode it.
     """
     try:
         with open_image(data.tobytes()) as image:
@@ -208,5 +203,5 @@ def _mode_if_alike(data: np.ndarray, enough: int = 0) -> str:
                 raw_mode = raw_mode[0]
             upright = image.format == "JPEG" or image.getexif().get(0x0112, 1) == 1
             return raw_mode if upright and raw_mode in _SAME.get(image.format, ()) else ""
-    except Exception:  # read_image will say what is wrong with it
+    except Exception:  # read_image will report it
         return ""

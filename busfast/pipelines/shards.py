@@ -1,8 +1,8 @@
-"""Files of decoded pixels: images of uint8 one after the other, then a footer that says what they are.
+"""Shards of the decoded cache: the uint8 pixels of many images, one after the other, then a footer that lists them.
 
-A shard appears whole or not at all and is never changed afterwards. It is read with `pread`, not through a memory map:
-slower, but still several times as fast as a batch is augmented; a file that was cut short gives an error rather than
-a crash of the process, and the pixels do not count as the process's memory.
+A shard is written atomically and never changed. It is read with `pread`, not through a memory map: slower, but still
+several times faster than augmentation; a truncated file raises an error instead of crashing the process, and the
+pixels do not count as the process's memory.
 """
 
 import hashlib
@@ -11,6 +11,7 @@ import os
 import uuid
 import zlib
 from collections.abc import Iterable
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -19,26 +20,26 @@ from busfast.files import atomic
 
 MAGIC = b"busfast1"
 SUFFIX = ".pixels"
-TAIL = 32  # bytes at the very end: length of the footer (8), its hash (16), MAGIC (8)
+TAIL = 32  # bytes at the end: length of the footer (8), its hash (16), MAGIC (8)
 
 
 class Damaged(ValueError):
-    """A shard is cut short, changed, or no shard at all."""
+    """A shard is truncated or changed, or the file is not a shard."""
 
 
 def write_shard(folder: Path, meta: dict, images: Iterable[tuple[str, np.ndarray]]) -> Path:
     """Writes a shard.
 
     Args:
-        folder: where it shall stand.
-        meta: plain values that all images share, with `size`; what reads the shard compares them.
-        images: the key of each image and its pixels, uint8 (size, size, 1 or 3).
+        folder: where to write it.
+        meta: what all images share, JSON values with `size`; the reader compares them.
+        images: key and pixels, uint8 (size, size, 1 or 3), of each image.
 
     Returns:
         The new file.
 
     Raises:
-        UserError: it cannot be written; nothing is left of it.
+        UserError: it cannot be written; no partial file is left.
     """
     path, rows = folder / f"{uuid.uuid4().hex}{SUFFIX}", []
     with atomic(path, "wb") as file:
@@ -52,14 +53,14 @@ def write_shard(folder: Path, meta: dict, images: Iterable[tuple[str, np.ndarray
 
 
 class Shard:
-    """A shard to read from. What it knows of its images is in arrays: Python's objects would take ten times as much.
+    """A shard opened for reading. Its index is in arrays: Python objects would take ten times the memory.
 
     Args:
         path: its file.
-        meta: what it must have been written with.
+        meta: must equal that of `write_shard`.
 
     Raises:
-        Damaged: it is not a whole shard of that kind.
+        Damaged: the file is not a complete shard with this `meta`.
         OSError: it cannot be read.
     """
 
@@ -69,13 +70,13 @@ class Shard:
         try:
             footer, size = self._read_footer()
             if footer["meta"] != meta:
-                raise Damaged(f"{path} holds pixels of another kind")
+                raise Damaged(f"{path} holds other pixels")
             keys, channels, checksums = zip(*footer["rows"], strict=True)
             self._keys, self._checksums = np.array(keys, "S"), np.array(checksums, np.uint32)
             self._ends = np.cumsum(channels, dtype=np.int64) * self.side**2
             self._checked = np.zeros(len(keys), bool)
             if self._ends[-1] != size:
-                raise Damaged(f"{path} is not as long as it says")
+                raise Damaged(f"{path} has the wrong length")
         except BaseException:
             self._file.close()
             raise
@@ -86,10 +87,10 @@ class Shard:
         tail = self._read_at(max(0, size - TAIL), TAIL)
         length = int.from_bytes(tail[:8], "little")
         if tail[-8:] != MAGIC or length > size - TAIL:
-            raise Damaged(f"{self.path} is cut short, or no file of decoded pixels")
+            raise Damaged(f"{self.path} is truncated, or not a file of decoded pixels")
         footer = self._read_at(size - TAIL - length, length)
         if hash_bytes(footer) != tail[8:24]:
-            raise Damaged(f"{self.path} was changed")
+            raise Damaged(f"{self.path} is damaged")
         return json.loads(footer), size - TAIL - length
 
     def __len__(self) -> int:
@@ -97,39 +98,62 @@ class Shard:
 
     @property
     def keys(self) -> list[str]:
-        """The keys of its images, in the order they lie in."""
+        """The keys of its images, in order."""
         return self._keys.astype(str).tolist()
 
     def read(self, number: int) -> np.ndarray:
-        """Returns the pixels of an image, uint8 (size, size, channels); checks them when it reads them first.
+        """Returns the pixels of an image, uint8 (size, size, channels); the first read verifies their checksum.
 
         Args:
-            number: its place in `keys`.
+            number: index in `keys`.
 
         Raises:
-            Damaged: the file is not any more what it was.
+            Damaged: the file has changed since it was written.
             OSError: it cannot be read.
         """
         start, end = int(self._ends[number - 1]) if number else 0, int(self._ends[number])
         data = self._read_at(start, end - start)
         if not self._checked[number]:
             if zlib.crc32(data) != self._checksums[number]:
-                raise Damaged(f"{self.path} was changed")
+                raise Damaged(f"{self.path} is damaged")
             self._checked[number] = True
         return np.frombuffer(data, np.uint8).reshape(self.side, self.side, -1)
 
     def _read_at(self, offset: int, length: int) -> bytes:
         if hasattr(os, "pread"):
             data = os.pread(self._file.fileno(), length, offset)
-        else:  # Windows: a file of its own, for another thread may read at another place
+        else:  # Windows: a separate handle, since threads share the position of one
             with open(self.path, "rb", buffering=0) as file:
                 file.seek(offset)
                 data = file.read(length)
         if len(data) < length:
-            raise Damaged(f"{self.path} is cut short")
+            raise Damaged(f"{self.path} is truncated")
         return data
 
 
+def open_shards(folder: Path, meta: dict, wanted: set[str]) -> list[Shard]:
+    """Opens the shards of a folder; removes damaged ones, and those that hold none of the `wanted` keys."""
+    shards = []
+    for path in sorted(folder.glob(f"*{SUFFIX}")):
+        try:
+            shard = Shard(path, meta)
+        except Exception as error:  # a damaged file raises nearly anything; the cost is decoding again
+            discard_shard(path, error)
+            continue
+        if wanted.isdisjoint(shard.keys):
+            path.unlink()
+        else:
+            shards.append(shard)
+    return shards
+
+
+def discard_shard(path: Path, error: Exception) -> None:
+    """Deletes a damaged shard and prints why."""
+    print(f"cache: {error}; its images are decoded again", flush=True)
+    with suppress(OSError):  # the next run will find it damaged again
+        path.unlink(missing_ok=True)
+
+
 def hash_bytes(data: bytes) -> bytes:
-    """Returns a hash of 16 bytes that nobody can meet by chance."""
+    """Returns a 16-byte hash, long enough to rule out collisions."""
     return hashlib.blake2b(data, digest_size=16).digest()

@@ -1,6 +1,5 @@
-"""Decodes and fits images with Pillow, in threads (it does so outside Python's lock): everywhere, and the reference."""
+"""Decodes and resizes images with Pillow, in threads (it releases the GIL): runs everywhere, and is the reference."""
 
-import os
 from collections.abc import Iterable, Iterator
 from functools import partial
 
@@ -10,26 +9,27 @@ from busfast.data.images import load_pixels
 from busfast.pipelines.augment import collate
 from busfast.pipelines.image import ImagePipeline
 from busfast.pipelines.prefetch import name_unreadable, read_batches
+from busfast.processes import cores
 
 
 class TorchvisionLoader:
     """Decodes batches in threads, a few ahead of the consumer.
 
     Args:
-        pipeline: what to do to the images.
-        bs: largest batch (unused here; DALI needs it).
-        device: unused here.
-        threads: decoding threads; 0: one a core.
-        exact: the reference pixels; otherwise large JPEGs are decoded at a part of their size, see `load_pixels`.
+        pipeline: the image pipeline.
+        bs: unused (DALI needs it).
+        device: unused.
+        threads: number of decoding threads; 0: one per core.
+        exact: decode every JPEG at full size; see `load_pixels`.
     """
 
     def __init__(self, pipeline: ImagePipeline, bs: int, device: torch.device, threads: int = 0, exact: bool = True):
-        self.threads = threads or os.cpu_count()
+        self.threads = threads or cores()
         size, resize, channels = pipeline.fit
         self.read = name_unreadable(partial(load_pixels, size=size, resize=resize, channels=channels, exact=exact))
 
     def batches(self, sources: Iterable[list]) -> Iterator[torch.Tensor]:
-        """Returns fitted pixels, uint8 (N, size, size, 1 or 3), in the order of `sources`.
+        """Returns resized pixels, uint8 (N, size, size, 1 or 3), in the order of `sources`.
 
         Args:
             sources: batches of paths, Pillow images, arrays or encoded bytes.

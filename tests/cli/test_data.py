@@ -111,7 +111,7 @@ def test_quarantine_writes_a_table_without_what_is_broken_that_can_be_split(mine
     assert set(reasons) == gone and reasons["0.png"].startswith("identical images with different labels")
     run("split", "--data=data/mine-clean")
     run("audit", "--data=data/mine", "--quarantine", code=2)
-    assert "data/mine-clean is already there" in capsys.readouterr().err
+    assert "data/mine-clean already exists" in capsys.readouterr().err
 
 
 def test_of_identical_images_with_one_label_one_is_kept(mine):

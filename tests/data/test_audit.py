@@ -101,7 +101,7 @@ def test_groups_join_patients_copies_and_groups_of_ones_own():
     joined = add_groups(table, np.array([1]), np.array([3]))
     groups = joined["group"].tolist()
     assert groups[0] == groups[1] == groups[3] == groups[4] != "" and groups[2] == groups[5] == ""
-    assert format_groups(joined) == "3 groups (patients and copies joined), the largest of 4 images"
+    assert format_groups(joined) == "3 groups (patients and duplicates joined), the largest of 4 images"
     assert table["group"].tolist() == ["", "", "", "mine", "mine", ""]
 
 

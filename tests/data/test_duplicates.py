@@ -5,7 +5,7 @@ from scipy.ndimage import gaussian_filter
 
 from busfast.bench import duplicates
 from busfast.data import read_table
-from busfast.data.duplicates import alike, describe, exact_duplicates, near_duplicates
+from busfast.data.duplicates import candidate_pairs, describe, exact_duplicates, near_duplicates
 from busfast.data.fingerprint import SIDE, fingerprint_images
 from busfast.data.groups import connected
 
@@ -174,7 +174,7 @@ def test_the_search_finds_exactly_what_brute_force_finds(nearest):
     noise[40:60] = noise[2250]  # crowded
     noise[40:60] += rng.normal(0, 0.01, (20, SIDE, SIDE))
     thumbnails = (128 + 1200 * noise).clip(0, 255).astype(np.uint8)
-    a, b, mirrored = alike(describe(thumbnails)[0], 0.6, nearest)
+    a, b, mirrored = candidate_pairs(describe(thumbnails)[0], 0.6, nearest)
     found = list(zip(a.tolist(), b.tolist(), mirrored.tolist(), strict=True))
     assert found == brute_force(thumbnails, 0.6, nearest)
     assert len(found) > 100 and 40 <= mirrored.sum() < len(found)

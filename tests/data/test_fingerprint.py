@@ -152,7 +152,7 @@ def test_a_damaged_foreign_or_outdated_cache_is_replaced(folder, cache, decoded,
         decoded.clear()
         assert fingerprint_images(paths).equals(first)
         assert len(decoded) == len(paths)
-        assert fingerprint.load(place).keys() == {str(path) for path in paths}
+        assert fingerprint.read_cache(place).keys() == {str(path) for path in paths}
     monkeypatch.setattr(fingerprint, "VERSION", "a later one")
     decoded.clear()
     assert fingerprint_images(paths).equals(first)
@@ -164,7 +164,7 @@ def test_a_pickle_in_the_cache_is_not_loaded(folder, cache):
     place, = cache.iterdir()
     with open(place, "wb") as file:
         np.savez(file, text=np.array([{"version": fingerprint.VERSION}], dtype=object))
-    assert fingerprint.load(place) == {}
+    assert fingerprint.read_cache(place) == {}
 
 
 def test_where_the_cache_cannot_be_written_the_images_are_still_read(folder, cache):
@@ -199,14 +199,3 @@ def test_what_was_read_before_an_interruption_is_kept(folder, decoded, monkeypat
     decoded.clear()
     fingerprint_images(sorted(folder.iterdir()))
     assert decoded == ["short.jpg"]
-
-
-def test_the_cache_stands_where_the_system_keeps_such_files(monkeypatch, tmp_path):
-    monkeypatch.delenv("BUSFAST_CACHE")
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "xdg"))
-    monkeypatch.setenv("LOCALAPPDATA", str(tmp_path / "local"))
-    monkeypatch.setenv("HOME", str(tmp_path))
-    monkeypatch.setenv("USERPROFILE", str(tmp_path))
-    for system, place in (("linux", "xdg/busfast"), ("win32", "local/busfast"), ("darwin", "Library/Caches/busfast")):
-        monkeypatch.setattr(fingerprint.sys, "platform", system)
-        assert fingerprint.cache_folder() == tmp_path / place

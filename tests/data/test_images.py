@@ -138,7 +138,7 @@ def test_color_of_16_bits_is_refused_rather_than_read_as_near_black(tmp_path):
     rows = b"".join(b"\0" + bytes(8 * 6) for _ in range(8))
     path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0))
                      + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
-    assert "16 bits a channel" in unreadable(path)
+    assert "16 bits per channel" in unreadable(path)
     with pytest.raises(ValueError, match="save it as 8-bit color or 16-bit gray"):
         read_image(path)
 

@@ -1,4 +1,7 @@
-"""What the phantom promises: same seed same files, a sound table, and never a user's file overwritten."""
+"""What the phantom promises: same seed same files, a sound table, and never a user's file overwritten.
+
+Covers busfast/data/phantom_image.py, busfast/data/phantom_tissue.py and busfast/data/generators.py, too.
+"""
 
 import csv
 import json
@@ -136,7 +139,7 @@ def test_a_folder_that_cannot_be_made_is_named(tmp_path):
 
 def test_a_phantom_of_another_recipe_is_refused_and_left_as_it_was(tmp_path):
     before = _files(write_phantom(tmp_path / "data", images=3).parent)
-    with pytest.raises(UserError, match="another recipe"):
+    with pytest.raises(UserError, match="another phantom"):
         write_phantom(tmp_path / "data", images=4)
     assert _files(tmp_path / "data") == before
 

@@ -16,6 +16,7 @@ from PIL import Image
 from busfast.cli import main
 from busfast.data.images import load_pixels
 from busfast.pipelines import cache as cache_module
+from busfast.pipelines import image_hashes
 from busfast.pipelines.cache import Cache, list_caches
 from busfast.pipelines.dataloaders import make_dls
 from busfast.pipelines.image import ImagePipeline
@@ -103,9 +104,9 @@ def test_files_that_were_only_touched_or_moved_are_not_decoded_again(tmp_path, i
 
 def test_what_is_settled_is_not_even_hashed_again(tmp_path, images, monkeypatch):
     hashed = []
-    monkeypatch.setattr(cache_module, "SETTLED", 0)
-    original = cache_module._hash_file
-    monkeypatch.setattr(cache_module, "_hash_file", lambda path: (hashed.append(path), original(path))[1])
+    monkeypatch.setattr(image_hashes, "SETTLED", 0)
+    original = image_hashes._hash_file
+    monkeypatch.setattr(image_hashes, "_hash_file", lambda path: (hashed.append(path), original(path))[1])
     opened(images, tmp_path / "kept")
     opened(images, tmp_path / "kept")
     assert sorted(hashed) == images
@@ -227,7 +228,7 @@ def test_a_disk_that_is_too_small_is_said_before_anything_is_decoded(small_disk,
 
 
 def test_a_disk_that_fills_up_in_the_middle_leaves_training_without_a_cache(small_disk, many, monkeypatch, capsys):
-    monkeypatch.setattr(Cache, "_check_room", lambda *args: None)
+    monkeypatch.setattr(Cache, "_check_space", lambda *args: None)
     images, image = sorted(map(str, many.iterdir())), ImagePipeline(size=128)
     assert opened(images, small_disk, image) is None
     assert "cache: none" in capsys.readouterr().out and shards(small_disk) == []

@@ -123,7 +123,7 @@ def test_a_pipe_or_a_device_in_place_of_an_image_does_not_keep_anybody_waiting(e
     assert main(["predict", "list.csv", f"--model={BUNDLE}", "--out=out.csv"]) == 0
     rows = pd.read_csv("out.csv", keep_default_na=False)
     assert rows["status"].tolist() == ["unreadable"] * 3 + ["ok"]
-    assert rows["reason"].str.contains("no regular file|no such file").tolist() == [True] * 3 + [False]
+    assert rows["reason"].str.contains("not a regular file|no such file").tolist() == [True] * 3 + [False]
 
 
 def test_numbers_of_deep_gray_are_stretched_as_before():

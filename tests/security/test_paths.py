@@ -68,7 +68,7 @@ def test_a_list_for_predict_may_name_files_anywhere_and_says_nothing_of_what_is_
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with names")
 def test_a_pipe_in_place_of_a_table_keeps_nobody_waiting(exported_run, capsys):
     os.mkfifo("list.csv")
-    assert "list.csv is no regular file" in refused(f"predict list.csv --model={BUNDLE} --out=out.csv", capsys)
+    assert "list.csv is not a regular file" in refused(f"predict list.csv --model={BUNDLE} --out=out.csv", capsys)
 
 
 def test_a_table_that_would_fill_the_memory_is_not_read(tmp_path):
