@@ -15,7 +15,8 @@ import pandas as pd
 from busfast.csvfile import write_csv
 from busfast.data.paths import SOURCES_FILE, is_inside
 from busfast.data.sources import SOURCES, read_source
-from busfast.data.sources.common import Options, check_text
+from busfast.data.sources.common import Options
+from busfast.data.sources.listing import check_text
 from busfast.data.sources.plan import Made, check_files, plan
 from busfast.data.table import CLASSES, OPTIONAL, REQUIRED, read_table
 from busfast.errors import UserError, choose

@@ -107,7 +107,7 @@ def test_sources_are_joined_into_one_table(tmp_path, capsys):
     assert table["patient"].tolist() == [""] * 6 + ["csv_P1"] * 2  # P1 of another source is somebody else
     assert read_table(tmp_path / "out").equals(table)
     said = capsys.readouterr().out
-    assert "patient ids get 'csv_' in front" in said and "other columns, kept: score" in said
+    assert "patient ids get the prefix 'csv_'" in said and "other columns, kept: score" in said
 
 
 def test_the_same_source_twice_gets_a_number(tmp_path):

@@ -1,4 +1,4 @@
-"""Sources: what people have -> a table. Each public set, and each way to bring images of one's own, is a file here."""
+"""Sources: a public data set, or a user's own files -> a table. One file per public set and per kind of own files."""
 
 import os
 from collections.abc import Callable, Mapping
@@ -8,7 +8,8 @@ from typing import NamedTuple
 import pandas as pd
 
 from busfast.data.sources import breast, btxrd, bus_bra, bus_uclm, busi, csv_table, dicom, folder
-from busfast.data.sources.common import Options, find_folders
+from busfast.data.sources.common import Options
+from busfast.data.sources.listing import find_folders
 from busfast.errors import UserError, choose
 
 
@@ -16,11 +17,11 @@ class Source(NamedTuple):
     """A kind of source.
 
     Attributes:
-        title: its name in print.
-        looks: what it is recognised by, in words.
+        title: its name in messages.
+        looks: how it is recognized, for messages.
         is_set: folder -> whether it is such a set.
         read: folder of the set, `Options` -> table, see `make_table`.
-        published: class -> number of images as published; empty for the user's own.
+        published: class -> number of images as published; empty for a user's own files.
     """
 
     title: str
@@ -33,12 +34,12 @@ class Source(NamedTuple):
 SOURCES = {name: Source(file.TITLE, file.LOOKS, file.is_set, file.read, file.PUBLISHED) for name, file in {
     "busi": busi, "bus_bra": bus_bra, "bus_uclm": bus_uclm, "breast": breast, "btxrd": btxrd,
     "folder": folder, "csv": csv_table, "dicom": dicom}.items()}
-OWN = ("dicom", "csv", "folder")  # of any names: tried after the public sets
-WITH_TABLE = ("bus_bra", "bus_uclm", "breast", "btxrd")  # their folders are no classes
+OWN = ("dicom", "csv", "folder")  # a user's own files: tried after the public sets
+WITH_TABLE = ("bus_bra", "bus_uclm", "breast", "btxrd")  # public sets whose folders are not classes
 
 
 def guess_source(path: str | Path) -> str:
-    """Returns the source that a folder (or one up to two levels below it) looks like; "" if none or several."""
+    """Returns the source that a folder, or one up to two levels below, looks like; "" if none or several."""
     path = Path(path)
     if path.is_file():
         return "csv" if path.suffix.lower() in csv_table.SUFFIXES else ""
@@ -48,17 +49,17 @@ def guess_source(path: str | Path) -> str:
     if public:
         return public[0] if len(public) == 1 else ""
     own = [name for name in OWN if SOURCES[name].is_set(path)]
-    if "csv" in own and "folder" in own:  # a table beside folders with images: does it name them?
+    if "csv" in own and "folder" in own:  # a table beside folders of images: does it name them?
         own.remove("folder" if csv_table.names_images(csv_table.tables_in(path)[0]) else "csv")
     return own[0] if own else ""
 
 
 def refuse_source(folder: str | Path) -> None:
-    """Raises UserError if a folder has no table.csv but is a set as it was published or exported; says what to do."""
+    """Raises UserError, with the command to prepare it, if a folder is a source instead of a prepared data folder."""
     folder = Path(folder)
     if os.path.isdir(folder) and not (folder / "table.csv").is_file() and (source := guess_source(folder)):
         raise UserError(f"The folder '{folder}' has no table.csv; it looks like {source} ({SOURCES[source].looks}). "
-                        f"Make a data folder of it: python -m busfast prepare --source={source} --path={folder}")
+                        f"Prepare it: python -m busfast prepare --source={source} --path={folder}")
 
 
 def read_source(name: str, path: str | Path, options: Options | None = None, **changes) -> pd.DataFrame:
@@ -68,44 +69,43 @@ def read_source(name: str, path: str | Path, options: Options | None = None, **c
         name: a key of `SOURCES`.
         path: the folder of the set, or one up to two levels above it; for csv also the file itself.
         options: see `Options`.
-        changes: options by name, e.g. files=False to read a set's table where its images are not there.
+        changes: single options, e.g. files=False to read a set's table without its images.
 
     Returns:
-        One row an image: image and mask relative to `attrs["root"]`, label, center, patient, device, then what the
-        source has besides. See `make_table`.
+        One row per image: image and mask relative to `attrs["root"]`, label, center, patient, device, then the
+        source's other columns. See `make_table`.
 
     Raises:
-        UserError: the source is unknown, the folder is not there or looks like another source, or what is in it
-            cannot be used; names the place and the way out.
+        UserError: the source is unknown, the folder is missing or looks like another source, or its contents cannot be
+            used.
     """
     choose("source", name, SOURCES)
     options = (options or Options())._replace(**changes)
     path = Path(path)
     if not path.exists():
         commas = " Several folders need several sources: --source=A,B --path=A,B." if "," in str(path) else ""
-        raise UserError(f"There is no '{path}'. Name what holds {SOURCES[name].title}: --path=PATH.{commas}")
+        raise UserError(f"There is no '{path}'. Name the folder of {SOURCES[name].title}: --path=PATH.{commas}")
     return SOURCES[name].read(_find(name, Path(os.path.abspath(path))), options)
 
 
 def _find(name: str, path: Path) -> Path:
-    """The folder of the set, at or below `path`."""
+    """Returns the folder of the set, at or below `path`."""
     if name == "csv":
-        return path  # says itself what is wrong
+        return path  # the reader checks it
     if name in OWN and path.is_dir():
-        found = folder.find(path)
-        if not any(SOURCES[other].is_set(found[0]) for other in WITH_TABLE):
-            return found[0]
-        found = []
-    else:
-        found = find_folders(path, SOURCES[name].is_set) if path.is_dir() else []
-    if len(found) > 1:
-        raise UserError(f"{path} holds {SOURCES[name].title} {len(found)} times: {', '.join(map(str, found[:5]))}. "
-                        "Name one of them: --path=FOLDER.")
-    if found:
-        return found[0]
+        inner = folder.find(path)
+        if not any(SOURCES[other].is_set(inner) for other in WITH_TABLE):
+            return inner
+    elif path.is_dir():
+        sets = find_folders(path, SOURCES[name].is_set)
+        if len(sets) > 1:
+            raise UserError(f"{path} holds {SOURCES[name].title} {len(sets)} times: {', '.join(map(str, sets[:5]))}. "
+                            "Name one of them: --path=FOLDER.")
+        if sets:
+            return sets[0]
     guess = guess_source(path)
-    other = ". Name the folder that holds them, download the set again if they are missing, or name another source: " \
+    advice = ". Name the folder that holds them, download the set again if they are missing, or name another source: " \
         f"{', '.join(SOURCES)}."
-    if guess and (name in OWN or guess not in OWN):  # nearly every folder looks like one of the user's own
-        other = f"; it looks like {guess} ({SOURCES[guess].looks}). Use --source={guess}."
-    raise UserError(f"{path} does not look like {name} ({SOURCES[name].looks}){other}")
+    if guess and (name in OWN or guess not in OWN):  # nearly every folder looks like a user's own files
+        advice = f"; it looks like {guess} ({SOURCES[guess].looks}). Use --source={guess}."
+    raise UserError(f"{path} does not look like {name} ({SOURCES[name].looks}){advice}")

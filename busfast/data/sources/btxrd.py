@@ -4,7 +4,8 @@ from pathlib import Path, PurePosixPath
 
 import pandas as pd
 
-from busfast.data.sources.common import Options, files_in, first_line_has, keep_present, make_table
+from busfast.data.sources.common import Options, keep_present, make_table
+from busfast.data.sources.listing import files_in, first_line_has
 from busfast.data.sources.sheets import read_sheet
 from busfast.errors import UserError
 
@@ -17,27 +18,27 @@ LABELS = {("0", "0", "0"): "normal", ("1", "1", "0"): "benign", ("1", "0", "1"):
 
 
 def is_set(folder: Path) -> bool:
-    """Whether a folder is BTXRD."""
+    """Returns whether a folder is BTXRD."""
     file = _table(folder)
-    if file is None or file.suffix == ".xlsx":  # not opened: it might need a library that is not there
+    if file is None or file.suffix == ".xlsx":  # not opened: that needs an optional library
         return file is not None
     return first_line_has(file, NEEDED)
 
 
 def read(root: Path, options: Options) -> pd.DataFrame:
-    """Reads BTXRD: the label from the flags tumor, benign and malignant; outlines of lesions are to be drawn.
+    """Reads BTXRD: the label from the flags tumor, benign and malignant; masks are outlines to be drawn.
 
-    By center, it was published with 1593/1110/235 (1), 259/214/76 (2) and 27/201/31 (3) images, normal/benign/
-    malignant. There are no patient ids. But of the 1,867 images of tumors, 728 agree with the one before in
-    everything but the view: age, sex, center, site and diagnosis (in an order shuffled within center and class, 3 to
-    12 do). They are most likely of one patient, and `group` keeps them together.
+    Published images normal/benign/malignant by center: 1593/1110/235 (1), 259/214/76 (2), 27/201/31 (3). There are no
+    patient ids, but 728 of the 1,867 images of tumors equal the previous one in everything but the view: age, sex,
+    center, site and diagnosis (when shuffled within center and class, 3 to 12 do). They are most likely of the same
+    patient, so they share a `group`.
 
     Args:
         root: the folder that holds dataset.csv or dataset.xlsx.
         options: see `Options`.
 
     Returns:
-        See `make_table`; all 37 columns of the set are kept, and `group` is added.
+        See `make_table`; keeps all 37 columns of the set and adds `group`.
 
     Raises:
         UserError: a column or files are missing, or the flags of a row contradict each other.
@@ -50,36 +51,37 @@ def read(root: Path, options: Options) -> pd.DataFrame:
     images = [path.name for path in files_in(root / "images")] if options.files else []
     exact, by_stem = set(images), {PurePosixPath(name).stem: name for name in images}
     outlines = {path.stem for path in (root / "Annotations").glob("*.json")} if options.files else set()
-    records, other, before, group, alike = [], 0, (), "", 0
+    records, other_suffix, previous, group, same_patient = [], 0, (), "", 0
     for line, cells in rows:
         row = dict(zip(header, cells, strict=True))
-        flags = tuple(_whole(row[name]) for name in ("tumor", "benign", "malignant"))
+        flags = tuple(_integer(row[name]) for name in ("tumor", "benign", "malignant"))
         if flags not in LABELS:
             raise UserError(f"{file}, row {line}, columns tumor, benign, malignant: {', '.join(flags)} contradict each "
-                            "other. It must be 0, 0, 0 (normal), 1, 1, 0 (benign) or 1, 0, 1 (malignant).")
+                            "other. They must be 0, 0, 0 (normal), 1, 1, 0 (benign) or 1, 0, 1 (malignant).")
         stem = PurePosixPath(row["image_id"]).stem
         name = row["image_id"] if row["image_id"] in exact else by_stem.get(stem, row["image_id"])
-        other += name != row["image_id"]
-        who = tuple(value for key, value in row.items() if key not in ("image_id", *VIEWS))
-        if who != before:
+        other_suffix += name != row["image_id"]
+        facts = tuple(value for key, value in row.items() if key not in ("image_id", *VIEWS))
+        if facts != previous:
             group = f"neighbours of {stem}"
         elif row.get("age"):
-            alike += 1
-        before = who
+            same_patient += 1
+        previous = facts
         records.append((line, row | {
-            "image": f"images/{name}", "label": LABELS[flags], "center": _whole(row["center"]), "patient": "",
+            "image": f"images/{name}", "label": LABELS[flags], "center": _integer(row["center"]), "patient": "",
             "device": "", "mask": f"Annotations/{stem}.json" if stem in outlines else "",
             "group": group if row.get("age") else ""}))
-    if alike:
-        notes.append(f"no patient ids, but {alike} images of {file.name} agree with the one before in all but the "
-                     "view: they are taken as of one patient (column group)")
-    if other:
-        notes.append(f"{other} images have another suffix than the table says, and are found by their name")
+    if same_patient:
+        notes.append(f"no patient ids, but {same_patient} images of {file.name} equal the previous one in all but the "
+                     "view: they are treated as one patient (column group)")
+    if other_suffix:
+        notes.append(f"{other_suffix} images have another suffix than in the table, and are found by name")
     kept, missing = keep_present(records, root, file, options)
     if options.files:
         lesions = [row for row in kept if row["label"] != "normal"]
-        bare = sum(not row["mask"] for row in lesions)
-        missing += [f"{bare} of {len(lesions)} images of tumors have no annotation in Annotations"] if bare else []
+        without_mask = sum(not row["mask"] for row in lesions)
+        if without_mask:
+            missing.append(f"{without_mask} of {len(lesions)} images of tumors have no annotation in Annotations")
     return make_table(kept, root, options, [*notes, *missing])
 
 
@@ -87,6 +89,6 @@ def _table(folder: Path) -> Path | None:
     return next((path for path in (folder / "dataset.csv", folder / "dataset.xlsx") if path.is_file()), None)
 
 
-def _whole(number: str) -> str:
-    """1.0 -> 1, as it came from a spreadsheet or not."""
+def _integer(number: str) -> str:
+    """Returns "1" for "1.0", which spreadsheets write."""
     return number[:-2] if number.endswith(".0") else number

@@ -5,7 +5,8 @@ from pathlib import Path
 import pandas as pd
 
 from busfast.csvfile import read_rows
-from busfast.data.sources.common import Options, first_line_has, keep_present, make_table
+from busfast.data.sources.common import Options, table_from_rows
+from busfast.data.sources.listing import first_line_has
 
 TITLE = "BUS-BRA"
 LOOKS = "bus_data.csv, Images and Masks"
@@ -14,7 +15,7 @@ NEEDED = ("ID", "Case", "Histology", "Pathology", "BIRADS", "Device", "Side")
 
 
 def is_set(folder: Path) -> bool:
-    """Whether a folder is BUS-BRA."""
+    """Returns whether a folder is BUS-BRA."""
     return first_line_has(folder / "bus_data.csv", ("ID", "Pathology"))
 
 
@@ -35,14 +36,8 @@ def read(root: Path, options: Options) -> pd.DataFrame:
     systems, Medical Physics 51(4), doi 10.1002/mp.16812.
     """
     file = root / "bus_data.csv"
-    header, rows, notes = read_rows(file, NEEDED)
-    records = []
-    for line, cells in rows:
-        row = dict(zip(header, cells, strict=True))
-        records.append((line, {
-            "image": f"Images/{row['ID']}.png", "label": row["Pathology"], "center": TITLE,
-            "patient": f"bus_bra_{row['Case']}", "device": row["Device"],
-            "mask": f"Masks/mask_{row['ID'].removeprefix('bus_')}.png",
-            "birads": row["BIRADS"], "histology": row["Histology"], "side": row["Side"]}))
-    kept, missing = keep_present(records, root, file, options)
-    return make_table(kept, root, options, [*notes, *missing])
+    return table_from_rows(read_rows(file, NEEDED), lambda row: {
+        "image": f"Images/{row['ID']}.png", "label": row["Pathology"], "center": TITLE,
+        "patient": f"bus_bra_{row['Case']}", "device": row["Device"],
+        "mask": f"Masks/mask_{row['ID'].removeprefix('bus_')}.png",
+        "birads": row["BIRADS"], "histology": row["Histology"], "side": row["Side"]}, root, file, options)

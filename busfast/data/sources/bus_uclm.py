@@ -1,11 +1,12 @@
-"""BUS-UCLM: INFO.csv, images and masks in colors."""
+"""BUS-UCLM: INFO.csv, images, and masks in color."""
 
 from pathlib import Path
 
 import pandas as pd
 
 from busfast.csvfile import read_rows
-from busfast.data.sources.common import Options, first_line_has, keep_present, make_table
+from busfast.data.sources.common import Options, table_from_rows
+from busfast.data.sources.listing import first_line_has
 
 TITLE = "BUS-UCLM"
 LOOKS = "INFO.csv, images and masks"
@@ -14,7 +15,7 @@ NEEDED = ("Image", "Label", "Doppler", "Marks", "Combined")
 
 
 def is_set(folder: Path) -> bool:
-    """Whether a folder is BUS-UCLM."""
+    """Returns whether a folder is BUS-UCLM."""
     return first_line_has(folder / "INFO.csv", NEEDED)
 
 
@@ -36,14 +37,10 @@ def read(root: Path, options: Options) -> pd.DataFrame:
     doi 10.1038/s41597-025-04562-3.
     """
     file = root / "INFO.csv"
-    header, rows, _ = read_rows(file, NEEDED)  # separated by semicolons as published: nothing to tell
-    records = []
-    for line, cells in rows:
-        row = dict(zip(header, cells, strict=True))
-        records.append((line, {
-            "image": f"images/{row['Image']}", "label": row["Label"], "center": TITLE,
-            "patient": f"bus_uclm_{row['Image'].rpartition('_')[0]}", "device": "Siemens ACUSON S2000",
-            "mask": "" if row["Label"].lower() == "normal" else f"masks/{row['Image']}",
-            "doppler": row["Doppler"].lower(), "marks": row["Marks"].lower(), "combined": row["Combined"].lower()}))
-    kept, notes = keep_present(records, root, file, options)
-    return make_table(kept, root, options, notes)
+    rows = read_rows(file, NEEDED)._replace(notes=[])  # semicolons, as published, are not worth a note
+    return table_from_rows(rows, lambda row: {
+        "image": f"images/{row['Image']}", "label": row["Label"], "center": TITLE,
+        "patient": f"bus_uclm_{row['Image'].rpartition('_')[0]}", "device": "Siemens ACUSON S2000",
+        "mask": "" if row["Label"].lower() == "normal" else f"masks/{row['Image']}",
+        "doppler": row["Doppler"].lower(), "marks": row["Marks"].lower(), "combined": row["Combined"].lower()},
+        root, file, options)

@@ -1,12 +1,11 @@
-"""BUSI: class folders, masks beside the images."""
+"""BUSI: class folders, with the masks beside the images."""
 
-from collections import Counter
 from pathlib import Path, PurePosixPath
-from typing import Any
 
 import pandas as pd
 
-from busfast.data.sources.common import Options, files_in, is_image, list_files, make_table, subfolders
+from busfast.data.sources.common import Options, make_table
+from busfast.data.sources.listing import files_in, is_image, list_files, subfolders
 from busfast.data.sources.pairs import MASK, cell, pair_masks
 from busfast.data.table import CLASSES
 from busfast.errors import UserError
@@ -17,15 +16,15 @@ PUBLISHED = {"normal": 133, "benign": 437, "malignant": 210}
 
 
 def is_set(folder: Path) -> bool:
-    """Whether a folder is BUSI: a class folder in it has masks beside its images."""
+    """Returns whether a folder is BUSI: a class folder in it has masks beside its images."""
     return any(path.name.lower() in CLASSES and any(MASK.fullmatch(file.stem) for file in files_in(path))
                for path in subfolders(folder))
 
 
 def read(root: Path, options: Options) -> pd.DataFrame:
-    """Reads BUSI: normal, benign and malignant; the masks of several lesions in an image are to be joined.
+    """Reads BUSI: normal, benign and malignant; an image may have several masks, to be joined.
 
-    The normal images' masks are black and left away. There are no patient ids.
+    The masks of normal images are black and left out. There are no patient ids.
 
     Args:
         root: the folder that holds the class folders.
@@ -35,7 +34,7 @@ def read(root: Path, options: Options) -> pd.DataFrame:
         See `make_table`.
 
     Raises:
-        UserError: masks are there whose images are not.
+        UserError: there are masks without their images.
 
     Source: Al-Dhabyani et al. 2020, Dataset of breast ultrasound images, Data in Brief 28, 104863,
     doi 10.1016/j.dib.2019.104863.
@@ -44,15 +43,20 @@ def read(root: Path, options: Options) -> pd.DataFrame:
     pairs, orphans = pair_masks(names)
     notes = []
     if orphans:
-        said = f"{len(orphans)} masks have no image, e.g. '{orphans[0]}'"
+        problem = f"{len(orphans)} masks have no image, e.g. '{orphans[0]}'"
         if not options.partial:
-            raise UserError(f"{root}: {said}. Download the set again, or take what is there: --partial.")
-        notes.append(f"{said}; they are left out")
-    records: list[dict[str, Any]] = [{"image": name, "label": _folder(name), "center": TITLE, "device": "GE LOGIQ E9",
-                "mask": "" if _folder(name).lower() == "normal" else cell(masks)} for name, masks in pairs.items()]
-    bare = Counter(record["label"].lower() != "normal" and not record["mask"] for record in records)[True]
-    if bare:
-        notes.append(f"{bare} images of lesions have no mask")
+            raise UserError(f"{root}: {problem}. Download the set again, or leave these masks out: --partial.")
+        notes.append(f"{problem}; they are left out")
+    records = []
+    without_mask = 0
+    for name, masks in pairs.items():
+        label = _folder(name)
+        normal = label.lower() == "normal"
+        records.append({"image": name, "label": label, "center": TITLE, "device": "GE LOGIQ E9",
+                        "mask": "" if normal else cell(masks)})
+        without_mask += not normal and not masks
+    if without_mask:
+        notes.append(f"{without_mask} images of lesions have no mask")
     return make_table(records, root, options, notes)
 
 

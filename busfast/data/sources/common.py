@@ -1,4 +1,4 @@
-"""What the readers of all sources share: where a set lies, which files are there, a table of what was read."""
+"""What the readers of all sources share: their options, and the way from the rows of a set to a table."""
 
 import os
 from collections import Counter
@@ -8,28 +8,26 @@ from typing import NamedTuple
 
 import pandas as pd
 
-from busfast.data.images import SUFFIXES
+from busfast.csvfile import Rows
 from busfast.data.labels import match_label
 from busfast.data.paths import PathSandbox
+from busfast.data.sources.listing import check_link
 from busfast.data.table import CLASSES, OPTIONAL, REQUIRED
 from busfast.errors import UserError
 from busfast.progress import progress
 
-LEVELS = 2  # a set is looked for in the given folder and so many levels below
-CLUTTER = ("__macosx", "thumbs.db", "desktop.ini")
-
 
 class Options(NamedTuple):
-    """What a reader is asked for.
+    """Options of a reader.
 
     Attributes:
-        files: whether images and masks must be there; False where only the table of a set is wanted.
-        partial: whether rows whose files are missing are left out, instead of refused.
-        columns: names of busfast -> names of a CSV file's columns (csv only).
-        center_tag: the DICOM keyword that names the center (DICOM only).
-        key: secret for the ids of DICOM patients; without one, the ids are of use for this reading only.
-        prefix: put before patient ids that are unique in their own set only.
-        classes: the labels that are meant.
+        files: whether images and masks must exist; False to read only the table of a set.
+        partial: leave out rows whose files are missing instead of refusing them.
+        columns: busfast's names -> names of a CSV file's columns (csv only).
+        center_tag: DICOM keyword that names the center (DICOM only).
+        key: secret for the ids of DICOM patients; without one, ids differ between readings.
+        prefix: put before patient ids that are unique only within their set.
+        classes: the expected labels.
     """
 
     files: bool = True
@@ -41,114 +39,40 @@ class Options(NamedTuple):
     classes: tuple[str, ...] = CLASSES
 
 
-def hidden(name: str) -> bool:
-    """Whether a file or folder is none of the user's: hidden, or left there by an operating system."""
-    return name.startswith(".") or name.casefold() in CLUTTER
+def table_from_rows(rows: Rows, to_record: Callable[[dict[str, str]], dict], root: Path, file: Path,
+                    options: Options, masks: Sequence[str] = ("mask",)) -> pd.DataFrame:
+    """Makes the table of a set from the rows of its own table.
 
+    Args:
+        rows: as `read_rows` returns them.
+        to_record: cells of a row by column -> cells of busfast, with `image` and `label`.
+        root, file, options, masks: see `keep_present`.
 
-def subfolders(folder: Path) -> list[Path]:
-    """The folders in a folder, sorted; links are not followed. None where the folder cannot be read."""
-    try:
-        return sorted(Path(entry.path) for entry in os.scandir(folder)
-                      if not hidden(entry.name) and entry.is_dir(follow_symlinks=False))
-    except OSError:
-        return []
-
-
-def files_in(folder: Path) -> list[Path]:
-    """The files in a folder itself, sorted, without hidden ones; none where the folder cannot be read."""
-    try:
-        return sorted(Path(entry.path) for entry in os.scandir(folder) if not hidden(entry.name) and entry.is_file())
-    except OSError:
-        return []
-
-
-def find_folders(folder: Path, is_set: Callable[[Path], bool]) -> list[Path]:
-    """The folders nearest to `folder` (itself, or on one of the levels below) that are such a set."""
-    level = [folder]
-    for _ in range(LEVELS + 1):
-        found = [path for path in level if is_set(path)]
-        if found:
-            return found
-        level = [below for path in level for below in subfolders(path)]
-    return []
-
-
-def first_line_has(file: Path, names: Sequence[str]) -> bool:
-    """Whether a file begins with a header that has these columns; False where it cannot be read."""
-    try:
-        with open(file, "rb") as opened:
-            first = opened.readline(10_000).decode("latin-1")
-    except OSError:
-        return False
-    return all(name in first for name in names)
-
-
-def is_image(name: str) -> bool:
-    """Whether a file is called like an image that busfast reads."""
-    return PurePosixPath(name).suffix.lower() in SUFFIXES
-
-
-def list_files(root: Path) -> list[str]:
-    """Returns all files below a folder, as paths relative to it with /, sorted; without hidden ones.
+    Returns:
+        See `make_table`.
 
     Raises:
-        UserError: a folder cannot be read, a link leads out of `root` or to a folder or to nothing, or a name is no
-            text.
+        UserError: see `keep_present`.
     """
-    def refuse(error: OSError):
-        raise UserError(f"{error.filename} cannot be read: {error.strerror}. Give yourself the right to read it.")
-
-    fence, found = PathSandbox(root), []
-    for folder, folders, files in os.walk(root, onerror=refuse):
-        folders[:] = sorted(name for name in folders if not hidden(name))
-        for name in folders:
-            if os.path.islink(path := os.path.join(folder, name)):
-                raise UserError(f"{path} is a symbolic link to the folder {os.path.realpath(path)}, which is not "
-                                "followed. Name that folder with --path, or copy it here.")
-        for name in files:
-            if not hidden(name):
-                path = os.path.join(folder, name)
-                check_link(fence, path, root)
-                if os.path.isfile(path):
-                    found.append(os.path.relpath(path, root).replace(os.sep, "/"))
-                elif os.path.islink(path):
-                    raise UserError(f"{path} is a symbolic link to nothing ({os.readlink(path)}). Mend or delete it.")
-    for name in found:
-        check_text(name, root)
-    return sorted(found)
-
-
-def check_link(fence: PathSandbox, path: str | Path, root: Path) -> None:
-    """Raises UserError where a symbolic link on the way to a file leads out of `root`."""
-    if target := fence.leads_out(path):
-        raise UserError(f"{path} is a symbolic link that leads out of {root}, to {target}. Name the folder where the "
-                        "files really are with --path, or copy the file.")
-
-
-def check_text(name: str, root: Path) -> None:
-    """Raises UserError where a name cannot be written into a table."""
-    try:
-        name.encode("utf-8")
-    except UnicodeEncodeError:
-        raise UserError(f"{root}: the file name {ascii(name)} is not UTF-8 and cannot stand in a table. "
-                        "Rename it.") from None
+    records = [(line, to_record(dict(zip(rows.header, cells, strict=True)))) for line, cells in rows.rows]
+    kept, missing = keep_present(records, root, file, options, masks)
+    return make_table(kept, root, options, [*rows.notes, *missing], masks=masks)
 
 
 def paths_of(cell: str | tuple[str, ...]) -> tuple[str, ...]:
-    """The paths in a cell of an image or mask: none, one, or several that are to be joined."""
+    """Returns the paths in a cell of an image or mask: none, one, or several to be joined."""
     return cell if isinstance(cell, tuple) else (cell,) if cell else ()
 
 
 def keep_present(rows: Sequence[tuple[int, dict]], root: Path, file: Path, options: Options,
                  masks: Sequence[str] = ("mask",)) -> tuple[list[dict], list[str]]:
-    """Checks the rows of a table against the files it names.
+    """Checks the rows of a table against the files that they name.
 
     Args:
         rows: number and cells of each row, paths relative to `root`.
         root: folder of the set.
         file: the table, for messages.
-        options: see `Options`; without `files` nothing needs to be there, with `partial` what is missing is left out.
+        options: without `files`, no file needs to exist; with `partial`, rows of missing images are left out.
         masks: columns that name masks.
 
     Returns:
@@ -157,41 +81,41 @@ def keep_present(rows: Sequence[tuple[int, dict]], root: Path, file: Path, optio
     Raises:
         UserError: a label is empty, a path leads out of `root`, an image is named twice, or files are missing.
     """
-    fence, seen, kept, missing = PathSandbox(root), {}, [], {"images": [], "masks": []}
+    sandbox, first_rows, kept, missing = PathSandbox(root), {}, [], {"images": [], "masks": []}
     for line, row in progress(rows, "looking for files"):
         if not row["label"]:
-            raise UserError(f"{file}, row {line}: the label is empty. Fill it or remove the row.")
+            raise UserError(f"{file}, row {line}: the label is empty. Fill it in or remove the row.")
         for column in ("image", *masks):
             for name in paths_of(row[column]):
                 _check_inside(name, file, line, column)
                 if options.files and not os.path.isfile(root / name):
                     missing["images" if column == "image" else "masks"].append((line, name))
                 elif options.files:
-                    check_link(fence, root / name, root)
-        first = seen.setdefault(row["image"], line)
+                    check_link(sandbox, root / name, root)
+        first = first_rows.setdefault(row["image"], line)
         if first != line:
             raise UserError(f"{file}, row {line}: the image '{row['image']}' is already in row {first}. Remove one of "
-                            "the two.")
+                            "the two rows.")
         kept.append(row)
-    counts = " and ".join(f"{len(gone)} {what}" for what, gone in missing.items() if gone)
+    counts = " and ".join(f"{len(names)} {kind}" for kind, names in missing.items() if names)
     if not counts:
         return kept, []
     line, name = min(missing["images"] + missing["masks"])
     if not options.partial:
         raise UserError(f"{file}: {counts} of its {len(rows)} rows are not in {root}, e.g. row {line}: '{name}'. "
-                        "Download the set again, or take what is there: --partial.")
-    gone = {name for of in missing.values() for _, name in of}
+                        "Download the set again, or leave these rows out: --partial.")
+    absent = {name for names in missing.values() for _, name in names}
     for row in kept:
-        row.update((column, "") for column in masks if gone.intersection(paths_of(row[column])))
-    present = [row for row in kept if row["image"] not in gone]
-    return present, [f"{counts} that {file.name} names are not there (e.g. '{name}'): {len(kept) - len(present)} of "
+        row.update((column, "") for column in masks if absent.intersection(paths_of(row[column])))
+    present = [row for row in kept if row["image"] not in absent]
+    return present, [f"{counts} named in {file.name} are missing (e.g. '{name}'): {len(kept) - len(present)} of "
                      f"{len(kept)} rows are left out"]
 
 
 def _check_inside(name: str, file: Path, line: int, column: str) -> None:
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts:
-        raise UserError(f"{file}, row {line}, column {column}: '{name}' leads out of the set's folder. Mend the row.")
+        raise UserError(f"{file}, row {line}, column {column}: '{name}' leads out of the set's folder. Fix the row.")
 
 
 def make_table(records: Iterable[dict], root: Path, options: Options, notes: Iterable[str] = (), *,
@@ -200,10 +124,10 @@ def make_table(records: Iterable[dict], root: Path, options: Options, notes: Ite
 
     Args:
         records: cells of each row, at least `image` and `label`; paths relative to `root`. A mask is "", one path, a
-            tuple of paths that are to be joined, or a LabelMe file (.json) that is to be drawn.
+            tuple of paths to be joined, or a LabelMe file (.json) to be drawn.
         root: folder of the set.
         options: see `Options`.
-        notes: what the user should know.
+        notes: for the user.
         masks: columns that name masks.
         dicom: the images that are DICOM files, to be converted.
 
@@ -211,7 +135,7 @@ def make_table(records: Iterable[dict], root: Path, options: Options, notes: Ite
         The table; `attrs` has `root`, `notes`, `masks` and `dicom`.
 
     Raises:
-        UserError: there is no row.
+        UserError: there are no rows.
     """
     records = [dict(record) for record in records]
     if not records:
@@ -225,21 +149,21 @@ def make_table(records: Iterable[dict], root: Path, options: Options, notes: Ite
 
 
 def map_labels(labels: list[str], classes: tuple[str, ...]) -> tuple[list[str], list[str]]:
-    """Maps labels to classes; those that name none are kept.
+    """Maps labels to classes; keeps labels that match none.
 
     Returns:
-        The labels, and notes on what was mapped and what was kept.
+        The labels, and notes on which were mapped and which kept.
     """
-    counts, known = Counter(labels), {}
+    counts, matches = Counter(labels), {}
     for label in counts:
         try:
-            known[label] = match_label(label, classes)
+            matches[label] = match_label(label, classes)
         except UserError:
-            known[label] = label
-    mapped = [f"{label} -> {name} ({counts[label]})" for label, name in known.items() if label != name]
-    other = [f"{label} ({counts[label]})" for label, name in known.items() if name not in classes]
+            matches[label] = label
+    mapped = [f"{label} -> {name} ({counts[label]})" for label, name in matches.items() if label != name]
+    other = [f"{label} ({counts[label]})" for label, name in matches.items() if name not in classes]
     notes = [f"labels read as classes: {', '.join(mapped)}"] if mapped else []
     if other:
-        notes.append(f"labels that are none of the classes {', '.join(classes)}, and kept: {', '.join(other)}. Name "
-                     f"your classes in the pipeline file: classes: [{', '.join(dict.fromkeys(known.values()))}]")
-    return [known[label] for label in labels], notes
+        notes.append(f"labels not among the classes {', '.join(classes)}, and kept: {', '.join(other)}. Name your "
+                     f"classes in the pipeline file: classes: [{', '.join(dict.fromkeys(matches.values()))}]")
+    return [matches[label] for label in labels], notes

@@ -1,4 +1,4 @@
-"""A CSV file or workbook of the user's own, with columns of any names."""
+"""A user's CSV file or workbook, with any column names."""
 
 import difflib
 import ntpath
@@ -8,87 +8,87 @@ from pathlib import Path
 
 import pandas as pd
 
-from busfast.csvfile import Rows
 from busfast.data.images import SUFFIXES as IMAGES
-from busfast.data.sources.common import Options, files_in, is_image, keep_present, make_table
+from busfast.data.sources.common import Options, keep_present, make_table
 from busfast.data.sources.dicom_tags import is_dicom, read_tags
+from busfast.data.sources.listing import files_in, is_image
 from busfast.data.sources.sheets import read_sheet
 from busfast.data.table import OPTIONAL, REQUIRED
 from busfast.errors import UserError, choose
 
 TITLE = "CSV"
-LOOKS = "one CSV file with a row for each image"
+LOOKS = "one CSV file with a row per image"
 PUBLISHED: dict[str, int] = {}
 SUFFIXES = (".csv", ".tsv", ".xlsx")
 
 
 def is_set(folder: Path) -> bool:
-    """Whether a folder holds exactly one CSV file (or workbook)."""
+    """Returns whether a folder holds exactly one CSV file (or workbook)."""
     return len(tables_in(folder)) == 1
 
 
 def tables_in(folder: Path) -> list[Path]:
-    """The CSV files in a folder, or the other tables where there are none."""
-    found = [path for path in files_in(folder) if path.suffix.lower() in SUFFIXES and not path.name.startswith("~")]
-    return [path for path in found if path.suffix.lower() == ".csv"] or found
+    """Returns the CSV files in a folder; if there are none, its other tables."""
+    tables = [path for path in files_in(folder) if path.suffix.lower() in SUFFIXES and not path.name.startswith("~")]
+    return [path for path in tables if path.suffix.lower() == ".csv"] or tables
 
 
 def names_images(file: Path) -> bool:
-    """Whether a CSV file begins with rows that name images."""
+    """Returns whether the first rows of a CSV file name images."""
     try:
         with open(file, "rb") as opened:
-            first = opened.read(2_000).lower()
+            start = opened.read(2_000).lower()
     except OSError:
         return False
-    return any(suffix.encode() in first for suffix in IMAGES)
+    return any(suffix.encode() in start for suffix in IMAGES)
 
 
 def read(root: Path, options: Options) -> pd.DataFrame:
-    """Reads a table of the user's own.
+    """Reads a user's table.
 
     Args:
         root: the CSV file or workbook, or a folder with exactly one.
-        options: see `Options`; `columns` maps names of busfast to those of the file where they differ.
+        options: see `Options`; `columns` maps busfast's names to the file's where they differ.
 
     Returns:
         See `make_table`; all other columns are kept.
 
     Raises:
-        UserError: a column is unknown or missing, a cell is empty, a file is missing, named twice or no image.
+        UserError: a column is unknown or missing, a cell is empty, or a file is missing, named twice or not an image.
     """
     file = _find(root)
     root = file.parent
-    read = read_sheet(file, ())
-    names, notes = _name_columns(read, file, options)
-    records, slashed = [], 0
-    for line, cells in read.rows:
+    sheet = read_sheet(file, ())
+    names, notes = _name_columns(sheet.header, file, options)
+    records, backslashes = [], 0
+    for line, cells in sheet.rows:
         row = dict(zip(names, cells, strict=True))
         for name in REQUIRED:
             if not row[name]:
-                raise UserError(f"{file}, row {line}, column {read.header[names.index(name)]}: the cell is empty. Fill "
-                                "it or remove the row.")
+                raise UserError(f"{file}, row {line}, column {sheet.header[names.index(name)]}: the cell is empty. "
+                                "Fill it in or remove the row.")
         for name in ("image", "mask"):
             if row.get(name):
-                where = f"{file}, row {line}, column {read.header[names.index(name)]}"
-                found = _relative(row[name], root, where)
+                where = f"{file}, row {line}, column {sheet.header[names.index(name)]}"
+                path = _relative(row[name], root, where)
                 if options.files:
-                    _check_kind(root / found, where, mask=name == "mask")
-                slashed += "\\" in row[name] and "\\" not in found
-                row[name] = found
+                    _check_kind(root / path, where, mask=name == "mask")
+                backslashes += "\\" in row[name] and "\\" not in path
+                row[name] = path
         records.append((line, {"mask": ""} | row))
-    if slashed:
-        notes.append(f"{slashed} paths are written with \\ and read with /")
+    if backslashes:
+        notes.append(f"{backslashes} paths are written with \\ and read with /")
     kept, missing = keep_present(records, root, file, options)
     dicom = [row["image"] for row in kept if not is_image(row["image"])] if options.files else []
     tags = read_tags(root, dicom, options)
     kept = [row for row in kept if row["image"] not in tags.others]
     if options.prefix and "patient" in names:
-        notes.append(f"patient ids get '{options.prefix}' in front, since several sources are joined")
+        notes.append(f"patient ids get the prefix '{options.prefix}', since several sources are joined")
     for row in kept:
-        own = row.get("patient", "")
-        row["patient"] = options.prefix + own if own else tags.patients.get(row["image"], "")
+        patient = row.get("patient", "")
+        row["patient"] = options.prefix + patient if patient else tags.patients.get(row["image"], "")
         row["center"] = tags.centers.get(row["image"], "") or row.get("center", "")
-    return make_table(kept, root, options, [*read.notes, *notes, *missing, *tags.notes], dicom=tags.patients)
+    return make_table(kept, root, options, [*sheet.notes, *notes, *missing, *tags.notes], dicom=tags.patients)
 
 
 def _find(path: Path) -> Path:
@@ -98,71 +98,71 @@ def _find(path: Path) -> Path:
         return path
     tables = tables_in(path)
     if len(tables) != 1:
-        found = ", ".join(table.name for table in tables[:5]) or "none"
-        found += f" and {len(tables) - 5} more" if len(tables) > 5 else ""
-        raise UserError(f"{path} must hold exactly one CSV file (found: {found}). Name the file: "
+        names = ", ".join(table.name for table in tables[:5]) or "none"
+        names += f" and {len(tables) - 5} more" if len(tables) > 5 else ""
+        raise UserError(f"{path} must hold exactly one CSV file (found: {names}). Name the file: "
                         f"--path={path / 'FILE.csv'}")
     return tables[0]
 
 
-def _name_columns(read: Rows, file: Path, options: Options) -> tuple[list[str], list[str]]:
-    """Returns the name that each column gets, and notes."""
-    ours: dict[str, int] = {}  # name of busfast -> number of the column
+def _name_columns(header: list[str], file: Path, options: Options) -> tuple[list[str], list[str]]:
+    """Returns busfast's name of each column, and notes."""
+    ours: dict[str, int] = {}  # busfast's name -> index of the column
     for name, title in (options.columns or {}).items():
         choose("column of busfast", name, (*REQUIRED, *OPTIONAL, "group"))
-        if title not in read.header:
-            near = difflib.get_close_matches(str(title), read.header, n=1, cutoff=0.4)
+        if title not in header:
+            near = difflib.get_close_matches(str(title), header, n=1, cutoff=0.4)
             hint = f" Did you mean '{near[0]}'?" if near else ""
-            raise UserError(f"{file}, row 1: there is no column '{title}' (asked for as {name}).{hint} Found: "
-                            f"{', '.join(read.header)}.")
-        ours[name] = read.header.index(title)
+            raise UserError(f"{file}, row 1: there is no column '{title}' (given as {name}).{hint} Found: "
+                            f"{', '.join(header)}.")
+        ours[name] = header.index(title)
     if len(set(ours.values())) < len(ours):
         raise UserError(f"--columns gives one column of {file} two names: {dict(options.columns)}.")
     for name in (*REQUIRED, *OPTIONAL):
-        alike = [title for title in read.header if title.lower() == name]
-        if name not in ours and alike and read.header.index(alike[0]) not in ours.values():
-            if len(alike) > 1 and name not in alike:
-                raise UserError(f"{file}, row 1: {' and '.join(alike)} may both be meant by {name}. Say which: "
-                                f"--columns={name}={alike[0]}")
-            ours[name] = read.header.index(name if name in alike else alike[0])
+        titles = [title for title in header if title.lower() == name]
+        if name not in ours and titles and header.index(titles[0]) not in ours.values():
+            if len(titles) > 1 and name not in titles:
+                raise UserError(f"{file}, row 1: {' and '.join(titles)} could both be {name}. Choose one: "
+                                f"--columns={name}={titles[0]}")
+            ours[name] = header.index(name if name in titles else titles[0])
     for name in REQUIRED:
         if name not in ours:
-            raise UserError(f"{file}, row 1: no column is called '{name}' (found: {', '.join(read.header)}). Say which "
-                            f"one it is: --columns={name}=COLUMN")
-    names = list(read.header)
-    for place, title in enumerate(names):
-        if title in ours and ours[title] != place:  # their 'label' is not what the user named as label
-            names[place] = f"original_{title}"
-            while names[place] in read.header:
-                names[place] = f"original_{names[place]}"
-    for name, place in ours.items():
-        names[place] = name
-    renamed = [f"{title} as {name}" for title, name in zip(read.header, names, strict=True) if title != name]
-    kept = [name for place, name in enumerate(names) if place not in ours.values()]
+            raise UserError(f"{file}, row 1: there is no column '{name}' (found: {', '.join(header)}). Name it: "
+                            f"--columns={name}=COLUMN")
+    names = list(header)
+    for index, title in enumerate(names):
+        if title in ours and ours[title] != index:  # such as a column 'label', if --columns names another as label
+            names[index] = f"original_{title}"
+            while names[index] in header:
+                names[index] = f"original_{names[index]}"
+    for name, index in ours.items():
+        names[index] = name
+    renamed = [f"{title} as {name}" for title, name in zip(header, names, strict=True) if title != name]
+    kept = [name for index, name in enumerate(names) if index not in ours.values()]
     notes = [f"columns read: {', '.join(renamed)}"] if renamed else []
     return names, [*notes, f"other columns, kept: {', '.join(kept)}"] if kept else notes
 
 
 def _relative(value: str, root: Path, where: str) -> str:
-    """A path as the file gives it -> relative to its folder, with /."""
-    slashed = value.replace("\\", "/")
+    """Returns a path of the file relative to the file's folder, with /."""
     if "\\" in value and not (root / value).exists():
-        value = slashed
+        value = value.replace("\\", "/")
     if ntpath.splitdrive(value)[0] or os.path.isabs(value):
         inside = os.path.isabs(value) and os.path.relpath(os.path.realpath(value), os.path.realpath(root))
         if not inside or inside.startswith(".."):
             raise UserError(f"{where}: '{value}' is an absolute path outside {root}. Write paths relative to that "
-                            "folder, or put the file into the folder that holds the images.")
+                            "folder, or move the table into the folder that holds the images.")
         return inside.replace(os.sep, "/")
     value = posixpath.normpath(value)
     if value == ".." or value.startswith("../"):
-        raise UserError(f"{where}: '{value}' leads out of {root}. Put the file into the folder that holds the images.")
+        raise UserError(f"{where}: '{value}' leads out of {root}. Move the table into the folder that holds "
+                        "the images.")
     return value
 
 
 def _check_kind(path: Path, where: str, *, mask: bool) -> None:
-    """Raises UserError if a file is there and is none that can be used."""
-    known = is_image(path.name) or (path.suffix == ".json" if mask else is_dicom(path))
-    if not known and path.is_file():
+    """Raises UserError if a file exists but is neither an image, a DICOM file nor, as a mask, an annotation."""
+    usable = is_image(path.name) or (path.suffix == ".json" if mask else is_dicom(path))
+    if not usable and path.is_file():
         raise UserError(f"{where}: {path} is neither an image ({', '.join(IMAGES)}) nor "
                         f"{'a LabelMe file (.json)' if mask else 'DICOM'}. Remove the row.")

@@ -1,12 +1,13 @@
-"""A folder with a folder for each class, of DICOM files."""
+"""A folder with one folder per class, of DICOM files."""
 
 from pathlib import Path
 
 import pandas as pd
 
 from busfast.data.sources import folder as folders
-from busfast.data.sources.common import Options, files_in, subfolders
+from busfast.data.sources.common import Options
 from busfast.data.sources.dicom_tags import is_dicom
+from busfast.data.sources.listing import files_in, subfolders
 from busfast.errors import UserError
 
 TITLE = "DICOM"
@@ -15,21 +16,20 @@ PUBLISHED: dict[str, int] = {}
 
 
 def is_set(folder: Path) -> bool:
-    """Whether the first files in the folders of a folder, or in the folders of those, are DICOM."""
-    first = subfolders(folders.find(folder)[0])
-    return any(is_dicom(path) for below in first for inner in (below, *subfolders(below))
-               for path in files_in(inner)[:3])
+    """Returns whether one of the first files one or two levels below a folder is DICOM."""
+    return any(is_dicom(path) for outer in subfolders(folders.find(folder))
+               for inner in (outer, *subfolders(outer)) for path in files_in(inner)[:3])
 
 
 def read(root: Path, options: Options) -> pd.DataFrame:
-    """Reads a folder of class folders of DICOM files, which are recognised whatever they are called.
+    """Reads a folder of class folders of DICOM files, which are recognized by content.
 
     Args:
         root: the folder that holds the class folders.
         options: see `Options`.
 
     Returns:
-        See `make_table`; patient is a keyed hash.
+        See `make_table`; patient is a keyed hash of the PatientID.
 
     Raises:
         UserError: there are no DICOM files, or one of them cannot be used.

@@ -1,4 +1,4 @@
-"""The pixels of a DICOM file as a viewer shows them: 8-bit gray or color."""
+"""Renders the pixels of a DICOM file as a viewer shows them: 8-bit gray or color."""
 
 from pathlib import Path
 from typing import Any
@@ -11,11 +11,11 @@ from busfast.errors import UserError
 
 
 def convert_dicom(source: Path, target: Path) -> None:
-    """Writes the image in a DICOM file as PNG; nothing but pixels goes into it.
+    """Writes the image in a DICOM file as PNG, without any metadata.
 
     Args:
         source: a DICOM file of one frame.
-        target: where the PNG shall stand; its folder exists.
+        target: the PNG; its folder exists.
 
     Raises:
         UserError: the file cannot be decoded.
@@ -31,15 +31,15 @@ def convert_dicom(source: Path, target: Path) -> None:
             pixels = render(dataset)
     except Exception as error:  # decoders raise nearly anything
         raise UserError(f"{source} cannot be converted ({type(error).__name__}: {error}; transfer syntax: {syntax}). "
-                        f"{advice}Export it again, or move it away. Nothing was written.") from error
+                        f"{advice}Export it again, or remove it. Nothing was written.") from error
     Image.fromarray(pixels).save(target, format="PNG")
 
 
 def render(dataset: Any) -> np.ndarray:
-    """Turns stored values into what is seen: modality LUT or rescale, then VOI LUT or the first window.
+    """Maps stored values to displayed ones: modality LUT or rescale, then VOI LUT or the first window.
 
-    Where there is neither, gray of more than 8 bits is stretched from its darkest to its brightest value, as
-    `read_image` does; gray of 8 bits stays as it is.
+    With neither of the latter, gray of more than 8 bits is stretched from its darkest to its brightest value, as in
+    `read_image`; 8-bit gray is unchanged.
 
     Args:
         dataset: a pydicom dataset of one frame with pixels.
@@ -54,7 +54,7 @@ def render(dataset: Any) -> np.ndarray:
     """
     from pydicom.pixels import apply_color_lut, apply_modality_lut, pixel_array
 
-    values = pixel_array(dataset)  # YBR_FULL and YBR_FULL_422 come as RGB
+    values = pixel_array(dataset)  # converts YBR_FULL and YBR_FULL_422 to RGB
     kind = dataset.PhotometricInterpretation
     if kind == "PALETTE COLOR":
         colors = apply_color_lut(values, dataset)
@@ -63,39 +63,39 @@ def render(dataset: Any) -> np.ndarray:
         return np.ascontiguousarray(values.astype(np.uint8))
     if kind not in ("MONOCHROME1", "MONOCHROME2"):
         raise ValueError(f"photometric interpretation {kind} is not supported")
-    # Whole numbers of 8 or 16 bits would overflow in the arithmetic below.
+    # as float64: integers of 8 or 16 bits would overflow below
     values, low, high = _to_window(apply_modality_lut(values, dataset).astype(np.float64), dataset)
     if not np.isfinite(values).all():
-        raise ValueError("holds numbers that are not finite")
+        raise ValueError("holds NaN or infinite numbers")
     scaled = (values - low) * (255.0 / (high - low) if high != low else 0.0)
     gray = np.round(scaled.clip(0, 255)).astype(np.uint8)
     return 255 - gray if kind == "MONOCHROME1" else gray
 
 
 def _to_window(values: np.ndarray, dataset) -> tuple[np.ndarray, float, float]:
-    """Applies the VOI LUT or the first window; returns the values and which of them are black and white."""
+    """Applies the VOI LUT or the first window; returns the values, and those of black and white."""
     from pydicom.pixels import apply_voi, apply_windowing
 
     if dataset.get("VOILUTSequence"):
         entries, first, bits = dataset.VOILUTSequence[0].LUTDescriptor
-        if bits == 8:  # pydicom would count the entries of such a table in 8 bits, and there may be more
+        if bits == 8:  # pydicom would count the entries in 8 bits, but there may be more
             dataset.VOILUTSequence[0].LUTDescriptor = [entries, first, 16]
         return apply_voi(np.rint(values).astype(np.int64), dataset).astype(np.float64), 0, 2**bits - 1
     if None not in (dataset.get("WindowCenter"), dataset.get("WindowWidth")):
-        # pydicom scales to a range that depends on much else; two values far outside the window tell which.
+        # pydicom's output range depends on several tags; two values far outside the window reveal it.
         ends = np.array([-1e9, 1e9])
         with np.errstate(over="ignore"):
-            seen = apply_windowing(np.append(values.ravel(), ends), dataset)
-        return seen[:-2].reshape(values.shape), seen[-2], seen[-1]
-    real = values[~_padding(values, dataset)]
-    low, high = (real.min(), real.max()) if real.size else (values.min(), values.max())
+            shown = apply_windowing(np.append(values.ravel(), ends), dataset)
+        return shown[:-2].reshape(values.shape), shown[-2], shown[-1]
+    inside = values[~_padding(values, dataset)]
+    low, high = (inside.min(), inside.max()) if inside.size else (values.min(), values.max())
     if dataset.BitsStored <= 8 and low >= 0 and high <= 255:
         return values, 0, 255
     return values, low, high
 
 
 def _padding(values: np.ndarray, dataset) -> np.ndarray:
-    """Where there is no image but filling (PixelPaddingValue, PixelPaddingRangeLimit), which must not set the range."""
+    """Returns where pixels are padding (PixelPaddingValue, PixelPaddingRangeLimit), which must not affect the range."""
     from pydicom.pixels import apply_modality_lut
 
     ends = [dataset.get(name) for name in ("PixelPaddingValue", "PixelPaddingRangeLimit")]

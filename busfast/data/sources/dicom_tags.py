@@ -1,4 +1,4 @@
-"""What may be taken from a DICOM file besides its pixels: an id that names nobody, and a tag for the center."""
+"""What busfast takes from a DICOM file besides its pixels: a pseudonym of the patient, and a tag for the center."""
 
 import difflib
 import logging
@@ -17,20 +17,20 @@ from busfast.data.sources.common import Options
 from busfast.errors import UserError
 from busfast.progress import progress
 
-# Written as text and of one value; names of persons (PN) are none of a center's.
+# Text of one value; without names of persons (PN).
 TEXT = ("AE", "CS", "DS", "IS", "LO", "LT", "SH", "ST", "UC", "UT")
 DEFLATED = ("1.2.840.10008.1.2.1.99", "1.2.840.10008.1.2.8.1")
 PLUGINS = "pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"
 
 
 class Tags(NamedTuple):
-    """What is taken from the DICOM files of a source.
+    """What is read from the DICOM files of a source.
 
     Attributes:
-        patients: file -> id of its patient, "" where the file has none.
+        patients: file -> id of its patient; "" if the file has none.
         centers: file -> text of the tag that names the center.
-        others: DICOM files that hold no image.
-        notes: what the user should know.
+        others: DICOM files without an image.
+        notes: for the user.
     """
 
     patients: dict[str, str]
@@ -40,7 +40,7 @@ class Tags(NamedTuple):
 
 
 def is_dicom(path: Path) -> bool:
-    """Whether a file is DICOM, by the four letters after its preamble."""
+    """Returns whether a file is DICOM, by the four letters after its preamble."""
     try:
         with open(path, "rb") as file:
             return file.read(132)[128:] == b"DICM"
@@ -49,7 +49,7 @@ def is_dicom(path: Path) -> bool:
 
 
 def read_tags(root: Path, names: list[str], options: Options) -> Tags:
-    """Reads the headers of DICOM files, and makes sure that each can be converted to an image.
+    """Reads the headers of DICOM files, and checks that each can be converted to an image.
 
     Args:
         root: folder of the source.
@@ -57,12 +57,12 @@ def read_tags(root: Path, names: list[str], options: Options) -> Tags:
         options: see `Options`; `key` and `center_tag`.
 
     Returns:
-        See `Tags`. The id is a keyed hash of the PatientID, 12 hexadecimal digits: who does not have the key cannot
-        find the PatientID by trying.
+        See `Tags`. The id is a keyed hash of the PatientID, 12 hexadecimal digits, which cannot be reversed by trying
+        all PatientIDs without the key.
 
     Raises:
-        UserError: pydicom is not installed, the tag is unknown or names a person, a file is broken, has several
-            frames, or is compressed in a way that cannot be decoded here.
+        UserError: pydicom is not installed; the tag is unknown or may name a person; a file is damaged, has several
+            frames, or its compression cannot be decoded here.
     """
     if not names:
         return Tags({}, {}, [], [])
@@ -82,9 +82,9 @@ def read_tags(root: Path, names: list[str], options: Options) -> Tags:
                 kind = header.file_meta.MediaStorageSOPClassUID.name
                 if "Image Storage" in kind and not (header.get("Rows") and header.get("Columns")):
                     raise ValueError("an image without pixels")
-        except Exception as error:  # a broken file raises nearly anything
+        except Exception as error:  # a damaged file raises nearly anything
             raise UserError(f"{root / name} cannot be read as DICOM ({type(error).__name__}). "
-                            "Export it again, or move it away.") from error
+                            "Export it again, or remove it.") from error
         if not header.get("Rows") or not header.get("Columns"):
             tags.others.append(name)  # a report, a directory, a presentation state
             continue
@@ -97,21 +97,19 @@ def read_tags(root: Path, names: list[str], options: Options) -> Tags:
         tags.centers[name] = values[1] if options.center_tag else ""
     if frames:
         raise UserError(f"{root / frames[0][0]} has {frames[0][1]} frames ({len(frames)} of {len(names)} DICOM files "
-                        "have several), and busfast reads single images. Export single frames, or move these files "
-                        "away.")
+                        "have several), but busfast reads single images. Export single frames, or remove these files.")
     tags.notes.extend(_notes(tags, burned))
     return tags
 
 
 def _notes(tags: Tags, burned: int) -> list[str]:
     notes = [] if not tags.patients else [
-        "of the DICOM files nothing but the pixels, a hash of PatientID and the tag for the center, if one is named, "
-        "is taken over; text burned into the pixels stays"
-        + (f", and {burned} files say that they have some (BurnedInAnnotation)" if burned else "")]
+        "of the DICOM files, only pixels, a hash of the PatientID and the tag for the center, if named, are used; text "
+        "burned into the pixels stays" + (f", and {burned} files declare some (BurnedInAnnotation)" if burned else "")]
     if nameless := sum(not patient for patient in tags.patients.values()):
-        notes.append(f"{nameless} of {len(tags.patients)} DICOM files have an empty PatientID: no patient id")
+        notes.append(f"{nameless} of {len(tags.patients)} DICOM files have an empty PatientID, so no patient id")
     if tags.others:
-        notes.append(f"{len(tags.others)} DICOM files hold no image (e.g. '{tags.others[0]}'), and are left out")
+        notes.append(f"{len(tags.others)} DICOM files hold no image (e.g. '{tags.others[0]}') and are left out")
     return notes
 
 
@@ -120,24 +118,23 @@ def _check_pixels(path: Path, header) -> None:
 
     pixels, limit = header.Rows * header.Columns, Image.MAX_IMAGE_PIXELS
     if limit and pixels > limit:
-        raise UserError(f"{path} says that it has {header.Columns} x {header.Rows} pixels; {limit:,} in all is the "
-                        "limit. Move it away if it is broken, or make it smaller.")
+        raise UserError(f"{path} claims {header.Columns} x {header.Rows} pixels; the limit is {limit:,} in total. "
+                        "Remove it if it is damaged, or make it smaller.")
     if header.get("SamplesPerPixel", 1) > 1 and header.get("BitsStored", 8) > 8:
-        raise UserError(f"{path} is color of {header.BitsStored} bits a channel; 8 can be read. Export it as 8-bit "
-                        "color.")
+        raise UserError(f"{path} is color of {header.BitsStored} bits per channel. Export it as 8-bit color.")
     syntax = header.file_meta.get("TransferSyntaxUID", "")
     try:
-        known = bool(syntax) and syntax not in DEFLATED and get_decoder(syntax).is_available
+        decodable = bool(syntax) and syntax not in DEFLATED and get_decoder(syntax).is_available
     except NotImplementedError:
-        known = False
-    if not known:
-        raise UserError(f"{path} is written in the transfer syntax {getattr(syntax, 'name', '') or 'none'} ({syntax}), "
-                        f"which cannot be decoded here. For JPEG: {PLUGINS}. Or export it uncompressed.")
+        decodable = False
+    if not decodable:
+        raise UserError(f"{path} has the transfer syntax {getattr(syntax, 'name', '') or 'none'} ({syntax}), which "
+                        f"cannot be decoded here. For JPEG: {PLUGINS}. Or export it uncompressed.")
 
 
 @contextmanager
 def quiet() -> Iterator[None]:
-    """Keeps pydicom from printing warnings: they say what stands in the file."""
+    """Suppresses warnings of pydicom, which quote the contents of files."""
     logger = logging.getLogger("pydicom")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -160,14 +157,14 @@ def need_pydicom() -> ModuleType:
 
 
 def check_center_tag(keyword: str) -> None:
-    """Raises UserError if a DICOM keyword is unknown, or its value is no name of a center."""
+    """Raises UserError if a DICOM keyword is unknown, or its value cannot name a center."""
     from pydicom.datadict import dictionary_VR, keyword_dict
 
     if keyword not in keyword_dict:
         near = difflib.get_close_matches(keyword, keyword_dict, n=1)
         hint = f" Did you mean '{near[0]}'?" if near else ""
         raise UserError(f"DICOM has no tag with the keyword '{keyword}' (center_tag).{hint} "
-                        "InstitutionName, StationName and Manufacturer are such keywords.")
+                        "Examples: InstitutionName, StationName, Manufacturer.")
     if "Patient" in keyword or dictionary_VR(keyword_dict[keyword]) not in TEXT:
-        raise UserError(f"The DICOM tag {keyword} (center_tag) may say who the patient is, or is no text. Name one "
-                        "that tells where the image comes from, such as InstitutionName.")
+        raise UserError(f"The DICOM tag {keyword} (center_tag) may reveal who the patient is, or is not text. Name one "
+                        "that says where the image comes from, such as InstitutionName.")

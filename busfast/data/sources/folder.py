@@ -1,4 +1,4 @@
-"""A folder with a folder for each class, of images or DICOM files."""
+"""A folder with one folder per class, of images or DICOM files."""
 
 from collections import Counter
 from pathlib import Path, PurePosixPath
@@ -6,8 +6,9 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from busfast.data.labels import plain
-from busfast.data.sources.common import LEVELS, Options, files_in, is_image, list_files, make_table, subfolders
+from busfast.data.sources.common import Options, make_table
 from busfast.data.sources.dicom_tags import is_dicom, read_tags
+from busfast.data.sources.listing import LEVELS, files_in, is_image, list_files, subfolders
 from busfast.data.sources.pairs import cell, pair_masks
 from busfast.data.table import CLASSES
 from busfast.errors import UserError
@@ -20,28 +21,28 @@ PARTS = {"train": "train", "training": "train", "val": "valid", "valid": "valid"
 NO_CLASSES = ("image", "images", "img", "imgs", "mask", "masks", "annotation", "annotations")
 
 
-def find(path: Path) -> list[Path]:
-    """Returns the folder that holds the class folders: `path`, or what alone is in it, as archives often have it."""
+def find(path: Path) -> Path:
+    """Returns the folder that holds the class folders: `path`, or the only folder in it, as in many archives."""
     for _ in range(LEVELS):
-        below = subfolders(path)
-        wrapped = len(below) == 1 and plain(below[0].name) not in {*PARTS, *CLASSES}
-        if not wrapped or has_images(path) or has_images(below[0]):
+        inner = subfolders(path)
+        wrapped = len(inner) == 1 and plain(inner[0].name) not in {*PARTS, *CLASSES}
+        if not wrapped or has_images(path) or has_images(inner[0]):
             break
-        path = below[0]
-    return [path]
+        path = inner[0]
+    return path
 
 
 def is_set(folder: Path) -> bool:
-    """Whether a folder holds folders with images, or train, val and test with such folders."""
+    """Returns whether a folder holds folders with images, or train, val and test with such folders."""
     return any(has_images(path) or any(has_images(inner) for inner in subfolders(path))
-               for path in subfolders(find(folder)[0]) if plain(path.name) not in NO_CLASSES)
+               for path in subfolders(find(folder)) if plain(path.name) not in NO_CLASSES)
 
 
 def read(root: Path, options: Options) -> pd.DataFrame:
-    """Reads a folder of class folders: the name of the folder is the label.
+    """Reads a folder of class folders: the folder's name is the label.
 
-    Folders train, val and test above the class folders go into the column original_split, which no split uses. Of
-    NAME.png and NAME_mask.png, the second is the mask of the first.
+    NAME_mask.png is the mask of NAME.png. Folders train, val and test above the class folders go into the column
+    original_split, which no split uses.
 
     Args:
         root: the folder that holds the class folders.
@@ -51,14 +52,14 @@ def read(root: Path, options: Options) -> pd.DataFrame:
         See `make_table`.
 
     Raises:
-        UserError: there are no images, folders are nested otherwise, or a DICOM file cannot be used.
+        UserError: there are no images, folders are nested differently, or a DICOM file cannot be used.
     """
     images, dicom, others = sort_files(root)
     return make(root, images, dicom, others, options)
 
 
 def sort_files(root: Path) -> tuple[list[str], list[str], list[str]]:
-    """The files below a folder: images, DICOM files, others."""
+    """Returns the files below a folder: images, DICOM files, others."""
     images, dicom, others = [], [], []
     for name in list_files(root):
         kind = images if is_image(name) else dicom if is_dicom(root / name) else others
@@ -67,57 +68,58 @@ def sort_files(root: Path) -> tuple[list[str], list[str], list[str]]:
 
 
 def make(root: Path, images: list[str], dicom: list[str], others: list[str], options: Options) -> pd.DataFrame:
-    """Makes the table of class folders from the files in them; arguments as `sort_files` and `read` have them."""
+    """Makes the table of class folders from their files; arguments as in `sort_files` and `read`."""
     tags = read_tags(root, dicom, options)
     pairs, orphans = pair_masks(images)
     paths = {name: PurePosixPath(name).parts for name in [*pairs, *tags.patients]}
     records, loose = [], []
     for name in sorted(paths):
         part = PARTS.get(plain(paths[name][0]), "")
-        below = paths[name][1 if part else 0:]
-        if len(below) < 2:
+        folders = paths[name][1 if part else 0:-1]
+        if not folders:
             loose.append(name)
             continue
-        _check_nesting(root, name, below, options)
-        records.append({"image": name, "label": below[0], "center": tags.centers.get(name, ""),
+        _check_nesting(root, name, folders, options)
+        records.append({"image": name, "label": folders[0], "center": tags.centers.get(name, ""),
                         "patient": tags.patients.get(name, ""), "mask": cell(pairs.get(name, ())),
                         "original_split": part})
     notes = [*tags.notes]
     if loose:
-        notes.append(f"{len(loose)} images in no class folder are left out, e.g. '{loose[0]}'")
+        notes.append(f"{len(loose)} images outside the class folders are left out, e.g. '{loose[0]}'")
     if masks := sum(bool(record["mask"]) for record in records):
         notes.append(f"{masks} images have a mask beside them (NAME_mask.*)")
     if orphans:
-        notes.append(f"{len(orphans)} files are called like masks of images that are not there, and are left out, e.g. "
+        notes.append(f"{len(orphans)} files are named like masks of missing images, and are left out, e.g. "
                      f"'{orphans[0]}'")
     if others:
         kinds = Counter(PurePosixPath(name).suffix.lower() or "no suffix" for name in others)
-        notes.append(f"{len(others)} files are no images, and are left out: "
+        notes.append(f"{len(others)} files are not images, and are left out: "
                      + ", ".join(f"{kind} ({count})" for kind, count in kinds.most_common(5)))
     if any(record["original_split"] for record in records):
         counts = Counter(record["original_split"] or "none" for record in records)
         notes.append("the folders " + ", ".join(f"{part} ({count})" for part, count in sorted(counts.items())) +
-                     " stand in the column original_split; busfast makes its own split and does not use it")
+                     " are in column original_split, which busfast does not use: it makes its own split")
     else:
         for record in records:
             del record["original_split"]
     return make_table(records, root, options, notes, dicom=set(tags.patients) - set(loose))
 
 
-def _check_nesting(root: Path, name: str, below: tuple[str, ...], options: Options) -> None:
+def _check_nesting(root: Path, name: str, folders: tuple[str, ...], options: Options) -> None:
     classes = [plain(label) for label in options.classes]
-    if plain(below[0]) in classes:
+    outer = folders[0]
+    if plain(outer) in classes:
         return
-    inner = next((label for label in below[1:-1] if plain(label) in classes), "")
+    inner = next((label for label in folders[1:] if plain(label) in classes), "")
     if inner:
-        raise UserError(f"{root}: the class folder '{inner}' lies in '{below[0]}' (e.g. '{name}'). If '{below[0]}' is "
-                        "a center, prepare each center's folder as a source of its own: --source=folder,folder "
-                        f"--path={root / below[0]},...")
-    if plain(below[0]) in NO_CLASSES:
-        raise UserError(f"{root}: the folder '{below[0]}' is not called like a class (e.g. '{name}'). The folders must "
-                        "be those of the classes; if a table has the labels, use --source=csv.")
+        raise UserError(f"{root}: the class folder '{inner}' lies in '{outer}' (e.g. '{name}'). If '{outer}' is a "
+                        "center, prepare the folder of each center as its own source: --source=folder,folder "
+                        f"--path={root / outer},...")
+    if plain(outer) in NO_CLASSES:
+        raise UserError(f"{root}: the folder '{outer}' is not named like a class (e.g. '{name}'). Name the folders "
+                        "after the classes; if a table has the labels, use --source=csv.")
 
 
 def has_images(folder: Path) -> bool:
-    """Whether there are images or DICOM files in a folder itself."""
+    """Returns whether a folder itself holds images or DICOM files."""
     return any(is_image(path.name) or is_dicom(path) for path in files_in(folder))

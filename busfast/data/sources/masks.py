@@ -1,4 +1,4 @@
-"""Masks that have to be made: several joined into one, outlines drawn."""
+"""Makes masks: joins several into one, draws outlines."""
 
 import json
 import math
@@ -12,7 +12,7 @@ from PIL import Image, ImageDraw
 from busfast.data.images import open_image
 from busfast.errors import UserError
 
-FARTHEST = 1e6  # pixels; a point beyond is no place in an image
+FARTHEST = 1e6  # pixels; no image reaches this far
 
 
 class Outline(NamedTuple):
@@ -31,23 +31,23 @@ def image_size(path: str | Path) -> tuple[int, int]:
     """Returns width and height from the header of an image file, without decoding it.
 
     Raises:
-        UserError: it is no image, or of more pixels than Pillow's limit (`PIL.Image.MAX_IMAGE_PIXELS`).
+        UserError: it is not an image, or has more pixels than `PIL.Image.MAX_IMAGE_PIXELS`.
     """
     try:
         with open_image(path) as image:
             return image.size
     except ValueError as error:
-        raise UserError(f"{path}: {error}. It is broken, or has to be made smaller.") from error
-    except Exception as error:  # a broken file raises nearly anything
-        raise UserError(f"{path} cannot be opened as an image ({type(error).__name__}). Replace it, or move it "
-                        "away.") from error
+        raise UserError(f"{path}: {error}. Replace it, or make it smaller.") from error
+    except Exception as error:  # a damaged file raises nearly anything
+        raise UserError(f"{path} cannot be opened as an image ({type(error).__name__}). Replace or remove "
+                        "it.") from error
 
 
 def join_masks(sources: Sequence[Path], target: Path) -> None:
-    """Writes one mask of all: 255 where any of them is not black (and not transparent), else 0; 8-bit gray PNG.
+    """Joins masks: 255 where any is neither black nor transparent, else 0; writes 8-bit gray PNG.
 
     Raises:
-        UserError: a mask cannot be read, or they are of different sizes.
+        UserError: a mask cannot be read, or their sizes differ.
     """
     joined = None
     for source in sources:
@@ -61,19 +61,19 @@ def join_masks(sources: Sequence[Path], target: Path) -> None:
         mask = pixels[..., :3].any(axis=-1) & (pixels[..., 3] > 0)
         if joined is not None and joined.shape != mask.shape:
             raise UserError(f"{source} has {mask.shape[1]} x {mask.shape[0]} pixels, but {sources[0]} has "
-                            f"{joined.shape[1]} x {joined.shape[0]}: masks of one image must be of one size. "
+                            f"{joined.shape[1]} x {joined.shape[0]}: all masks of an image must have one size. "
                             "Nothing was written.")
         joined = mask if joined is None else joined | mask
     Image.fromarray(joined.astype(np.uint8) * 255).save(target, format="PNG")
 
 
 def read_outline(path: Path) -> Outline:
-    """Reads the annotation of an image, as LabelMe writes it.
+    """Reads a LabelMe annotation.
 
-    Rectangles are taken only where there is no polygon: beside polygons they are the boxes of the same lesions.
+    Rectangles count only if there is no polygon: beside polygons they are bounding boxes of the same lesions.
 
     Raises:
-        UserError: the file is no such annotation, or its numbers cannot be.
+        UserError: the file is not such an annotation, or its numbers are impossible.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -87,20 +87,20 @@ def read_outline(path: Path) -> Outline:
                 (left, top), (right, bottom) = points
                 shapes["rectangle"].append([(left, top), (right, top), (right, bottom), (left, bottom)])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
-        raise UserError(f"{path} is no annotation as LabelMe writes it ({type(error).__name__}: {error}). "
-                        "Download it again, or move it away.") from error
+        raise UserError(f"{path} is not a LabelMe annotation ({type(error).__name__}: {error}). "
+                        "Download it again, or remove it.") from error
     chosen = shapes["polygon"] or shapes["rectangle"]
     if not all(math.isfinite(number) and abs(number) < FARTHEST for shape in chosen for point in shape
                for number in point):
-        raise UserError(f"{path}: a point lies nowhere near the image. Mend the annotation, or move it away.")
+        raise UserError(f"{path}: a point lies far outside the image. Fix or remove the annotation.")
     if min(size) < 1 or (Image.MAX_IMAGE_PIXELS and size[0] * size[1] > Image.MAX_IMAGE_PIXELS):
-        raise UserError(f"{path} says that its image has {size[0]} x {size[1]} pixels; more than 0 and no more than "
-                        f"{Image.MAX_IMAGE_PIXELS:,} in all can be drawn. Mend the annotation, or move it away.")
+        raise UserError(f"{path} claims an image of {size[0]} x {size[1]} pixels; allowed are 1 to "
+                        f"{Image.MAX_IMAGE_PIXELS:,} in total. Fix or remove the annotation.")
     return Outline(size, chosen)
 
 
 def draw_outline(source: Path, target: Path) -> None:
-    """Writes the lesions of a LabelMe annotation as a mask: 255 inside, else 0; 8-bit gray PNG.
+    """Draws the lesions of a LabelMe annotation as a mask: 255 inside, else 0; writes 8-bit gray PNG.
 
     Raises:
         UserError: see `read_outline`.

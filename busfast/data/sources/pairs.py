@@ -1,4 +1,4 @@
-"""Images and masks that lie side by side: NAME.png with NAME_mask.png, NAME_mask_1.png, ..."""
+"""Images and masks side by side: NAME.png with NAME_mask.png, NAME_mask_1.png, ..."""
 
 import re
 from pathlib import PurePosixPath
@@ -13,28 +13,28 @@ def pair_masks(names: list[str]) -> tuple[dict[str, tuple[str, ...]], list[str]]
         names: paths of images and masks, with /.
 
     Returns:
-        Image -> its masks, in the order of `names`; and masks whose image is not there.
+        Image -> its masks, in the order of `names`; and the masks without an image.
     """
-    by_stem: dict[tuple[str, str], list[str]] = {}
+    by_stem: dict[tuple[str, str], str] = {}
     for name in names:
         path = PurePosixPath(name)
-        by_stem.setdefault((str(path.parent), path.stem), []).append(name)
-    owner, orphans = {}, []
+        by_stem.setdefault((str(path.parent), path.stem), name)
+    image_of, orphans = {}, []
     for name in names:
         path = PurePosixPath(name)
         match = MASK.fullmatch(path.stem)
         if match and (str(path.parent), match["image"]) in by_stem:
-            owner[name] = by_stem[str(path.parent), match["image"]][0]
+            image_of[name] = by_stem[str(path.parent), match["image"]]
         elif match:
             orphans.append(name)
-    others = {*owner, *orphans}
-    masks: dict[str, list[str]] = {name: [] for name in names if name not in others}
-    for name, image in owner.items():
-        if image in masks:  # else the "image" is a mask, too: NAME_mask_mask.png
+    all_masks = {*image_of, *orphans}
+    masks: dict[str, list[str]] = {name: [] for name in names if name not in all_masks}
+    for name, image in image_of.items():
+        if image in masks:  # otherwise the "image" is itself a mask: NAME_mask_mask.png
             masks[image].append(name)
-    return {image: tuple(found) for image, found in masks.items()}, orphans
+    return {image: tuple(paths) for image, paths in masks.items()}, orphans
 
 
 def cell(masks: tuple[str, ...]) -> str | tuple[str, ...]:
-    """The cell of a table for the masks of an image: "", one path, or several that are to be joined."""
+    """Returns the cell of a table for the masks of an image: "", one path, or several to be joined."""
     return masks if len(masks) > 1 else "".join(masks)

@@ -1,4 +1,4 @@
-"""Tables as people have them: CSV, or the first sheet of an Excel workbook. No formula is run."""
+"""Reads CSV files, and the first sheet of Excel workbooks. No formula is run."""
 
 import datetime
 import zipfile
@@ -7,11 +7,11 @@ from pathlib import Path
 from busfast.csvfile import Rows, read_rows
 from busfast.errors import UserError
 
-UNPACKED = 500_000_000  # bytes; a workbook of more is none that anyone made
+UNPACKED = 500_000_000  # bytes; a larger workbook is an attack (zip bomb)
 
 
 def read_sheet(path: Path, required: tuple[str, ...]) -> Rows:
-    """Reads a CSV file (see `read_rows`) or the first sheet of a workbook (.xlsx), of formulas the saved values.
+    """Reads a CSV file (see `read_rows`) or the first sheet of a workbook (.xlsx); formulas give their saved values.
 
     Raises:
         UserError: it cannot be read, openpyxl is not installed, a required column is missing, or there are no rows.
@@ -28,11 +28,11 @@ def read_sheet(path: Path, required: tuple[str, ...]) -> Rows:
                             f"Needed: {', '.join(required)}.")
     for place, name in enumerate(header):
         if not name or name in header[:place]:
-            raise UserError(f"{path}, row 1: " + (f"the column '{name}' stands there twice." if name else
+            raise UserError(f"{path}, row 1: " + (f"there are two columns '{name}'." if name else
                                                   f"column {place + 1} has no name.") + " Rename it.")
     rows = [(line, (row + [""] * len(header))[:len(header)]) for line, row in enumerate(cells[1:], start=2) if any(row)]
     if not rows:
-        raise UserError(f"{path} has a header but no rows. Add a row for each image.")
+        raise UserError(f"{path} has a header but no rows. Add one row per image.")
     return Rows(header, rows, notes)
 
 
@@ -46,7 +46,7 @@ def _read_workbook(path: Path) -> tuple[list[list[str]], list[str]]:
         with zipfile.ZipFile(path) as packed:
             size = sum(part.file_size for part in packed.infolist())
         if size > UNPACKED:
-            raise UserError(f"{path} unpacks to {size:,} bytes, and is not read. Save it as CSV.")
+            raise UserError(f"{path} unpacks to {size:,} bytes, more than the limit of {UNPACKED:,}. Save it as CSV.")
         book = openpyxl.load_workbook(path, read_only=True, data_only=True)
         try:
             cells = [[_text(value) for value in row] for row in book.worksheets[0].iter_rows(values_only=True)]
@@ -55,17 +55,17 @@ def _read_workbook(path: Path) -> tuple[list[list[str]], list[str]]:
             book.close()
     except UserError:
         raise
-    except Exception as error:  # a broken workbook raises nearly anything, from BadZipFile to KeyError
+    except Exception as error:  # a damaged workbook raises nearly anything, from BadZipFile to KeyError
         raise UserError(f"{path} cannot be read as an Excel workbook ({type(error).__name__}: {error}). "
                         "Save it again, or as CSV.") from error
-    return cells, [f"of {path.name}, only the first sheet is read ('{sheets[0]}')"] if len(sheets) > 1 else []
+    return cells, [f"only the first sheet of {path.name} is read ('{sheets[0]}')"] if len(sheets) > 1 else []
 
 
 def _text(value) -> str:
     if value is None:
         return ""
     if isinstance(value, float) and value.is_integer():
-        return str(int(value))  # Excel knows no whole numbers: 17 may come as 17.0
+        return str(int(value))  # Excel stores all numbers as floats
     if isinstance(value, datetime.datetime):
         return value.date().isoformat() if value.time() == datetime.time() else value.isoformat(" ")
     return str(value).strip()

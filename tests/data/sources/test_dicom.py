@@ -267,7 +267,7 @@ def test_nothing_tells_who_the_patient_is(tmp_path, capsys):
     assert table["image"].tolist() == [f"images/dicom_00000{number}.png" for number in (1, 2, 3, 4)]
     assert table["label"].tolist() == ["benign", "benign", "malignant", "malignant"]
     said = capsys.readouterr().out
-    for words in ("1 files say that they have some", "1 of 4 DICOM files have an empty PatientID",
+    for words in ("1 files declare some", "1 of 4 DICOM files have an empty PatientID",
                   "1 DICOM files hold no image (e.g. 'malignant/report')", "made with your salt", ".txt (1)"):
         assert words in said
 
@@ -294,7 +294,7 @@ def test_the_center_is_the_tag_that_the_user_names(tmp_path):
 
 @pytest.mark.parametrize(("tag", "said"), [
     ("InstitutionNam", "Did you mean 'InstitutionName'?"), ("PatientName", "who the patient is"),
-    ("PatientID", "who the patient is"), ("ReferringPhysicianName", "who the patient is"), ("PixelData", "no text")])
+    ("PatientID", "who the patient is"), ("ReferringPhysicianName", "who the patient is"), ("PixelData", "not text")])
 def test_a_tag_that_is_no_name_of_a_center_is_refused(tag, said, tmp_path):
     make_set(tmp_path)
     assert said in refusal(tmp_path, center_tag=tag)

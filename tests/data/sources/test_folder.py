@@ -15,7 +15,7 @@ def test_class_folders_of_any_name_are_labels(tmp_path):
         ["malignant/c.png", "malignant"], ["malignant/deep/er/d.bmp", "malignant"]]
     notes = "; ".join(table.attrs["notes"])
     assert "Benign -> benign (2)" in notes and "kept: cyst (1)" in notes and "classes: [benign, cyst" in notes
-    assert "1 files are no images, and are left out: .txt (1)" in notes
+    assert "1 files are not images, and are left out: .txt (1)" in notes
 
 
 def test_folders_of_a_split_above_the_classes_are_kept_as_a_column(tmp_path):
@@ -31,7 +31,7 @@ def test_images_in_no_class_folder_are_left_out_and_said(tmp_path):
         image(tmp_path / name)
     table = read_source("folder", tmp_path)
     assert table["image"].tolist() == ["train/benign/c.png"]
-    assert "2 images in no class folder are left out, e.g. 'a.png'" in table.attrs["notes"]
+    assert "2 images outside the class folders are left out, e.g. 'a.png'" in table.attrs["notes"]
 
 
 def test_masks_beside_the_images_are_not_taken_for_images(tmp_path):
@@ -39,7 +39,7 @@ def test_masks_beside_the_images_are_not_taken_for_images(tmp_path):
     image(tmp_path / "Benign" / "a_mask.png")
     image(tmp_path / "Benign" / "gone_mask.png")
     table = read_source("folder", tmp_path)
-    assert any("1 files are called like masks of images that are not there" in note for note in table.attrs["notes"])
+    assert any("1 files are named like masks of missing images" in note for note in table.attrs["notes"])
     assert rows(table, "image", "mask")[0] == ["Benign/a.png", "Benign/a_mask.png"]
     assert len(table) == 4
 
@@ -120,9 +120,9 @@ def test_a_column_that_is_in_the_way_of_one_the_user_names_keeps_another_name(tm
 
 
 @pytest.mark.parametrize(("columns", "said"), [
-    ({"image": "fle"}, "no column 'fle' (asked for as image). Did you mean 'file'?"),
+    ({"image": "fle"}, "no column 'fle' (given as image). Did you mean 'file'?"),
     ({"imagge": "file"}, "Unknown column of busfast 'imagge'. Did you mean 'image'?"),
-    ({"image": "file"}, "no column is called 'label' (found: file, dx, pid). Say which one it is: --columns=label=COL"),
+    ({"image": "file"}, "there is no column 'label' (found: file, dx, pid). Name it: --columns=label=COL"),
     ({"image": "file", "label": "file"}, "gives one column of")])
 def test_a_wrong_column_is_refused_with_the_nearest_name(columns, said, tmp_path):
     assert said in refusal("csv", make_csv(tmp_path), columns=columns)

@@ -164,7 +164,7 @@ def test_a_set_whose_table_is_missing_is_not_taken_for_class_folders(tmp_path):
     message = refusal("bus_bra", tmp_path)
     assert "download the set again" in message and "looks like folder" not in message
     assert guess_source(tmp_path) == ""
-    assert "the folder 'Images' is not called like a class" in refusal("folder", tmp_path)
+    assert "the folder 'Images' is not named like a class" in refusal("folder", tmp_path)
 
 
 def test_a_set_that_is_there_twice_is_not_chosen_from(tmp_path):
@@ -226,4 +226,4 @@ def test_images_of_btxrd_that_differ_in_the_view_alone_are_one_group(tmp_path):
     table.to_csv(tmp_path / "dataset.csv", index=False)
     read = read_source("btxrd", tmp_path, files=False)
     assert read["group"].tolist() == [f"neighbours of {first}" for first in (1, 1, 3, 4)] + ["", ""]
-    assert any(note.startswith("no patient ids, but 1 images of dataset.csv agree") for note in read.attrs["notes"])
+    assert any(note.startswith("no patient ids, but 1 images of dataset.csv equal") for note in read.attrs["notes"])
