@@ -1,4 +1,4 @@
-"""CSV files: reads what clinics and spreadsheets write; writes nothing that a spreadsheet would run as a formula."""
+"""CSV files: reads what clinics and spreadsheets write; escapes what a spreadsheet would run as a formula."""
 
 import csv
 import io
@@ -16,23 +16,23 @@ from busfast.errors import UserError
 from busfast.files import atomic
 
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs"}
-# What a cell may begin with that a spreadsheet runs, the wide forms of Japanese keyboards included; space before it is
-# dropped by some, and a tab or line end at the start may put what follows into a cell of its own.
+# The start of a cell that a spreadsheet runs as a formula, including the wide forms of Japanese keyboards. Some drop
+# leading space; a leading tab or line end may move the rest into a cell of its own.
 FORMULA = re.compile(r"'*(\s*[=+\-@＝＋－＠]|[\t\r\n])")
 STARTS = frozenset("'=+-@＝＋－＠")
-MOST = 500_000_000  # bytes of a table: some millions of rows
-SHOWN = 20  # columns named in an error
+MAX_BYTES = 500_000_000  # of a table: some millions of rows
+SHOWN = 20  # columns listed in an error
 NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 
 
 class Rows(NamedTuple):
-    """What stands in a CSV file.
+    """The contents of a CSV file.
 
     Attributes:
         header: names of the columns.
         rows: number and cells of each row. The header is row 1; a row of several lines (a quoted cell with line
             ends) counts once, as in a spreadsheet.
-        notes: what was read otherwise than UTF-8 separated by commas, for the user to know.
+        notes: for the user, if the file is not UTF-8 separated by commas.
     """
 
     header: list[str]
@@ -41,46 +41,47 @@ class Rows(NamedTuple):
 
 
 def read_rows(path: str | Path, required: tuple[str, ...], *, empty: bool = False) -> Rows:
-    """Reads a CSV file with a header: UTF-8 (also with a byte-order mark), UTF-16 or Latin-1 (Windows-1252),
-    separated by commas, semicolons or tabs, with the line ends of any system.
+    """Reads a CSV file with a header.
 
-    Cells come without the space around them, and without the apostrophe that `write_csv` puts before a formula.
+    UTF-8 (also with a byte-order mark), UTF-16 or Latin-1 (Windows-1252), separated by commas, semicolons or tabs, with
+    any line ends. Strips cells, and removes the apostrophe that `write_csv` puts before a formula.
 
     Args:
         path: the file.
-        required: columns that must be there.
-        empty: whether there may be a header alone.
+        required: columns that must exist.
+        empty: accept a file without rows.
 
     Raises:
-        UserError: the file is missing or no such text, a required column is missing, a row is empty or uneven.
+        UserError: the file is missing or is not such text, a required column is missing, a row is empty or has another
+            number of cells.
     """
     path = Path(path)
     text, notes = read_text(path)
     separator = _find_separator(text, required)
     if separator != ",":
         notes.append(f"{path} is separated by {SEPARATORS[separator]}")
-    read = []
+    lines = []
     try:
         for cells in csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True):
-            read.append([_unescape(cell.strip()) for cell in cells])
+            lines.append([_unescape(cell.strip()) for cell in cells])
     except csv.Error as error:
-        raise UserError(f"{path}, row {len(read) + 1}: {error}. Mend that row.") from error
-    if not read:
-        raise UserError(f"{path} is empty. Its first row names the columns"
+        raise UserError(f"{path}, row {len(lines) + 1}: {error}. Fix that row.") from error
+    if not lines:
+        raise UserError(f"{path} is empty. Its first row must name the columns"
                         + (f"; needed: {', '.join(required)}." if required else "."))
-    header, rows = read[0], list(enumerate(read[1:], start=2))
+    header, rows = lines[0], list(enumerate(lines[1:], start=2))
     for name in required:
         if name not in header:
             other = next((title for title in header if title.lower() == name), "")
             hint = f" Write '{name}' for '{other}'." if other else ""
-            found = ", ".join(header[:SHOWN]) + (f" and {len(header) - SHOWN} more" if len(header) > SHOWN else "")
-            raise UserError(f"{path}, row 1: the column '{name}' is missing (found: {found})."
+            names = ", ".join(header[:SHOWN]) + (f" and {len(header) - SHOWN} more" if len(header) > SHOWN else "")
+            raise UserError(f"{path}, row 1: the column '{name}' is missing (found: {names})."
                             f"{hint} Columns are separated by commas; needed: {', '.join(required)}.")
-    twice = sorted(name for name, count in Counter(header).items() if count > 1)
-    if twice:
-        raise UserError(f"{path}, row 1: the column '{twice[0]}' stands there twice. Rename one of them.")
+    repeated = sorted(name for name, count in Counter(header).items() if count > 1)
+    if repeated:
+        raise UserError(f"{path}, row 1: there are two columns '{repeated[0]}'. Rename one of them.")
     if not rows and not empty:
-        raise UserError(f"{path} has a header but no rows. Add a row for each image.")
+        raise UserError(f"{path} has a header but no rows. Add one row per image.")
     for line, cells in rows:
         if not any(cells):
             raise UserError(f"{path}, row {line}: the row is empty. Remove it.")
@@ -91,32 +92,32 @@ def read_rows(path: str | Path, required: tuple[str, ...], *, empty: bool = Fals
 
 
 def write_csv(table: pd.DataFrame, path: str | Path, **options) -> None:
-    """Writes a table as CSV, whole or not at all; `read_rows` gives the same cells back.
+    """Writes a table as CSV, atomically; `read_rows` returns the same cells.
 
-    A text that begins with =, +, - or @ (also after space) and is no number, or with a tab or a line end, may be run by
-    a spreadsheet as a formula: it gets an apostrophe in front (see OWASP, "CSV Injection").
+    Text that begins with =, +, - or @ (also after space) and is not a number, or with a tab or a line end, may be run
+    by a spreadsheet as a formula: it gets an apostrophe in front (see OWASP, "CSV Injection").
 
     Args:
         table: the rows; its index is not written.
-        path: where the file shall stand; its folder exists.
+        path: the file; its folder exists.
         options: of `DataFrame.to_csv`.
     """
-    # Most columns hold no such cell, and looking at one character is cheap.
-    suspect = [name for name, column in table.items() if any(map(_may_start, column))]
+    # Most columns hold no such cell, and checking one character is cheap.
+    suspect = [name for name, column in table.items() if any(map(_may_be_formula, column))]
     table = table.assign(**{name: table[name].map(escape) for name in suspect})
     table.columns = [escape(name) for name in table.columns]
-    # Python before 3.13 leaves a lone carriage return unquoted, which would end the row.
+    # Python before 3.13 does not quote a single carriage return, which would end the row.
     quoting = csv.QUOTE_ALL if any("\r" in str(cell) for cell in table.to_numpy().ravel()) else csv.QUOTE_MINIMAL
     with atomic(Path(path)) as file:
         table.to_csv(file, index=False, lineterminator="\n", quoting=quoting, **options)
 
 
 def escape(cell: Any) -> Any:
-    """Returns a cell as `write_csv` writes it: a text that a spreadsheet would run gets an apostrophe in front."""
+    """Returns a cell as `write_csv` writes it: with an apostrophe before what a spreadsheet would run as a formula."""
     return f"'{cell}" if isinstance(cell, str) and FORMULA.match(cell) and not NUMBER.fullmatch(cell.strip()) else cell
 
 
-def _may_start(cell) -> bool:
+def _may_be_formula(cell) -> bool:
     first = str(cell)[:1]
     return first in STARTS or first.isspace()
 
@@ -130,38 +131,38 @@ def read_frame(path: str | Path, columns: Sequence[str] = (), *, empty: bool = F
 
     Args:
         path: the CSV file.
-        columns: that must be there.
-        empty: whether there may be a header alone.
+        columns: that must exist.
+        empty: accept a file without rows.
         options: of `pandas.read_csv`.
 
     Raises:
-        UserError: it is no such table.
+        UserError: it is not such a table.
     """
     try:
         table = pd.read_csv(path, **options)
     except (OSError, ValueError) as error:  # pandas' own errors are ValueErrors
-        raise UserError(f"{path} is no table that busfast wrote: {' '.join(str(error).split())[:200]}. Have it written "
-                        "anew, or move it away.") from error
+        raise UserError(f"{path} is not a table that busfast wrote: {' '.join(str(error).split())[:200]}. Write it "
+                        "again, or remove it.") from error
     missing = [name for name in columns if name not in table]
     if missing or (table.empty and not empty):
-        raise UserError(f"{path} is no table that busfast wrote: "
+        raise UserError(f"{path} is not a table that busfast wrote: "
                         + (f"the column '{missing[0]}' is missing" if missing else "it has no rows")
-                        + ". Have it written anew, or move it away.")
+                        + ". Write it again, or remove it.")
     return table
 
 
 def read_text(path: Path) -> tuple[str, list[str]]:
-    """Returns a text file of any encoding that `read_rows` knows, and what was read otherwise than UTF-8.
+    """Returns the text of a file in any encoding that `read_rows` reads, and a note if that is not UTF-8.
 
     Raises:
-        UserError: it cannot be read, is no regular file (a pipe may never end), larger than `MOST`, or no text.
+        UserError: it cannot be read, is not a regular file (a pipe may never end), exceeds `MAX_BYTES`, or is not text.
     """
     try:
-        found = os.stat(path)
-        if not stat.S_ISREG(found.st_mode):
+        status = os.stat(path)
+        if not stat.S_ISREG(status.st_mode):
             raise UserError(f"{path} is not a regular file. Name a file.")
-        if found.st_size > MOST:
-            raise UserError(f"{path} has {found.st_size:,} bytes; no more than {MOST:,} are read. Is it a table?")
+        if status.st_size > MAX_BYTES:
+            raise UserError(f"{path} has {status.st_size:,} bytes; the limit is {MAX_BYTES:,}. Is it a table?")
         raw = path.read_bytes()
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
@@ -181,11 +182,11 @@ def read_text(path: Path) -> tuple[str, list[str]]:
 
 
 def _find_separator(text: str, required: tuple[str, ...]) -> str:
-    """The separator under which the header has the required columns, or else the most columns."""
-    def value(separator: str) -> tuple[int, int]:
+    """Returns the separator that gives the header the most required columns, then the most columns."""
+    def count_columns(separator: str) -> tuple[int, int]:
         try:
             header = [cell.strip() for cell in next(csv.reader(io.StringIO(text, newline=""), delimiter=separator), [])]
-        except csv.Error:  # `read_rows` meets it again, and says what is wrong
+        except csv.Error:  # `read_rows` meets and reports it
             header = []
         return sum(name in header for name in required), len(header)
-    return max(SEPARATORS, key=value)
+    return max(SEPARATORS, key=count_columns)

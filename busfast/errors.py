@@ -1,4 +1,4 @@
-"""The one error a user is meant to read, and the nearest right word for a wrong one."""
+"""The error that a user reads, and checks of what the user gave."""
 
 import difflib
 from collections.abc import Iterable
@@ -6,14 +6,14 @@ from typing import Any
 
 
 class UserError(Exception):
-    """Something the user can mend: the message names the value, the place and the way out."""
+    """Something the user can fix; the message names the value, the place and the way out."""
 
     def __str__(self):
         return self.message
 
     def __init__(self, message: str):
         super().__init__(message)
-        self.message = message  # fastai puts its own words into args when a callback raises
+        self.message = message  # fastai overwrites args if a callback raises
 
 
 def choose(kind: str, value: str, choices: Iterable[str]) -> str:
@@ -31,16 +31,16 @@ def choose(kind: str, value: str, choices: Iterable[str]) -> str:
 
 
 def check_range(name: str, value: Any, low: float, high: float, hint: str = "") -> None:
-    """Refuses a number out of its range, named as the user gave it.
+    """Checks that a number is in its range.
 
     Args:
-        name: of the flag or key.
+        name: of the flag or key, for the message.
         value: the number.
-        low, high: the smallest and largest value allowed.
-        hint: what the limit is, such as "the cores of this machine".
+        low, high: smallest and largest allowed value.
+        hint: the reason for the limit, such as "the cores of this machine".
 
     Raises:
-        UserError: the number is below `low` or above `high`, or not a number (NaN).
+        UserError: the number is below `low`, above `high`, or NaN.
     """
     if not low <= value <= high:
         raise UserError(f"{name}={value} is out of range: give a number from {low} to {high}"

@@ -1,4 +1,4 @@
-"""Imports that wait until they are used, and packages that may be absent."""
+"""Imports on first use, and optional packages."""
 
 from collections.abc import Callable, Mapping
 from importlib import import_module
@@ -9,13 +9,13 @@ from busfast.errors import UserError
 
 
 def lazy_names(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
-    """Returns a package's `__getattr__`, which imports a public name when it is first asked for (PEP 562).
+    """Returns a package's `__getattr__`, which imports a public name on first use (PEP 562).
 
     fastai, timm and torch take seconds to import; `--help` needs none of them.
 
     Args:
         package: the package's `__name__`.
-        modules: public name -> module that defines it, full or relative to the package (".config").
+        modules: public name -> its module, absolute or relative to the package (".config").
     """
     def get(name: str) -> Any:
         if name in modules:
@@ -25,20 +25,20 @@ def lazy_names(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]
 
 
 def require_package(module: str, purpose: str, install: str) -> None:
-    """Refuses to begin what an absent optional package would end later; imports nothing.
+    """Checks that an optional package is installed, before work starts; does not import it.
 
     Args:
-        module: as Python imports it, such as "optuna".
-        purpose: the start of the message, such as "A sweep needs Optuna".
-        install: the command that installs it. It names packages, not busfast[extra], which a package index might hold
-            from somebody else.
+        module: its import name, such as "optuna".
+        purpose: start of the message, such as "A sweep needs Optuna".
+        install: the command that installs it. It names the packages, not busfast[extra]: somebody else may own the name
+            busfast on a package index.
 
     Raises:
         UserError: the package is not installed.
     """
     try:
-        found = find_spec(module)
-    except ModuleNotFoundError:  # not even the package that it would be in
-        found = None
-    if found is None:
+        installed = find_spec(module) is not None
+    except ModuleNotFoundError:  # a parent package is missing
+        installed = False
+    if not installed:
         raise UserError(f"{purpose}: {install}")

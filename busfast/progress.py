@@ -1,4 +1,4 @@
-"""Long jobs: how far they are (a bar on a terminal, a plain line now and then where there is none), and in threads."""
+"""Progress of long jobs (a bar on a terminal, otherwise a line now and then), and bounded work in threads."""
 
 import sys
 import time
@@ -14,33 +14,33 @@ EVERY = 20  # seconds between lines
 T = TypeVar("T")
 
 
-def progress(things: Iterable[T], what: str, total: int | None = None) -> Iterator[T]:
-    """Yields `things`, and shows on stderr how many of them are done.
+def progress(items: Iterable[T], label: str, total: int | None = None) -> Iterator[T]:
+    """Yields `items`, and shows on stderr how many are done.
 
     Args:
-        things: what is worked through.
-        what: names the work, such as "fingerprinting images".
-        total: how many there are; default: the length of `things`.
+        items: to work through.
+        label: names the work, such as "fingerprinting images".
+        total: number of items; default: the length of `items`.
     """
-    total = len(cast(Sized, things)) if total is None else total
+    total = len(cast(Sized, items)) if total is None else total
     if sys.stderr.isatty():
-        yield from tqdm(things, desc=what, total=total, leave=False)
+        yield from tqdm(items, desc=label, total=total, leave=False)
         return
     last = time.monotonic()
-    for done, thing in enumerate(things):
+    for done, item in enumerate(items):
         if time.monotonic() - last >= EVERY:
             last = time.monotonic()
-            print(f"{what}: {done} of {total}", file=sys.stderr, flush=True)
-        yield thing
+            print(f"{label}: {done} of {total}", file=sys.stderr, flush=True)
+        yield item
 
 
-def ahead(pool: ThreadPoolExecutor, work: Callable, things: Iterable, most: int) -> Iterator:
-    """Yields `work(thing)` in order, as `pool.map` does, but with at most `most` results in memory or under way."""
+def map_ahead(pool: ThreadPoolExecutor, function: Callable, items: Iterable, limit: int) -> Iterator:
+    """Yields `function(item)` in order, like `pool.map`, but with at most `limit` results pending or unread."""
     running: deque = deque()
     try:
-        for thing in things:
-            running.append(pool.submit(work, thing))
-            if len(running) >= most:
+        for item in items:
+            running.append(pool.submit(function, item))
+            if len(running) >= limit:
                 yield running.popleft().result()
         while running:
             yield running.popleft().result()

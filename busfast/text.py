@@ -1,4 +1,4 @@
-"""Text for people: numbers with the noun they count, and text shown as it stands."""
+"""Text for people: counts with their noun, text that is safe to print, Markdown tables."""
 
 from collections.abc import Iterable, Sequence
 
@@ -10,12 +10,12 @@ def counted(number: int, noun: str) -> str:
 
 
 def plain_text(text: str) -> str:
-    """Returns a text that is shown as it stands: a file's cell or name may hold commands to the terminal."""
-    return "".join(sign if sign.isprintable() or sign == "\n" else sign.encode("unicode_escape").decode("ascii")
-                   for sign in text)
+    """Escapes control characters: a cell or file name may hold commands to the terminal."""
+    return "".join(char if char.isprintable() or char == "\n" else char.encode("unicode_escape").decode("ascii")
+                   for char in text)
 
 
 def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> str:
-    """Returns a Markdown table; a | within a cell does not end it."""
+    """Returns a Markdown table; escapes | in cells."""
     lines = [header, ["---"] * len(header), *rows]
     return "\n".join("| " + " | ".join(str(cell).replace("|", r"\|") for cell in line) + " |" for line in lines)

@@ -207,7 +207,7 @@ def test_the_cache_folder_is_where_the_system_keeps_such_files(monkeypatch, tmp_
     monkeypatch.setattr(files, "PlatformDirs", getattr(import_module(f"platformdirs.{module}"), name))
     monkeypatch.delenv("BUSFAST_CACHE")
     monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
-    monkeypatch.setenv("LOCALAPPDATA", r"C:\local")
+    monkeypatch.setattr("platformdirs.windows.get_win_folder", {"CSIDL_LOCAL_APPDATA": r"C:\local"}.get)
     monkeypatch.setenv("HOME", str(tmp_path))
     assert files.cache_folder() == {"Unix": tmp_path / ".cache" / "busfast", "Windows": Path(r"C:\local", "busfast"),
                                     "MacOS": tmp_path / "Library" / "Caches" / "busfast"}[name]

@@ -1,4 +1,4 @@
-"""Labels as people write them -> the classes of the model."""
+"""Labels as people write them -> classes of the model."""
 
 import re
 
@@ -8,10 +8,10 @@ CLASSES = ("normal", "benign", "malignant")  # the default, of breast ultrasound
 
 
 def match_label(label: str, classes: tuple[str, ...]) -> str:
-    """Returns the class that a label names, whatever its capitals, spaces, '-' and '_'.
+    """Returns the class that a label names, ignoring case, spaces, '-' and '_'.
 
     Raises:
-        UserError: it names none; the message has the nearest and all of them.
+        UserError: it names none; the message names the nearest, and all.
     """
     if label in classes:
         return label
@@ -19,5 +19,5 @@ def match_label(label: str, classes: tuple[str, ...]) -> str:
 
 
 def plain(label: str) -> str:
-    """A label without what people write differently: capitals, spaces, '-' and '_'."""
+    """Returns a label in lower case, without spaces, '-' and '_'."""
     return re.sub(r"[\s_-]+", "", label).casefold()

@@ -23,7 +23,7 @@ from busfast.models.weights import load_arch_state, load_state, make_model
 from busfast.pipelines.config import Config
 from busfast.pipelines.dataloaders import inference_dls
 from busfast.pipelines.image import ImagePipeline
-from busfast.progress import ahead, progress
+from busfast.progress import map_ahead, progress
 
 
 def load_model(path: Path, arch: str, image: ImagePipeline, classes: tuple[str, ...], *, bs: int = 32,
@@ -130,8 +130,8 @@ def stream(engine: Engine, paths: Sequence[str | Path], *, bs: int, threads: int
 
     share = {"initializer": torch.set_num_threads, "initargs": (max(1, cores // jobs),)} if jobs > 1 else {}
     with ThreadPoolExecutor(threads or cores) as readers, ThreadPoolExecutor(jobs, **share) as workers:
-        images = progress(ahead(readers, read, paths, (jobs + 2) * bs), "predicting images", len(paths))
-        yield from ahead(workers, infer, iter(lambda: list(islice(images, bs)), []), jobs + 1)
+        images = progress(map_ahead(readers, read, paths, (jobs + 2) * bs), "predicting images", len(paths))
+        yield from map_ahead(workers, infer, iter(lambda: list(islice(images, bs)), []), jobs + 1)
 
 
 def predict_images(learn: Learner, paths: list[str | Path]) -> pd.DataFrame:

@@ -1,7 +1,7 @@
-"""The second half of an image pipeline: fitted pixels -> augmented, normalised floats, many images at once.
+"""The second half of an image pipeline: resized pixels -> augmented, normalized floats, a batch at a time.
 
-Plain torch, on whatever device the batch is, so that every loader and the cache share it. On a CPU, torch's sampling
-is vectorised and DALI's and Pillow's are not: this turns 3 to 5 times as many images a second as theirs.
+In torch, on the device of the batch, shared by every loader and the cache. On a CPU, torch's sampling is vectorized and
+DALI's and Pillow's are not: this augments 3 to 5 times as many images per second.
 """
 
 from collections.abc import Sequence
@@ -12,49 +12,49 @@ import torch.nn.functional as F
 
 from busfast.pipelines.image import Augmentation, ImagePipeline
 
-# Pixels worked on at once on a CPU: with what is made of them (28 bytes each) they stay in its cache from one operation
-# to the next, which halves the time.
-FIT = 400_000
+# Pixels processed at once on a CPU: with their intermediate results (28 bytes each) they stay in its cache between
+# operations, which halves the time.
+CHUNK = 400_000
 
 
 def collate(images: Sequence[np.ndarray]) -> torch.Tensor:
-    """Puts fitted images, uint8 (S, S, 1 or 3) each, into one tensor (N, S, S, C); C is 1 if all are gray, else 3."""
+    """Collates resized images, uint8 (S, S, 1 or 3), to a tensor (N, S, S, C); C is 1 if all are gray, else 3."""
     channels = max(image.shape[2] for image in images)
     batch = np.empty((len(images), *images[0].shape[:2], channels), np.uint8)
-    for place, image in zip(batch, images, strict=True):
-        place[...] = image  # gray is repeated
+    for target, image in zip(batch, images, strict=True):
+        target[...] = image  # repeats gray
     return torch.from_numpy(batch)
 
 
 def augment_and_normalize(pixels: torch.Tensor, pipeline: ImagePipeline,
                           augmentation: Augmentation | None = None) -> torch.Tensor:
-    """Augments and normalises a batch.
+    """Augments and normalizes a batch.
 
     Args:
         pixels: uint8, (N, S, S, 1 or 3), on any device.
         pipeline: gives mean and std.
-        augmentation: the augmentation; None: none.
+        augmentation: as `sample_augmentation` returns it; None: only normalize.
 
     Returns:
         float32, (N, 3, S, S), channels last in memory, on the same device.
     """
     result = torch.empty((*pixels.shape[:3], 3), device=pixels.device)
     matrices = None if augmentation is None else _matrices(augmentation).to(pixels.device)
-    at_once = max(1, FIT // pixels.shape[1] ** 2) if pixels.device.type == "cpu" else len(pixels)
-    for some in (slice(start, start + at_once) for start in range(0, len(pixels), at_once)):
-        values = pixels[some].permute(0, 3, 1, 2).float()
+    chunk_size = max(1, CHUNK // pixels.shape[1] ** 2) if pixels.device.type == "cpu" else len(pixels)
+    for chunk in (slice(start, start + chunk_size) for start in range(0, len(pixels), chunk_size)):
+        values = pixels[chunk].permute(0, 3, 1, 2).float()
         if matrices is not None:
-            values = F.grid_sample(values, _grid(matrices[some], pixels.shape[1]), mode="bilinear",
+            values = F.grid_sample(values, _grid(matrices[chunk], pixels.shape[1]), mode="bilinear",
                                    padding_mode="zeros", align_corners=False)
-        # One pass over the memory for each channel: gray is repeated and normalised while it is written, channels last.
+        # One pass over the memory per channel: repeats and normalizes gray while writing, channels last.
         for channel, (mean, std) in enumerate(zip(pipeline.mean, pipeline.std, strict=True)):
             source = values[:, channel if pixels.shape[3] == 3 else 0]
-            torch.add(torch.tensor(-mean / std), source, alpha=1 / (255 * std), out=result[some, ..., channel])
+            torch.add(torch.tensor(-mean / std), source, alpha=1 / (255 * std), out=result[chunk, ..., channel])
     return result.permute(0, 3, 1, 2)
 
 
 def _matrices(augmentation: Augmentation) -> torch.Tensor:
-    """Where each pixel of the result comes from, in coordinates of -1 to 1: float32, (N, 2, 2)."""
+    """Returns matrices from result to source coordinates, -1 to 1: float32, (N, 2, 2)."""
     angle = np.deg2rad(augmentation.angle)
     cos, sin = np.cos(angle), np.sin(angle)
     x, y = np.where(augmentation.hflip, -1, 1), np.where(augmentation.vflip, -1, 1)
@@ -62,10 +62,10 @@ def _matrices(augmentation: Augmentation) -> torch.Tensor:
 
 
 def _grid(matrices: torch.Tensor, side: int) -> torch.Tensor:
-    """The same as torch's `affine_grid` of (N, 2, 2) matrices: float32, (N, side, side, 2)."""
+    """Returns torch's `affine_grid` of (N, 2, 2) matrices: float32, (N, side, side, 2)."""
     if matrices.device.type != "cpu":
         return F.affine_grid(F.pad(matrices, (0, 1)), [len(matrices), 1, side, side], align_corners=False)
-    # An eighth of the time of affine_grid: with x and y as the parts of a complex number it is one addition.
+    # An eighth of affine_grid's time: with x and y as parts of a complex number it is one addition.
     steps = (torch.arange(side) * 2 + 1) / side - 1
     columns = torch.view_as_complex(matrices.transpose(1, 2).contiguous())
     return torch.view_as_real((columns[:, 0, None] * steps)[:, None, :] + (columns[:, 1, None] * steps)[:, :, None])

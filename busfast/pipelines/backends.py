@@ -1,4 +1,4 @@
-"""Which loader, on which device: the choice, and why it was made."""
+"""Chooses the loader and the device, and says why."""
 
 import importlib.util
 import sys
@@ -21,11 +21,11 @@ def _torchvision(*args):
     return TorchvisionLoader(*args)
 
 
-# Validation, prediction and exported learners all see these very pixels, so that the score of an epoch is the score
-# that is served. DALI's resizing is within 0.2/255 of them on average, but even that can move a probability by 0.03.
+# Validation, prediction and exported learners all use this loader's pixels, so that the score of an epoch is the score
+# in use. DALI's resizing differs by 0.2/255 on average, which can move a probability by 0.03.
 REFERENCE = "torchvision"
 
-# name -> a loader's class, called with (pipeline, bs, device, threads); imported only when chosen.
+# name -> function(pipeline, bs, device, threads, exact) that returns a loader; imports it only when called.
 LOADERS = {"dali": _dali, "torchvision": _torchvision}
 
 
@@ -33,23 +33,23 @@ def choose_device(device: str = "auto") -> torch.device:
     """Returns the device to train on: CUDA, else Apple's MPS, else the CPU.
 
     Raises:
-        UserError: the device asked for is not there.
+        UserError: the requested device is not available.
     """
     choose("device", device, DEVICES)
-    there = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
+    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if device == "auto":
-        device = next(name for name, found in there.items() if found)
-    if not there[device]:
+        device = next(name for name, usable in available.items() if usable)
+    if not available[device]:
         raise UserError(f"device={device}: torch {torch.__version__} finds no {device.upper()} here. "
-                        f"Use --device={' or '.join(name for name, found in there.items() if found)}.")
+                        f"Use --device={' or '.join(name for name, usable in available.items() if usable)}.")
     return torch.device(device)
 
 
 def choose_loader(loader: str = "auto", device: torch.device | None = None) -> tuple[str, str]:
-    """Returns the loader's name and, in a few words, why it is the one.
+    """Returns the loader's name and the reason for the choice.
 
     Raises:
-        UserError: DALI was asked for and cannot be imported.
+        UserError: DALI was requested and cannot be imported.
     """
     if loader == "auto":
         if device is not None and device.type == "mps":
@@ -66,13 +66,13 @@ def _why_no_dali() -> str:
     if not sys.platform.startswith("linux"):
         return f"DALI runs on Linux only, this is {sys.platform}"
     try:
-        found = importlib.util.find_spec("nvidia.dali") is not None
+        installed = importlib.util.find_spec("nvidia.dali") is not None
     except (ImportError, ValueError):
-        found = False
-    if not found:
+        installed = False
+    if not installed:
         return "DALI is not installed"
     try:
-        import busfast.pipelines.dali_loader  # noqa: F401  (an install without its libraries fails only here)
+        import busfast.pipelines.dali_loader  # noqa: F401  (fails here if shared libraries are missing)
     except (ImportError, OSError) as error:
         return f"DALI cannot be imported ({error})"
     return ""

@@ -26,7 +26,7 @@ from busfast.pipelines.image import ImagePipeline
 from busfast.pipelines.image_hashes import hash_images
 from busfast.pipelines.shards import SUFFIX, Damaged, Shard, discard_shard, hash_bytes, open_shards, write_shard
 from busfast.processes import cores
-from busfast.progress import ahead, progress
+from busfast.progress import map_ahead, progress
 from busfast.text import counted
 
 # A killed build loses at most one shard, but each shard is an open file: IMAGES in each, and no more than SHARDS.
@@ -143,7 +143,7 @@ class Cache:
         per_shard = max(IMAGES, len(missing) // SHARDS)
         shards = []
         with ThreadPoolExecutor(self.threads) as pool:
-            decoded = progress(zip(missing, ahead(pool, load, missing.values(), 4 * self.threads), strict=True),
+            decoded = progress(zip(missing, map_ahead(pool, load, missing.values(), 4 * self.threads), strict=True),
                                "decoding images", len(missing))
             for _ in range(0, len(missing), per_shard):
                 shards.append(Shard(write_shard(folder, meta, islice(decoded, per_shard)), meta))

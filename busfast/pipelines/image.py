@@ -1,4 +1,4 @@
-"""The one definition of what happens to an image; DALI, torchvision and the decoded cache only carry it out."""
+"""The image pipeline: what DALI, torchvision and the decoded cache do to an image."""
 
 from dataclasses import dataclass
 
@@ -9,17 +9,16 @@ MEAN = STD = (0.5, 0.5, 0.5)
 
 @dataclass(frozen=True)
 class ImagePipeline:
-    """decode -> fit to size -> (training: flip, rotate) -> normalise.
+    """decode -> resize -> (training: flip, rotate) -> normalize.
 
     Attributes:
         size: side of the square result, pixels.
         resize: see `busfast.data.images.resize_image`.
-        channels: see there.
-        hflip: probability of a flip, left to right, in training.
-        vflip: of one upside down.
-        rotate: largest rotation in training, degrees, either way; corners are filled with black.
-        mean: pixels become (x / 255 - mean) / std; a value each for R, G, B.
-        std: see mean.
+        channels: see `resize_image`.
+        hflip: probability of a horizontal flip in training.
+        vflip: probability of a vertical flip in training.
+        rotate: largest rotation in training, degrees, in both directions; corners are black.
+        mean, std: pixels become (x / 255 - mean) / std; one value each for R, G, B.
     """
 
     size: int = 224
@@ -33,7 +32,7 @@ class ImagePipeline:
 
     @property
     def fit(self) -> tuple[int, str, str]:
-        """What decides the pixels before augmentation: the arguments of `busfast.data.images.load_pixels`."""
+        """What determines the pixels before augmentation: arguments of `busfast.data.images.load_pixels`."""
         return self.size, self.resize, self.channels
 
 
@@ -50,16 +49,16 @@ class Augmentation:
     vflip: np.ndarray
     angle: np.ndarray
 
-    def __getitem__(self, which: slice) -> "Augmentation":
-        """Those of some of the images."""
-        return Augmentation(self.hflip[which], self.vflip[which], self.angle[which])
+    def __getitem__(self, images: slice) -> "Augmentation":
+        """Returns the augmentation of some of the images."""
+        return Augmentation(self.hflip[images], self.vflip[images], self.angle[images])
 
 
 def sample_augmentation(pipeline: ImagePipeline, count: int, rng: np.random.Generator) -> Augmentation:
-    """Draws the augmentation of a batch.
+    """Samples the augmentation of a batch.
 
-    It is drawn here, outside the loaders, so that it depends on neither the loader nor its threads, and a loader
-    has no random state that `lr_find` or `show_batch` could disturb.
+    Sampled outside the loaders, so that it does not depend on the loader or its threads, and no loader has a random
+    state that `lr_find` or `show_batch` could disturb.
     """
     draws = rng.random((3, count))
     angle = ((draws[2] * 2 - 1) * pipeline.rotate).astype(np.float32)

@@ -1,7 +1,7 @@
-"""fastai's view of a single item: a row, a path or pixels -> a fitted image, and a row -> its label.
+"""fastai's transforms of a single item: a row, a path or pixels -> a resized image, and a row -> its label.
 
-An exported learner carries these functions, and those of `busfast.data.images`, with it (by value, through
-cloudpickle), so that it loads where busfast is not installed. So nothing else of busfast is imported here.
+An exported learner carries these functions and those of `busfast.data.images` with it (by value, through cloudpickle),
+so that it loads without busfast. So this file imports nothing else of busfast.
 """
 
 import sys
@@ -15,7 +15,7 @@ from busfast.data import images
 
 
 def open_item(item: Any, size: int, resize: str, channels: str) -> PILImage:
-    """Reads and fits an image: `item` is a row with a column `image`, a path, a Pillow image, an array or bytes."""
+    """Reads and resizes an image: `item` is a row with a column `image`, a path, a Pillow image, an array or bytes."""
     if hasattr(item, "index") and hasattr(item, "iloc"):
         item = item["image"]
     return PILImage.create(images.resize_image(images.read_image(item), size, resize, channels))
@@ -27,7 +27,7 @@ def item_label(row: Any) -> str:
 
 
 def item_transforms(size: int, resize: str, channels: str) -> list:
-    """Returns the functions for fastai's Datasets: one from an item to its image, one to its label."""
+    """Returns the two functions for fastai's Datasets: item -> image, item -> label."""
     return [partial(open_item, size=size, resize=resize, channels=channels), item_label]
 
 

@@ -1,4 +1,4 @@
-"""Reads batches in threads, a few batches ahead of whoever takes them; an image that cannot be read is named."""
+"""Reads batches in threads, a few batches ahead of the consumer; names images that cannot be read."""
 
 import os
 from collections import deque
@@ -9,44 +9,44 @@ from typing import Any
 from busfast.data.images import why_unreadable
 from busfast.errors import UserError
 
-AHEAD = 2  # batches being read while one is worked on
+AHEAD = 2  # batches that are read while one is used
 
 
 def read_batches(read: Callable, sources: Iterable[list], threads: int) -> Iterator[list]:
     """Yields `[read(source) for source in batch]` of each batch, in order.
 
     Args:
-        read: is called in threads.
-        sources: batches of whatever `read` takes.
-        threads: how many.
+        read: called in threads.
+        sources: batches of arguments of `read`.
+        threads: their number.
     """
-    waiting: deque = deque()
+    pending: deque = deque()
     with ThreadPoolExecutor(threads) as pool:
         try:
             for batch in sources:
-                waiting.append([pool.submit(read, source) for source in batch])
-                if len(waiting) > AHEAD:
-                    yield [future.result() for future in waiting.popleft()]
-            while waiting:
-                yield [future.result() for future in waiting.popleft()]
+                pending.append([pool.submit(read, source) for source in batch])
+                if len(pending) > AHEAD:
+                    yield [future.result() for future in pending.popleft()]
+            while pending:
+                yield [future.result() for future in pending.popleft()]
         finally:
             pool.shutdown(wait=False, cancel_futures=True)
 
 
 def name_unreadable(read: Callable) -> Callable:
-    """Makes a function that reads one image say which one it was that could not be read."""
-    def named(source):
+    """Wraps a function that reads an image, so that its errors name the image."""
+    def read_named(source):
         try:
             return read(source)
         except (UserError, MemoryError):
             raise
-        except Exception as error:  # a broken file raises nearly anything
+        except Exception as error:  # a damaged file raises nearly anything
             raise unreadable(source, error) from error
-    return named
+    return read_named
 
 
 def unreadable(source: Any, error: Exception) -> Exception:
-    """Returns the error to raise for an image that cannot be read: for a file a `UserError`, else what it was."""
+    """Returns the error to raise for an unreadable image: for a file a `UserError`, otherwise `error` itself."""
     if not isinstance(source, str | os.PathLike):
         return error
-    return UserError(f"The image {os.fspath(source)} cannot be read: {why_unreadable(error)}. Bring it back as it was.")
+    return UserError(f"The image {os.fspath(source)} cannot be read: {why_unreadable(error)}. Restore the file.")

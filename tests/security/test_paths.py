@@ -74,7 +74,7 @@ def test_a_pipe_in_place_of_a_table_keeps_nobody_waiting(exported_run, capsys):
 def test_a_table_that_would_fill_the_memory_is_not_read(tmp_path):
     with open(tmp_path / "t.csv", "wb") as file:
         file.truncate(2**40)  # takes no room on the disk
-    with pytest.raises(UserError, match="no more than 500,000,000 are read"):
+    with pytest.raises(UserError, match="the limit is 500,000,000"):
         read_rows(tmp_path / "t.csv", ("image",))
 
 

@@ -255,7 +255,7 @@ def test_an_image_that_goes_in_the_middle_is_named_and_the_run_goes_on_when_it_i
         assert train(*words) == 2
     said = capsys.readouterr()
     path, data = lost[0]
-    assert f"busfast: The image {path} cannot be read: " in said.err and "Bring it back as it was." in said.err
+    assert f"busfast: The image {path} cannot be read: " in said.err and "Restore the file." in said.err
     assert "failed after 2 epochs" in said.out and "--resume" in said.out
     path.write_bytes(data)
     assert train(*words, "--resume") == 0
