@@ -1,4 +1,7 @@
-"""Files are written completely or not at all; locks; the cache folder. Covers busfast/errors.py, too."""
+"""Files are written completely or not at all; locks; the cache folder; checks of what the user gave.
+
+Covers busfast/errors.py, too.
+"""
 
 import errno
 import os

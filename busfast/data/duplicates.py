@@ -127,8 +127,8 @@ def candidate_pairs(vectors: np.ndarray, least: float = CANDIDATE, nearest: int 
             columns = row, column * 2 + (odd_product.ravel()[hits] < 0), tile.ravel()[hits]  # last bit: mirrored
             best = [np.concatenate([old, new[other]]) for old, new in zip(best, columns, strict=True)]
             if len(best[0]) > nearest * len(tile):
-                best = keep_nearest(*best, nearest)
-        i, j, _ = keep_nearest(*best, nearest)
+                best = keep_nearest(best[0], best[1], best[2], nearest)
+        i, j, _ = keep_nearest(best[0], best[1], best[2], nearest)
         keys.append((np.minimum(i, j >> 1) * count + np.maximum(i, j >> 1)) * 2 + (j & 1))
     keys = np.unique(np.concatenate(keys))
     keys = keys[np.diff(keys >> 1, prepend=-1) != 0]  # by rounding, one pair may be in both ways

@@ -1,4 +1,7 @@
-"""prepare, audit and split as the user types them, and train on what they wrote."""
+"""prepare, audit and split as the user types them, and train on what they wrote.
+
+Covers busfast/data/quarantine.py, too.
+"""
 
 import shutil
 
@@ -92,7 +95,7 @@ def test_a_person_decides_and_the_next_audit_and_split_heed_it(mine, capsys):
     run("audit", "--data=data/mine-clean")
     out = capsys.readouterr().out
     assert "near-duplicate" not in out and "decided to be different" in out and "1 pair\n" in out
-    for word, row, said in (("differnt", near, "'differnt' is none of"),
+    for word, row, said in (("differnt", near, "'differnt' is unknown"),
                             ("different", rows["finding"] == "identical", "have the same pixels")):
         rows["decision"] = np.where(row, word, "")
         write_csv(rows, mine / "audit" / "audit.csv")

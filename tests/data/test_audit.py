@@ -1,4 +1,7 @@
-"""The figures of an audit are those one gets by hand; findings name what is there and no more."""
+"""The figures of an audit are those one gets by hand; findings name what is there and no more.
+
+Covers busfast/data/audit_page.py and busfast/data/duplicate_pairs.py, too.
+"""
 
 import numpy as np
 import pandas as pd

@@ -1,3 +1,8 @@
+"""Duplicates are found whatever was done to them, and nothing else is paired.
+
+Covers busfast/data/alignment.py, too.
+"""
+
 import numpy as np
 import pytest
 from PIL import Image, ImageDraw, ImageOps

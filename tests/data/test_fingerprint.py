@@ -1,3 +1,5 @@
+"""Fingerprints describe every kind of image, and only new or changed files are decoded again."""
+
 import os
 import struct
 import zlib

@@ -1,4 +1,8 @@
-"""DALI and torchvision carry out the same image pipeline."""
+"""DALI and torchvision carry out the same image pipeline.
+
+Covers busfast/pipelines/dali_loader.py, busfast/pipelines/torchvision_loader.py, busfast/pipelines/augment.py and
+busfast/pipelines/image.py, too.
+"""
 
 import os
 import subprocess

@@ -1,4 +1,7 @@
-"""The decoded cache: the same pixels as without it, never stale ones, and nothing half-made whatever happens."""
+"""The decoded cache: the same pixels as without it, never stale ones, and nothing half-made whatever happens.
+
+Covers busfast/pipelines/image_hashes.py and busfast/pipelines/shards.py, too.
+"""
 
 import os
 import shutil

@@ -1,4 +1,7 @@
-"""What DICOM promises: the pixels a viewer shows, and nothing that tells who the patient is."""
+"""What DICOM promises: the pixels a viewer shows, and nothing that tells who the patient is.
+
+Covers busfast/data/sources/dicom_tags.py and busfast/data/sources/dicom_pixels.py, too.
+"""
 
 import io
 import os

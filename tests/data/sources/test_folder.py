@@ -1,4 +1,7 @@
-"""What sources of the user's own promise: class folders and tables of any names are read, and nothing is guessed."""
+"""What sources of the user's own promise: class folders and tables of any names are read, and nothing is guessed.
+
+Covers busfast/data/sources/csv_table.py, busfast/data/sources/common.py and busfast/data/sources/listing.py, too.
+"""
 
 import pytest
 

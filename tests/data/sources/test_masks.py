@@ -1,4 +1,7 @@
-"""Masks that busfast makes: joined ones, and outlines that are drawn."""
+"""Masks that busfast makes: joined ones, and outlines that are drawn.
+
+Covers busfast/data/sources/pairs.py, too.
+"""
 
 import numpy as np
 import pytest

@@ -1,4 +1,9 @@
-"""What the public sources promise: each set's layout read as it is, a clear word where it is not as it should be."""
+"""What the public sources promise: each set's layout read as it is, a clear word where it is not as it should be.
+
+Covers busfast/data/sources/__init__.py, busfast/data/sources/breast.py, busfast/data/sources/btxrd.py,
+busfast/data/sources/bus_bra.py, busfast/data/sources/bus_uclm.py, busfast/data/sources/busi.py and
+busfast/data/sources/sheets.py.
+"""
 
 import sys
 from pathlib import Path

@@ -1,0 +1,20 @@
+"""Text for people: counts, text that is safe to print, Markdown tables."""
+
+import pytest
+
+from busfast.text import counted, markdown_table, plain_text
+
+
+@pytest.mark.parametrize(("number", "noun", "text"), [
+    (1, "pair", "1 pair"), (2, "pair", "2 pairs"), (0, "pair", "0 pairs"), (1, "pair of images", "1 pair of images"),
+    (2, "pair of images", "2 pairs of images")])
+def test_a_count_has_its_noun_in_the_right_number(number, noun, text):
+    assert counted(number, noun) == text
+
+
+def test_commands_to_the_terminal_are_escaped_and_letters_and_lines_stay():
+    assert plain_text("größe\n\x1b[2Jx\r\x07") == "größe\n\\x1b[2Jx\\r\\x07"
+
+
+def test_a_cell_of_a_markdown_table_does_not_end_it():
+    assert markdown_table(["a", "b"], [[1, "x|y"]]) == "| a | b |\n| --- | --- |\n| 1 | x\\|y |"
