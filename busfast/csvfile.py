@@ -28,16 +28,12 @@ NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
 class Rows(NamedTuple):
     """The contents of a CSV file.
 
-    Attributes:
-        header: names of the columns.
-        rows: number and cells of each row. The header is row 1; a row of several lines (a quoted cell with line
-            ends) counts once, as in a spreadsheet.
-        notes: for the user, if the file is not UTF-8 separated by commas.
+    The header is row 1; a row of several lines (a quoted cell with line ends) counts once, as in a spreadsheet.
     """
 
-    header: list[str]
-    rows: list[tuple[int, list[str]]]
-    notes: list[str]
+    header: list[str]  # names of the columns
+    rows: list[tuple[int, list[str]]]  # number and cells of each row
+    notes: list[str]  # for the user, if the file is not UTF-8 separated by commas
 
 
 def read_rows(path: str | Path, required: tuple[str, ...], *, empty: bool = False) -> Rows:
@@ -70,16 +66,7 @@ def read_rows(path: str | Path, required: tuple[str, ...], *, empty: bool = Fals
         raise UserError(f"{path} is empty. Its first row must name the columns"
                         + (f"; needed: {', '.join(required)}." if required else "."))
     header, rows = lines[0], list(enumerate(lines[1:], start=2))
-    for name in required:
-        if name not in header:
-            other = next((title for title in header if title.lower() == name), "")
-            hint = f" Write '{name}' for '{other}'." if other else ""
-            names = ", ".join(header[:SHOWN]) + (f" and {len(header) - SHOWN} more" if len(header) > SHOWN else "")
-            raise UserError(f"{path}, row 1: the column '{name}' is missing (found: {names})."
-                            f"{hint} Columns are separated by commas; needed: {', '.join(required)}.")
-    repeated = sorted(name for name, count in Counter(header).items() if count > 1)
-    if repeated:
-        raise UserError(f"{path}, row 1: there are two columns '{repeated[0]}'. Rename one of them.")
+    check_header(path, header, required)
     if not rows and not empty:
         raise UserError(f"{path} has a header but no rows. Add one row per image.")
     for line, cells in rows:
@@ -89,6 +76,20 @@ def read_rows(path: str | Path, required: tuple[str, ...], *, empty: bool = Fals
             raise UserError(f"{path}, row {line}: {len(cells)} cells, but the header has {len(header)} columns. "
                             f"Quote cells that contain {SEPARATORS[separator]}.")
     return Rows(header, rows, notes)
+
+
+def check_header(path: Path, header: Sequence[str], required: Sequence[str]) -> None:
+    """Raises UserError if a required column is missing, or two columns have the same name."""
+    for name in required:
+        if name not in header:
+            other = next((title for title in header if title.lower() == name), "")
+            hint = f" Write '{name}' for '{other}'." if other else ""
+            names = ", ".join(header[:SHOWN]) + (f" and {len(header) - SHOWN} more" if len(header) > SHOWN else "")
+            raise UserError(f"{path}, row 1: the column '{name}' is missing (found: {names or 'nothing'})."
+                            f"{hint} Needed: {', '.join(required)}.")
+    repeated = sorted(name for name, count in Counter(header).items() if count > 1)
+    if repeated:
+        raise UserError(f"{path}, row 1: there are two columns '{repeated[0]}'. Rename one of them.")
 
 
 def write_csv(table: pd.DataFrame, path: str | Path, **options) -> None:

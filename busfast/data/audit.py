@@ -14,6 +14,7 @@ from busfast.data.paths import image_paths, links_out
 from busfast.data.table import CLASSES
 from busfast.text import counted
 
+# Of audit.csv. `differs`: what differs between image and other (label, patient, center). A person fills in `decision`.
 COLUMNS = ["finding", "image", "other", "similarity", "differs", "detail", "decision"]
 TINY = 64  # pixels; an image with a shorter side is probably a thumbnail or an icon
 MISSING = "no such file"
@@ -23,27 +24,16 @@ YES = ("yes", "true", "1", "y")
 
 @dataclass(frozen=True)
 class Audit:
-    """The result of an audit.
+    """The result of an audit."""
 
-    Attributes:
-        table: the audited table, with a column `group` that joins patients and duplicates.
-        findings: a row per finding; columns finding, image, other, similarity, differs (what differs between image and
-            other: label, patient, center), detail, decision (filled in by a person).
-        confounding: number of images per center (rows) and class (columns); empty without centers.
-        cramers_v: association of center and class, 0 (independent) to 1; NaN if undefined.
-        by_center, by_class: accuracy of guessing the most common class of the center, and of the whole set.
-        sizes: per center: number of images, median and range of width and height, modes of the files.
-        flags: per flag and class: share of flagged images, of those where the source says so.
-    """
-
-    table: pd.DataFrame
-    findings: pd.DataFrame
-    confounding: pd.DataFrame
-    cramers_v: float
-    by_center: float
-    by_class: float
-    sizes: pd.DataFrame
-    flags: pd.DataFrame
+    table: pd.DataFrame  # the audited table, with a column `group` that joins patients and duplicates
+    findings: pd.DataFrame  # a row per finding, see COLUMNS
+    confounding: pd.DataFrame  # number of images per center (rows) and class (columns); empty without centers
+    cramers_v: float  # association of center and class, 0 (independent) to 1; NaN if undefined
+    by_center: float  # accuracy of guessing the most common class of the center
+    by_class: float  # accuracy of guessing the most common class of the whole set
+    sizes: pd.DataFrame  # per center: number of images, median and range of width and height, modes of the files
+    flags: pd.DataFrame  # per flag and class: share of flagged images, of those where the source says so
 
 
 def audit_images(table: pd.DataFrame, classes: Sequence[str] = CLASSES, *,

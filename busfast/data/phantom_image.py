@@ -18,43 +18,24 @@ MID_GRAY = 0.52  # gray level (0..1) of gland tissue before the center's gain
 
 @dataclass(frozen=True)
 class Center:
-    """One imaging site: its device and display settings, and its share of the phantom.
+    """One imaging site: its device and display settings, and its share of the phantom."""
 
-    Attributes:
-        name: invented site name.
-        device: invented machine name, burned into the images.
-        share: share of all images.
-        class_shares: shares of CLASSES within the center.
-        size: typical image height and width in pixels.
-        margins: black border (top, right, bottom, left) around the field of view, in pixels.
-        extension: file extension, which also sets the format.
-        grain: axial and lateral standard deviation of the point spread function, in pixels.
-        looks: number of compounded views; more views mean smoother speckle.
-        range_db: displayed dynamic range; a larger range gives a flatter image.
-        gain_db: brightness offset.
-        attenuation_db: loss from top to bottom left after time-gain compensation.
-        contrast: factor on everything by which a lesion differs from tissue.
-        typicality: mean of how clearly lesions show the features of their class (0..1).
-        calipers: share of lesion images with burned-in calipers.
-        trapezoid: narrowing of the field of view at the top, share of the width (0 = rectangle).
-    """
-
-    name: str
-    device: str
-    share: float
-    class_shares: tuple[float, float, float]
-    size: tuple[int, int]
-    margins: tuple[int, int, int, int]
-    extension: str
-    grain: tuple[float, float]
-    looks: int
-    range_db: float
-    gain_db: float
-    attenuation_db: float
-    contrast: float
-    typicality: float
-    calipers: float
-    trapezoid: float
+    name: str  # invented
+    device: str  # invented, burned into the images
+    share: float  # of all images
+    class_shares: tuple[float, float, float]  # of CLASSES within the center
+    size: tuple[int, int]  # typical height and width, pixels
+    margins: tuple[int, int, int, int]  # black border (top, right, bottom, left) around the field of view, pixels
+    extension: str  # of the files; also sets their format
+    grain: tuple[float, float]  # axial and lateral standard deviation of the point spread function, pixels
+    looks: int  # compounded views; more give smoother speckle
+    range_db: float  # displayed dynamic range; a larger one gives a flatter image
+    gain_db: float  # brightness offset
+    attenuation_db: float  # loss from top to bottom after time-gain compensation
+    contrast: float  # factor on every difference between lesion and tissue
+    typicality: float  # mean of how clearly lesions show the features of their class, 0 to 1
+    calipers: float  # share of lesion images with burned-in calipers
+    trapezoid: float  # narrowing of the field of view at the top, share of the width; 0: a rectangle
 
 
 def make_image(rng: np.random.Generator, label: str, center: Center,

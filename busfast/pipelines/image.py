@@ -9,25 +9,15 @@ MEAN = STD = (0.5, 0.5, 0.5)
 
 @dataclass(frozen=True)
 class ImagePipeline:
-    """decode -> resize -> (training: flip, rotate) -> normalize.
+    """decode -> resize -> (training: flip, rotate) -> normalize."""
 
-    Attributes:
-        size: side of the square result, pixels.
-        resize: see `busfast.data.images.resize_image`.
-        channels: see `resize_image`.
-        hflip: probability of a horizontal flip in training.
-        vflip: probability of a vertical flip in training.
-        rotate: largest rotation in training, degrees, in both directions; corners are black.
-        mean, std: pixels become (x / 255 - mean) / std; one value each for R, G, B.
-    """
-
-    size: int = 224
-    resize: str = "squash"
-    channels: str = "rgb"
-    hflip: float = 0.5
-    vflip: float = 0.0
-    rotate: float = 15.0
-    mean: tuple[float, ...] = MEAN
+    size: int = 224  # side of the square result, pixels
+    resize: str = "squash"  # see `busfast.data.images.resize_image`
+    channels: str = "rgb"  # see `resize_image`
+    hflip: float = 0.5  # probability of a horizontal flip in training
+    vflip: float = 0.0  # probability of a vertical flip in training
+    rotate: float = 15.0  # largest rotation in training, degrees, in both directions; corners are black
+    mean: tuple[float, ...] = MEAN  # pixels become (x / 255 - mean) / std; one value each for R, G, B
     std: tuple[float, ...] = STD
 
     @property
@@ -38,16 +28,11 @@ class ImagePipeline:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """The augmentation of one batch of N images.
+    """The augmentation of one batch of N images."""
 
-    Attributes:
-        hflip, vflip: bool, (N,).
-        angle: float32, (N,), degrees, counter-clockwise; after the flips.
-    """
-
-    hflip: np.ndarray
-    vflip: np.ndarray
-    angle: np.ndarray
+    hflip: np.ndarray  # bool, (N,)
+    vflip: np.ndarray  # bool, (N,)
+    angle: np.ndarray  # float32, (N,), degrees, counter-clockwise; applied after the flips
 
     def __getitem__(self, images: slice) -> "Augmentation":
         """Returns the augmentation of some of the images."""

@@ -14,21 +14,13 @@ from busfast.errors import UserError, choose
 
 
 class Source(NamedTuple):
-    """A kind of source.
+    """A kind of source; each file in this folder that is one has these as TITLE, LOOKS, is_set, read and PUBLISHED."""
 
-    Attributes:
-        title: its name in messages.
-        looks: how it is recognized, for messages.
-        is_set: folder -> whether it is such a set.
-        read: folder of the set, `Options` -> table, see `make_table`.
-        published: class -> number of images as published; empty for a user's own files.
-    """
-
-    title: str
-    looks: str
-    is_set: Callable[[Path], bool]
-    read: Callable[[Path, Options], pd.DataFrame]
-    published: Mapping[str, int]
+    title: str  # name in messages
+    looks: str  # how it is recognized, for messages
+    is_set: Callable[[Path], bool]  # whether a folder is such a set
+    read: Callable[[Path, Options], pd.DataFrame]  # folder of the set -> `make_table`; UserError if it cannot be used
+    published: Mapping[str, int]  # class -> number of images as published; empty for a user's own files
 
 
 SOURCES = {name: Source(file.TITLE, file.LOOKS, file.is_set, file.read, file.PUBLISHED) for name, file in {

@@ -26,16 +26,7 @@ def is_set(folder: Path) -> bool:
 def read(root: Path, options: Options) -> pd.DataFrame:
     """Reads BrEaST-Lesions-USG: one image of each of 256 patients; its Polish centers are not distinguished.
 
-    Args:
-        root: the folder that holds the workbook.
-        options: see `Options`.
-
-    Returns:
-        See `make_table`; with the columns age, birads and histology ("" if unknown), and mask_other: masks of lesions
-        that are not tumors.
-
-    Raises:
-        UserError: openpyxl is not installed, a column or files are missing.
+    Adds the columns age, birads and histology ("" if unknown), and mask_other: masks of lesions that are not tumors.
 
     Source: Pawlowska et al. 2024, Curated benchmark dataset for ultrasound based breast lesion analysis, Scientific
     Data 11, 148, doi 10.1038/s41597-024-02984-z.

@@ -31,17 +31,7 @@ def read(root: Path, options: Options) -> pd.DataFrame:
     Published images normal/benign/malignant by center: 1593/1110/235 (1), 259/214/76 (2), 27/201/31 (3). There are no
     patient ids, but 728 of the 1,867 images of tumors equal the previous one in everything but the view: age, sex,
     center, site and diagnosis (when shuffled within center and class, 3 to 12 do). They are most likely of the same
-    patient, so they share a `group`.
-
-    Args:
-        root: the folder that holds dataset.csv or dataset.xlsx.
-        options: see `Options`.
-
-    Returns:
-        See `make_table`; keeps all 37 columns of the set and adds `group`.
-
-    Raises:
-        UserError: a column or files are missing, or the flags of a row contradict each other.
+    patient, so they share a `group`. Keeps all 37 columns of the set.
 
     Source: Yao et al. 2025, A radiograph dataset for the classification, localization, and segmentation of primary
     bone tumors, Scientific Data 12, 88, doi 10.1038/s41597-024-04311-y.

@@ -20,17 +20,7 @@ def is_set(folder: Path) -> bool:
 
 
 def read(root: Path, options: Options) -> pd.DataFrame:
-    """Reads BUS-BRA: biopsy-proven lesions of 1064 patients, four devices, one hospital.
-
-    Args:
-        root: the folder that holds bus_data.csv.
-        options: see `Options`.
-
-    Returns:
-        See `make_table`; with the columns birads, histology and side.
-
-    Raises:
-        UserError: a column or files are missing.
+    """Reads BUS-BRA: biopsy-proven lesions of 1064 patients, four devices, one hospital. Adds birads, histology, side.
 
     Source: Gomez-Flores et al. 2024, BUS-BRA: A breast ultrasound dataset for assessing computer-aided diagnosis
     systems, Medical Physics 51(4), doi 10.1002/mp.16812.

@@ -22,16 +22,7 @@ def is_set(folder: Path) -> bool:
 def read(root: Path, options: Options) -> pd.DataFrame:
     """Reads BUS-UCLM: 38 patients; a patient's images may be of several classes. Normal images have no lesion mask.
 
-    Args:
-        root: the folder that holds INFO.csv.
-        options: see `Options`.
-
-    Returns:
-        See `make_table`; with the columns doppler, marks and combined (yes or no: color Doppler, marks burned in, two
-        views in an image).
-
-    Raises:
-        UserError: a column or files are missing.
+    Adds the columns doppler, marks and combined (yes or no: color Doppler, marks burned in, two views in an image).
 
     Source: Vallez et al. 2025, BUS-UCLM: Breast ultrasound lesion segmentation dataset, Scientific Data 12, 242,
     doi 10.1038/s41597-025-04562-3.

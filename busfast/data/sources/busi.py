@@ -26,16 +26,6 @@ def read(root: Path, options: Options) -> pd.DataFrame:
 
     The masks of normal images are black and left out. There are no patient ids.
 
-    Args:
-        root: the folder that holds the class folders.
-        options: see `Options`.
-
-    Returns:
-        See `make_table`.
-
-    Raises:
-        UserError: there are masks without their images.
-
     Source: Al-Dhabyani et al. 2020, Dataset of breast ultrasound images, Data in Brief 28, 104863,
     doi 10.1016/j.dib.2019.104863.
     """

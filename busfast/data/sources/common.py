@@ -18,41 +18,24 @@ from busfast.progress import progress
 
 
 class Options(NamedTuple):
-    """Options of a reader.
+    """Options of a reader."""
 
-    Attributes:
-        files: whether images and masks must exist; False to read only the table of a set.
-        partial: leave out rows whose files are missing instead of refusing them.
-        columns: busfast's names -> names of a CSV file's columns (csv only).
-        center_tag: DICOM keyword that names the center (DICOM only).
-        key: secret for the ids of DICOM patients; without one, ids differ between readings.
-        prefix: put before patient ids that are unique only within their set.
-        classes: the expected labels.
-    """
-
-    files: bool = True
-    partial: bool = False
-    columns: Mapping[str, str] | None = None
-    center_tag: str = ""
-    key: bytes = b""
-    prefix: str = ""
-    classes: tuple[str, ...] = CLASSES
+    files: bool = True  # images and masks must exist; False: read only the table of a set
+    partial: bool = False  # leave out rows whose files are missing instead of refusing them
+    columns: Mapping[str, str] | None = None  # busfast's names -> names of a CSV file's columns
+    center_tag: str = ""  # DICOM keyword that names the center
+    key: bytes = b""  # secret for the ids of DICOM patients; without one, ids differ between readings
+    prefix: str = ""  # put before patient ids that are unique only within their set
+    classes: tuple[str, ...] = CLASSES  # the expected labels
 
 
 def table_from_rows(rows: Rows, to_record: Callable[[dict[str, str]], dict], root: Path, file: Path,
                     options: Options, masks: Sequence[str] = ("mask",)) -> pd.DataFrame:
-    """Makes the table of a set from the rows of its own table.
+    """Makes the table of a set from the rows of its own table; arguments, results and errors as in the next two.
 
     Args:
         rows: as `read_rows` returns them.
         to_record: cells of a row by column -> cells of busfast, with `image` and `label`.
-        root, file, options, masks: see `keep_present`.
-
-    Returns:
-        See `make_table`.
-
-    Raises:
-        UserError: see `keep_present`.
     """
     records = [(line, to_record(dict(zip(rows.header, cells, strict=True)))) for line, cells in rows.rows]
     kept, missing = keep_present(records, root, file, options, masks)

@@ -44,17 +44,9 @@ def names_images(file: Path) -> bool:
 
 
 def read(root: Path, options: Options) -> pd.DataFrame:
-    """Reads a user's table.
+    """Reads a user's CSV file or workbook, or a folder with exactly one; keeps all columns.
 
-    Args:
-        root: the CSV file or workbook, or a folder with exactly one.
-        options: see `Options`; `columns` maps busfast's names to the file's where they differ.
-
-    Returns:
-        See `make_table`; all other columns are kept.
-
-    Raises:
-        UserError: a column is unknown or missing, a cell is empty, or a file is missing, named twice or not an image.
+    `options.columns` maps busfast's names to the file's where they differ.
     """
     file = _find(root)
     root = file.parent

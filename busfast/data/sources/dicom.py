@@ -22,18 +22,7 @@ def is_set(folder: Path) -> bool:
 
 
 def read(root: Path, options: Options) -> pd.DataFrame:
-    """Reads a folder of class folders of DICOM files, which are recognized by content.
-
-    Args:
-        root: the folder that holds the class folders.
-        options: see `Options`.
-
-    Returns:
-        See `make_table`; patient is a keyed hash of the PatientID.
-
-    Raises:
-        UserError: there are no DICOM files, or one of them cannot be used.
-    """
+    """Reads class folders of DICOM files, recognized by content; the patient id is a keyed hash of the PatientID."""
     images, dicom, others = folders.sort_files(root)
     if not dicom:
         raise UserError(f"{root} has 0 DICOM files ({len(images)} images of other kinds, {len(others)} other files). "

@@ -24,19 +24,12 @@ PLUGINS = "pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"
 
 
 class Tags(NamedTuple):
-    """What is read from the DICOM files of a source.
+    """What is read from the DICOM files of a source."""
 
-    Attributes:
-        patients: file -> id of its patient; "" if the file has none.
-        centers: file -> text of the tag that names the center.
-        others: DICOM files without an image.
-        notes: for the user.
-    """
-
-    patients: dict[str, str]
-    centers: dict[str, str]
-    others: list[str]
-    notes: list[str]
+    patients: dict[str, str]  # file -> id of its patient; "" if the file has none
+    centers: dict[str, str]  # file -> text of the tag that names the center
+    others: list[str]  # DICOM files without an image
+    notes: list[str]  # for the user
 
 
 def is_dicom(path: Path) -> bool:

@@ -43,16 +43,6 @@ def read(root: Path, options: Options) -> pd.DataFrame:
 
     NAME_mask.png is the mask of NAME.png. Folders train, val and test above the class folders go into the column
     original_split, which no split uses.
-
-    Args:
-        root: the folder that holds the class folders.
-        options: see `Options`.
-
-    Returns:
-        See `make_table`.
-
-    Raises:
-        UserError: there are no images, folders are nested differently, or a DICOM file cannot be used.
     """
     images, dicom, others = sort_files(root)
     return make(root, images, dicom, others, options)

@@ -16,15 +16,10 @@ FARTHEST = 1e6  # pixels; no image reaches this far
 
 
 class Outline(NamedTuple):
-    """The lesions in an image.
+    """The lesions in an image, in pixels."""
 
-    Attributes:
-        size: width and height of the image in pixels.
-        shapes: corners (x, y) of each lesion, in pixels.
-    """
-
-    size: tuple[int, int]
-    shapes: list[list[tuple[float, float]]]
+    size: tuple[int, int]  # width and height of the image
+    shapes: list[list[tuple[float, float]]]  # corners (x, y) of each lesion
 
 
 def image_size(path: str | Path) -> tuple[int, int]:

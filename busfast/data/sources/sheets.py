@@ -4,7 +4,7 @@ import datetime
 import zipfile
 from pathlib import Path
 
-from busfast.csvfile import Rows, read_rows
+from busfast.csvfile import Rows, check_header, read_rows
 from busfast.errors import UserError
 
 UNPACKED = 500_000_000  # bytes; a larger workbook is an attack (zip bomb)
@@ -22,14 +22,9 @@ def read_sheet(path: Path, required: tuple[str, ...]) -> Rows:
     header = [name.strip() for name in cells[0]] if cells else []
     while header and not header[-1]:
         header.pop()
-    for name in required:
-        if name not in header:
-            raise UserError(f"{path}, row 1: the column '{name}' is missing (found: {', '.join(header) or 'nothing'}). "
-                            f"Needed: {', '.join(required)}.")
-    for place, name in enumerate(header):
-        if not name or name in header[:place]:
-            raise UserError(f"{path}, row 1: " + (f"there are two columns '{name}'." if name else
-                                                  f"column {place + 1} has no name.") + " Rename it.")
+    if "" in header:
+        raise UserError(f"{path}, row 1: column {header.index('') + 1} has no name. Name it.")
+    check_header(path, header, required)
     rows = [(line, (row + [""] * len(header))[:len(header)]) for line, row in enumerate(cells[1:], start=2) if any(row)]
     if not rows:
         raise UserError(f"{path} has a header but no rows. Add one row per image.")
