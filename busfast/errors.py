@@ -25,9 +25,13 @@ def choose(kind: str, value: str, choices: Iterable[str]) -> str:
     choices = list(choices)
     if value in choices:
         return value
-    near = difflib.get_close_matches(str(value), choices, n=1)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
-    raise UserError(f"Unknown {kind} '{value}'.{hint} Choose from: {', '.join(choices)}.")
+    raise UserError(f"Unknown {kind} '{value}'.{suggest(value, choices)} Choose from: {', '.join(choices)}.")
+
+
+def suggest(value: str, choices: Iterable[str], cutoff: float = 0.6) -> str:
+    """Returns " Did you mean 'x'?" with the choice most similar to `value`; "" if none is similar."""
+    similar = difflib.get_close_matches(str(value), choices, n=1, cutoff=cutoff)
+    return f" Did you mean '{similar[0]}'?" if similar else ""
 
 
 def check_range(name: str, value: Any, low: float, high: float, hint: str = "") -> None:

@@ -2,7 +2,6 @@
 
 import dataclasses
 import datetime
-import difflib
 import hashlib
 import importlib.metadata
 import os
@@ -17,7 +16,7 @@ from typing import Any
 import yaml
 
 from busfast import __version__
-from busfast.errors import UserError
+from busfast.errors import UserError, suggest
 from busfast.files import atomic
 from busfast.pipelines.config import Config, load_config
 from busfast.yamlfile import read_yaml
@@ -109,10 +108,8 @@ def find_run(name: str) -> Run:
         if os.path.isfile(run.results / "config.yaml"):  # False, too, for what no folder can be called
             return run
     names = [run.name for run in all_runs()]
-    near = difflib.get_close_matches(name, names, n=1)
-    hint = f" Did you mean '{near[0]}'?" if near else ""
     there = f"Runs here: {', '.join(names)}." if names else "There are no runs here yet: python -m busfast train."
-    raise UserError(f"There is no run '{name}'.{hint} {there}")
+    raise UserError(f"There is no run '{name}'.{suggest(name, names)} {there}")
 
 
 def all_runs() -> list[Run]:

@@ -5,7 +5,6 @@ busfast/pipelines/image.py, too.
 """
 
 import os
-import subprocess
 import sys
 from pathlib import Path
 
@@ -184,25 +183,21 @@ def test_a_device_that_is_not_there_is_refused_with_the_way_out():
         choose_device("cuda")
 
 
-def test_without_dali_auto_takes_torchvision_and_asking_for_dali_names_the_pip_command():
-    code = """
-import sys
 class NoDali:
+    """An import system in which DALI is not installed."""
+
     def find_spec(self, name, path=None, target=None):
-        if name == "nvidia.dali" or name.startswith("nvidia.dali."):
+        if f"{name}.".startswith("nvidia.dali."):
             raise ModuleNotFoundError(f"No module named {name!r}")
-sys.meta_path.insert(0, NoDali())
-from busfast.errors import UserError
-from busfast.pipelines.backends import choose_loader
-print(choose_loader("auto"))
-try:
-    choose_loader("dali")
-except UserError as error:
-    print(error)
-"""
-    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
-    assert "('torchvision', 'DALI is not installed')" in out
-    assert "pip install nvidia-dali-cuda130" in out
+
+
+def test_without_dali_auto_takes_torchvision_and_asking_for_dali_names_the_pip_command(monkeypatch):
+    for name in [name for name in sys.modules if f"{name}.".startswith(("nvidia.dali.", "busfast.pipelines.dali_"))]:
+        monkeypatch.delitem(sys.modules, name)
+    monkeypatch.setattr(sys, "meta_path", [NoDali(), *sys.meta_path])
+    assert choose_loader("auto") == ("torchvision", "DALI is not installed")
+    with pytest.raises(UserError, match="pip install nvidia-dali-cuda130"):
+        choose_loader("dali")
 
 
 @pytest.mark.gpu

@@ -169,11 +169,10 @@ print("whole", len(pixels.numbers))
 """
 
 
-@pytest.fixture
-def many(tmp_path):
+@pytest.fixture(scope="module")
+def many(tmp_path_factory):
     """A folder with 240 images that take a moment to decode."""
-    folder = tmp_path / "many"
-    folder.mkdir()
+    folder = tmp_path_factory.mktemp("many")
     noise = np.random.default_rng(0).integers(0, 256, (300, 300, 3), np.uint8)
     for number in range(240):
         Image.fromarray(np.roll(noise, number)).save(folder / f"{number:03}.png", compress_level=1)

@@ -1,6 +1,5 @@
 """A user's CSV file or workbook, with any column names."""
 
-import difflib
 import ntpath
 import os
 import posixpath
@@ -14,7 +13,7 @@ from busfast.data.sources.dicom_tags import is_dicom, read_tags
 from busfast.data.sources.listing import files_in, is_image
 from busfast.data.sources.sheets import read_sheet
 from busfast.data.table import OPTIONAL, REQUIRED
-from busfast.errors import UserError, choose
+from busfast.errors import UserError, choose, suggest
 
 TITLE = "CSV"
 LOOKS = "one CSV file with a row per image"
@@ -103,10 +102,8 @@ def _name_columns(header: list[str], file: Path, options: Options) -> tuple[list
     for name, title in (options.columns or {}).items():
         choose("column of busfast", name, (*REQUIRED, *OPTIONAL, "group"))
         if title not in header:
-            near = difflib.get_close_matches(str(title), header, n=1, cutoff=0.4)
-            hint = f" Did you mean '{near[0]}'?" if near else ""
-            raise UserError(f"{file}, row 1: there is no column '{title}' (given as {name}).{hint} Found: "
-                            f"{', '.join(header)}.")
+            raise UserError(f"{file}, row 1: there is no column '{title}' (given as {name})."
+                            f"{suggest(title, header, cutoff=0.4)} Found: {', '.join(header)}.")
         ours[name] = header.index(title)
     if len(set(ours.values())) < len(ours):
         raise UserError(f"--columns gives one column of {file} two names: {dict(options.columns)}.")

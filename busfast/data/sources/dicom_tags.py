@@ -1,6 +1,5 @@
 """What busfast takes from a DICOM file besides its pixels: a pseudonym of the patient, and a tag for the center."""
 
-import difflib
 import logging
 import secrets
 import warnings
@@ -14,7 +13,7 @@ from typing import NamedTuple
 from PIL import Image
 
 from busfast.data.sources.common import Options
-from busfast.errors import UserError
+from busfast.errors import UserError, suggest
 from busfast.progress import progress
 
 # Text of one value; without names of persons (PN).
@@ -154,9 +153,7 @@ def check_center_tag(keyword: str) -> None:
     from pydicom.datadict import dictionary_VR, keyword_dict
 
     if keyword not in keyword_dict:
-        near = difflib.get_close_matches(keyword, keyword_dict, n=1)
-        hint = f" Did you mean '{near[0]}'?" if near else ""
-        raise UserError(f"DICOM has no tag with the keyword '{keyword}' (center_tag).{hint} "
+        raise UserError(f"DICOM has no tag with the keyword '{keyword}' (center_tag).{suggest(keyword, keyword_dict)} "
                         "Examples: InstitutionName, StationName, Manufacturer.")
     if "Patient" in keyword or dictionary_VR(keyword_dict[keyword]) not in TEXT:
         raise UserError(f"The DICOM tag {keyword} (center_tag) may reveal who the patient is, or is not text. Name one "

@@ -46,7 +46,6 @@ def join_masks(sources: Sequence[Path], target: Path) -> None:
     """
     joined = None
     for source in sources:
-        image_size(source)
         try:
             with open_image(source) as image:
                 pixels = np.asarray(image.convert("RGBA"))
