@@ -98,7 +98,7 @@ def test_a_file_that_is_no_table_is_refused(make):
     pytest.param("image,center\na.png,x\n", ["row 1", "column 'label' is missing", "image, center"], id="no label"),
     pytest.param("file,label\na.png,benign\n", ["row 1", "column 'image' is missing", "file, label"], id="no image"),
     pytest.param("", ["is empty", "needed: image, label"], id="empty file"),
-    pytest.param("image,label,label\na.png,benign,benign\n", ["row 1", "'label'", "twice"], id="column twice"),
+    pytest.param("image,label,label\na.png,benign,benign\n", ["row 1", "'label'", "two columns"], id="column twice"),
     pytest.param("image,label\n", ["header but no rows"], id="header only"),
     pytest.param("image,label\na.png,benign\n\nb.png,benign\n", ["row 3", "empty"], id="blank line"),
     pytest.param("image,label\na.png,benign\n , \nb.png,benign\n", ["row 3", "empty"], id="blank cells"),
