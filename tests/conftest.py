@@ -6,6 +6,7 @@ import random
 import shutil
 import sys
 import tempfile
+from pathlib import Path
 
 os.environ["HF_HUB_OFFLINE"] = "1"  # before anything imports the hub's library: tests need no network
 os.environ["BUSFAST_CACHE"] = tempfile.mkdtemp(prefix="busfast-cache-")  # not the user's
@@ -101,6 +102,18 @@ def exported_run(exported_once, tmp_path, monkeypatch):
     shutil.copytree(exported_once, tmp_path / "place")
     monkeypatch.chdir(tmp_path / "place")
     return tmp_path / "place"
+
+
+@pytest.fixture
+def exported_bundle(exported_once, tmp_path, monkeypatch):
+    """A copy of its bundle and of eight images, at the same paths, to spoil and to work in: far less than the run."""
+    place, bundle, images = tmp_path / "place", Path("models/phantom/stratified/bundle"), Path("data/phantom/images")
+    shutil.copytree(exported_once / bundle, place / bundle)
+    (place / images).mkdir(parents=True)
+    for path in sorted((exported_once / images).iterdir())[:8]:
+        shutil.copy(path, place / images)
+    monkeypatch.chdir(place)
+    return place / bundle
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,7 @@ from busfast.bench.option_parts import Averaged, Mirrored, balance, equalize, op
 from busfast.bench.report import Report
 from busfast.data.check import check_images
 from busfast.data.table import read_table
-from busfast.models.freeze import FreezeStages, can_freeze
+from busfast.models.freeze import FreezeStages, should_freeze
 from busfast.models.learner import cosine
 from busfast.pipelines.config import load_config
 from busfast.pipelines.splits import split_data
@@ -130,7 +130,7 @@ def train(option: Option, config, parts: pd.DataFrame, folder: Path) -> dict[str
         if option.fit:
             option.fit(learn, config.epochs, config.lr, cbs)
         else:
-            if config.freeze_after and can_freeze(config.freeze, learn.weights_used["text"]):
+            if config.freeze_after and should_freeze(config.freeze, learn.weights_used["text"]):
                 cbs.append(FreezeStages(config.freeze, config.freeze_after, config.arch))
             learn.fit(config.epochs, cbs=[cosine(config.lr, config.lr_min), *cbs])
     return min(scores.rows, key=lambda row: row["val_loss"])

@@ -12,7 +12,8 @@ from busfast.bench.own_images import Images
 from busfast.bench.peers import Files, open_pillow, pillow_transform
 from busfast.bench.report import Report, Target, reasons, tabulate
 from busfast.errors import UserError
-from busfast.inference.stream import load_model, predict_images
+from busfast.inference.run_model import load_model
+from busfast.inference.stream import predict_images
 
 BASE = "timm eager"
 WEIGHTS, EXPECTED = "weights.pth", "expected.pth"

@@ -89,7 +89,7 @@ def predict(inputs: str, *, run: str = None, model: str = None, out: str = "pred
     Raises:
         UserError: wrong input, or none of the inputs could be read (the rows with the reasons are written).
     """
-    from busfast.inference.resumable_csv import check_place, check_same, is_done
+    from busfast.inference.resumable_csv import check_output, check_same_inputs
 
     if (run is None) == (model is None):
         raise UserError("predict needs --run=RUN (a run) or --model=FOLDER (an exported model), not both.")
@@ -98,19 +98,18 @@ def predict(inputs: str, *, run: str = None, model: str = None, out: str = "pred
     flags = model_flags(**settings)
     out, jobs = Path(out), max(1, convert("jobs", jobs, int))
     number = None if target is None else convert("target", target, float)
-    if overwrite or not (resume and is_done(out)):
-        check_place(out, overwrite, resume)
+    complete = check_output(out, overwrite, resume)
     found = None
     if run is not None:
         from busfast.training.runs import find_run
 
         found = find_run(run)
     from busfast.inference.inputs import list_inputs
-    from busfast.inference.predictor import load_predictor, write_rows
+    from busfast.inference.predictor import load_predictor, write_predictions
 
     names, paths = list_inputs(inputs)
-    if resume and is_done(out):
-        check_same(out, names)
+    if complete:
+        check_same_inputs(out, names)
         print(f"{out} has a row of each of the {len(names)} inputs; nothing to do")
         return
     if found is not None:
@@ -122,8 +121,8 @@ def predict(inputs: str, *, run: str = None, model: str = None, out: str = "pred
                                    device=flags.get("device", "auto"), threads=flags.get("threads", 0))
         if predictor.temperature is None:
             print(f"{model}: its probabilities are not calibrated, and it has no threshold to decide with")
-    old, bad = write_rows(predictor, names, paths, out, resume=resume, bs=flags.get("bs", Config.bs),
-                          threads=flags.get("threads", 0), jobs=jobs)
+    old, bad = write_predictions(predictor, names, paths, out, resume=resume, bs=flags.get("bs", Config.bs),
+                                 threads=flags.get("threads", 0), jobs=jobs)
     print(f"wrote {out}: {len(names)} rows" + (f", {old} of them kept" if old else "")
           + (f", {bad} unreadable (see column reason)" if bad else ""))
     print("Research only, not a medical device.")

@@ -15,8 +15,8 @@ from busfast.data.images import load_pixels
 from busfast.demo.uploads import read_upload
 from busfast.errors import UserError
 from busfast.inference.bundle import Bundle
-from busfast.inference.gradcam import Explainer, make_noise
-from busfast.inference.predictor import NO_ANSWER, Predictor
+from busfast.inference.gradcam import Explainer, make_noise_images
+from busfast.inference.predictor import NOT_FINITE, Predictor
 from busfast.results.evaluation import format_interval
 from busfast.results.report import format_alarms
 from busfast.text import counted
@@ -40,7 +40,7 @@ class Answerer:
     def __init__(self, bundle: Bundle, predictor: Predictor, most: int):
         self.bundle, self.predictor, self.most = bundle, predictor, most
         self.turns = itertools.count()  # two answers that say the same are two answers to the page, too
-        engine, noise = predictor.engine, make_noise(predictor.engine.image)
+        engine, noise = predictor.engine, make_noise_images(predictor.engine.image)
         engine.infer(noise[:1])  # the first time takes longer, and nobody waits yet
         try:
             self.explainer, self.unexplained = Explainer(engine.model, bundle.facts["architecture"], engine.image,
@@ -73,9 +73,9 @@ class Answerer:
         picture = read_upload(data, self.most)
         engine = self.predictor.engine
         pixels = engine.read(picture)
-        answer = next(self.predictor.answers(engine.infer([pixels]), 1))
+        answer = next(self.predictor.format_outputs(engine.infer([pixels]), 1))
         if answer is None:
-            raise UserError(NO_ANSWER)
+            raise UserError(NOT_FINITE)
         predicted, *shares, decision, apart = answer
         shares = dict(zip(self.predictor.classes, map(float, shares), strict=True))
         shown = load_pixels(picture, SHOWN, *engine.image.fit[1:])
@@ -95,9 +95,9 @@ class Answerer:
 
     def _point(self) -> dict[str, Any] | None:
         """What is said of the operating point."""
-        if not self.predictor.points:
+        if not self.predictor.operating_points:
             return None
-        point = self.predictor.points[0]
+        point = self.predictor.operating_points[0]
         metrics = self.bundle.facts["metrics"]
         of = _say_test(metrics) if metrics else ""
         return {"name": point["class"], "target": f"{point['target']:g}", "threshold": point["threshold"], "of": of,

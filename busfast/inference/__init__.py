@@ -1,4 +1,4 @@
-"""Trained weights -> answers: bundle, engines, predictor, Grad-CAM, outlier score. Nothing here trains."""
+"""Trained weights -> predictions: bundle, engines, predictor, Grad-CAM, outlier score. Nothing here trains."""
 
 from busfast.imports import lazy_names
 

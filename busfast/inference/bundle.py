@@ -1,4 +1,4 @@
-"""A trained model as plain files that no code can hide in: weights.safetensors and bundle.json; no pickle."""
+"""A trained model as files that cannot hold code: weights.safetensors and bundle.json; no pickle."""
 
 import hashlib
 import json
@@ -25,21 +25,22 @@ from busfast.inference.outlier import Outlier
 from busfast.pipelines.config import Config
 from busfast.pipelines.image import ImagePipeline
 
-USE = ("Research only. This is not a medical device and nothing it says is a diagnosis. It was measured on the data "
-       "named under `run` alone; on images of other centers, devices and patients it may be wrong far more often.")
-MOST = 64_000_000  # bytes of outlier.safetensors
-POINT = {"class", "target", "threshold", "test"}
+INTENDED_USE = (
+    "Research only. This is not a medical device and nothing it says is a diagnosis. It was measured on the data "
+    "named under `run` alone; on images of other centers, devices and patients it may be wrong far more often.")
+MAX_OUTLIER_BYTES = 64_000_000
+POINT_KEYS = {"class", "target", "threshold", "test"}
 
 
 @dataclass(frozen=True)
 class Bundle:
-    """What is known of a bundle without its weights.
+    """A bundle without its weights.
 
     Attributes:
-        folder: where it lies.
+        folder: of the bundle.
         facts: the checked content of bundle.json.
         image: the image pipeline.
-        outlier: tells images that are unlike those of the training part; None: not in the bundle.
+        outlier: scores how unlike the training images an image is; None: the bundle has no such score.
     """
 
     folder: Path
@@ -48,53 +49,53 @@ class Bundle:
     outlier: Outlier | None
 
     def model(self) -> nn.Module:
-        """Returns the model, in eval mode; `Raises` as `read_bundle`."""
-        with _refusing(self.folder):
+        """Returns the model, in eval mode; raises as `read_bundle`."""
+        with _refuse(self.folder):
             return load_bundle(self.folder)[0]
 
     def onnx(self) -> bytes:
         """Returns model.onnx; raises UserError if the bundle has none, or it was changed."""
         if "model.onnx" not in self.facts["files"]:
             raise UserError(f"The bundle {self.folder} has no model.onnx. Export it with --format=onnx.")
-        with _refusing(self.folder):
+        with _refuse(self.folder):
             return read_file(self.folder, self.facts, "model.onnx")
 
 
 def read_bundle(folder: str | Path) -> Bundle:
-    """Reads all of a bundle but its weights.
+    """Reads and checks all of a bundle but its weights.
 
     Raises:
-        UserError: no bundle, a pickle in its place, unknown keys, values out of range, a checksum that does not match,
-            another major version, files that are named otherwise.
+        UserError: the folder is not a bundle; it has unknown keys or files, values out of range, wrong checksums, or
+            another major version.
     """
     folder = Path(folder)
     if not os.path.isfile(folder / "bundle.json"):
-        raise UserError(f"{folder} is no bundle: there is no {folder / 'bundle.json'}. Make one of a run: python -m "
-                        "busfast export --run=RUN --format=bundle")
-    with _refusing(folder):
+        raise UserError(f"{folder} is not a bundle: it has no bundle.json. Export a run: python -m busfast export "
+                        "--run=RUN --format=bundle")
+    with _refuse(folder):
         facts = read_facts(folder)
         image = _check(facts)
         outlier = None
         if "outlier.safetensors" in facts["files"]:
-            outlier = Outlier(**read_arrays(read_file(folder, facts, "outlier.safetensors", MOST)))
+            outlier = Outlier(**read_arrays(read_file(folder, facts, "outlier.safetensors", MAX_OUTLIER_BYTES)))
     return Bundle(folder, facts, image, outlier)
 
 
 def describe_input(image: ImagePipeline) -> dict[str, Any]:
-    """Returns the part `input` of bundle.json."""
+    """Returns the value of the key `input` of bundle.json."""
     return {"size": image.size, "resize": image.resize, "channels": image.channels, "mean": list(image.mean),
             "std": list(image.std), "reading": READING}
 
 
 def write_bundle(folder: Path, model: nn.Module, facts: Mapping[str, Any], outlier: Outlier | None = None,
                  onnx: bytes | None = None) -> None:
-    """Writes the files of a bundle, bundle.json last; `new_folder` makes that all of them appear at once.
+    """Writes the files of a bundle, bundle.json last. Within `atomic_folder`, all of them appear at once.
 
     Args:
         folder: an empty folder.
         model: its weights are written.
-        facts: all keys of bundle.json but format, version, intended_use and files; with `members`, how many, where the
-            model is an `Ensemble`, which takes version 2.
+        facts: all keys of bundle.json but format, version, intended_use and files; `members`, their number, only if the
+            model is an `Ensemble`, which makes it version 2.
         outlier: see `Outlier`.
         onnx: the content of model.onnx.
 
@@ -110,18 +111,19 @@ def write_bundle(folder: Path, model: nn.Module, facts: Mapping[str, Any], outli
     for name, data in files.items():
         with atomic(folder / name, "wb") as file:
             file.write(data)
-    whole = {"format": FORMAT, "version": "2.0" if "members" in facts else "1.0", "intended_use": USE, **facts,
-             "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}}
+    version = "2.0" if "members" in facts else "1.0"
+    content = {"format": FORMAT, "version": version, "intended_use": INTENDED_USE, **facts,
+               "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}}
     with atomic(folder / "bundle.json") as file:
-        file.write(json.dumps(whole, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
+        file.write(json.dumps(content, indent=1, allow_nan=False, ensure_ascii=False) + "\n")
 
 
 @contextmanager
-def new_folder(path: Path) -> Iterator[Path]:
-    """Yields a hidden folder beside `path`, which takes its place when all went well; else `path` stays as it was.
+def atomic_folder(path: Path) -> Iterator[Path]:
+    """Yields a hidden folder that replaces `path` at the end; after an error `path` is unchanged.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: the folder cannot be written.
     """
     try:
         fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
@@ -137,32 +139,32 @@ def new_folder(path: Path) -> Iterator[Path]:
         finally:
             shutil.rmtree(fresh, ignore_errors=True)
     except OSError as error:
-        raise UserError(f"Cannot write {path}: {error.strerror or error}. Make room or choose a folder that can be "
-                        "written to, then run again.") from error
+        raise UserError(f"Cannot write {path}: {error.strerror or error}. Free some space or choose a writable folder, "
+                        "then run again.") from error
 
 
 @contextmanager
-def _refusing(folder: Path) -> Iterator[None]:
-    """Turns whatever is wrong with a bundle's content into a clear refusal."""
+def _refuse(folder: Path) -> Iterator[None]:
+    """Turns any error about a bundle's content into a UserError."""
     try:
         yield
     except Exception as error:  # wrong values raise errors of any kind
-        text = str(error) or type(error).__name__
+        reason = str(error) or type(error).__name__
         if isinstance(error, OSError) and error.filename:
-            text = f"{Path(error.filename).name}: {error.strerror}"
-        raise UserError(f"The bundle {folder} is refused: {text.splitlines()[0][:300]}. Export it anew, or get it anew "
-                        "from whoever made it.") from error
+            reason = f"{Path(error.filename).name}: {error.strerror}"
+        raise UserError(f"The bundle {folder} is refused: {reason.splitlines()[0][:300]}. Export it again, or ask its "
+                        "sender for a new copy.") from error
 
 
 def _check(facts: dict[str, Any]) -> ImagePipeline:
     """Checks what `read_facts` has not; returns the image pipeline."""
     given, classes = facts["input"], facts["classes"]
-    wanted = describe_input(ImagePipeline())
-    if not isinstance(given, dict) or given.keys() != wanted.keys():
-        raise ValueError(f"bundle.json: input has not just the keys {', '.join(wanted)}")
+    keys = describe_input(ImagePipeline()).keys()
+    if not isinstance(given, dict) or given.keys() != keys:
+        raise ValueError(f"bundle.json: input must have exactly the keys {', '.join(keys)}")
     if given["reading"] != READING:
-        raise ValueError(f"images were read by rules {given['reading']} when it was made, and are by {READING} here")
-    # Config knows what sizes and classes may be.
+        raise ValueError(f"its images were read by version {given['reading']} of the rules; this busfast has {READING}")
+    # Config checks sizes and classes.
     config = Config(classes=tuple(classes), size=given["size"], resize=given["resize"], channels=given["channels"])
     mean, std = ([_number(value, f"input {name}", low) for value in given[name]]
                  for name, low in (("mean", -math.inf), ("std", 0)))
@@ -171,11 +173,11 @@ def _check(facts: dict[str, Any]) -> ImagePipeline:
     if facts["temperature"] is not None:
         _number(facts["temperature"], "temperature", 0)
     if not isinstance(facts["operating_points"], list):
-        raise ValueError("bundle.json: operating_points is no list")
+        raise ValueError("bundle.json: operating_points is not a list")
     for point in facts["operating_points"]:
-        if point.keys() != POINT or point["class"] not in classes:
-            raise ValueError(f"bundle.json: an operating point has not just the keys {', '.join(sorted(POINT))}, or is "
-                             "of an unknown class")
+        if point.keys() != POINT_KEYS or point["class"] not in classes:
+            raise ValueError("bundle.json: an operating point must have exactly the keys "
+                             f"{', '.join(sorted(POINT_KEYS))} and a known class")
         for name in ("target", "threshold"):
             _number(point[name], f"operating point, {name}", 0)
     return ImagePipeline(config.size, config.resize, config.channels, mean=tuple(mean), std=tuple(std))
@@ -183,5 +185,5 @@ def _check(facts: dict[str, Any]) -> ImagePipeline:
 
 def _number(value: Any, name: str, above: float) -> float:
     if isinstance(value, bool) or not isinstance(value, int | float) or not math.isfinite(value) or value <= above:
-        raise ValueError(f"bundle.json: {name} = {str(value)[:40]} is no number above {above}")
+        raise ValueError(f"bundle.json: {name} = {str(value)[:40]} is not a number above {above}")
     return float(value)

@@ -1,4 +1,4 @@
-"""What turns images into logits: torch, ONNX Runtime, or a fastai learner. Each reads an image and infers a batch."""
+"""Engines turn images into logits: torch, ONNX Runtime, or a fastai learner. Each reads an image and infers a batch."""
 
 import warnings
 from collections.abc import Sequence
@@ -14,21 +14,21 @@ from torch import nn
 
 from busfast.data.images import load_pixels, read_image
 from busfast.errors import UserError
+from busfast.imports import require_package
 from busfast.inference.fold_batchnorm import fold_batchnorm
 from busfast.pipelines.augment import augment_and_normalize, collate
 from busfast.pipelines.image import ImagePipeline
 
-# Names of packages, not busfast[onnx]: an index may hold anything under a name that is not ours there.
 INSTALL_ONNX = "pip install onnx onnxscript onnxruntime"
-STAGES = 3  # whose maps tell what an image is like
+STAGES = 3  # whose feature maps describe an image
 
 
-class Found(NamedTuple):
-    """What an engine says of N images.
+class Outputs(NamedTuple):
+    """The outputs for N images.
 
     Attributes:
         logits: float32, (N, classes).
-        features: float32, (N, d), see `WithFeatures`; None if the engine does not give them.
+        features: float32, (N, d), see `WithFeatures`; None if the engine has none.
     """
 
     logits: np.ndarray
@@ -39,10 +39,10 @@ class TorchEngine:
     """A model in torch.
 
     Args:
-        model: gives logits, (N, classes).
+        model: returns logits, (N, classes).
         image: its image pipeline.
         device: where it runs.
-        features: give them, too; see `WithFeatures`.
+        features: also return features; see `WithFeatures`.
     """
 
     def __init__(self, model: nn.Module, image: ImagePipeline, device: torch.device, features: bool = False):
@@ -50,65 +50,64 @@ class TorchEngine:
         self.model = model.eval().to(device, memory_format=torch.channels_last)
 
     @cached_property
-    def fast(self) -> nn.Module:
-        """The model with folded batch normalisation."""
+    def folded_model(self) -> nn.Module:
+        """The model with folded batch normalization."""
         model = fold_batchnorm(self.model, self.image.size)
         return WithFeatures(model) if self.features else model
 
     def read(self, path: str | Path) -> np.ndarray:
-        """Returns fitted pixels, uint8 (size, size, 1 or 3), of an image; raises what `load_pixels` raises."""
+        """Returns the resized pixels of an image, uint8 (size, size, 1 or 3); raises as `load_pixels`."""
         return load_pixels(path, *self.image.fit)
 
-    def infer(self, images: Sequence[np.ndarray]) -> Found:
-        """Returns what the model says of images that `read` has read."""
+    def infer(self, images: Sequence[np.ndarray]) -> Outputs:
+        """Returns the outputs for images from `read`."""
         with torch.inference_mode():
-            found = self.fast(augment_and_normalize(collate(images).to(self.device, non_blocking=True), self.image))
-        found = found if self.features else (found, None)
-        return Found(*(None if one is None else one.float().cpu().numpy() for one in found))
+            x = augment_and_normalize(collate(images).to(self.device, non_blocking=True), self.image)
+            logits, features = self.folded_model(x) if self.features else (self.folded_model(x), None)
+        return Outputs(_to_numpy(logits), None if features is None else _to_numpy(features))
 
 
 class OnnxEngine:
     """A model in ONNX Runtime, on the CPU.
 
     Args:
-        content: model.onnx, with the outputs logits and, where there are any, features.
+        content: model.onnx, with the output `logits` and, optionally, `features`.
         image: its image pipeline.
-        threads: of ONNX Runtime; 0: one a core.
+        threads: of ONNX Runtime; 0: one per core.
 
     Raises:
         UserError: ONNX Runtime is not installed, or cannot read the file.
     """
 
     def __init__(self, content: bytes, image: ImagePipeline, threads: int = 0):
+        require_package("onnxruntime", "--engine=onnx needs ONNX Runtime", INSTALL_ONNX)
+        import onnxruntime
+
+        self.image, options = image, onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads
         try:
-            import onnxruntime
-        except ImportError:
-            raise UserError(f"--engine=onnx needs ONNX Runtime: {INSTALL_ONNX}") from None
-        self.image, settings = image, onnxruntime.SessionOptions()
-        settings.intra_op_num_threads = threads
-        try:
-            self.session = onnxruntime.InferenceSession(content, settings, providers=["CPUExecutionProvider"])
-        except Exception as error:  # of its own kinds, which share no base
-            raise UserError(f"ONNX Runtime cannot read model.onnx: {str(error)[:200]}. Export it anew.") from error
+            self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+        except Exception as error:  # its error classes share no base
+            raise UserError(f"ONNX Runtime cannot read model.onnx: {str(error)[:200]}. Export it again.") from error
 
     read = TorchEngine.read
 
-    def infer(self, images: Sequence[np.ndarray]) -> Found:
-        """Returns what the model says of images that `read` has read."""
+    def infer(self, images: Sequence[np.ndarray]) -> Outputs:
+        """Returns the outputs for images from `read`."""
         x = augment_and_normalize(collate(images), self.image).contiguous().numpy()
         try:
-            found = dict(zip([one.name for one in self.session.get_outputs()], self.session.run(None, {"images": x}),
-                             strict=True))
-            return Found(found["logits"], found.get("features"))
+            names = [output.name for output in self.session.get_outputs()]
+            outputs = dict(zip(names, self.session.run(None, {"images": x}), strict=True))
+            return Outputs(outputs["logits"], outputs.get("features"))
         except Exception as error:  # as above
-            raise UserError(f"ONNX Runtime cannot run model.onnx: {str(error)[:200]}. Export it anew.") from error
+            raise UserError(f"ONNX Runtime cannot run model.onnx: {str(error)[:200]}. Export it again.") from error
 
 
 class LearnerEngine:
-    """A fastai learner, which fits and normalises images by itself.
+    """A fastai learner, which resizes and normalizes images itself.
 
     Args:
-        learn: gives logits.
+        learn: returns logits.
     """
 
     def __init__(self, learn: Learner):
@@ -116,35 +115,42 @@ class LearnerEngine:
         learn.model.eval()
 
     def read(self, path: str | Path) -> Image.Image:
-        """Returns the whole image; raises what `read_image` raises."""
+        """Returns the image at its own size; raises as `read_image`."""
         return read_image(path)
 
-    def infer(self, images: Sequence[Image.Image]) -> Found:
-        """Returns what the learner says of images that `read` has read."""
+    def infer(self, images: Sequence[Image.Image]) -> Outputs:
+        """Returns the outputs for images from `read`."""
         batch = self.learn.dls.test_dl(list(images), bs=len(images)).one_batch()
         with torch.inference_mode():
-            return Found(self.learn.model(batch[0]).float().cpu().numpy(), None)
+            return Outputs(_to_numpy(self.learn.model(batch[0])), None)
+
+
+Engine = TorchEngine | OnnxEngine | LearnerEngine
+
+
+def _to_numpy(values: torch.Tensor) -> np.ndarray:
+    return values.float().cpu().numpy()
 
 
 def load_pickle(path: Path) -> Learner:
-    """Loads an exported learner, which runs whatever code is in the file.
+    """Loads an exported learner, which runs any code in the file.
 
     Raises:
         UserError: it cannot be loaded.
     """
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore", UserWarning)  # that it is a pickle: whoever calls this knows
+            warnings.simplefilter("ignore", UserWarning)  # that pickles are unsafe: the caller has checked --trust
             return load_learner(path)
     except Exception as error:  # a pickle can raise anything
         raise UserError(f"{path} cannot be loaded as a fastai learner: {str(error)[:200]}") from error
 
 
 class WithFeatures(nn.Module):
-    """A timm model that gives logits and, in the same pass, what its first stages see: means of their maps.
+    """A timm model that returns logits and features: the means of its first stages' maps, from the same pass.
 
-    The later stages know what tells the classes apart, and little of what an image is like at all: a score made of the
-    classifier's features took noise for the most ordinary image of all (docs/handover.md).
+    Later stages separate the classes but hardly describe the image: a score made of the classifier's features rated
+    noise as the most ordinary image (docs/handover.md).
     """
 
     def __init__(self, model: nn.Module):
@@ -154,19 +160,16 @@ class WithFeatures(nn.Module):
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns logits, (N, classes), and features, (N, d)."""
         last, maps = self.model.forward_intermediates(x)
-        return self.model.forward_head(last), torch.cat([one.mean((2, 3)) for one in maps[:STAGES]], dim=1)
+        return self.model.forward_head(last), torch.cat([stage.mean((2, 3)) for stage in maps[:STAGES]], dim=1)
 
 
-def gives_features(model: nn.Module, size: int) -> bool:
-    """Returns whether `WithFeatures` gives the very logits of a model, for images of size x size pixels."""
+def supports_features(model: nn.Module, size: int) -> bool:
+    """Returns whether `WithFeatures` gives the same logits as the model, for images of size x size pixels."""
     weight = next(model.parameters())
     x = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0)).to(weight.device)
     try:
         with torch.inference_mode():
             logits, features = WithFeatures(model.eval())(x)
             return features.shape[1] > 1 and torch.allclose(logits, model(x), atol=1e-5)
-    except (AttributeError, TypeError, RuntimeError, IndexError, AssertionError):  # a model that timm builds otherwise
+    except (AttributeError, TypeError, RuntimeError, IndexError, AssertionError):  # not a usual timm model
         return False
-
-
-Engine = TorchEngine | OnnxEngine | LearnerEngine

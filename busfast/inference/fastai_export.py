@@ -1,4 +1,4 @@
-"""A trained model -> a fastai learner in one file, for whoever has fastai and timm but not busfast."""
+"""A trained model -> a fastai learner in one file, which loads without busfast."""
 
 import contextlib
 import tempfile
@@ -11,21 +11,21 @@ from busfast.errors import UserError
 from busfast.files import move_file
 from busfast.inference import load_bundle
 
-# The class of an ensemble travels with its learner.
+# The file includes the class of an ensemble.
 cloudpickle.register_pickle_by_value(load_bundle)
 
 
 def export_learner(learn: Learner, path: Path) -> Path:
-    """Exports with fastai's own `learn.export`, to a file that appears whole or not at all.
+    """Exports with fastai's `learn.export`, atomically; returns `path`.
 
-    `load_learner(path)` needs fastai and timm of about these versions and the same Python minor version (the
-    functions that read an image travel as bytecode); neither busfast nor DALI. Loading it runs what is in it:
-    whoever gets it must trust whoever sends it.
+    `load_learner(path)` needs similar versions of fastai and timm and the same Python minor version (the functions that
+    read an image are stored as bytecode), but neither busfast nor DALI. Loading runs the code in the file: recipients
+    must trust the sender.
 
     Raises:
-        UserError: it cannot be written.
+        UserError: the file cannot be written.
     """
-    before = learn.path
+    old_path = learn.path
     try:
         with tempfile.TemporaryDirectory(dir=path.parent, prefix=".export-") as folder:
             learn.path = Path(folder)
@@ -33,7 +33,7 @@ def export_learner(learn: Learner, path: Path) -> Path:
                 learn.export("learner.pkl")
             move_file(Path(folder) / "learner.pkl", path)
     except (OSError, RuntimeError) as error:
-        raise UserError(f"Cannot write {path}: {error}. What stood there before is untouched.") from error
+        raise UserError(f"Cannot write {path}: {error}. The previous file is unchanged.") from error
     finally:
-        learn.path = before
+        learn.path = old_path
     return path

@@ -1,4 +1,4 @@
-"""Grad-CAM of any timm CNN, through captum."""
+"""Grad-CAM for any timm CNN, with captum."""
 
 from collections.abc import Sequence
 from itertools import product
@@ -15,19 +15,19 @@ from busfast.pipelines.augment import augment_and_normalize, collate
 from busfast.pipelines.image import ImagePipeline
 from busfast.progress import progress
 
-OFFSET_FROM = 32  # images that it is measured on, where a cell looks
-SPOT = 8  # pixels of a spot of `make_noise`
+OFFSET_IMAGES = 32  # at most, for `find_offset`
+SPOT_PIXELS = 8  # of `make_noise_images`
 
 
-def last_maps(model: nn.Module, arch: str) -> nn.Module:
-    """Returns the layer whose output Grad-CAM is made of: the last one of a CNN that still has rows and columns.
+def last_feature_layer(model: nn.Module, arch: str) -> nn.Module:
+    """Returns the layer that Grad-CAM explains: the last one of a CNN with feature maps.
 
     Raises:
-        UserError: the model is no CNN that timm knows the stages of.
+        UserError: timm lists no feature maps of the model.
     """
     stages = getattr(model, "feature_info", None)
     if not stages:
-        raise UserError(f"Grad-CAM needs a CNN, and timm names no feature maps of {arch}. Explain a run of another "
+        raise UserError(f"Grad-CAM needs a CNN, but timm lists no feature maps of {arch}. Explain a run of another "
                         "model, such as efficientnet_b0.")
     last = stages[-1] if isinstance(stages, list) else stages.info[-1]
     return model.get_submodule(last["module"])
@@ -35,20 +35,20 @@ def last_maps(model: nn.Module, arch: str) -> nn.Module:
 
 def grad_cam(model: nn.Module, layer: nn.Module, x: torch.Tensor, targets: torch.Tensor,
              offset: tuple[int, int] = (0, 0)) -> np.ndarray:
-    """Computes Grad-CAM maps, through captum.
+    """Computes Grad-CAM maps.
 
     Args:
         model: in eval mode.
-        layer: as `last_maps` returns it.
-        x: (N, 3, H, W), normalised.
+        layer: from `last_feature_layer`.
+        x: (N, 3, H, W), normalized.
         targets: int64, (N,), the class that each map explains.
-        offset: how far from its place a cell looks, as `find_offset` returns it.
+        offset: of the maps in pixels, from `find_offset`.
 
     Returns:
-        float, (N, H, W), from 0 to 1 (0 throughout where nothing speaks for the class).
+        float, (N, H, W), from 0 to 1 (all 0 if nothing supports the class).
 
     Raises:
-        UserError: the layer gives no maps.
+        UserError: the layer's output has no rows and columns.
 
     Source:
         Selvaraju et al. 2017, "Grad-CAM" (arXiv 1610.02391).
@@ -58,119 +58,119 @@ def grad_cam(model: nn.Module, layer: nn.Module, x: torch.Tensor, targets: torch
     maps = LayerGradCam(model, layer).attribute(x, target=targets, relu_attributions=True).detach()
     _check_maps(maps)
     maps = LayerAttribution.interpolate(maps, x.shape[2:], "bilinear")[:, 0].float().cpu().numpy()
-    return _stretch(_shift(maps, offset))
+    return _scale_to_1(_shift(maps, offset))
 
 
 def find_offset(model: nn.Module, layer: nn.Module, x: torch.Tensor) -> tuple[int, int]:
-    """Measures how far from its place in the grid a cell of a layer looks, in pixels of the input: down, right.
+    """Measures how far the receptive field of a layer's cell is off the cell, in pixels of the input: down, right.
 
-    A convolution with a stride of 2 and a pixel of padding on either side looks around every second pixel, from the
-    first one on, and not around the middle of two. After five of them that makes half a cell, and weights that were
-    trained with another padding add to it: maps that are only stretched to the image lie too far down and right.
+    A convolution with a stride of 2 and a padding of 1 is centered on every second pixel, from the first one on, not
+    between two pixels. After five of them that makes half a cell, and weights trained with another padding add to it:
+    maps that are only resized to the image lie too far down and right.
 
     Args:
         model: in eval mode.
-        layer: as `last_maps` returns it.
-        x: (N, 3, H, W), normalised; some dozen images, for each gives another answer.
+        layer: from `last_feature_layer`.
+        x: (N, 3, H, W), normalized; some dozen images, for the result varies between images.
 
     Returns:
-        The middle of a cell's squared gradient, less the cell's own: median of the images and of the cells around the
-        middle of the grid, half of them on either side, so that the image's edges draw to both sides alike.
+        The center of a cell's squared gradient, minus the cell's center: the median over images and the four cells (or
+        fewer) around the center of the grid, which balances the effect of the image's edges.
 
     Raises:
-        UserError: the layer gives no maps.
+        UserError: the layer's output has no rows and columns.
     """
-    kept = []
-    hook = layer.register_forward_hook(lambda module, given, out: kept.append(out))
+    outputs = []
+    hook = layer.register_forward_hook(lambda module, inputs, output: outputs.append(output))
     x = x.detach().requires_grad_()
     try:
         model(x)
     finally:
         hook.remove()
-    maps, found = kept[0], []
+    maps = outputs[0]
+    offsets: tuple[list, list] = ([], [])  # down, right
     _check_maps(maps)
     for row, column in product(*({(side - 1) // 2, side // 2} for side in maps.shape[2:])):
         gradient, = torch.autograd.grad(maps[:, :, row, column].square().sum(), x, retain_graph=True)
         weight = gradient.square().sum(1).double()
         weight = weight[weight.sum((1, 2)) > 0]
-        for axis, cell in ((1, row), (2, column)):
-            along = weight.sum(3 - axis)
-            middle = along @ torch.arange(x.shape[axis + 1], device=x.device).double() / along.sum(1)
-            own = (cell + 0.5) * x.shape[axis + 1] / maps.shape[axis + 1] - 0.5
-            found.append((axis, middle - own))
-    both = (torch.cat([value for axis, value in found if axis == one]) for one in (1, 2))
-    down, right = (round(float(values.median())) if len(values) else 0 for values in both)
+        for axis, cell in enumerate((row, column)):
+            along = weight.sum(2 - axis)
+            center = along @ torch.arange(x.shape[axis + 2], device=x.device).double() / along.sum(1)
+            cell_center = (cell + 0.5) * x.shape[axis + 2] / maps.shape[axis + 2] - 0.5
+            offsets[axis].append(center - cell_center)
+    down, right = (round(float(values.median())) if len(values) else 0 for values in map(torch.cat, offsets))
     return down, right
 
 
 def _check_maps(maps: torch.Tensor) -> None:
     if maps.ndim != 4:
-        raise UserError(f"Grad-CAM needs feature maps with rows and columns; this model's have the shape "
-                        f"{tuple(maps.shape)}. Explain a run of a CNN.")
+        raise UserError(f"Grad-CAM needs feature maps with rows and columns; those of this model have the "
+                        f"shape {tuple(maps.shape)}. Explain a run of a CNN.")
 
 
-def _stretch(maps: np.ndarray) -> np.ndarray:
-    """Brings the highest value of each map, (N, H, W), to 1, where it is not 0."""
-    most = maps.max((1, 2), keepdims=True)
-    return np.divide(maps, most, out=np.zeros_like(maps), where=most > 0)
+def _scale_to_1(maps: np.ndarray) -> np.ndarray:
+    """Divides each map, (N, H, W), by its maximum, unless that is 0."""
+    maxima = maps.max((1, 2), keepdims=True)
+    return np.divide(maps, maxima, out=np.zeros_like(maps), where=maxima > 0)
 
 
 def _shift(maps: np.ndarray, offset: tuple[int, int]) -> np.ndarray:
-    """Augmentation maps, (N, H, W), by some pixels; what comes in from outside is as the edge."""
-    rows, columns = (np.clip(np.arange(side) - by, 0, side - 1)
-                     for side, by in zip(maps.shape[1:], offset, strict=True))
+    """Shifts maps, (N, H, W), against an offset in pixels; the edge is repeated."""
+    rows, columns = (np.clip(np.arange(side) - pixels, 0, side - 1)
+                     for side, pixels in zip(maps.shape[1:], offset, strict=True))
     return maps[:, rows[:, None], columns]
 
 
 class Explainer:
-    """A model that can be asked for maps; where its cells look is measured once, when this is made.
+    """Explains a model with Grad-CAM; the offset of its maps is measured once, at the start.
 
-    Of an ensemble the map is the mean of its members', each of which has the same say.
+    The map of an ensemble is the unweighted mean of its members' maps.
 
     Args:
-        model: gives logits.
+        model: returns logits.
         arch: its timm name.
         image: its image pipeline.
         device: where it runs.
-        some: fitted images, uint8 (S, S, 1 or 3) each, that `find_offset` measures on; the first `OFFSET_FROM`.
+        samples: resized images, uint8 (S, S, 1 or 3) each; the first `OFFSET_IMAGES` serve `find_offset`.
 
     Raises:
-        UserError: as `last_maps`.
+        UserError: as `last_feature_layer`.
     """
 
     def __init__(self, model: nn.Module, arch: str, image: ImagePipeline, device: torch.device,
-                 some: Sequence[np.ndarray]):
+                 samples: Sequence[np.ndarray]):
         self.image, self.device, self.members = image, device, []
-        for one in model.members if isinstance(model.eval(), Ensemble) else [model]:
-            layer = last_maps(one, arch)
-            self.members.append((one, layer, find_offset(one, layer, self._ready(some[:OFFSET_FROM]))))
+        for member in model.members if isinstance(model.eval(), Ensemble) else [model]:
+            layer = last_feature_layer(member, arch)
+            self.members.append((member, layer, find_offset(member, layer, self._collate(samples[:OFFSET_IMAGES]))))
 
     def explain(self, pixels: Sequence[np.ndarray], targets: np.ndarray) -> np.ndarray:
-        """Computes the map of each of a batch of fitted images, (n, S, S), for the given class; see `grad_cam`."""
-        x = self._ready(pixels)
+        """Computes the maps, (n, S, S), of a batch of resized images for the given classes; see `grad_cam`."""
+        x = self._collate(pixels)
         targets = torch.as_tensor(targets, device=x.device)
-        return _stretch(np.mean([grad_cam(model, layer, x, targets, offset) for model, layer, offset in self.members],
-                                axis=0))
+        maps = [grad_cam(member, layer, x, targets, offset) for member, layer, offset in self.members]
+        return _scale_to_1(np.mean(maps, axis=0))
 
-    def _ready(self, pixels: Sequence[np.ndarray]) -> torch.Tensor:
+    def _collate(self, pixels: Sequence[np.ndarray]) -> torch.Tensor:
         return augment_and_normalize(collate(pixels).to(self.device), self.image)
 
 
 def explain_images(learn: Learner, arch: str, pixels: Sequence[np.ndarray], targets: np.ndarray) -> np.ndarray:
-    """Computes the map of each image, (n, S, S), for the given class; see `grad_cam`."""
+    """Computes the maps, (n, S, S), of images for the given classes; see `grad_cam`."""
     bs = learn.dls.valid.bs
     explainer = Explainer(learn.model, arch, learn.dls.valid.image, learn.dls.device, pixels)
     return np.concatenate([explainer.explain(pixels[start:start + bs], targets[start:start + bs])
                            for start in progress(range(0, len(pixels), bs), "explaining")])
 
 
-def make_noise(image: ImagePipeline, count: int = 16) -> list[np.ndarray]:
-    """Makes fitted images of soft gray spots, the same ones each time, for an `Explainer` that has no real images.
+def make_noise_images(image: ImagePipeline, count: int = 16) -> list[np.ndarray]:
+    """Makes images of soft gray spots, the same ones each time, for an `Explainer` without real images.
 
-    Spots of `SPOT` pixels: of what was tried (dots, larger spots, 1/f noise, plain gray), the offset that
-    `find_offset` measures on these came nearest to that of 32 ultrasound images, with an EfficientNet-B0: 3 pixels
-    down and 4 to 8 right of it, with cells of 32; single ultrasound images are 10 to 20 apart.
+    Of the patterns tried (dots, spots of other sizes, 1/f noise, uniform gray), `find_offset` on these came nearest to
+    its result on 32 ultrasound images, with an EfficientNet-B0: 3 pixels further down and 4 to 8 further right, with
+    cells of 32; single ultrasound images differ by 10 to 20.
     """
-    rng, cells = np.random.default_rng(0), max(2, image.size // SPOT)
+    rng, cells = np.random.default_rng(0), max(2, image.size // SPOT_PIXELS)
     return [np.asarray(Image.fromarray(rng.integers(0, 256, (cells, cells), np.uint8)).resize(
         (image.size, image.size), Image.Resampling.BICUBIC))[..., None] for _ in range(count)]

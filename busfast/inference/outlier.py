@@ -1,4 +1,4 @@
-"""How unlike the training images an image is, by what the model's first stages see in it."""
+"""Scores how unlike the training images an image is, by the features of the model's first stages."""
 
 from dataclasses import asdict, dataclass
 
@@ -11,14 +11,14 @@ DIRECTIONS, QUANTILE = 64, 0.99
 class Outlier:
     """A normal distribution of the training images' features, narrow in most directions.
 
-    It holds averages over all of them, never one image's features.
+    It stores averages over all images, never the features of one.
 
     Attributes:
         mean: float32, (d,).
         directions: float32, (k, d), orthonormal, along which the features vary most.
         variances: float32, (k,), along each of them.
         rest: float32, (1,), the variance along any other direction.
-        threshold: float32, (1,), the distance that `QUANTILE` of the validation images do not exceed.
+        threshold: float32, (1,), the quantile `QUANTILE` of the validation images' distances.
 
     Source:
         Tipping and Bishop 1999, "Probabilistic principal component analysis"; as a score of outliers Lee et al. 2018
@@ -36,23 +36,23 @@ class Outlier:
         shapes = {"mean": (d,), "variances": (k,), "rest": (1,), "threshold": (1,), "directions": (k, d)}
         for name, value in asdict(self).items():
             if value.shape != shapes[name] or value.dtype != np.float32 or not np.isfinite(value).all():
-                raise ValueError(f"{name} is no float32 of the shape {shapes[name]}, or not finite")
+                raise ValueError(f"{name} must be finite float32 of the shape {shapes[name]}")
         if min(self.variances.min(initial=1), *self.rest, *self.threshold) <= 0:
-            raise ValueError("a variance or the threshold is not above 0")
+            raise ValueError("a variance or the threshold of the outlier score is not above 0")
 
     def score(self, features: np.ndarray) -> np.ndarray:
-        """Returns the distance of features, (n, d), from the training images, in thresholds: above 1 is unlike them."""
+        """Returns the distance of features, (n, d), from the training images, divided by the threshold."""
         return self._distance(features) / self.threshold
 
     def _distance(self, features: np.ndarray) -> np.ndarray:
-        apart = np.asarray(features, float) - self.mean
-        along = (apart @ self.directions.T.astype(float)) ** 2
-        others = np.maximum((apart**2).sum(1) - along.sum(1), 0)
+        centered = np.asarray(features, float) - self.mean
+        along = (centered @ self.directions.T.astype(float)) ** 2
+        others = np.maximum((centered**2).sum(1) - along.sum(1), 0)
         return np.sqrt((along / self.variances).sum(1) + others / self.rest)
 
 
 def fit_outlier(train: np.ndarray, valid: np.ndarray) -> Outlier:
-    """Fits the distribution to training images, and the threshold to images that the model did not learn from.
+    """Fits the distribution to the training images, and the threshold to the validation images.
 
     Args:
         train, valid: features, (n, d) and (m, d).
@@ -61,11 +61,11 @@ def fit_outlier(train: np.ndarray, valid: np.ndarray) -> Outlier:
     mean = train.mean(0)
     values, vectors = np.linalg.eigh(np.cov(train.T))
     k = max(1, min(DIRECTIONS, (len(train) - 1) // 4, len(mean) - 1))
-    # A feature that never varies would make any change of it infinitely unlikely.
+    # A constant feature would make any change of it infinitely unlikely.
     floor = max(1e-6 * values.max(), 1e-12)
-    known = {"mean": mean, "directions": vectors[:, :-k - 1:-1].T, "variances": values[:-k - 1:-1].clip(floor),
-             "rest": [max(values[:-k].mean(), floor)]}
-    known = {name: np.ascontiguousarray(value, np.float32) for name, value in known.items()}
-    unit = Outlier(**known, threshold=np.ones(1, np.float32))
-    threshold = np.quantile(unit.score(valid), [QUANTILE]).clip(1e-6)  # 0 where all images are alike
-    return Outlier(**known, threshold=threshold.astype(np.float32))
+    fitted = {"mean": mean, "directions": vectors[:, :-k - 1:-1].T, "variances": values[:-k - 1:-1].clip(floor),
+              "rest": [max(values[:-k].mean(), floor)]}
+    fitted = {name: np.ascontiguousarray(value, np.float32) for name, value in fitted.items()}
+    unit = Outlier(**fitted, threshold=np.ones(1, np.float32))
+    threshold = np.quantile(unit.score(valid), [QUANTILE]).clip(1e-6)  # 0 if all images are the same
+    return Outlier(**fitted, threshold=threshold.astype(np.float32))

@@ -1,72 +1,50 @@
-"""A CSV file that grows row by row, survives being interrupted at any moment, and appears under its name when whole."""
+"""A CSV file that is written row by row as OUT.part, can be resumed after an interruption, and ends as OUT."""
 
 import csv
 import hashlib
 import io
 import json
 import os
-import time
 from collections.abc import Iterable, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 from busfast.csvfile import escape, read_rows
 from busfast.errors import UserError
-from busfast.files import atomic
-
-EVERY = 2.0  # seconds between two moments from which an interrupted file can be continued
+from busfast.files import atomic, move_file
 
 
-def check_place(out: Path, overwrite: bool, resume: bool) -> None:
-    """Refuses, before any work, a file that may not be written.
+def check_output(out: Path, overwrite: bool, resume: bool) -> bool:
+    """Checks, before any work, that an output file may be written, or resumed.
 
-    Args:
-        out: the file to become.
-        overwrite: whether it may be replaced.
-        resume: whether an interrupted one shall be continued.
+    Returns:
+        Whether there is nothing to resume: the file is complete.
 
     Raises:
-        UserError: it, or an interrupted one, is there; there is no such folder; both flags.
+        UserError: the file or an interrupted one exists; its folder does not; both flags are set.
     """
     if overwrite and resume:
-        raise UserError("--overwrite and --resume exclude each other: begin again, or go on.")
-    if out.exists() and not overwrite and not (resume and _may_replace(out)):
-        raise UserError(f"{out} is already there. Name another file (--out=FILE) or replace it (--overwrite).")
+        raise UserError("--overwrite and --resume exclude each other. Give one of them.")
+    if resume and out.is_file() and not _part(out).exists():
+        return True
+    if out.exists() and not overwrite and not (resume and _read_note(out).get("replace")):
+        raise UserError(f"{out} already exists. Name another file (--out=FILE) or replace it (--overwrite).")
     if not out.parent.is_dir():
-        raise UserError(f"There is no folder {out.parent} to write {out.name} to. Make it first.")
+        raise UserError(f"There is no folder {out.parent} to write {out.name} to. Create it first.")
     if _part(out).exists() and not (overwrite or resume):
-        raise UserError(f"{_part(out)} is there, of a prediction that was interrupted. Go on (--resume) or begin again "
+        raise UserError(f"{_part(out)} exists: a prediction was interrupted. Continue it (--resume) or start again "
                         "(--overwrite).")
+    return False
 
 
-def is_done(out: Path) -> bool:
-    """Returns whether there is a file, and none that was interrupted beside it."""
-    return out.is_file() and not _part(out).exists()
-
-
-def check_same(out: Path, names: Sequence[str]) -> None:
-    """Refuses a file that is not about the same inputs, in the same order.
-
-    Args:
-        out: a whole file.
-        names: what its column `image` should hold.
-
-    Raises:
-        UserError: it holds something else.
-    """
+def check_same_inputs(out: Path, names: Sequence[str]) -> None:
+    """Raises UserError unless the column `image` of a complete file holds `names`, in the same order."""
     header, rows, _ = read_rows(out, ("image",), empty=True)
-    place = header.index("image")
-    if [cells[place] for _, cells in rows] != list(names):
-        raise UserError(f"{out} is already there, whole, and about other inputs, so there is nothing to resume. Name "
-                        "another file (--out=FILE) or replace it (--overwrite).")
-
-
-def _may_replace(out: Path) -> bool:
-    """Whether an interrupted file was begun to replace `out`."""
-    try:
-        return json.loads(_note(out).read_text(encoding="utf-8"))["replace"] is True
-    except (OSError, ValueError, TypeError, KeyError, RecursionError):
-        return False
+    column = header.index("image")
+    if [cells[column] for _, cells in rows] != list(names):
+        raise UserError(f"{out} is complete but lists other inputs, so there is nothing to resume. Name another file "
+                        "(--out=FILE) or replace it (--overwrite).")
 
 
 def _part(out: Path) -> Path:
@@ -77,103 +55,99 @@ def _note(out: Path) -> Path:
     return out.with_name(f"{out.name}.part.json")
 
 
+def _read_note(out: Path) -> dict[str, Any]:
+    """Returns the note on an interrupted file: about (a hash), replace (whether `out` may be replaced); {}: no note."""
+    try:
+        note = json.loads(_note(out).read_text(encoding="utf-8"))
+        return note if isinstance(note["about"], str) and isinstance(note["replace"], bool) else {}
+    except (OSError, ValueError, TypeError, KeyError, RecursionError):
+        return {}
+
+
+def _complete_rows(path: Path) -> tuple[int, int]:
+    """Returns the number of complete rows of a CSV file, including the header, and the offset of their end in bytes."""
+    rows = end = position = quotes = 0
+    with open(path, "rb") as file:
+        for line in file:
+            position += len(line)
+            quotes += line.count(b'"')
+            if line.endswith(b"\n") and quotes % 2 == 0:  # a quoted cell may hold line ends
+                rows, end = rows + 1, position
+    return rows, end
+
+
 class ResumableCsv:
-    """Writes `OUT.part` and, every few seconds, how much of it is safely on disk into `OUT.part.json`.
+    """Writes `OUT.part`; `OUT.part.json` beside it identifies what it belongs to.
 
     Args:
-        out: the file to become.
+        out: the file to write.
         columns: its header.
-        about: plain values that decide the rows; a file is only continued with the same.
-        resume: continue an interrupted file, if there is one.
+        about: JSON values that determine the rows; only a file with the same values is resumed.
+        resume: continue an interrupted file, if there is one: an unfinished last row is dropped.
 
     Attributes:
-        rows: how many rows (after the header) it has.
+        rows: number of rows written, without the header.
 
     Raises:
-        UserError: an interrupted file is there and is not to be continued, or not about the same; or it cannot be
-            written.
+        UserError: the interrupted file has other `columns` or `about`; the file cannot be written.
     """
 
     def __init__(self, out: Path, columns: Sequence[str], about: Any, resume: bool):
         self.out, self.part, self.note = out, _part(out), _note(out)
-        self.about = hashlib.sha256(json.dumps([list(columns), about]).encode()).hexdigest()
-        self.rows, self.replace = 0, out.exists()
-        try:
-            old = self._read_note() if resume else None
-            if not resume:
-                self.note.unlink(missing_ok=True)
-            self._file = open(self.part, "r+b" if old else "wb")
-            if old:
-                self.rows, self.replace = old["rows"], old["replace"]
-                self._file.truncate(old["bytes"])
-                self._file.seek(old["bytes"])
+        digest = hashlib.sha256(json.dumps([list(columns), about]).encode()).hexdigest()
+        with self._explain_errors():
+            complete = end = 0
+            if resume and self.part.is_file() and self.note.is_file():
+                saved = _read_note(out).get("about")
+                if saved is None:
+                    raise UserError(f"{self.note} does not describe {self.part.name}. Start again: --overwrite.")
+                if saved != digest:
+                    raise UserError(f"{self.part} was started with another model, other inputs or other columns. "
+                                    "Finish it with those, or start again: --overwrite.")
+                complete, end = _complete_rows(self.part)
+            if complete:
+                os.truncate(self.part, end)
+                self._file = open(self.part, "ab")
             else:
+                self.note.unlink(missing_ok=True)
+                self._file = open(self.part, "wb")
                 self._write([columns])
-            self._settle()
-        except OSError as error:
-            raise self._cannot(error) from error
-
-    def _read_note(self) -> dict[str, Any] | None:
-        """What is known of an interrupted file; None if there is none, or nothing of it is safe."""
-        try:
-            note = json.loads(self.note.read_text(encoding="utf-8"))
-            size = self.part.stat().st_size
-            if (note.keys() != {"about", "rows", "bytes", "replace"}
-                    or {type(note["rows"]), type(note["bytes"])} != {int} or type(note["replace"]) is not bool
-                    or not 0 < note["bytes"] <= size or note["rows"] < 0):
-                raise ValueError("not one of ours")
-        except FileNotFoundError:
-            return None
-        except (ValueError, TypeError, AttributeError, RecursionError) as error:
-            raise UserError(f"{self.note} does not tell how much of {self.part.name} is good ({error}). Begin again: "
-                            "--overwrite.") from error
-        if note["about"] != self.about:
-            raise UserError(f"{self.part} was begun with another model, other inputs or other columns. Finish it with "
-                            "those, or begin again: --overwrite.")
-        return note
+                with atomic(self.note) as file:
+                    json.dump({"about": digest, "replace": out.exists()}, file)
+            self.rows = max(0, complete - 1)
 
     def write(self, rows: Iterable[Sequence[Any]]) -> None:
-        """Adds rows, a cell a column."""
+        """Appends rows, a cell for each column."""
         rows = list(rows)
-        try:
+        with self._explain_errors():
             self._write(rows)
-            self.rows += len(rows)
-            if time.monotonic() - self._settled > EVERY:
-                self._settle()
-        except OSError as error:
-            raise self._cannot(error) from error
+        self.rows += len(rows)
 
     def close(self) -> None:
-        """Makes safe what was written; the file can be continued."""
-        try:
-            with self._file:
-                self._settle()
-        except OSError as error:
-            raise self._cannot(error) from error
+        """Closes the unfinished file, which can be resumed."""
+        with self._explain_errors():
+            self._file.close()
 
     def finish(self) -> None:
-        """Gives the whole file its name."""
+        """Renames the complete file to `out`."""
         self.close()
-        try:
-            os.replace(self.part, self.out)
+        with self._explain_errors():
+            move_file(self.part, self.out)
             self.note.unlink()
-        except OSError as error:
-            raise self._cannot(error) from error
 
     def _write(self, rows: Sequence[Sequence[Any]]) -> None:
         text, rows = io.StringIO(newline=""), [[escape(cell) for cell in row] for row in rows]
-        # As write_csv: Python before 3.13 leaves a lone carriage return unquoted.
-        torn = any("\r" in str(cell) for row in rows for cell in row)
-        csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL if torn else csv.QUOTE_MINIMAL).writerows(rows)
-        self._file.write(text.getvalue().encode("utf-8", "surrogateescape"))  # a file's name may be no UTF-8
-
-    def _settle(self) -> None:
+        # As write_csv: Python before 3.13 does not quote a lone carriage return.
+        has_return = any("\r" in str(cell) for row in rows for cell in row)
+        csv.writer(text, lineterminator="\n",
+                   quoting=csv.QUOTE_ALL if has_return else csv.QUOTE_MINIMAL).writerows(rows)
+        self._file.write(text.getvalue().encode("utf-8", "surrogateescape"))  # a file name may be invalid UTF-8
         self._file.flush()
-        os.fsync(self._file.fileno())
-        with atomic(self.note) as file:
-            json.dump({"about": self.about, "rows": self.rows, "bytes": self._file.tell(), "replace": self.replace},
-                      file)
-        self._settled = time.monotonic()
 
-    def _cannot(self, error: OSError) -> UserError:
-        return UserError(f"Cannot write {self.part}: {error.strerror or error}. Make room, then go on with --resume.")
+    @contextmanager
+    def _explain_errors(self):
+        try:
+            yield
+        except OSError as error:
+            raise UserError(f"Cannot write {self.part}: {error.strerror or error}. Free some space, then continue "
+                            "with --resume.") from error

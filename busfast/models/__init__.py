@@ -6,9 +6,9 @@ MODULES = {
     "make_learner": ".learner",
     "cosine": ".learner",
     "make_model": ".weights",
-    "load_state": ".weights",
+    "load_state": ".weight_files",
     "make_metrics": ".metrics",
-    # Names of version 0.1 whose code moved up a floor; notebooks may go on importing them from here.
+    # Names of version 0.1 whose code has moved to busfast.inference; notebooks can still import them from here.
     "load_predictor": "busfast.inference.predictor",
     "predict_images": "busfast.inference.stream",
     "export_learner": "busfast.inference.fastai_export",

@@ -1,4 +1,4 @@
-"""The parts that make a step fast, each by itself: on unless `make_learner(parts=...)` leaves it out."""
+"""The parts of a fast training step; each is on unless `make_learner(parts=...)` leaves it out."""
 
 import sys
 from collections.abc import Iterable
@@ -14,32 +14,28 @@ from torch import nn
 
 from busfast.errors import choose
 
-# None but amp changes what is computed by more than rounding.
+# Only amp changes results by more than rounding.
 PARTS = {
-    "channels_last": "model and batches keep the channels of a pixel together (NHWC), as fast convolutions want them",
-    "keep_memory": "memory that a step frees is kept for the next one, not given back to the system (glibc only)",
-    "plain_activations": "SiLU writes a new tensor: in place, autograd has to copy its input first",
-    "fused_optimizer": "torch's fused Adam: one pass over the weights, where fastai's takes a dozen calls a tensor",
+    "channels_last": "model and batches are stored as NHWC, the layout of fast convolutions",
+    "keep_memory": "memory that a step frees is kept for the next one, not returned to the system (glibc only)",
+    "plain_activations": "SiLU writes a new tensor: in place, autograd must copy its input first",
+    "fused_optimizer": "torch's fused Adam: one pass over the weights instead of fastai's dozen calls per tensor",
     "amp": "mixed precision (float16) on CUDA; nothing elsewhere; not yet tried on a GPU",
-    "inference_mode": "validation keeps no books for autograd, and takes batches of twice the size",
+    "inference_mode": "validation records nothing for autograd, and uses batches of twice the size",
 }
 ALL = tuple(PARTS)
 
 
 def choose_parts(parts: Iterable[str]) -> frozenset[str]:
-    """Returns the names as a set.
-
-    Raises:
-        UserError: a name that is not in `PARTS`.
-    """
+    """Returns the names as a set; raises UserError for one that is not in `PARTS`."""
     return frozenset(choose("part of a step", name, PARTS) for name in parts)
 
 
 def plain_activations(model: nn.Module) -> None:
     """Makes every SiLU write a new tensor, which saves a copy: its gradient is computed from its input.
 
-    The result is the same to the last bit. ReLU's gradient needs its output alone, so that in place costs no copy;
-    Hardswish was not faster either way. Both stay as they are.
+    The result is bit-identical. The gradient of ReLU needs only its output, so in place costs no copy there; Hardswish
+    was not faster either way. Both are left as they are.
     """
     for module in model.modules():
         if isinstance(module, nn.SiLU):
@@ -47,23 +43,22 @@ def plain_activations(model: nn.Module) -> None:
 
 
 def mixed_precision(device: torch.device) -> list[Callback]:
-    """Returns fastai's mixed precision for CUDA, nothing elsewhere.
+    """Returns fastai's mixed precision callback for CUDA, nothing elsewhere; not yet run on a GPU.
 
-    fastai's callback asks for CUDA by name, so MPS trains in float32; on a CPU bfloat16 was slower than float32.
-    None of this has been run on a GPU yet.
+    fastai's callback supports only CUDA, so MPS trains in float32; on a CPU bfloat16 was slower than float32.
     """
     return [MixedPrecision()] if device.type == "cuda" else []
 
 
 class InferenceLearner(Learner):
-    """A Learner that validates and predicts under `torch.inference_mode`, and may begin at a later epoch.
+    """A Learner that validates and predicts under `torch.inference_mode`, and can start at a later epoch.
 
-    Only model and loss run in it, not the loading of batches or the metrics: what those keep may come back in
-    training, where a tensor made in inference mode is refused.
+    Only model and loss run in that mode, not data loading or metrics: tensors that those keep may be used in training,
+    which refuses tensors made in inference mode.
 
     Attributes:
-        first_epoch: the epoch, counted from 0, that `fit` begins with. fastai's own way (`start_epoch`) still ends the
-            epochs that it skips, which breaks what looks at their log.
+        first_epoch: the epoch, counted from 0, that `fit` starts with. fastai's own `start_epoch` still calls the
+            callbacks at the end of skipped epochs, which breaks those that read the log.
     """
 
     first_epoch = 0
@@ -79,15 +74,15 @@ class InferenceLearner(Learner):
 
 
 class FusedAdam(OptimWrapper):
-    """torch's Adam in one kernel, with the numbers of fastai's `Adam(decouple_wd=False)`; fastai sees one of its own.
+    """torch's fused Adam behind fastai's interface; computes the same as fastai's `Adam(decouple_wd=False)`.
 
-    Each of fastai's parameter groups is two of torch's: with weight decay, and without it (k + i for group i of k).
-    A Learner says only after it has made the optimizer which parameters are not to decay (its `wd_bn_bias`), so they
-    change sides when the groups are first used.
+    Each of fastai's k parameter groups is two of torch's: group i has weight decay, group k + i has none. A Learner
+    marks the parameters without decay (its `wd_bn_bias`) only after it has made the optimizer, so they are moved
+    when the groups are first used.
 
     Args:
         params: tensors, or a list of tensors for each parameter group.
-        lr: learning rate; a slice spreads over the groups, as fastai does it.
+        lr: learning rate; a slice is spread over the groups, as in fastai.
         mom, sqr_mom, eps: Adam's beta 1, beta 2 and epsilon; defaults are fastai's.
         wd: L2 weight decay, added to the gradient.
 
@@ -101,16 +96,17 @@ class FusedAdam(OptimWrapper):
             groups = [groups]
         decay = [{"params": list(group), "weight_decay": wd} for group in groups]
         no_decay = [{"params": [], "weight_decay": 0.0} for _ in groups]
-        # torch has the kernel for all devices of busfast: CPU, CUDA and MPS.
+        # torch has the fused kernel for all of busfast's devices: CPU, CUDA and MPS.
         super().__init__(opt=torch.optim.Adam(decay + no_decay, lr=0.0, betas=(mom, sqr_mom), eps=eps, fused=True))
         self.set_hyper("lr", lr)
 
     def _pairs(self) -> list[tuple[dict, dict]]:
-        half = len(self.opt.param_groups) // 2
-        return list(zip(self.opt.param_groups[:half], self.opt.param_groups[half:], strict=True))
+        groups = self.opt.param_groups
+        half = len(groups) // 2
+        return list(zip(groups[:half], groups[half:], strict=True))
 
-    def _sort(self) -> None:
-        """Augmentation what the Learner has marked since to the groups without weight decay."""
+    def _move_undecayed(self) -> None:
+        """Moves parameters that the Learner has marked since to the groups without weight decay."""
         for decay, no_decay in self._pairs():
             moved = [param for param in decay["params"] if not self.state.get(param, {}).get("do_wd", True)]
             if moved:
@@ -131,15 +127,15 @@ class FusedAdam(OptimWrapper):
         super()._set_hyper(k, values + ([0.0] * len(values) if k == "wd" else values))
 
     def step(self):
-        self._sort()
+        self._move_undecayed()
         self.opt.step()
 
     def state_dict(self):
-        self._sort()
+        self._move_undecayed()
         return self.opt.state_dict()
 
     def load_state_dict(self, state):
-        self._sort()
+        self._move_undecayed()
         self.opt.load_state_dict(state)
 
 

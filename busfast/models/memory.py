@@ -1,4 +1,4 @@
-"""Keeps memory that a training step frees, rather than giving it back to the system and asking again."""
+"""Keeps memory that a training step frees, instead of returning it to the system and requesting it again."""
 
 import ctypes
 import sys
@@ -7,10 +7,10 @@ _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
 
 
 def keep_freed_memory() -> bool:
-    """Tells glibc to keep freed memory; returns whether it is glibc and took it.
+    """Tells glibc to keep freed memory; returns whether it does.
 
-    A step on the CPU frees and asks for the same gigabyte again and again; without this the system clears every
-    page anew each time, which costs more than a third of the step.
+    A step on the CPU frees and allocates the same gigabyte again and again; without this the system clears every page
+    each time, which costs more than a third of the step.
     """
     if not sys.platform.startswith("linux"):
         return False

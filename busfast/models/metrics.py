@@ -1,4 +1,4 @@
-"""What is measured on the validation part after each epoch; one fastai metric a logged column."""
+"""The validation metrics of each epoch; one fastai metric for each column of the log."""
 
 import sys
 
@@ -21,7 +21,7 @@ def val_acc(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
 
 
 class Recall(Metric):
-    """Recall (sensitivity) of one class: the share of its images that are found; NaN where there are none."""
+    """Recall (sensitivity) of one class; NaN if it has no images."""
 
     def __init__(self, index: int, label: str):
         self.index, self._name = index, f"recall_{label}"
@@ -31,20 +31,20 @@ class Recall(Metric):
         return self._name
 
     def reset(self):
-        self.found = self.count = 0
+        self.hits = self.count = 0
 
     def accumulate(self, learn):
-        of_class = learn.y == self.index
-        self.count += int(of_class.sum())
-        self.found += int((learn.pred.argmax(dim=1)[of_class] == self.index).sum())
+        positive = learn.y == self.index
+        self.count += int(positive.sum())
+        self.hits += int((learn.pred.argmax(dim=1)[positive] == self.index).sum())
 
     @property
     def value(self):
-        return self.found / self.count if self.count else float("nan")
+        return self.hits / self.count if self.count else float("nan")
 
 
 class MacroAUC(Metric):
-    """Area under the ROC curve, one class against the rest, mean over classes; NaN where a class is absent."""
+    """Macro AUC, one class against the rest; NaN if a class is absent."""
 
     name = "macro_auc"
 
@@ -63,14 +63,14 @@ class MacroAUC(Metric):
 
 
 def macro_auc(probabilities: np.ndarray, targets: np.ndarray) -> float:
-    """Macro AUC, one class against the rest.
+    """Returns the mean over classes of the area under the ROC curve, one class against the rest.
 
     Args:
         probabilities: (N, k).
         targets: int, (N,).
 
     Returns:
-        0 to 1; NaN where it is not defined (a class without images, a probability that is NaN).
+        0 to 1; NaN if it is undefined (a class without images, a probability that is NaN).
     """
     aucs = []
     for index in range(probabilities.shape[1]):

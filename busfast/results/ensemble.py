@@ -12,8 +12,8 @@ from busfast.data.split_file import read_split
 from busfast.data.table import find_table
 from busfast.errors import UserError
 from busfast.inference.bundle import describe_input
-from busfast.inference.load_bundle import MEMBERS
-from busfast.inference.stream import join_states, run_image
+from busfast.inference.load_bundle import MAX_MEMBERS
+from busfast.inference.run_model import join_states, run_image
 from busfast.pipelines.config import Config, folder_name
 from busfast.results.evaluation import choose_positive, format_interval
 from busfast.results.predictions import check_weights
@@ -92,10 +92,10 @@ def _find_members(names: str) -> list[Run]:
     if found and len(runs) < found[0].whole:
         raise UserError(f"{names} has {len(runs)} of {found[0].whole} runs. Train the others first (--resume), or name "
                         "the runs, separated by commas.")
-    if not 2 <= len(set(runs)) == len(runs) <= MEMBERS:
+    if not 2 <= len(set(runs)) == len(runs) <= MAX_MEMBERS:
         groups = ", ".join(group.name for group in find_groups(all_runs()))
-        raise UserError(f"--runs={names} does not name 2 to {MEMBERS} different runs, separated by commas, or a group "
-                        f"of them (groups here: {groups or 'none'}).")
+        raise UserError(f"--runs={names} does not name 2 to {MAX_MEMBERS} different runs, separated by commas, or a "
+                        f"group of them (groups here: {groups or 'none'}).")
     return runs
 
 

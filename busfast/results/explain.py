@@ -19,9 +19,10 @@ from busfast.data.table import find_table
 from busfast.errors import UserError
 from busfast.figures import image_grid, plain, save_figure
 from busfast.files import make_folder
-from busfast.inference.gradcam import OFFSET_FROM, Explainer, explain_images
+from busfast.inference.gradcam import OFFSET_IMAGES, Explainer, explain_images
 from busfast.inference.inputs import list_inputs
-from busfast.inference.stream import load_run_model, predict_logits
+from busfast.inference.run_model import load_run_model
+from busfast.inference.stream import predict_logits
 from busfast.results.bootstrap import intervals
 from busfast.results.predictions import read_parts, read_predictions
 from busfast.results.probes import compare_parts, draw_some, logits_of, probe_run, read_pixels
@@ -123,7 +124,7 @@ def draw_maps(learn: Learner, arch: str, images: Sequence[str | Path], columns: 
     """
     image = learn.dls.valid.image
     pixels, some = ([load_pixels(path, *image.fit) for path in paths]
-                    for paths in (images, learn.dls.valid_ds.items["image"][:OFFSET_FROM]))
+                    for paths in (images, learn.dls.valid_ds.items["image"][:OFFSET_IMAGES]))
     shares = softmax(logits_of(learn, pixels), axis=1)
     maps = Explainer(learn.model, arch, image, learn.dls.device, some).explain(pixels, shares.argmax(1))
     figure, grid = image_grid(-(-len(pixels) // columns), 2 * columns, (1.8, 2))

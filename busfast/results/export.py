@@ -18,13 +18,14 @@ from busfast.data.split_file import find_images, read_split
 from busfast.data.table import find_table
 from busfast.errors import UserError, choose
 from busfast.files import move_file
-from busfast.inference.bundle import describe_input, new_folder, read_bundle, write_bundle
-from busfast.inference.engines import LearnerEngine, OnnxEngine, TorchEngine, gives_features, load_pickle
+from busfast.inference.bundle import atomic_folder, describe_input, read_bundle, write_bundle
+from busfast.inference.engines import LearnerEngine, OnnxEngine, TorchEngine, load_pickle, supports_features
 from busfast.inference.fastai_export import export_learner
 from busfast.inference.onnx_export import export_onnx
 from busfast.inference.outlier import QUANTILE, Outlier, fit_outlier
-from busfast.inference.predictor import Predictor, use_facts
-from busfast.inference.stream import load_run_model, run_image, stream
+from busfast.inference.predictor import Predictor, make_predictor
+from busfast.inference.run_model import load_run_model, run_image
+from busfast.inference.stream import stream
 from busfast.pipelines.config import Config
 from busfast.pipelines.dataloaders import make_dls
 from busfast.results.evaluation import TARGET, Evaluation, summarise
@@ -73,7 +74,7 @@ def export_run(run: Run, formats: Sequence[str], *, target: float = TARGET, posi
             forms["learner"] = _probabilities(LearnerEngine(load_pickle(learner)), paths)
         if {"bundle", "onnx"} & set(formats):
             had_onnx = (run.models / "bundle" / "model.onnx").exists()
-            with new_folder(run.models / "bundle") as fresh:
+            with atomic_folder(run.models / "bundle") as fresh:
                 forms |= _bundle(fresh, learn, facts, parts, paths, "onnx" in formats)
                 _compare(run, forms, len(paths), exact=record.get("device") != "cuda")
             written.append(run.models / "bundle")
@@ -97,7 +98,7 @@ def run_predictor(run: Run, *, target: float | None = None, **flags) -> Predicto
     """
     learn = load_run_model(run.best_weights(), *run.read_config(), **flags)
     facts = describe_run(run, target=TARGET if target is None else target)
-    return use_facts(TorchEngine(learn.model, learn.dls.valid.image, learn.dls.device), facts)
+    return make_predictor(TorchEngine(learn.model, learn.dls.valid.image, learn.dls.device), facts)
 
 
 def run_learner(run: Run, **flags) -> Learner:
@@ -128,7 +129,7 @@ def _bundle(folder: Path, learn: Learner, facts: dict, parts: pd.DataFrame, path
     outlier = None
     if not (parts["part"] == "valid").any():
         print("each image may have trained a member, so that none tells what is usual: no outlier score", flush=True)
-    elif gives_features(model, image.size):
+    elif supports_features(model, image.size):
         outlier = _fit_outlier(TorchEngine(model, image, learn.dls.device, features=True), parts, learn.dls.valid)
     else:
         print(f"{facts['architecture']} does not show its features: no outlier score", flush=True)

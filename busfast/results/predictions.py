@@ -126,7 +126,8 @@ def predict_parts(run: Run, *, again: bool = False, **flags) -> None:
         return
     parts = read_parts(run, find_table(config.data).parent)
     paths = check_unchanged(run.name, parts)
-    from busfast.inference.stream import load_run_model, predict_logits
+    from busfast.inference.run_model import load_run_model
+    from busfast.inference.stream import predict_logits
 
     logits, reasons = predict_logits(load_run_model(run.best_weights(), config, record, **flags), paths)
     for name, reason in zip(parts["image"], reasons, strict=True):

@@ -12,7 +12,7 @@ from fastai.learner import Learner
 from busfast import processes
 from busfast.csvfile import write_csv
 from busfast.errors import UserError
-from busfast.models.freeze import FreezeStages, can_freeze
+from busfast.models.freeze import FreezeStages, should_freeze
 from busfast.models.learner import cosine
 from busfast.pipelines.config import Config
 from busfast.text import counted
@@ -31,7 +31,7 @@ from busfast.training.training_state import Checkpoint, Resume
 def schedule_callbacks(config: Config, learn: Learner) -> list[Callback]:
     """Returns the callbacks that decide how a model is trained, in each of the processes that do."""
     callbacks = [cosine(config.lr, config.lr_min)]
-    if config.freeze_after and can_freeze(config.freeze, learn.weights_used["text"]):
+    if config.freeze_after and should_freeze(config.freeze, learn.weights_used["text"]):
         callbacks.append(FreezeStages(config.freeze, config.freeze_after, config.arch))
     return callbacks
 

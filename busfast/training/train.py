@@ -24,7 +24,7 @@ if TYPE_CHECKING:  # the checks of a table need no torch
     import torch
     from fastai.learner import Learner
 
-    from busfast.models.weights import Weights
+    from busfast.models.weights import StartWeights
 
 
 def load_table(config: Config, splits: Sequence[str] = (),
@@ -58,14 +58,14 @@ def is_phantom(config: Config) -> bool:
 
 
 def build(config: Config, parts: pd.DataFrame, model_dir: Path | str = "models",
-          weights: "Weights | None" = None) -> "Learner":
+          weights: "StartWeights | None" = None) -> "Learner":
     """Makes the Learner of a configuration; says which device, loader and weights it got, and why.
 
     Args:
         config: the checked configuration.
         parts: the split table.
         model_dir: where the Learner saves.
-        weights: the `Weights` that a run began with, where it goes on; default: those of the configuration.
+        weights: the `StartWeights` that a run began with, where it goes on; default: those of the configuration.
 
     Returns:
         The Learner.
@@ -107,7 +107,8 @@ def check_environment(config: Config) -> "torch.device":
     import timm
 
     from busfast.models.freeze import freeze_stages
-    from busfast.models.weights import check_arch, load_state
+    from busfast.models.weight_files import load_state
+    from busfast.models.weights import check_arch
     from busfast.pipelines.backends import choose_device, choose_loader
     from busfast.training.distributed.store import check_processes
 
@@ -145,7 +146,7 @@ def train_run(pipeline: str, config: Config, name: str, parts: pd.DataFrame, pro
     Raises:
         UserError: bad input, or a file that cannot be written.
     """
-    from busfast.models.weights import Weights
+    from busfast.models.weights import StartWeights
     from busfast.training.batch_size import fit_batch_size
     from busfast.training.distributed.store import call_others, check_share
     from busfast.training.distributed.sync_batchnorm import check_last_batches
@@ -165,7 +166,7 @@ def train_run(pipeline: str, config: Config, name: str, parts: pd.DataFrame, pro
             if job.state is None:
                 parts = _write_parts(run, parts)  # what is written is what is trained
             else:  # the hub is not asked again, and another start not drawn
-                weights = Weights(*(job.record["weights"][key] for key in ("text", "mean", "std")))
+                weights = StartWeights(*(job.record["weights"][key] for key in ("text", "mean", "std")))
             learn = build(config, parts, run.models, weights)
             check_last_batches(learn)
             call_others({"run": run.name, "config": asdict(config), "root": parts.attrs["root"],

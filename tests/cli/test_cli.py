@@ -67,7 +67,7 @@ from busfast.cli import VERBS, main
     ("predict x", "predict needs --run=RUN (a run) or --model=FOLDER"),
     ("predict x y --run=z", "Unexpected argument 'y'"),
     ("demo", "demo needs --model=VALUE"),
-    ("demo --model=learner.pkl", "learner.pkl is no bundle"),
+    ("demo --model=learner.pkl", "learner.pkl is not a bundle"),
     ("demo --model=x --port=70000", "port=70000 is out of range: give a number from 0 to 65535"),
     ("demo --model=x --max_mb=0", "max_mb=0.0 is out of range"),
     ("demo --model=x --device=gpu", "Unknown device 'gpu'"),

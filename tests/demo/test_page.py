@@ -115,7 +115,7 @@ def test_an_image_is_answered_with_what_predict_says_of_it(page, served, bundle,
         assert values == pytest.approx([float(value) for value in row[3:6]], abs=6e-4)
         assert said.get_by_text(f"Most probable: {row[2]}").is_visible()
         assert said.get_by_text(f"Decision: {row[6]}", exact=True).is_visible()
-        assert f"threshold of {predictor.points[0]['threshold']:.3f}" in said.inner_text()
+        assert f"threshold of {predictor.operating_points[0]['threshold']:.3f}" in said.inner_text()
         assert said.locator("table tr").count() == 4 and said.locator("img").count() == 2
         assert page.evaluate("[...document.images].every(one => one.naturalWidth == 512 && /^data:/.test(one.src))")
         assert served.left() == []

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from conftest import write_pipeline
 
 import busfast
 from busfast.cli import main
@@ -26,20 +27,27 @@ sys.meta_path.insert(0, Absent())
 """
 
 
-RUNS = {"phantom/stratified": ("train --epochs=1 --then=evaluate",),
-        "phantom/stratified-seeds-ensemble": ("train --epochs=1 --seeds=2", "ensemble --runs=phantom/stratified-seeds",
-                                              "evaluate --run=phantom/stratified-seeds-ensemble")}
+ENSEMBLE = "phantom/stratified-seeds-ensemble"
 
 
-@pytest.mark.parametrize("run", RUNS)
+@pytest.fixture(scope="module")
+def bundles(exported_once, tmp_path_factory, phantom_folder):
+    """The bundles, with model.onnx, of a run and of an ensemble, made once; run -> folder."""
+    folder = tmp_path_factory.mktemp("ensemble")
+    write_pipeline(folder, phantom_folder)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        for line in ("train --epochs=1 --seeds=2", "ensemble --runs=phantom/stratified-seeds",
+                     f"evaluate --run={ENSEMBLE}", f"export --run={ENSEMBLE} --format=onnx"):
+            assert main(line.split()) == 0
+    return {"phantom/stratified": exported_once / "models/phantom/stratified/bundle",
+            ENSEMBLE: folder / "models" / ENSEMBLE / "bundle"}
+
+
+@pytest.mark.parametrize("run", ["phantom/stratified", ENSEMBLE])
 @pytest.mark.parametrize("way", ["torch", "onnx"])
-def test_the_code_of_the_page_predicts_what_predict_does(workdir, phantom_folder, odd_images, way, run):
-    if way == "onnx":
-        pytest.importorskip("onnxscript")
-    for line in RUNS[run]:
-        assert main(line.split()) == 0
-    assert main(["export", f"--run={run}", f"--format={'onnx' if way == 'onnx' else 'bundle'}"]) == 0
-    bundle = f"models/{run}/bundle"
+def test_the_code_of_the_page_predicts_what_predict_does(bundles, workdir, phantom_folder, odd_images, way, run):
+    bundle = str(bundles[run])
     for name in ("inference/load_bundle.py", "data/images.py"):
         shutil.copy(HOUSE / name, workdir)
     code = re.findall(r"```python\n(.*?)```", PAGE.read_text(), re.DOTALL)[way == "onnx"]

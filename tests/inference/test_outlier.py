@@ -8,7 +8,7 @@ import timm
 import torch
 from conftest import ARCH
 
-from busfast.inference.engines import WithFeatures, gives_features
+from busfast.inference.engines import WithFeatures, supports_features
 from busfast.inference.outlier import Outlier, fit_outlier
 
 
@@ -52,7 +52,7 @@ def test_arrays_that_do_not_belong_together_are_refused(outlier, spoil):
 def test_features_come_with_the_very_logits_of_the_model(arch, can):
     model = timm.create_model(arch, num_classes=3).eval()
     size = model.pretrained_cfg["input_size"][-1]
-    assert gives_features(model, size) is can
+    assert supports_features(model, size) is can
     x = torch.randn(3, 3, size, size)
     with torch.no_grad():
         logits, features = WithFeatures(model)(x)
@@ -61,4 +61,4 @@ def test_features_come_with_the_very_logits_of_the_model(arch, can):
 
 
 def test_a_model_that_timm_does_not_know_gives_none():
-    assert not gives_features(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 2)), 8)
+    assert not supports_features(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 2)), 8)

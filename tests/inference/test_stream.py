@@ -1,6 +1,7 @@
 """Predictions: one row an input, the same wherever the model runs."""
 
 import io
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -8,20 +9,32 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
-from conftest import ARCH  # noqa: F401
+from conftest import write_pipeline
 
 from busfast.cli import main
-from busfast.inference.engines import Found
+from busfast.inference.engines import Outputs
 from busfast.inference.stream import stream
 
 RUN = "phantom/stratified"
 CLASSES = ["p_normal", "p_benign", "p_malignant"]
 
 
+@pytest.fixture(scope="module")
+def trained_once(tmp_path_factory, phantom_folder):
+    folder = tmp_path_factory.mktemp("trained")
+    write_pipeline(folder, phantom_folder)
+    (folder / "there.csv").write_text("mine")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        assert main(["train", "--split=stratified"]) == 0
+    return folder
+
+
 @pytest.fixture
-def trained(workdir):
-    assert main(["train", "--split=stratified"]) == 0
-    return workdir
+def trained(trained_once, monkeypatch):
+    """A folder with a trained run, made once; tests may add files to it."""
+    monkeypatch.chdir(trained_once)
+    return trained_once
 
 
 def predict(*words) -> pd.DataFrame:
@@ -87,8 +100,8 @@ def test_a_pattern_and_standard_input_name_images_in_their_order(trained, phanto
 def test_an_interrupted_prediction_goes_on_and_gives_the_same_file(trained, phantom_folder, monkeypatch, capsys):
     whole = predict(phantom_folder / "images", "--bs=8")
     bytes_of_whole = Path("out.csv").read_bytes()
-    from busfast.inference import engines, resumable_csv
-    monkeypatch.setattr(resumable_csv, "EVERY", 0)
+    from busfast.inference import engines
+
     seen, original = [], engines.TorchEngine.infer
 
     def die(self, images):
@@ -100,12 +113,12 @@ def test_an_interrupted_prediction_goes_on_and_gives_the_same_file(trained, phan
     with monkeypatch.context() as patch:
         patch.setattr(engines.TorchEngine, "infer", die)
         assert main(words) == 130
-    assert "to go on: the same command with --resume" in capsys.readouterr().out
+    assert "to continue: the same command with --resume" in capsys.readouterr().out
     assert not Path("new.csv").exists() and 8 < len(Path("new.csv.part").read_text().splitlines()) < len(whole)
     assert main(words) == 2
-    assert "of a prediction that was interrupted. Go on (--resume)" in capsys.readouterr().err
+    assert "a prediction was interrupted. Continue it (--resume)" in capsys.readouterr().err
     with open("new.csv.part", "a") as file:
-        file.write("half a ro")  # a power cut, after the last moment that is known to be safe
+        file.write("half a ro")  # as a power cut leaves it
     assert main([*words, "--resume"]) == 0
     assert " of them kept" in capsys.readouterr().out
     assert Path("new.csv").read_bytes() == bytes_of_whole
@@ -113,7 +126,7 @@ def test_an_interrupted_prediction_goes_on_and_gives_the_same_file(trained, phan
     assert "nothing to do" in capsys.readouterr().out
     words[1] = str(phantom_folder / "images" / "*1.png")
     assert main([*words, "--resume"]) == 2
-    assert "about other inputs" in capsys.readouterr().err
+    assert "lists other inputs" in capsys.readouterr().err
     assert Path("new.csv").read_bytes() == bytes_of_whole
     assert not [path for path in trained.iterdir() if path.name.startswith("new.csv.part")]
 
@@ -135,7 +148,7 @@ def test_however_many_images_only_a_few_batches_are_in_memory():
             return np.zeros((2, 2, 1), np.uint8)
 
         def infer(self, images):
-            return Found(np.zeros((len(images), 2), np.float32), None)
+            return Outputs(np.zeros((len(images), 2), np.float32), None)
 
     for reasons, found in stream(Engine(), range(1000), bs=10, threads=2, jobs=2):
         assert reasons == [""] * 10 and found.logits.shape == (10, 2)
@@ -182,48 +195,29 @@ def test_whole_numbers_may_be_written_as_everywhere_else(trained, phantom_folder
     (["predict", "gone.png", f"--run={RUN}"], "There is no file or folder 'gone.png'"),
     (["predict", "models", f"--run={RUN}"], "holds no image"),
     (["predict", f"results/{RUN}/training_log.csv", f"--run={RUN}"], "row 1: the column 'image' is missing"),
-    (["predict", ".", f"--run={RUN}", "--out=there.csv"], "is already there"),
+    (["predict", ".", f"--run={RUN}", "--out=there.csv"], "already exists"),
     (["predict", ".", f"--run={RUN}", "--out=no/where.csv"], "There is no folder no"),
     (["predict", ".", f"--run={RUN}", "--device=gpu"], "Unknown device 'gpu'"),
     (["predict", ".", f"--run={RUN}", "--bs=x"], "bs=x is not a whole number"),
     (["predict", ".", f"--run={RUN}", "--jobs=x"], "jobs=x is not a whole number"),
-    (["predict", "*.nothing", f"--run={RUN}"], "No file fits the pattern '*.nothing'"),
+    (["predict", "*.nothing", f"--run={RUN}"], "No file matches the pattern '*.nothing'"),
     (["predict", "."], "predict needs --run=RUN (a run) or --model=FOLDER"),
     (["predict", ".", f"--run={RUN}", "--engine=onnx"], "do not apply to --run"),
     (["predict", ".", f"--run={RUN}", "--resume", "--overwrite"], "exclude each other"),
     (["export", "--run=../../etc"], "There is no run '../../etc'"),
     (["export", f"--run={RUN}", "--format=bundel"], "Unknown format 'bundel'. Did you mean 'bundle'?"),
 ])
-def test_wrong_words_are_refused_and_change_nothing(trained_once, words, message, capsys):
-    before = {path: path.stat().st_mtime_ns for path in trained_once.rglob("*")}
+def test_wrong_words_are_refused_and_change_nothing(trained, words, message, capsys):
+    before = {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
     assert main(words) == 2
     assert message in capsys.readouterr().err
-    assert before == {path: path.stat().st_mtime_ns for path in trained_once.rglob("*")}
+    assert before == {path: path.stat().st_mtime_ns for path in trained.rglob("*")}
 
 
-@pytest.fixture(scope="module")
-def run_folder(tmp_path_factory, phantom_folder):
-    """A trained run, made once for tests that change nothing."""
-    folder = tmp_path_factory.mktemp("trained")
-    (folder / "pipelines").mkdir()
-    (folder / "pipelines" / "phantom.yaml").write_text(
-        f"data: {phantom_folder}\nsize: 32\nepochs: 1\nbs: 32\narch: {ARCH}\nweights: none\ndevice: cpu\n"
-        "loader: torchvision\n")
-    (folder / "there.csv").write_text("mine")
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(folder)
-        assert main(["train"]) == 0
-    return folder
-
-
-@pytest.fixture
-def trained_once(run_folder, monkeypatch):
-    monkeypatch.chdir(run_folder)
-    return run_folder
-
-
-def test_a_run_without_its_weights_says_so(workdir, capsys):
-    assert main(["train", "--epochs=1"]) == 0
-    (workdir / "models" / RUN / "best.pth").unlink()
+def test_a_run_without_its_weights_says_so(trained, tmp_path, monkeypatch, capsys):
+    for name in ("models", "results"):
+        shutil.copytree(name, tmp_path / name)
+    monkeypatch.chdir(tmp_path)
+    Path("models", RUN, "best.pth").unlink()
     assert main(["export", f"--run={RUN}"]) == 2
     assert "There is no weights file" in capsys.readouterr().err

@@ -39,7 +39,7 @@ def test_stages_may_learn_for_some_epochs_before_they_are_frozen(dls, tmp_path, 
     with learn.no_bar(), learn.no_logging():
         learn.fit(3, cbs=callbacks)
     assert not torch.equal(start, seen[0]) and torch.equal(seen[0], seen[1]) and torch.equal(seen[0], seen[2])
-    assert "epoch 2: from here on the first 2 stages stay as they are" in capsys.readouterr().out
+    assert "epoch 2: the first 2 stages are frozen from here on" in capsys.readouterr().out
 
 
 class Each(Callback):
@@ -55,7 +55,7 @@ class Each(Callback):
 def test_random_weights_are_not_frozen(dls, tmp_path, capsys):
     learn = make_learner(dls, ARCH, weights="none", freeze=2, path=tmp_path)
     assert all(weight.requires_grad for weight in learn.model.parameters())
-    assert "freeze=2: nothing is, for the weights are random" in capsys.readouterr().out
+    assert "freeze=2 ignored: random weights" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("arch", ["efficientnet_b0", "resnet18"])

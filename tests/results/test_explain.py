@@ -14,7 +14,7 @@ from torch import nn
 from busfast.cli import main
 from busfast.data.images import load_pixels
 from busfast.errors import UserError
-from busfast.inference.gradcam import Explainer, find_offset, grad_cam, last_maps, make_noise
+from busfast.inference.gradcam import Explainer, find_offset, grad_cam, last_feature_layer, make_noise_images
 from busfast.inference.load_bundle import Ensemble
 from busfast.pipelines.image import ImagePipeline
 from busfast.results.explain import check_sanity, choose_cases, localise
@@ -145,7 +145,7 @@ def test_covers_hide_what_they_should_and_nothing_else():
 @pytest.mark.parametrize("arch", ["resnet18", "efficientnet_b0", "convnext_atto", ARCH])
 def test_grad_cam_finds_the_last_maps_of_any_cnn_and_agrees_with_its_formula(arch):
     model = timm.create_model(arch, num_classes=3).eval()
-    layer, x = last_maps(model, arch), torch.randn(2, 3, SIZE, SIZE)
+    layer, x = last_feature_layer(model, arch), torch.randn(2, 3, SIZE, SIZE)
     maps = grad_cam(model, layer, x, torch.tensor([0, 2]), (-5, 3))
     kept = []
     hook = layer.register_forward_hook(lambda _, __, out: kept.append(out))
@@ -162,8 +162,8 @@ def test_grad_cam_finds_the_last_maps_of_any_cnn_and_agrees_with_its_formula(arc
 def test_the_map_of_an_ensemble_is_the_mean_of_its_members_maps_whose_place_is_measured_each():
     one, other = (timm.create_model(ARCH, num_classes=2).eval() for _ in range(2))
     image = ImagePipeline(size=SIZE)
-    pixels, targets = make_noise(image, 3), np.array([0, 1, 1])
-    first, second, both = (Explainer(model, ARCH, image, "cpu", make_noise(image)).explain(pixels, targets)
+    pixels, targets = make_noise_images(image, 3), np.array([0, 1, 1])
+    first, second, both = (Explainer(model, ARCH, image, "cpu", make_noise_images(image)).explain(pixels, targets)
                            for model in (one, other, Ensemble([one, other])))
     wanted = first + second
     assert np.allclose(both, wanted / np.maximum(wanted.max((1, 2), keepdims=True), 1e-9), atol=1e-5)
@@ -184,7 +184,7 @@ def test_where_a_cell_looks_is_measured(padding, wanted):
 
 def test_a_model_without_feature_maps_is_refused():
     with pytest.raises(UserError, match="needs a CNN"):
-        last_maps(nn.Linear(2, 2), "linear")
+        last_feature_layer(nn.Linear(2, 2), "linear")
 
 
 def test_maps_are_held_against_masks_as_counted_by_hand():

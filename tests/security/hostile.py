@@ -1,9 +1,10 @@
-"""What somebody who means harm may hand over: files that run a program when they are unpickled."""
+"""Hostile files: pickles that run a program when they are loaded, in every wrapping, and forged bundles."""
 
 import hashlib
 import io
 import json
 import pickle
+from contextlib import contextmanager
 from pathlib import Path
 
 import joblib
@@ -40,21 +41,36 @@ def pickles(marker: Path) -> dict[str, bytes]:
 
 
 def contents(*folders) -> dict[Path, str]:
-    """What lies below folders: file -> hash."""
+    """Returns file -> hash of all files below folders."""
     return {path: hashlib.sha256(path.read_bytes()).hexdigest()
             for folder in folders or ("data", "models", "results", "pipelines")
             for path in Path(folder).rglob("*") if path.is_file()}
 
 
+@contextmanager
+def nothing_changes(but: Path | None = None):
+    """Fails if any file of the working folder is changed, made or removed, other than `but`."""
+    def others():
+        return {path: digest for path, digest in contents().items() if path != but}
+
+    before = others()
+    yield
+    assert others() == before
+
+
 def refused(words: str, capsys) -> str:
-    """Runs a command line that must be refused, and must change nothing; returns what it said."""
-    before = contents()
+    """Runs a command line that must be refused, and must change nothing; returns the message."""
+    with nothing_changes():
+        return refusal(words, capsys)
+
+
+def refusal(words: str, capsys) -> str:
+    """Runs a command line that must be refused; returns the message."""
     capsys.readouterr()
     assert main(words.split()) == 2
-    assert contents() == before
-    said = capsys.readouterr().err
-    assert said.startswith("busfast: ")
-    return said
+    message = capsys.readouterr().err
+    assert message.startswith("busfast: ")
+    return message
 
 
 def resign(bundle: Path, **changes) -> None:

@@ -20,7 +20,7 @@ from safetensors.torch import load_file, save_file
 
 from busfast.cli import main
 from busfast.inference.load_bundle import load_bundle, read_facts
-from busfast.inference.predictor import NO_ANSWER
+from busfast.inference.predictor import NOT_FINITE
 from security.hostile import BUNDLE, DATA, RUN, images, refused, resign
 
 PREDICT = f"predict {DATA}/images --model={BUNDLE} --out=out.csv"
@@ -50,22 +50,31 @@ WRONG = {  # key -> values that it may not have
               {"../weights.safetensors": "0" * 64}, {"weights.safetensors": "0" * 64, "/etc/passwd": ""},
               {"weights.safetensors": "0" * 64, "evil.pkl": "0" * 64}],
     "unknown key": [1], "__class__": ["x"]}
+MESSAGES = {  # key -> one of these values, and what its message says
+    "version": ("3.0", "version 3.0; this code reads 1.x and 2.x"),
+    "input": ({"size": 64}, "must have exactly the keys"),
+    "temperature": ("1", "temperature = 1 is not a number above 0"), "classes": (["a", "b"], "an operating point"),
+    "architecture": ("hf-hub:timm/resnet18.a1_in1k", "has no model 'hf-hub:timm/resnet18.a1_in1k'"),
+    "unknown key": (1, "the key 'unknown key' is unknown or missing")}
 
 
 @pytest.mark.parametrize("key", WRONG)
-def test_a_wrong_value_is_refused_in_a_sentence(exported_run, key, capsys):
+def test_a_wrong_value_is_refused_in_a_sentence(exported_bundle, key, capsys):
     whole = FACTS.read_text()
+    chosen, text = MESSAGES.get(key, (None, ""))
     for value in WRONG[key]:
         change(**{key: value})
-        assert "is refused: " in (said := refused(PREDICT, capsys)), value
-        assert len(said) < 1000 and said.count("\n") == 1
+        message = refused(PREDICT, capsys)
+        assert "is refused: " in message, value
+        assert len(message) < 1000 and message.count("\n") == 1
+        assert value != chosen or text in message
         if key not in ("input", "operating_points", "temperature"):  # of which the model alone knows nothing
             with pytest.raises((ValueError, OSError)):
                 load_bundle(BUNDLE)
         FACTS.write_text(whole)
 
 
-def test_wrong_values_of_the_input_are_refused(exported_run, capsys):
+def test_wrong_values_of_the_input_are_refused(exported_bundle, capsys):
     whole = json.loads(FACTS.read_text())["input"]
     for key, values in {"size": [0, 10**6, -1, None, 1.5, "x", [64]], "resize": ["x", 1, None],
                         "channels": [None, "cmyk"],
@@ -82,25 +91,25 @@ def test_wrong_values_of_the_input_are_refused(exported_run, capsys):
     pytest.param("NaN", id="NaN"), pytest.param('{"format": "busfast bundle", "format": 1}', id="key twice"),
     pytest.param("9" * 10_000, id="long number"), pytest.param("\ud800".encode("utf-8", "surrogatepass"), id="no text"),
     pytest.param("1e999", id="no finite number"), pytest.param('"' + "x" * 3_000_000 + '"', id="large")])
-def test_a_file_that_is_no_bundle_json_is_refused(exported_run, text, capsys):
+def test_a_file_that_is_no_bundle_json_is_refused(exported_bundle, text, capsys):
     FACTS.write_bytes(text if isinstance(text, bytes) else text.encode())
     with pytest.raises(ValueError):
         read_facts(BUNDLE)
     assert "is refused: bundle.json" in refused(PREDICT, capsys)
 
 
-def test_a_value_nested_in_a_bundle_json_is_refused(exported_run, capsys):
+def test_a_value_nested_in_a_bundle_json_is_refused(exported_bundle, capsys):
     for key in ("run", "metrics", "version", "input"):
         whole = FACTS.read_text()
         change(**{key: json.loads(deep(800))})
         assert "nested too deeply" in refused(PREDICT, capsys)
         FACTS.write_text(whole.replace('"temperature"', '"temperature": NaN, "other"'))
-        assert "NaN is no number" in refused(PREDICT, capsys)
+        assert "NaN is not a number" in refused(PREDICT, capsys)
         FACTS.write_text(whole)
 
 
 @pytest.mark.parametrize("name", ["bundle.json", "weights.safetensors", "outlier.safetensors", "model.onnx"])
-def test_a_terabyte_is_not_read_and_a_pipe_is_not_waited_for(exported_run, name, capsys):
+def test_a_terabyte_is_not_read_and_a_pipe_is_not_waited_for(exported_bundle, name, capsys):
     words = PREDICT + (" --engine=onnx" if name == "model.onnx" else "")
     os.truncate(BUNDLE / name, 2**40)  # takes no room on the disk
     assert name in (said := refused_unread(words, capsys)) and "bytes" in said
@@ -119,7 +128,7 @@ def refused_unread(words, capsys):
     return capsys.readouterr().err
 
 
-def test_a_name_alone_does_not_fill_the_memory_with_a_giant_model(exported_run, capsys):
+def test_a_name_alone_does_not_fill_the_memory_with_a_giant_model(exported_bundle, capsys):
     change(architecture="vit_gigantic_patch14_clip_224")  # 7 GB, if it were made
     began = time.process_time()
     assert "does not fit vit_gigantic" in refused(PREDICT, capsys)
@@ -132,7 +141,7 @@ def weights():
 
 @pytest.mark.parametrize("spoil", ["cut", "header of many bytes", "header that is none", "extra", "missing", "shape",
                                    "kind", "NaN", "infinite", "empty"])
-def test_weights_that_are_not_the_models_are_refused(exported_run, spoil, capsys):
+def test_weights_that_are_not_the_models_are_refused(exported_bundle, spoil, capsys):
     state, data = weights(), WEIGHTS.read_bytes()
     name = next(name for name, value in state.items() if value.is_floating_point())
     if spoil in ("cut", "empty"):
@@ -146,9 +155,10 @@ def test_weights_that_are_not_the_models_are_refused(exported_run, spoil, capsys
             "shape": {name: value[:1].clone()}, "kind": {name: value.double()}, "NaN": {name: value * math.nan},
             "infinite": {name: value + math.inf}, "missing": {}, "extra": {name: value, "more": value.clone()}}[spoil],
             WEIGHTS)
-    assert "checksum differs" in refused(PREDICT, capsys)
+    assert "weights.safetensors was changed since the export: its checksum differs" in refused(PREDICT, capsys)
     resign(BUNDLE)
-    assert "is refused: weights.safetensors" in refused(PREDICT, capsys)
+    assert "is refused: weights.safetensors" in (message := refused(PREDICT, capsys))
+    assert "does not fit" in message or spoil not in ("extra", "missing", "shape", "kind")
     with pytest.raises(ValueError, match="weights.safetensors"):
         load_bundle(BUNDLE)
 
@@ -160,7 +170,7 @@ def forge_ensemble(members=2, **changes):
     resign(BUNDLE, **{"version": "2.0", "members": members} | changes)
 
 
-def test_an_ensemble_of_one_model_says_what_that_model_says(exported_run):
+def test_an_ensemble_of_one_model_says_what_that_model_says(exported_bundle):
     assert main(PREDICT.split()) == 0
     forge_ensemble(3)
     assert main([*PREDICT.split()[:-1], "--out=three.csv"]) == 0
@@ -171,7 +181,7 @@ def test_an_ensemble_of_one_model_says_what_that_model_says(exported_run):
 
 
 @pytest.mark.parametrize("members", [0, 1, 3, 101, 10**9, -2, 2.0, "2", True, None, [], ["../evil", "/etc/passwd"], {}])
-def test_a_wrong_number_of_members_is_refused_in_a_sentence(exported_run, members, capsys):
+def test_a_wrong_number_of_members_is_refused_in_a_sentence(exported_bundle, members, capsys):
     forge_ensemble()
     change(members=members)
     assert "is refused: " in (said := refused(PREDICT, capsys)) and len(said) < 1000
@@ -179,14 +189,14 @@ def test_a_wrong_number_of_members_is_refused_in_a_sentence(exported_run, member
         load_bundle(BUNDLE)
 
 
-def test_a_number_of_members_alone_does_not_fill_the_memory(exported_run, capsys):
+def test_a_number_of_members_alone_does_not_fill_the_memory(exported_bundle, capsys):
     change(members=100, version="2.0", architecture="vit_gigantic_patch14_clip_224")  # 700 GB, if they were made
     began = time.process_time()
     assert "does not fit vit_gigantic" in refused(PREDICT, capsys)
     assert time.process_time() - began < 20
 
 
-def test_the_version_says_whether_a_bundle_is_an_ensemble(exported_run, capsys):
+def test_the_version_says_whether_a_bundle_is_an_ensemble(exported_bundle, capsys):
     change(members=2)
     assert "the key 'members' is unknown" in refused(PREDICT, capsys)
     facts = json.loads(FACTS.read_text()) | {"version": "2.0"}
@@ -198,7 +208,7 @@ def test_the_version_says_whether_a_bundle_is_an_ensemble(exported_run, capsys):
 
 
 @pytest.mark.parametrize("spoil", ["missing", "extra", "shape", "NaN", "not signed"])
-def test_weights_that_are_not_the_members_are_refused(exported_run, spoil, capsys):
+def test_weights_that_are_not_the_members_are_refused(exported_bundle, spoil, capsys):
     forge_ensemble()
     state = weights()
     name = "members.1.conv_stem.weight"
@@ -212,7 +222,7 @@ def test_weights_that_are_not_the_members_are_refused(exported_run, spoil, capsy
         assert "is refused: weights.safetensors" in refused(PREDICT, capsys)
 
 
-def test_an_outlier_score_of_another_model_is_refused(exported_run, capsys):
+def test_an_outlier_score_of_another_model_is_refused(exported_bundle, capsys):
     outlier = {"mean": np.zeros(7), "directions": np.eye(7)[:2], "variances": np.ones(2), "rest": np.ones(1),
                "threshold": np.ones(1)}
     for changes in ({}, {"rest": np.zeros(1)}, {"mean": np.full(7, math.nan)}, {"more": np.ones(1)},
@@ -231,7 +241,7 @@ def onnx_model(path, node, shape=(None, 3), extra=()):
                      .SerializeToString())
 
 
-def test_an_onnx_file_of_another_model_is_refused(exported_run, capsys):
+def test_an_onnx_file_of_another_model_is_refused(exported_bundle, capsys):
     path = BUNDLE / "model.onnx"
     onnx_model(path, helper.make_node("ReduceMean", ["images"], ["logits"], axes=[2, 3], keepdims=0))  # 3 numbers: fits
     resign(BUNDLE)
@@ -246,7 +256,7 @@ def test_an_onnx_file_of_another_model_is_refused(exported_run, capsys):
         assert "cannot be run" in said or "cannot read model.onnx" in said
 
 
-def test_an_onnx_file_reads_no_other_file(exported_run, capsys, tmp_path):
+def test_an_onnx_file_reads_no_other_file(exported_bundle, capsys, tmp_path):
     secret = tmp_path / "secret.bin"
     secret.write_bytes(np.full(3, 7, np.float32).tobytes())
     for place in (str(secret), os.path.relpath(secret)):
@@ -259,17 +269,17 @@ def test_an_onnx_file_reads_no_other_file(exported_run, capsys, tmp_path):
     assert onnx.load(BUNDLE / "model.onnx", load_external_data=False).graph.initializer
 
 
-def test_answers_that_are_no_numbers_do_not_look_like_answers(exported_run):
+def test_answers_that_are_no_numbers_do_not_look_like_answers(exported_bundle):
     """Weights may be finite and what comes of them not: here by the scale of the pixels."""
     change(input=json.loads(FACTS.read_text())["input"] | {"std": [1e-38] * 3})
     assert main([*PREDICT.split(), "--bs=8"]) in (0, 2)
     if Path("out.csv").exists():
         rows = pd.read_csv("out.csv", keep_default_na=False)
         assert not rows.astype(str).isin(["nan", "inf"]).any(axis=None)
-        assert set(rows["reason"]) <= {"", NO_ANSWER}
+        assert set(rows["reason"]) <= {"", NOT_FINITE}
 
 
-def test_files_that_nobody_asked_for_are_not_read_and_a_link_counts_as_its_file(exported_run, tmp_path):
+def test_files_that_nobody_asked_for_are_not_read_and_a_link_counts_as_its_file(exported_bundle, tmp_path):
     (BUNDLE / "setup.py").write_text("raise SystemExit")
     (BUNDLE / "learner.pkl").write_bytes(b"cos\nsystem\n(S'false'\ntR.")
     shutil.move(WEIGHTS, tmp_path / "elsewhere")

@@ -169,7 +169,7 @@ def test_any_bytes_as_weights(exported_once, folder, data):
 
 @fuzz
 @given(note=st.binary(max_size=60) | st.fixed_dictionaries(
-    dict.fromkeys(("about", "rows", "bytes", "replace"), JSON)).map(
+    dict.fromkeys(("about", "replace"), JSON)).map(
     lambda value: json.dumps(value).encode()) | JSON.map(lambda value: json.dumps(value).encode()), same=st.booleans())
 def test_any_note_of_an_interrupted_table(folder, note, same):
     out = folder / "out.csv"

@@ -13,9 +13,22 @@ from PIL import Image
 from busfast.cli import main
 from busfast.data.fingerprint import cache_file, load
 from busfast.training.checkpoint import MAGIC, NAME, PREVIOUS, read_last
-from security.hostile import BUNDLE, DATA, MODELS, RESULTS, RUN, contents, images, pickles, refused, resign
+from security.hostile import (
+    BUNDLE,
+    DATA,
+    MODELS,
+    RESULTS,
+    RUN,
+    contents,
+    images,
+    nothing_changes,
+    pickles,
+    refusal,
+    refused,
+    resign,
+)
 
-# file -> the verb that reads it. Each is refused with a word on the file, and nothing of the user's is changed.
+# file -> the verb that reads it. Each is refused with a message that names the file, and no other file is changed.
 REFUSED = {
     "evil.pth": "train --weights=evil.pth",
     "evil.bin": "train --weights=evil.bin",
@@ -71,42 +84,44 @@ def test_a_pickle_is_refused_and_its_code_does_not_run(exported_run, marker, fil
     if "other" in Path(file).parts:
         for folder in (RESULTS, MODELS):
             shutil.copytree(folder, folder.with_name("other"))
-    for kind, content in pickles(marker).items():
-        Path(file).parent.mkdir(exist_ok=True, parents=True)
-        Path(file).write_bytes(content)
-        said = refused(REFUSED[file], capsys)
-        assert Path(file).name in said or file == f"{DATA}/phantom.json", (kind, said)
-        assert not marker.exists(), kind
+    Path(file).parent.mkdir(exist_ok=True, parents=True)
+    with nothing_changes(but=Path(file)):
+        for kind, content in pickles(marker).items():
+            Path(file).write_bytes(content)
+            message = refusal(REFUSED[file], capsys)
+            assert Path(file).name in message or file == f"{DATA}/phantom.json", (kind, message)
+            assert Path(file).read_bytes() == content and not marker.exists(), kind
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "outlier.safetensors", "model.onnx"])
-def test_a_pickle_with_the_right_checksum_is_refused_too(exported_run, marker, name, capsys):
+def test_a_pickle_with_the_right_checksum_is_refused_too(exported_bundle, marker, name, capsys):
+    engine = "onnx" if name == "model.onnx" else "torch"
     for content in pickles(marker).values():
         (BUNDLE / name).write_bytes(content)
         resign(BUNDLE)
-        engine = "onnx" if name == "model.onnx" else "torch"
-        assert "refused" in (said := refused(f"predict {DATA} --model={BUNDLE} --engine={engine} --out=out.csv", capsys)
-                             ) or "cannot read model.onnx" in said
+        message = refused(f"predict {DATA}/images --model={BUNDLE} --engine={engine} --out=out.csv", capsys)
+        assert "refused" in message or "cannot read model.onnx" in message
         assert not marker.exists()
 
 
-def test_the_pickle_would_run_where_somebody_unpickles_it_and_with_trust(exported_run, marker, capsys):
+def test_the_pickle_would_run_where_somebody_unpickles_it_and_with_trust(exported_bundle, marker, capsys):
     for kind, unpickle in (("text", pickle.loads), ("raw", pickle.loads), ("torch", None)):
         content = pickles(marker)[kind]
         if unpickle:
             unpickle(content)
         else:
             (MODELS / "learner.pkl").write_bytes(content)
-            main(["predict", str(DATA), f"--model={MODELS}/learner.pkl", "--out=out.csv", "--trust"])
+            main(["predict", f"{DATA}/images", f"--model={MODELS}/learner.pkl", "--out=out.csv", "--trust"])
         assert marker.exists(), kind
         marker.unlink()
 
 
 def test_an_image_that_is_a_pickle_is_unreadable_and_does_not_run(exported_run, marker, capsys):
     good, bad = images()[:2]
+    Path("list.csv").write_text(f"image\n{good}\n{bad}\n")
     for content in pickles(marker).values():
         bad.write_bytes(content)
-        assert main(["predict", f"{DATA}/images", f"--model={BUNDLE}", "--out=out.csv", "--overwrite"]) == 0
+        assert main(["predict", "list.csv", f"--model={BUNDLE}", "--out=out.csv", "--overwrite"]) == 0
         rows = pd.read_csv("out.csv").set_index("image")["status"]
         assert rows[str(bad)] == "unreadable" and rows[str(good)] == "ok"
         assert "cannot be decoded" in refused("train", capsys)
@@ -140,8 +155,13 @@ def test_caches_that_are_pickles_are_made_anew_and_do_not_run(exported_run, mark
             path.write_bytes(content)
         assert main(["cache"]) == 0
         assert load(cache_file([str(path.absolute()) for path in images()])) == {}
-        assert main(["train", "--cache=auto"]) == 0
-        assert contents("data") == before and not marker.exists()
+        capsys.readouterr()
+        assert main(["cache", f"--data={DATA}"]) == 0
+        assert "cache: decoding " in capsys.readouterr().out and not marker.exists()
+    for path in kept:
+        path.write_bytes(content)
+    assert main(["train", "--cache=auto"]) == 0
+    assert contents("data") == before and not marker.exists()
 
 
 def test_a_file_for_which_pillow_would_run_a_program_is_not_opened(exported_run, marker, monkeypatch):
@@ -161,7 +181,7 @@ def test_a_file_for_which_pillow_would_run_a_program_is_not_opened(exported_run,
     assert "UnidentifiedImageError" in Path("out.csv").read_text()
 
 
-def test_a_folder_called_as_a_pickle_is_a_bundle(exported_run):
+def test_a_folder_called_as_a_pickle_is_a_bundle(exported_bundle):
     shutil.copytree(BUNDLE, "model.pkl")
     assert main(["predict", str(images()[0]), "--model=model.pkl", "--out=out.csv"]) == 0
     assert np.isfinite(pd.read_csv("out.csv")["p_benign"]).all()

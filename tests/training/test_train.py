@@ -120,7 +120,7 @@ def test_the_preset_is_recorded_and_an_epoch_is_profiled(workdir, capsys):
     assert profile["epoch"].tolist() == [1, 2] and len(phases.columns) == 7
     assert phases.sum(axis=1).tolist() == pytest.approx(profile["seconds"].tolist(), abs=1e-3)
     said = capsys.readouterr().out
-    assert "freeze=4: nothing is, for the weights are random" in said
+    assert "freeze=4 ignored: random weights" in said
     assert "waiting for data" in said and "cache: decoding 76 images once, to 48 px" in said
     run("predict", "results/phantom/stratified/split.csv".replace("split.csv", "loss_curve.png"),
         "--run=phantom/stratified", "--out=one.csv")

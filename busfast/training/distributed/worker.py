@@ -60,7 +60,7 @@ def _follow() -> None:
     """Trains its share of whatever the first process trains."""
     from fastai.callback.progress import ProgressCallback
 
-    from busfast.models.weights import Weights
+    from busfast.models.weights import StartWeights
     from busfast.training.distributed import store
     from busfast.training.fit import distributed_callbacks, schedule_callbacks
     from busfast.training.guards import RaiseOnSignal, StopOnNaN, record_signals
@@ -73,7 +73,7 @@ def _follow() -> None:
         except (OSError, UserError) as error:
             raise UserError(f"{run.results}/split.csv, which the first process wrote, cannot be read here ({error}). "
                             "All machines need to see the same folders.") from error
-        learn = build(config, parts, run.models, Weights(**job["weights"]))
+        learn = build(config, parts, run.models, StartWeights(**job["weights"]))
         learn.remove_cbs(ProgressCallback)
         learn.metrics, learn.logger = [], lambda values: None
         store.barrier()

@@ -1,0 +1,78 @@
+"""The weights of a run -> the model they belong to, an ensemble included."""
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from fastai.learner import Learner
+from fastai.losses import CrossEntropyLossFlat
+
+from busfast.errors import UserError
+from busfast.inference.load_bundle import Ensemble
+from busfast.models.memory import keep_freed_memory
+from busfast.models.weight_files import load_state, make_from_state
+from busfast.models.weights import make_model
+from busfast.pipelines.config import Config
+from busfast.pipelines.dataloaders import inference_dls
+from busfast.pipelines.image import ImagePipeline
+
+
+def load_model(path: Path, arch: str, image: ImagePipeline, classes: tuple[str, ...], *, bs: int = 32,
+               device: str = "auto", threads: int = 0, members: int = 0) -> Learner:
+    """Makes a Learner for inference from saved weights (tensors only; no code of the file is run).
+
+    Args:
+        path: the weights.
+        arch, image, classes: timm name, image pipeline and classes of the model.
+        bs, device, threads: how images are read and inferred.
+        members: number of models in the file of an ensemble; 0: one model.
+
+    Raises:
+        UserError: the weights are missing, broken, or of another model.
+    """
+    keep_freed_memory()
+    model = load_ensemble(arch, path, len(classes), members) if members else \
+        make_model(arch, str(path), len(classes), 0.0)[0]
+    dls = inference_dls(image, classes, bs=bs, device=device, threads=threads)
+    return Learner(dls, model.to(dls.device, memory_format=torch.channels_last), loss_func=CrossEntropyLossFlat())
+
+
+def load_run_model(path: Path, config: Config, record: dict[str, Any], **flags) -> Learner:
+    """Loads the weights of a run, described by `Run.read_config`; raises as `load_model`.
+
+    `flags` are bs, device and threads of `load_model`; default: as in training.
+    """
+    options: dict[str, Any] = {"device": config.device, "threads": config.threads,
+                               "members": len(record.get("members") or ())} | flags
+    return load_model(path, config.arch, run_image(config, record), config.classes, **options)
+
+
+def run_image(config: Config, record: dict[str, Any]) -> ImagePipeline:
+    """Returns a run's image pipeline, without augmentation; raises UserError if its record has no mean and std."""
+    try:
+        mean, std = (tuple(map(float, record["weights"][name])) for name in ("mean", "std"))
+        valid = len(mean) == len(std) == 3 and all(map(math.isfinite, mean + std)) and min(std) > 0
+    except (KeyError, TypeError, ValueError, OverflowError):
+        valid = False
+    if not valid:
+        raise UserError("The run's config.yaml has no valid normalization (run: weights: mean and std, three numbers "
+                        "each). Restore the file, or train again.")
+    return ImagePipeline(config.size, config.resize, config.channels, mean=mean, std=std)
+
+
+def load_ensemble(arch: str, path: Path, classes: int, members: int) -> Ensemble:
+    """Makes an ensemble of timm models from a file with the tensors of `join_states`; raises as `load_state`."""
+    state = load_state(path)
+    states = [{name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+              for prefix in (f"members.{index}." for index in range(members))]
+    if sum(map(len, states)) < len(state):
+        raise UserError(f"The weights in '{path}' are not of {members} members. Make the ensemble again.")
+    return Ensemble([make_from_state(arch, path, member, {"num_classes": classes})[0] for member in states])
+
+
+def join_states(paths: Sequence[Path]) -> dict[str, torch.Tensor]:
+    """Reads the weights of several models; returns those of an `Ensemble` of them."""
+    return {f"members.{index}.{name}": value for index, path in enumerate(paths)
+            for name, value in load_state(path).items()}
