@@ -1,4 +1,7 @@
-"""An outlier score tells what is unlike the training images, and refuses to be made of nonsense."""
+"""An outlier score finds images unlike the training images, and refuses arrays that do not fit each other.
+
+Covers busfast/inference/outlier.py and the features of busfast/inference/engines.py (see test_onnx_export.py, too).
+"""
 
 from dataclasses import asdict, replace
 

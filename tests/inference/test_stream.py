@@ -1,4 +1,8 @@
-"""Predictions: one row an input, the same wherever the model runs."""
+"""Predictions have a row for each input, and are the same wherever the model runs.
+
+Covers busfast/inference/stream.py, busfast/inference/inputs.py, busfast/inference/predictor.py,
+busfast/inference/run_model.py and busfast/inference/fastai_export.py.
+"""
 
 import io
 import shutil

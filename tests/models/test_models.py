@@ -1,0 +1,7 @@
+"""The public names of the package, which notebooks import, exist."""
+
+import busfast.models
+
+
+def test_every_public_name_is_imported_when_it_is_first_used():
+    assert all(callable(getattr(busfast.models, name)) for name in busfast.models.__all__)
