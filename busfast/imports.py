@@ -24,6 +24,14 @@ def lazy_names(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]
     return get
 
 
+def is_installed(module: str) -> bool:
+    """Returns whether Python could import a module, such as "optuna" or "nvidia.dali"; imports at most its parents."""
+    try:
+        return find_spec(module) is not None
+    except ModuleNotFoundError:  # not even the package that it would be in
+        return False
+
+
 def require_package(module: str, purpose: str, install: str) -> None:
     """Checks that an optional package is installed, before work starts; does not import it.
 
@@ -36,9 +44,5 @@ def require_package(module: str, purpose: str, install: str) -> None:
     Raises:
         UserError: the package is not installed.
     """
-    try:
-        installed = find_spec(module) is not None
-    except ModuleNotFoundError:  # a parent package is missing
-        installed = False
-    if not installed:
+    if not is_installed(module):
         raise UserError(f"{purpose}: {install}")

@@ -11,7 +11,6 @@ import re
 import shlex
 import shutil
 import subprocess
-from importlib.util import find_spec
 from pathlib import Path
 
 import pandas as pd
@@ -52,7 +51,6 @@ OTHERS = {
     r"make (\w+)": lambda target: f"\n{target}:" in (ROOT / "Makefile").read_text(),
     r"pip install -e \"\.\[(\w+)\]\"": lambda extra: extra in setup()["options.extras_require"],
     r"python -m pytest (.*)": lambda args: all((ROOT / arg).exists() for arg in args.split() if "--" not in arg),
-    r"python -m (busfast\.[\w.]+).*": find_spec,
     r"python (\S+\.py).*": lambda file: (ROOT / file).is_file(),
     r"source (\.venv)/bin/activate": bool,
 }

@@ -1,4 +1,4 @@
-"""Loaders that are measured where they are installed (extra `bench`): FFCV, SPDL, WebDataset."""
+"""Loaders of optional packages (extra `bench`): FFCV, SPDL, WebDataset."""
 
 import io
 from functools import partial
@@ -11,11 +11,11 @@ from busfast.bench.arena import Ready
 from busfast.bench.job import Job, ready
 from busfast.bench.peers import Files, open_pillow, pillow_transform, tensor_transform
 
-RAW = 256  # pixels, longer side, in FFCV's own file
+RAW_SIZE = 256  # longer side of the images in FFCV's own file, pixels
 
 
 def ffcv(job: Job) -> Ready:
-    """FFCV from its own file of raw 256-px images: random resized crops and flips."""
+    """FFCV, from its own file of raw 256-px images: random resized crops and flips."""
     from ffcv.fields import IntField, RGBImageField
     from ffcv.fields.decoders import IntDecoder, RandomResizedCropRGBImageDecoder
     from ffcv.loader import Loader, OrderOption
@@ -24,7 +24,7 @@ def ffcv(job: Job) -> Ready:
 
     image, file = job.pipeline(), f"{job.folder}/images.beton"
     scale = [np.array(value) * 255 for value in (image.mean, image.std)]
-    fields = {"image": RGBImageField(write_mode="raw", max_resolution=RAW), "number": IntField()}
+    fields = {"image": RGBImageField(write_mode="raw", max_resolution=RAW_SIZE), "number": IntField()}
     writer = DatasetWriter(file, fields, num_workers=max(1, job.workers))
     writer.from_indexed_dataset(Files(job.images.paths, open_pillow, _unchanged))
     pixels = [RandomResizedCropRGBImageDecoder((job.size, job.size)), RandomHorizontalFlip(image.hflip),
@@ -43,14 +43,14 @@ def spdl(job: Job) -> Ready:
     import spdl.io as ffmpeg
     from spdl.pipeline import PipelineBuilder
 
-    ffmpeg.load_image(job.images.paths[0])  # in a pipeline, FFmpeg's libraries not being there is no error
+    ffmpeg.load_image(job.images.paths[0])  # raises if FFmpeg's libraries are missing; a pipeline would hide it
 
     def load(augment: bool, paths: list[str]) -> torch.Tensor:
         transform = tensor_transform(job, augment)
         buffer = ffmpeg.load_image_batch(paths, width=None, height=None, pix_fmt=None,
                                      filter_desc=f"scale={job.size}:{job.size}:flags=bilinear,format=pix_fmts=rgb24")
         pixels = ffmpeg.to_torch(buffer).permute(0, 3, 1, 2)
-        return torch.stack([transform(one) for one in pixels])
+        return torch.stack([transform(image) for image in pixels])
 
     def epoch(augment: bool):
         order = np.random.permutation(len(job.images.paths)) if augment else range(len(job.images.paths))
@@ -69,8 +69,8 @@ def webdataset(job: Job) -> Ready:
     """WebDataset: the same JPEGs in tar files, opened with Pillow in worker processes."""
     import webdataset as wds
 
-    share = -(-len(job.images.paths) // max(1, job.workers))  # a file for each worker
-    with wds.ShardWriter(f"{job.folder}/%03d.tar", maxcount=share, verbose=0) as writer:
+    per_worker = -(-len(job.images.paths) // max(1, job.workers))  # one tar file for each
+    with wds.ShardWriter(f"{job.folder}/%03d.tar", maxcount=per_worker, verbose=0) as writer:
         for number, path in enumerate(job.images.paths):
             writer.write({"__key__": f"{number:06}", "image": Path(path).read_bytes()})
     shards = sorted(map(str, Path(job.folder).glob("*.tar")))

@@ -1,4 +1,4 @@
-"""The learners that the benches step and epoch compare: a stock fastai Learner, busfast's, and the bare loop."""
+"""What the benches step and epoch compare: a stock fastai Learner, busfast's Learner, and a bare loop."""
 
 import time
 from collections.abc import Sequence
@@ -22,13 +22,14 @@ LR = 1e-3
 SEED = 42
 
 
-class Resident:
-    """A DataLoader that hands out one batch again and again, so that loading costs nothing.
+class ResidentBatch:
+    """A DataLoader that returns one batch in memory again and again, so that loading costs nothing.
 
     Args:
         size: side of the images, pixels.
-        bs: images a batch.
-        steps: batches an epoch.
+        bs: images per batch.
+        steps: batches per epoch.
+        channels_last: memory layout.
     """
 
     device = torch.device("cpu")
@@ -47,18 +48,18 @@ class Resident:
         return (self.batch for _ in range(self.steps))
 
     def loaders(self) -> DataLoaders:
-        """The same for a Learner."""
+        """Returns DataLoaders of it, for a Learner."""
         return DataLoaders(self, self, device=self.device)
 
 
-class Clock(Callback):
-    """Takes the time of the training part of an epoch, and leaves validation out.
+class TrainTimer(Callback):
+    """Times the training of an epoch, and skips validation.
 
     Attributes:
-        seconds: from the first batch being asked for to the last step being done.
+        seconds: from the request of the first batch to the end of the last step.
     """
 
-    order = 1000  # the last to see a step, the last before training begins
+    order = 1000  # after all other callbacks
 
     def before_train(self):
         self.started = time.perf_counter()
@@ -71,13 +72,13 @@ class Clock(Callback):
 
 
 def stock_learner(dls: DataLoaders, arch: str) -> Learner:
-    """What fastai's documentation leads to: a timm model in a Learner, everything else fastai's and torch's own."""
+    """Returns what fastai's documentation leads to: a timm model in a Learner with fastai's and torch's defaults."""
     torch.manual_seed(SEED)
     return Learner(dls, timm.create_model(arch, num_classes=len(CLASSES)), loss_func=CrossEntropyLossFlat())
 
 
 def busfast_learner(arch: str, parts: Sequence[str] = ALL, dls=None) -> Learner:
-    """busfast's Learner, as `train` makes it but for the start from random weights; on one blank image without dls."""
+    """Returns busfast's Learner as `train` makes it, with random weights; without dls, on blank images."""
     if dls is None:
         rows = [{"image": Image.new("RGB", (1, 1)), "label": label, "part": part} for label in CLASSES
                 for part in ("train", "valid")]
@@ -88,26 +89,26 @@ def busfast_learner(arch: str, parts: Sequence[str] = ALL, dls=None) -> Learner:
     return make_learner(dls, arch, weights="none", parts=parts)
 
 
-def epoch_seconds(learn: Learner, clock: Clock | None = None) -> float:
-    """Trains an epoch, with the callbacks of a run that cost something in each step; returns its seconds."""
-    clock = clock or Clock()
+def epoch_seconds(learn: Learner) -> float:
+    """Trains an epoch, with the learning rate schedule of a run; returns its seconds."""
+    timer = TrainTimer()
     with learn.no_bar(), learn.no_logging():
-        learn.fit(1, cbs=[cosine(LR, 1e-6), clock])
-    return clock.seconds
+        learn.fit(1, cbs=[cosine(LR, 1e-6), timer])
+    return timer.seconds
 
 
 class BareLoop:
-    """The ceiling: busfast's model with every part, stepping by itself on a resident batch.
+    """The ceiling: busfast's model with every part of the fast step, in a bare loop on a resident batch.
 
     Args:
         arch: timm model.
         batches: the resident batch.
         autocast: whether the forward pass runs in bfloat16.
-        foreach: Adam with torch's foreach kernels in place of the fused one.
-        compiled: whether torch.compile has its turn with the model.
+        foreach: whether Adam uses torch's foreach kernels in place of the fused one.
+        compiled: whether torch.compile compiles the model.
     """
 
-    def __init__(self, arch: str, batches: Resident, *, autocast: bool = False, foreach: bool = False,
+    def __init__(self, arch: str, batches: ResidentBatch, *, autocast: bool = False, foreach: bool = False,
                  compiled: bool = False):
         learn = busfast_learner(arch)
         self.model, self.loss, self.batches, self.autocast = learn.model.train(), learn.loss_func, batches, autocast
@@ -117,7 +118,7 @@ class BareLoop:
             self.model = torch.compile(self.model)
 
     def seconds(self) -> float:
-        """Steps through the batches; returns the seconds."""
+        """Trains on the batches; returns the seconds."""
         start = time.perf_counter()
         for x, y in self.batches:
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.autocast):

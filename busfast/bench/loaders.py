@@ -1,4 +1,4 @@
-"""bench loaders: how many images a second each way of loading delivers for training."""
+"""bench loaders: images a second that each way of loading delivers for training."""
 
 from collections.abc import Callable
 from pathlib import Path
@@ -6,9 +6,9 @@ from typing import Any
 
 from busfast.bench import guests, ours, peers
 from busfast.bench.arena import Contender, compete, pick
+from busfast.bench.images import Images
 from busfast.bench.job import Job
-from busfast.bench.own_images import Images
-from busfast.bench.report import Report, Target, reasons, tabulate
+from busfast.bench.report import MEDIAN, MEMORY, Report, Target, reasons, tabulate
 
 BASE = "fastai DataBlock"
 FFCV = "FFCV raw 256 px"
@@ -20,10 +20,10 @@ TARGETS = (
 
 
 def contenders(job: Job) -> list[Contender]:
-    """Returns everyone who competes, each with the same job."""
+    """Returns all contenders, each with the same job."""
     dali = {"nvidia.dali": "nvidia-dali-cuda130"}
     cached = {"cache": str(Path(job.folder) / "cache")}
-    listed: list[tuple[str, Callable[..., Any], dict[str, Any], dict[str, str]]] = [
+    makers: list[tuple[str, Callable[..., Any], dict[str, Any], dict[str, str]]] = [
         (BASE, peers.fastai_datablock, {}, {}), ("fastai RandomResizedCrop", peers.fastai_crop, {}, {}),
         ("torch Pillow", peers.torch_pillow, {}, {}), ("torch torchvision", peers.torch_torchvision, {}, {}),
         ("timm", peers.timm_loader, {}, {}), ("WebDataset", guests.webdataset, {}, {"webdataset": "webdataset"}),
@@ -33,10 +33,10 @@ def contenders(job: Job) -> list[Contender]:
         ("busfast uncached, dali", ours.busfast, {"loader": "dali"}, dali),
         ("busfast uncached, torchvision", ours.busfast, {"loader": "torchvision"}, {}),
         ("busfast cached", ours.busfast, cached, {}),
-        ("limit: decoding alone", ours.decoding, {}, {}),
-        ("limit: decoding and resizing alone", ours.decoding, {"fit": True}, {}),
+        ("limit: decoding alone", ours.decode, {}, {}),
+        ("limit: decoding and resizing alone", ours.decode, {"resize": True}, {}),
     ]
-    return [Contender(name, make, {"job": job} | settings, needs) for name, make, settings, needs in listed]
+    return [Contender(name, make, {"job": job} | settings, packages) for name, make, settings, packages in makers]
 
 
 def run(folder: Path, images: Images, size: int, bs: int, rounds: int, threads: int, only: list[str]) -> Report:
@@ -46,24 +46,23 @@ def run(folder: Path, images: Images, size: int, bs: int, rounds: int, threads: 
         folder: to write to; the caller removes it.
         images: what is loaded.
         size: side of the training images, pixels.
-        bs: images a batch.
+        bs: images per batch.
         rounds: counted rounds.
-        threads: threads or worker processes each has.
+        threads: threads or worker processes of each.
         only: words of contenders' names; empty: all.
     """
     job = Job(images, size, bs, threads, str(folder))
     outcomes = compete(pick(contenders(job), only), rounds)
-    chosen = next((one.facts["loader"] for one in outcomes if one.name == "busfast uncached" and one.values), None)
+    loader = next((one.facts["loader"] for one in outcomes if one.name == "busfast uncached" and one.values), None)
     notes = [
-        f"Images: {images.said}. Small images flatter the peers, huge ones flatter the cache.",
-        f"Each in a process of its own, {threads} threads or worker processes, batches of {bs}; {rounds} rounds in "
-        "turn after one that is not counted; img_per_s is the median, img_per_s_iqr the spread of its middle half.",
-        "apart: mean distance to the reference pixels, of 255, where the pipeline is the same (squash, flip, "
-        "rotation by up to 15 degrees, normalising); empty: its own crops, only shape, type and range are checked.",
-        "memory_mb: the most that the process was resident in, and what its workers held for themselves.",
-        "busfast: freed memory is kept, as in training (busfast.models.fast_step, keep_memory); every image once an "
-        "epoch was checked"
-        + (f"; its uncached loader here is {chosen}." if chosen else "."),
+        f"Images: {images.description}. Small images favor the peers, huge ones favor the cache.",
+        f"Each in its own process, {threads} threads or worker processes, batches of {bs}. {MEDIAN.format(rounds)}",
+        "apart: mean absolute difference to the reference pixels, of 255, where the pipeline is the same (squash, "
+        "flip, rotation by up to 15 degrees, normalization); empty: random crops, of which shape, type and range are "
+        "checked.",
+        MEMORY,
+        "busfast: keeps freed memory, as in training (busfast.models.fast_step, keep_memory); checked: every image is "
+        "delivered once per epoch" + (f"; its uncached loader here is {loader}." if loader else "."),
     ]
     return Report(f"Loading for training, {size} px", tabulate(outcomes, BASE, ["apart"]),
                   ("img_per_s", "images a second"), TARGETS, notes, reasons(outcomes))

@@ -2,13 +2,14 @@
 
 import os
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 
 from busfast import __version__
 from busfast.processes import cores
 from busfast.training.runs import PACKAGES, installed
 
-PEERS = ("ffcv", "spdl", "webdataset", "lmdb", "zarr", "pyarrow", "h5py")
+PEERS = ("ffcv", "spdl", "webdataset")
 
 
 def describe_machine() -> str:
@@ -17,9 +18,10 @@ def describe_machine() -> str:
     return f"{_processor()}, {cores()} cores{memory}; {platform.platform(terse=True)}; everything on the CPU"
 
 
-def describe_versions() -> str:
-    """Returns the versions of what takes part, as far as it is installed."""
-    versions = {"busfast": __version__, "Python": platform.python_version(), **installed((*PACKAGES, *PEERS))}
+def describe_versions(packages: Sequence[str] = ()) -> str:
+    """Returns the versions of busfast, Python and the installed ones of its packages, its peers and `packages`."""
+    versions = {"busfast": __version__, "Python": platform.python_version()}
+    versions |= installed((*PACKAGES, *PEERS, *packages))
     return ", ".join(f"{name} {version}" for name, version in versions.items())
 
 

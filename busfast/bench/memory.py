@@ -1,4 +1,4 @@
-"""How much memory a process and its workers hold, and giving back what was freed. Linux tells; other systems less."""
+"""The memory of a process and its workers, and returning freed memory. Complete on Linux only."""
 
 import ctypes
 import os
@@ -6,23 +6,23 @@ import sys
 import threading
 from pathlib import Path
 
-EVERY = 0.2  # seconds between two looks at the workers
+INTERVAL = 0.2  # seconds between two measurements of the workers
 
 _PROC = Path("/proc")
 
 
-class Watch:
-    """Looks at the workers of this process from time to time, for as long as it is entered.
+class WorkerMemory:
+    """Measures the memory of this process' workers in the background, while it is entered.
 
     Attributes:
-        workers: the most that they held for themselves at one time, bytes. What they share with this process (all
-            that they have not written to since they were forked) is not counted again.
+        peak: the most private memory that they held at one time, bytes. Pages that they share with this process (those
+            they have not written to since the fork) are not counted.
     """
 
     def __init__(self):
-        self.workers = 0
+        self.peak = 0
         self._ended = threading.Event()
-        self._thread = threading.Thread(target=self._look, daemon=True)
+        self._thread = threading.Thread(target=self._measure, daemon=True)
 
     def __enter__(self):
         self._thread.start()
@@ -32,13 +32,13 @@ class Watch:
         self._ended.set()
         self._thread.join()
 
-    def _look(self) -> None:
-        while not self._ended.wait(EVERY):
-            self.workers = max(self.workers, sum(_own(worker) for worker in _descendants(os.getpid())))
+    def _measure(self) -> None:
+        while not self._ended.wait(INTERVAL):
+            self.peak = max(self.peak, sum(map(_private, _descendants(os.getpid()))))
 
 
 def peak_memory() -> int:
-    """Returns the most memory that this process was resident in since it started or since `reset_peak`, bytes."""
+    """Returns the peak resident memory of this process since it started or since `reset_peak`, bytes."""
     if (peak := _status("VmHWM")) is not None:
         return peak
     try:
@@ -49,36 +49,36 @@ def peak_memory() -> int:
 
 
 def reset_peak() -> None:
-    """Starts `peak_memory` anew, so that it leaves out what was needed to get ready. Linux only."""
+    """Resets `peak_memory`, so that it excludes the start. Linux only."""
     try:
         (_PROC / "self/clear_refs").write_text("5")
-    except OSError:  # another system, or a kernel that does not let us: the peak is that of the whole process
+    except OSError:  # another system, or a kernel that forbids it: the peak includes the start
         pass
 
 
 def resident_memory() -> tuple[int, int]:
-    """Returns what this process holds now, bytes: its own, and pages of files that are mapped into it."""
+    """Returns the resident memory of this process, bytes: anonymous, and pages of mapped files."""
     return _status("RssAnon") or 0, _status("RssFile") or 0
 
 
 def give_back_memory() -> None:
-    """Returns freed memory to the system, so that contenders that wait leave room for the one that works."""
+    """Returns freed memory to the system, so that waiting contenders leave room for the one that measures."""
     try:
         ctypes.CDLL(None).malloc_trim(0)
     except (OSError, AttributeError, TypeError):  # not glibc
         pass
 
 
-def _status(field: str, process: str = "self") -> int | None:
+def _status(field: str) -> int | None:
     try:
-        lines = (_PROC / process / "status").read_text().splitlines()
+        lines = (_PROC / "self/status").read_text().splitlines()
     except OSError:
         return None
     return next((int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{field}:")), None)
 
 
-def _own(process: int) -> int:
-    """What a process holds for itself alone, bytes; 0 if it has ended."""
+def _private(process: int) -> int:
+    """The private memory of a process, bytes; 0 if it has ended."""
     try:
         lines = (_PROC / str(process) / "smaps_rollup").read_text().splitlines()
     except OSError:
@@ -91,5 +91,5 @@ def _descendants(process: int) -> list[int]:
         lists = [file.read_text() for file in (_PROC / str(process) / "task").glob("*/children")]
     except OSError:
         return []
-    children = [int(word) for text in lists for word in text.split()]
-    return children + [one for child in children for one in _descendants(child)]
+    children = [int(number) for text in lists for number in text.split()]
+    return children + [process for child in children for process in _descendants(child)]

@@ -9,28 +9,28 @@ from PIL import Image
 from torch.utils.data import DataLoader, Dataset
 
 from busfast.bench.arena import Ready
+from busfast.bench.images import VALID
 from busfast.bench.job import Job, ready
-from busfast.bench.own_images import VALID
 
 CPU = torch.device("cpu")
 
 
 def fastai_datablock(job: Job) -> Ready:
-    """fastai's usual recipe: Resize(460) an item, aug_transforms(size=224) a batch (both in proportion to the size)."""
+    """fastai's usual recipe: Resize(460) per item, aug_transforms(size=224) per batch (both scaled to the size)."""
     from fastai.vision.augment import Resize, aug_transforms
 
     return _fastai(job, Resize(job.size * 460 // 224), aug_transforms(size=job.size))
 
 
 def fastai_crop(job: Job) -> Ready:
-    """fastai's cheaper recipe: RandomResizedCrop and a flip an item (a flip of the batch would resample all of it)."""
+    """fastai's cheaper recipe: RandomResizedCrop and a flip per item (a flip of the batch would resample it)."""
     from fastai.vision.augment import FlipItem, RandomResizedCrop
 
     return _fastai(job, [RandomResizedCrop(job.size), FlipItem()], [])
 
 
-def _fastai(job: Job, item, batch: list) -> Ready:
-    dls = fastai_dls(job, item, batch)
+def _fastai(job: Job, item_tfms, batch_tfms: list) -> Ready:
+    dls = fastai_dls(job, item_tfms, batch_tfms)
 
     def epoch():
         for pixels, _ in dls.train:
@@ -39,12 +39,12 @@ def _fastai(job: Job, item, batch: list) -> Ready:
     return ready(job, epoch)
 
 
-def fastai_dls(job: Job, item, batch: list):
+def fastai_dls(job: Job, item_tfms, batch_tfms: list):
     """Makes DataLoaders with fastai's DataBlock.
 
     Args:
         job: what is loaded.
-        item, batch: transforms of an item; of a batch, besides normalising.
+        item_tfms, batch_tfms: fastai's transforms; batches are also normalized.
     """
     from fastai.data.block import CategoryBlock, DataBlock
     from fastai.data.transforms import ColReader, Normalize
@@ -53,8 +53,8 @@ def fastai_dls(job: Job, item, batch: list):
     image = job.pipeline()
     rows = pd.DataFrame({"image": job.images.paths, "label": job.images.labels})
     block = DataBlock((ImageBlock, CategoryBlock), get_x=ColReader("image"), get_y=ColReader("label"),
-                      splitter=_all_train, item_tfms=item,
-                      batch_tfms=[*batch, Normalize.from_stats(image.mean, image.std, cuda=False)])
+                      splitter=_all_train, item_tfms=item_tfms,
+                      batch_tfms=[*batch_tfms, Normalize.from_stats(image.mean, image.std, cuda=False)])
     return block.dataloaders(rows, bs=job.bs, num_workers=job.workers, device=CPU)
 
 
@@ -63,7 +63,7 @@ def _all_train(items) -> tuple[list[int], list[int]]:
 
 
 class Files(Dataset):
-    """Image files by number, each opened and transformed; with its number in place of a label.
+    """Image files, each opened and transformed; its label is its number.
 
     Args:
         paths: files.
@@ -88,33 +88,33 @@ def open_pillow(path: Any) -> Image.Image:
 
 
 def pillow_transform(job: Job, augment: bool):
-    """The pipeline in torchvision's words, on Pillow images."""
+    """Returns the pipeline as torchvision's transforms of Pillow images."""
     from torchvision import transforms as T
     from torchvision.transforms import InterpolationMode
 
     image = job.pipeline(augment)
-    moves = [T.RandomHorizontalFlip(image.hflip), T.RandomRotation(image.rotate, InterpolationMode.BILINEAR)]
-    return T.Compose([T.Resize((job.size, job.size)), *(moves if augment else []), T.ToTensor(),
+    augmentation = [T.RandomHorizontalFlip(image.hflip), T.RandomRotation(image.rotate, InterpolationMode.BILINEAR)]
+    return T.Compose([T.Resize((job.size, job.size)), *(augmentation if augment else []), T.ToTensor(),
                       T.Normalize(image.mean, image.std)])
 
 
 def tensor_transform(job: Job, augment: bool):
-    """The pipeline in the words of torchvision's v2, on uint8 tensors."""
+    """Returns the pipeline as torchvision's v2 transforms of uint8 tensors."""
     from torchvision.transforms import InterpolationMode, v2
 
     image = job.pipeline(augment)
-    moves = [v2.RandomHorizontalFlip(image.hflip), v2.RandomRotation(image.rotate, InterpolationMode.BILINEAR)]
-    return v2.Compose([v2.Resize((job.size, job.size), antialias=True), *(moves if augment else []),
+    augmentation = [v2.RandomHorizontalFlip(image.hflip), v2.RandomRotation(image.rotate, InterpolationMode.BILINEAR)]
+    return v2.Compose([v2.Resize((job.size, job.size), antialias=True), *(augmentation if augment else []),
                        v2.ToDtype(torch.float32, scale=True), v2.Normalize(image.mean, image.std)])
 
 
 def torch_pillow(job: Job) -> Ready:
-    """A torch DataLoader of files opened with Pillow."""
+    """A torch DataLoader; files are opened with Pillow."""
     return _torch(job, open_pillow, pillow_transform)
 
 
 def torch_torchvision(job: Job) -> Ready:
-    """A torch DataLoader of files decoded by torchvision.io."""
+    """A torch DataLoader; files are decoded by torchvision.io."""
     from torchvision.io import ImageReadMode, decode_image
 
     return _torch(job, partial(decode_image, mode=ImageReadMode.RGB, apply_exif_orientation=True), tensor_transform)
@@ -130,7 +130,7 @@ def _torch(job: Job, open_file, make_transform) -> Ready:
 
 
 def timm_loader(job: Job) -> Ready:
-    """timm's create_loader with its usual training crop; no further augmentation, which would only make it slower."""
+    """timm's create_loader with its usual training crop, without further augmentation, which would make it slower."""
     from timm.data import create_loader
 
     image = job.pipeline()

@@ -1,4 +1,4 @@
-"""bench predict: a folder of images through a trained model, against a plain timm loop."""
+"""bench predict: predictions of a folder of images, against a timm loop."""
 
 from pathlib import Path
 
@@ -7,22 +7,22 @@ import torch
 from torch.utils.data import DataLoader
 
 from busfast.bench.arena import Contender, Ready, compete, pick
-from busfast.bench.job import Job, speed
-from busfast.bench.own_images import Images
+from busfast.bench.images import Images
+from busfast.bench.job import Job, measure_speed
 from busfast.bench.peers import Files, open_pillow, pillow_transform
-from busfast.bench.report import Report, Target, reasons, tabulate
+from busfast.bench.report import MEDIAN, MEMORY, Report, Target, reasons, tabulate
 from busfast.errors import UserError
 from busfast.inference.run_model import load_model
 from busfast.inference.stream import predict_images
 
 BASE = "timm eager"
 WEIGHTS, EXPECTED = "weights.pth", "expected.pth"
-SAME = 1e-3  # how far probabilities may be apart
+TOLERANCE = 1e-3  # of probabilities
 TARGETS = (Target("busfast predict", BASE, 2),)
 
 
 def busfast(job: Job, arch: str) -> Ready:
-    """What `busfast predict` does with a folder once the model is loaded."""
+    """`busfast predict` of a folder, without loading the model."""
     learn = load_model(Path(job.folder) / WEIGHTS, arch, job.pipeline(), job.images.classes, bs=job.bs, device="cpu",
                        threads=job.workers)
 
@@ -50,16 +50,18 @@ def timm_eager(job: Job, arch: str) -> Ready:
 
 def _ready(probabilities, job: Job) -> Ready:
     expected = torch.load(Path(job.folder) / EXPECTED, weights_only=True)
-    apart = float((torch.cat(list(probabilities())) - expected).abs().max())
-    if not apart <= SAME:
-        raise UserError(f"its probabilities are up to {apart:.4f} away from the reference, more than {SAME:g}")
-    return Ready(lambda: speed(lambda: (batch[:, :, None, None] for batch in probabilities())), {"apart": apart})
+    difference = float((torch.cat(list(probabilities())) - expected).abs().max())
+    if not difference <= TOLERANCE:
+        raise UserError(f"its probabilities differ from the reference by up to {difference:.4f}, more than "
+                        f"{TOLERANCE:g}")
+    return Ready(lambda: measure_speed(lambda: (batch[:, :, None, None] for batch in probabilities())),
+                 {"apart": difference})
 
 
 def write_weights(job: Job, arch: str) -> None:
-    """Writes a model and the probabilities that plain timm gives all images with it.
+    """Writes a model and timm's probabilities of all images with it.
 
-    The weights are random, but the normalisation has seen the images, so that these differ in what is predicted.
+    The weights are random, but batch normalization has seen the images, so that their probabilities differ.
     """
     torch.manual_seed(0)
     model = timm.create_model(arch, num_classes=len(job.images.classes)).to(memory_format=torch.channels_last)
@@ -79,27 +81,26 @@ def run(folder: Path, images: Images, arch: str, size: int, bs: int, rounds: int
 
     Args:
         folder: to write to; the caller removes it.
-        images: what is predicted.
+        images: to predict.
         arch: timm model.
         size: side of the images, pixels.
-        bs: images a batch.
+        bs: images per batch.
         rounds: counted rounds.
-        threads: threads or worker processes each has to load with.
+        threads: threads or worker processes of each for loading.
         only: words of contenders' names; empty: all.
     """
     job = Job(images, size, bs, threads, str(folder))
     settings = {"job": job, "arch": arch}
-    listed = pick([Contender(BASE, timm_eager, settings), Contender("busfast predict", busfast, settings)], only)
+    contenders = pick([Contender(BASE, timm_eager, settings), Contender("busfast predict", busfast, settings)], only)
     write_weights(job, arch)
-    outcomes = compete(listed, rounds)
+    outcomes = compete(contenders, rounds)
     notes = [
-        f"Images: {images.said}.",
-        f"{arch}, {size} px, batches of {bs}, the model loaded before; {threads} threads or worker processes to load "
-        f"with; {rounds} rounds in turn after one that is not counted; img_per_s is the median, img_per_s_iqr the "
-        "spread of its middle half.",
+        f"Images: {images.description}.",
+        f"{arch}, {size} px, batches of {bs}, without loading the model; {threads} threads or worker processes to load "
+        f"the images. {MEDIAN.format(rounds)}",
         f"{BASE}: DataLoader, Pillow, Resize, ToTensor, Normalize; model.eval(), torch.no_grad().",
-        "apart: the largest difference of a probability from plain timm on reference pixels, same weights.",
-        "memory_mb: the most that the process was resident in, and what its workers held for themselves.",
+        "apart: the largest difference of a probability to timm's on the reference pixels, same weights.",
+        MEMORY,
     ]
     return Report(f"Predicting with {arch}, {size} px", tabulate(outcomes, BASE, ["apart"]),
                   ("img_per_s", "images a second"), TARGETS, notes, reasons(outcomes))

@@ -1,18 +1,18 @@
-"""bench step: training steps a second on one resident batch, so that loading costs nothing; each part by itself."""
+"""bench step: training steps on one batch in memory, so that loading costs nothing; each part by itself."""
 
 from typing import Any
 
 import torch
 
 from busfast.bench.arena import Contender, Ready, compete, pick
-from busfast.bench.learners import BareLoop, Resident, busfast_learner, epoch_seconds, stock_learner
-from busfast.bench.report import Report, Target, reasons, tabulate
+from busfast.bench.learners import BareLoop, ResidentBatch, busfast_learner, epoch_seconds, stock_learner
+from busfast.bench.report import MEDIAN, MEMORY, Report, Target, reasons, tabulate
 from busfast.models.fast_step import ALL
 
-STEPS = 3  # timed in a turn
+STEPS = 3  # of a measurement
 BASE = "stock fastai Learner"
 TARGETS = (Target("busfast", "ceiling", 0.95),)
-OTHERS: dict[str, dict[str, Any]] = {  # what was tried and is not part of busfast
+OTHERS: dict[str, dict[str, Any]] = {  # tried, not part of busfast
     "ceiling + bfloat16 autocast": {"autocast": True}, "ceiling + foreach Adam": {"foreach": True},
     "ceiling + denormals flushed": {"flush": True}, "ceiling + one thread less": {"fewer": 1},
     "ceiling + torch.compile": {"compiled": True},
@@ -25,21 +25,21 @@ def stock(arch: str, size: int, bs: int) -> Ready:
 
 
 def busfast(arch: str, size: int, bs: int, parts: tuple[str, ...] = ALL) -> Ready:
-    """busfast's Learner with these parts of a fast step."""
+    """busfast's Learner with these parts of the fast step."""
     return _learner(lambda dls, arch: busfast_learner(arch, parts), arch, size, bs, "channels_last" in parts)
 
 
 def _learner(make, arch: str, size: int, bs: int, channels_last: bool) -> Ready:
-    warm, timed = (Resident(size, bs, steps, channels_last).loaders() for steps in (1, STEPS))
+    warm, timed = (ResidentBatch(size, bs, steps, channels_last).loaders() for steps in (1, STEPS))
     learn = make(timed, arch)
 
-    def turn() -> float:
-        learn.dls = warm  # the memory that contenders give back after a turn is fetched again outside the measurement
+    def measure() -> float:
+        learn.dls = warm  # allocates again what was returned after the last measurement
         epoch_seconds(learn)
         learn.dls = timed
         return STEPS * bs / epoch_seconds(learn)
 
-    return Ready(turn, {})
+    return Ready(measure, {})
 
 
 def ceiling(arch: str, size: int, bs: int, flush: bool = False, fewer: int = 0, **how) -> Ready:
@@ -48,23 +48,23 @@ def ceiling(arch: str, size: int, bs: int, flush: bool = False, fewer: int = 0, 
         torch.set_flush_denormal(True)
     if fewer:
         torch.set_num_threads(max(1, torch.get_num_threads() - fewer))
-    timed = Resident(size, bs, STEPS, channels_last=True)
-    loop, warm = BareLoop(arch, timed, **how), Resident(size, bs, 1, channels_last=True)
+    timed = ResidentBatch(size, bs, STEPS, channels_last=True)
+    loop, warm = BareLoop(arch, timed, **how), ResidentBatch(size, bs, 1, channels_last=True)
 
-    def turn() -> float:
+    def measure() -> float:
         loop.batches = warm
         loop.seconds()
         loop.batches = timed
         return STEPS * bs / loop.seconds()
 
-    return Ready(turn, {})
+    return Ready(measure, {})
 
 
 def contenders(arch: str, size: int, bs: int) -> list[Contender]:
-    """Returns everyone who competes."""
+    """Returns all contenders."""
     settings: dict[str, Any] = {"arch": arch, "size": size, "bs": bs}
     without = [Contender(f"busfast without {part}", busfast, settings | {"parts": tuple(set(ALL) - {part})})
-               for part in ALL if part not in ("amp", "inference_mode")]  # these two change nothing in this step
+               for part in ALL if part not in ("amp", "inference_mode")]  # no effect on this step
     return [Contender(BASE, stock, settings), Contender("busfast", busfast, settings), *without,
             Contender("ceiling", ceiling, settings),
             *(Contender(name, ceiling, settings | how) for name, how in OTHERS.items())]
@@ -76,19 +76,18 @@ def run(arch: str, size: int, bs: int, rounds: int, only: list[str]) -> Report:
     Args:
         arch: timm model.
         size: side of the images, pixels.
-        bs: images a batch.
+        bs: images per batch.
         rounds: counted rounds.
         only: words of contenders' names; empty: all.
     """
     outcomes = compete(pick(contenders(arch, size, bs), only), rounds)
     notes = [
-        f"{arch}, {size} px, batches of {bs} that lie in memory; {STEPS} steps a turn after one that is not timed; "
-        f"{rounds} rounds in turn after one that is not counted; img_per_s is the median, img_per_s_iqr the spread of "
-        "its middle half.",
+        f"{arch}, {size} px, batches of {bs} in memory; {STEPS} steps after one that is not timed. "
+        f"{MEDIAN.format(rounds)}",
         "ceiling: the same model with all parts in a bare loop of forward, weighted loss, backward and fused Adam.",
-        "busfast without X: one part of the step switched off; ceiling + X: what is not part of busfast.",
-        "Parts amp (CUDA alone) and inference_mode (validation alone) change nothing here and have no row.",
-        "memory_mb: the most that the process was resident in.",
+        "busfast without X: one part of the step switched off; ceiling + X: something that is not part of busfast.",
+        "The parts amp (CUDA only) and inference_mode (validation only) have no effect here and no row.",
+        MEMORY,
     ]
     return Report(f"Training steps of {arch}, {size} px", tabulate(outcomes, BASE), ("img_per_s", "images a second"),
                   TARGETS, notes, reasons(outcomes))

@@ -8,7 +8,6 @@ import pytest
 from PIL import Image, ImageDraw, ImageOps
 from scipy.ndimage import gaussian_filter
 
-from busfast.bench import duplicates
 from busfast.data import read_table
 from busfast.data.duplicates import candidate_pairs, describe, exact_duplicates, near_duplicates
 from busfast.data.fingerprint import SIDE, fingerprint_images
@@ -188,19 +187,3 @@ def test_the_search_finds_exactly_what_brute_force_finds(nearest):
 def test_groups_are_joined_by_chains():
     assert connected(6, [0, 3, 1], [3, 5, 2]).tolist() == [0, 1, 1, 0, 2, 0]
     assert connected(3, [], []).tolist() == [0, 1, 2]
-
-
-def test_the_benchmark_prints_a_line_for_each_count(capsys):
-    duplicates.measure_growth([40, 80])
-    lines = capsys.readouterr().out.splitlines()
-    assert len(lines) == 2 and "4 pairs" in lines[0] and "grows as n^" in lines[1]
-
-
-def test_the_benchmark_finds_copies_of_the_phantom_and_no_strangers(phantom_folder, capsys):
-    duplicates.measure_strangers(phantom_folder)
-    duplicates.measure_recall(phantom_folder, sample=10)
-    out = capsys.readouterr().out
-    assert ", 0 at 0.6 or more" in out
-    shares = dict(line.split("found:") for line in out.splitlines() if "found:" in line)
-    assert float(shares[f"{'mirrored':30} "]) == float(shares[f"{'JPEG, quality 50':30} "]) == 1
-    assert float(shares[f"{'upside down':30} "]) == 0

@@ -1,4 +1,4 @@
-"""The images that a bench measures on: the user's, or gray JPEGs like radiographs that it makes itself."""
+"""The images that a bench measures on: the user's, or generated gray JPEGs that resemble radiographs."""
 
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -17,26 +17,26 @@ from busfast.progress import progress
 WIDTH, HEIGHT = 1000, 1400  # pixels, as of a bone radiograph scaled down for publication
 QUALITY = 90
 SEED = 42
-VALID = 8  # images that stand in the validation part, too: DataLoaders need one, the benches do not measure it
+VALID = 8  # images that are also in the validation part: DataLoaders need one, the benches do not measure it
 
 
 @dataclass(frozen=True)
 class Images:
-    """What a bench measures on; plain values that travel to its processes.
+    """The images of a bench; picklable, for its processes.
 
     Attributes:
         root: folder of the table.
-        paths: files; N of them.
-        names: the same, as the table names them.
-        labels: of each.
-        said: what they are, in words.
+        paths: their files.
+        names: their names in the table.
+        labels: their labels.
+        description: for people.
     """
 
     root: str
     paths: tuple[str, ...]
     names: tuple[str, ...]
     labels: tuple[str, ...]
-    said: str
+    description: str
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -44,7 +44,7 @@ class Images:
         return tuple(sorted(set(self.labels)))
 
     def parts(self) -> pd.DataFrame:
-        """Returns a split table: all images in the training part, the first few in validation, too."""
+        """Returns a split table: all images in the training part, the first few also in validation."""
         table = pd.DataFrame({"image": self.names, "label": self.labels})
         table = pd.concat([table.assign(part="train"), table[:VALID].assign(part="valid")], ignore_index=True)
         table.attrs["root"] = self.root
@@ -52,12 +52,12 @@ class Images:
 
 
 def gather(data: str | None, count: int, folder: Path) -> Images:
-    """Takes images of a data folder, at random if it has more than `count`, or makes some.
+    """Takes images of a data folder, at random if it has more than `count`, or generates some.
 
     Args:
-        data: a data folder with any labels; None: makes images.
+        data: a data folder with any labels; None or "": images are generated.
         count: how many at most.
-        folder: where they are made.
+        folder: where they are generated.
 
     Raises:
         UserError: the table is wrong.
@@ -65,26 +65,24 @@ def gather(data: str | None, count: int, folder: Path) -> Images:
     table = read_table(data or make_images(folder, count), other_labels=True)
     if len(table) > count:
         chosen = np.random.default_rng(SEED).permutation(len(table))[:count]
-        attrs = table.attrs
         table = table.iloc[np.sort(chosen)].reset_index(drop=True)
-        table.attrs = attrs
     if table["label"].nunique() < 2:
-        raise UserError(f"{table.attrs['file']}, column label: the images measured on all have the label "
-                        f"'{table['label'][0]}'. Take a table of two labels or more.")
+        raise UserError(f"{table.attrs['file']}, column label: all images have the label "
+                        f"'{table['label'][0]}'. Take a table with two labels or more.")
     paths = tuple(map(str, image_paths(table)))
     kilobytes = sum(Path(path).stat().st_size for path in paths) / len(paths) / 1000
-    width, height = np.median([_size(path) for path in paths], axis=0)
-    said = (f"{len(table)} images of {data}, {width:.0f}x{height:.0f} px (medians)" if data else
-            f"{len(table)} gray JPEGs like radiographs, {WIDTH}x{HEIGHT} px, quality {QUALITY}, made by the bench")
+    width, height = np.median([_read_size(path) for path in paths], axis=0)
+    description = (f"{len(table)} images of {data}, {width:.0f}x{height:.0f} px (medians)" if data else
+                   f"{len(table)} generated gray JPEGs, {WIDTH}x{HEIGHT} px, quality {QUALITY}")
     return Images(table.attrs["root"], paths, tuple(table["image"]), tuple(table["label"]),
-                  f"{said}, {kilobytes:.0f} kB each on average")
+                  f"{description}, {kilobytes:.0f} kB each on average")
 
 
 def make_images(folder: Path, count: int, width: int = WIDTH, height: int = HEIGHT) -> Path:
     """Writes seeded JPEGs and their table.csv; returns the data folder.
 
     Args:
-        folder: is made.
+        folder: is created.
         count: number of images.
         width, height: pixels.
     """
@@ -95,7 +93,7 @@ def make_images(folder: Path, count: int, width: int = WIDTH, height: int = HEIG
         draw_radiograph(number, width, height).save(folder / names[number], quality=QUALITY)
 
     with ThreadPoolExecutor() as pool:
-        for _ in progress(pool.map(write, range(count)), "making images", total=count):
+        for _ in progress(pool.map(write, range(count)), "generating images", total=count):
             pass
     labels = [CLASSES[number % len(CLASSES)] for number in range(count)]
     write_csv(pd.DataFrame({"image": names, "label": labels}), folder / "table.csv")
@@ -103,10 +101,10 @@ def make_images(folder: Path, count: int, width: int = WIDTH, height: int = HEIG
 
 
 def draw_radiograph(number: int, width: int = WIDTH, height: int = HEIGHT) -> Image.Image:
-    """Draws a limb: soft tissue that fades out, a bone with a bright cortex and a spongy inside, noise of the film.
+    """Draws a limb: soft tissue that fades out, a bone with a bright cortex and a spongy interior, film noise.
 
     Args:
-        number: seeds it; each number is another image.
+        number: the seed; each number gives another image.
         width, height: pixels.
 
     Returns:
@@ -136,6 +134,6 @@ def _field(rng: np.random.Generator, cells: int, width: int, height: int) -> np.
     return np.asarray(Image.fromarray(grid).resize((width, height), Image.Resampling.BICUBIC))
 
 
-def _size(path: str) -> tuple[int, int]:
+def _read_size(path: str) -> tuple[int, int]:
     with Image.open(path) as image:
         return image.size

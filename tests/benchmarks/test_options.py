@@ -1,22 +1,27 @@
-"""bench options compares like with like, and each option does what its name says."""
+"""The study of options compares like with like, and each option does what its name says.
 
-import sys
+Covers benchmarks/options.py and benchmarks/option_parts.py.
+"""
 
 import numpy as np
+import options
 import pandas as pd
 import pytest
 import torch
+from common import run_study
 from conftest import ARCH
 from fastai.learner import Learner
+from option_parts import AveragedWeights, MirroredValidation, balance_classes, equalize_contrast, split_head
+from options import BASE
 from PIL import Image
 
-from busfast.bench import bench, options
-from busfast.bench.option_parts import Averaged, Mirrored, balance, equalize, two_groups
-from busfast.bench.options import BASE
 from busfast.data.paths import image_paths
-from busfast.errors import UserError
 from busfast.models import make_learner
 from busfast.pipelines import ImagePipeline, make_dls
+
+
+def run_options(*flags):
+    run_study("options", options.__doc__, options.DEFAULTS, options.run, flags)
 
 
 @pytest.fixture
@@ -28,7 +33,7 @@ def learn(parts) -> Learner:
 
 def test_every_option_is_scored_by_the_validation_part_and_compared_seed_by_seed(workdir, phantom_folder):
     few = "label,mixup,averaged,mirrored,balanced,head"
-    bench("options", data=str(phantom_folder), seeds="1,2", size="32", only=few, out="out")
+    run_options(f"--data={phantom_folder}", "--seeds=1,2", "--size=32", f"--only={few}", "--out=out")
     table = pd.read_csv("out/options.csv").set_index("name")
     assert len(table) == 7 and (table["seeds"] == 2).all()
     assert table["macro_auc"].between(0, 1).all() and table["macro_auc"].nunique() > 4
@@ -40,7 +45,7 @@ def test_every_option_is_scored_by_the_validation_part_and_compared_seed_by_seed
 def test_a_gain_is_the_mean_over_seeds_with_its_interval():
     runs = pd.DataFrame({"name": [BASE, "x"] * 3, "seed": [1, 1, 2, 2, 3, 3], "macro_recall": 0.5, "val_loss": 1.0,
                          "macro_auc": [0.8, 0.9, 0.7, 0.7, 0.9, 0.95]})
-    row = options.summarise(runs).set_index("name").loc["x"]
+    row = options.summarize(runs).set_index("name").loc["x"]
     assert row["gain"] == pytest.approx(0.05)
     assert row["gain_95"] == pytest.approx(4.3027 * 0.05 / 3**0.5, rel=1e-4)  # t(2), 97.5%; sd of .1, 0, .05
 
@@ -69,7 +74,7 @@ def test_averaged_weights_are_validated_and_the_trained_ones_go_on(learn):
         def after_epoch(self):
             assert torch.equal(self.learn.model.conv_stem.weight, self.trained)
 
-    learn.fit(1, lr=0.01, cbs=[Averaged(0.9), Watch()])
+    learn.fit(1, lr=0.01, cbs=[AveragedWeights(0.9), Watch()])
     assert torch.allclose(seen[0], mean, atol=1e-6) and not torch.allclose(mean, learn.model.conv_stem.weight)
 
 
@@ -77,12 +82,12 @@ def test_a_mirrored_validation_does_not_tell_left_from_right(learn):
     batch, seen = learn.dls.valid.one_batch(), []
 
     class Keep(options.Callback):
-        order = Mirrored.order + 1
+        order = MirroredValidation.order + 1
 
         def after_pred(self):
             seen.append(self.pred.clone())
 
-    for cbs in ([Mirrored(), Keep()], [Keep()]):
+    for cbs in ([MirroredValidation(), Keep()], [Keep()]):
         for pixels in (batch[0], batch[0].flip(-1)):
             learn.validate(dl=[(pixels, batch[1])], cbs=cbs)
     assert torch.allclose(seen[0], seen[1], atol=1e-5) and not torch.allclose(seen[2], seen[3], atol=1e-3)
@@ -93,13 +98,13 @@ def test_balanced_sampling_draws_every_class_equally_often(learn):
     dl = learn.dls.train
     labels = dl.dataset.items["label"].tolist()
     before = pd.Series(labels).value_counts(normalize=True)
-    balance(dl)
+    balance_classes(dl)
     drawn = pd.Series([labels[index] for _ in range(40) for index in dl.get_idxs()]).value_counts(normalize=True)
     assert before.max() - before.min() > 0.2 and drawn.max() - drawn.min() < 0.05
 
 
 def test_the_classifier_is_a_group_of_its_own(learn):
-    body, head = two_groups(learn.model)
+    body, head = split_head(learn.model)
     assert {id(weight) for weight in head} == {id(weight) for weight in learn.model.classifier.parameters()}
     assert len(body) + len(head) == len(list(learn.model.parameters()))
 
@@ -107,14 +112,15 @@ def test_the_classifier_is_a_group_of_its_own(learn):
 def test_clahe_spreads_the_contrast_of_every_part_and_keeps_the_rows(parts, tmp_path):
     few = parts.groupby("part").head(2)
     few.attrs["root"] = parts.attrs["root"]
-    duplicates = equalize(few, tmp_path)
+    duplicates = equalize_contrast(few, tmp_path)
     assert duplicates[["label", "part"]].equals(few[["label", "part"]])
     for old, new in zip(image_paths(few), image_paths(duplicates), strict=True):
         with Image.open(old) as before, Image.open(new) as after:
             assert before.size == after.size and np.std(after.convert("L")) > np.std(before.convert("L"))
 
 
-def test_missing_opencv_is_said_before_anything_trains(monkeypatch, phantom_folder):
-    monkeypatch.setitem(sys.modules, "cv2", None)
-    with pytest.raises(UserError, match="pip install opencv-python-headless"):
-        bench("options", data=str(phantom_folder), seeds="1", size="32", only="CLAHE")
+def test_missing_opencv_is_reported_before_anything_trains(monkeypatch, phantom_folder, capsys):
+    monkeypatch.setattr("busfast.imports.find_spec", lambda name: None)
+    with pytest.raises(SystemExit):
+        run_options(f"--data={phantom_folder}", "--seeds=1", "--size=32", "--only=CLAHE")
+    assert "pip install opencv-python-headless" in capsys.readouterr().err

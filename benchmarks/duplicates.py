@@ -1,11 +1,11 @@
-"""How fast and how right the search for near-duplicates is: python -m busfast.bench.duplicates [DATA_FOLDER].
+"""How fast and how accurate the search for near-duplicates is.
 
-Without a folder: the time by the number of images. With one: which changed copies of its images are found, and how
-alike images of different centers or patients are taken to be.
+Makes the figures of "How near-duplicates are found" in docs/data.md. Without --data: the time by the number of images.
+With it: which altered copies of its images are found, and how similar images of different centers or patients are.
 """
 
+import argparse
 import io
-import sys
 import time
 from collections.abc import Sequence
 
@@ -19,11 +19,12 @@ from busfast.data.fingerprint import SIDE, fingerprint_images
 from busfast.data.images import read_image
 from busfast.data.paths import image_paths
 from busfast.data.table import read_table
+from busfast.errors import UserError
 
 
 def measure_growth(counts: Sequence[int] = (1000, 3000, 10_000, 30_000, 100_000)) -> None:
-    """Prints the time of the search for made-up thumbnails, a tenth of them copies with noise, by their number."""
-    before = None
+    """Prints the time to search generated thumbnails, a tenth of them noisy copies, by their number."""
+    previous = None
     for count in counts:
         rng = np.random.default_rng(0)
         seeds = np.arange(count)
@@ -36,43 +37,43 @@ def measure_growth(counts: Sequence[int] = (1000, 3000, 10_000, 30_000, 100_000)
         started = time.perf_counter()
         pairs = near_duplicates(prints)
         seconds = time.perf_counter() - started
-        growth = f", grows as n^{np.log(seconds / before[1]) / np.log(count / before[0]):.2f}" if before else ""
+        growth = (f", grows as n^{np.log(seconds / previous[1]) / np.log(count / previous[0]):.2f}" if previous else "")
         print(f"{count:>7,} images: {seconds:7.2f} s, {len(pairs):,} pairs{growth}", flush=True)
-        before = count, seconds
+        previous = count, seconds
 
 
 def measure_recall(data: str, sample: int = 300) -> None:
-    """Adds changed copies of some images to a data set; prints the share of them that is found, change by change."""
+    """Adds altered copies of some images to a data set; prints the share of them that is found, change by change."""
     paths = image_paths(read_table(data))
     prints = fingerprint_images(paths)
     chosen = np.random.default_rng(0).choice(len(paths), min(sample, len(paths)), replace=False)
     for name, change in CHANGES.items():
-        copies = [_print(change(read_image(paths[row]).convert("L"))) for row in chosen]
+        copies = [_fingerprint(change(read_image(paths[row]).convert("L"))) for row in chosen]
         pairs = near_duplicates(pd.concat([prints, pd.DataFrame(copies)], ignore_index=True))
-        found = set(zip(pairs["a"], pairs["b"], strict=True))
-        share = np.mean([(row, len(prints) + number) in found for number, row in enumerate(chosen)])
+        paired = set(zip(pairs["a"], pairs["b"], strict=True))
+        share = np.mean([(row, len(prints) + number) in paired for number, row in enumerate(chosen)])
         print(f"{name:30} found: {share:.3f}", flush=True)
 
 
 def measure_strangers(data: str) -> None:
-    """Prints how alike the most alike images of different centers or patients are."""
+    """Prints the most similar images of different centers or patients."""
     table = read_table(data)
     pairs = near_duplicates(fingerprint_images(image_paths(table)), same=0.3)
     patient, center = table["patient"].to_numpy(), table["center"].to_numpy()
-    known = patient != ""
+    named = patient != ""
     a, b = pairs["a"].to_numpy(), pairs["b"].to_numpy()
-    strangers = pairs[(center[a] != center[b]) | (known[a] & known[b] & (patient[a] != patient[b]))]
-    centers, patients = table.groupby("center").size(), table[known].groupby(["center", "patient"]).size()
+    strangers = pairs[(center[a] != center[b]) | (named[a] & named[b] & (patient[a] != patient[b]))]
+    centers, patients = table.groupby("center").size(), table[named].groupby(["center", "patient"]).size()
     across = (len(table) ** 2 - (centers**2).sum()) // 2
     within = ((patients.groupby("center").sum() ** 2).sum() - (patients**2).sum()) // 2
-    paired = int((strangers["similarity"] >= SAME).sum())
-    print(f"{across + within:,} pairs of different centers or patients, {paired} at {SAME} or more; the most alike:")
+    alike = int((strangers["similarity"] >= SAME).sum())
+    print(f"{across + within:,} pairs of different centers or patients, {alike} at {SAME} or more; the most similar:")
     for pair in strangers.head(12).itertuples():
         print(f"  {pair.similarity:.2f}  {table['image'][pair.a]}  {table['image'][pair.b]}")
 
 
-def _print(image: Image.Image) -> dict:
-    """What the search needs of a fingerprint; of pixels that are like no other."""
+def _fingerprint(image: Image.Image) -> dict:
+    """The columns of a fingerprint that the search needs."""
     low, high = image.getextrema()
     small = image.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
     return {"reason": "", "low": low, "high": high, "thumbnail": small.tobytes()}
@@ -121,9 +122,19 @@ CHANGES = {
 }
 
 
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser("python benchmarks/duplicates.py", description=__doc__, allow_abbrev=False,
+                                     formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", metavar="FOLDER", help="folder with table.csv and the images")
+    data = parser.parse_args(argv).data
+    if data is None:
+        return measure_growth()
+    try:
+        measure_strangers(data)
+        measure_recall(data)
+    except UserError as error:
+        parser.exit(2, f"{parser.prog}: {error}\n")
+
+
 if __name__ == "__main__":
-    if sys.argv[1:]:
-        measure_strangers(sys.argv[1])
-        measure_recall(sys.argv[1])
-    else:
-        measure_growth()
+    main()
