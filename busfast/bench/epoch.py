@@ -65,18 +65,7 @@ def _allocate_memory(model: torch.nn.Module, pixels: torch.Tensor) -> None:
 
 def run(folder: Path, images: Images, arch: str, size: int, bs: int, rounds: int, threads: int,
         only: list[str]) -> Report:
-    """Measures training epochs.
-
-    Args:
-        folder: to write to; the caller removes it.
-        images: to train on.
-        arch: timm model.
-        size: side of the images, pixels.
-        bs: images per batch.
-        rounds: counted rounds.
-        threads: threads or worker processes of each for loading.
-        only: words of contenders' names; empty: all.
-    """
+    """Measures training epochs; takes the flags of `bench`, and a temporary folder."""
     settings = {"job": Job(images, size, bs, threads, str(folder)), "arch": arch}
     contenders = [Contender(BASE, stock, settings), Contender("busfast uncached", busfast, settings),
                   Contender("busfast cached", busfast, settings | {"cache": str(folder / "cache")}),

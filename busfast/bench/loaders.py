@@ -40,17 +40,7 @@ def contenders(job: Job) -> list[Contender]:
 
 
 def run(folder: Path, images: Images, size: int, bs: int, rounds: int, threads: int, only: list[str]) -> Report:
-    """Measures the loaders.
-
-    Args:
-        folder: to write to; the caller removes it.
-        images: what is loaded.
-        size: side of the training images, pixels.
-        bs: images per batch.
-        rounds: counted rounds.
-        threads: threads or worker processes of each.
-        only: words of contenders' names; empty: all.
-    """
+    """Measures the loaders; takes the flags of `bench`, and a temporary folder."""
     job = Job(images, size, bs, threads, str(folder))
     outcomes = compete(pick(contenders(job), only), rounds)
     loader = next((one.facts["loader"] for one in outcomes if one.name == "busfast uncached" and one.values), None)

@@ -77,18 +77,7 @@ def write_weights(job: Job, arch: str) -> None:
 
 def run(folder: Path, images: Images, arch: str, size: int, bs: int, rounds: int, threads: int,
         only: list[str]) -> Report:
-    """Measures predicting.
-
-    Args:
-        folder: to write to; the caller removes it.
-        images: to predict.
-        arch: timm model.
-        size: side of the images, pixels.
-        bs: images per batch.
-        rounds: counted rounds.
-        threads: threads or worker processes of each for loading.
-        only: words of contenders' names; empty: all.
-    """
+    """Measures predicting; takes the flags of `bench`, and a temporary folder."""
     job = Job(images, size, bs, threads, str(folder))
     settings = {"job": job, "arch": arch}
     contenders = pick([Contender(BASE, timm_eager, settings), Contender("busfast predict", busfast, settings)], only)

@@ -10,8 +10,9 @@ import pandas as pd
 
 from busfast.bench.arena import Outcome
 from busfast.bench.machine import describe_machine, describe_versions
+from busfast.csvfile import write_csv
 from busfast.figures import STYLES, new_figure, save_figure
-from busfast.files import atomic, make_folder
+from busfast.files import atomic
 from busfast.text import markdown_table
 
 OWN, PEER = STYLES[1]["color"], STYLES[0]["color"]
@@ -118,7 +119,7 @@ def publish(report: Report, folder: Path, what: str, command: str) -> None:
 
     Args:
         report: the results.
-        folder: to write to; created if it is missing.
+        folder: to write to; exists.
         what: names the files.
         command: which makes these figures.
 
@@ -131,11 +132,9 @@ def publish(report: Report, folder: Path, what: str, command: str) -> None:
         print("\n" + _format_cells(verdicts).to_string(index=False))
     for name, reason in report.skipped.items():
         print(f"skipped: {name}: {reason}")
-    make_folder(folder)
     files = [folder / f"{what}.{suffix}" for suffix in ("csv", "md", "png")]
     replaced = any(file.exists() for file in files)
-    with atomic(files[0]) as file:
-        report.rows.to_csv(file, index=False, float_format="%.6g")
+    write_csv(report.rows, files[0], float_format="%.6g")
     with atomic(files[1]) as file:
         file.write(_make_page(report, verdicts, command, files[2].name))
     _draw(report, files[2])

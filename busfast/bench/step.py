@@ -71,15 +71,7 @@ def contenders(arch: str, size: int, bs: int) -> list[Contender]:
 
 
 def run(arch: str, size: int, bs: int, rounds: int, only: list[str]) -> Report:
-    """Measures training steps.
-
-    Args:
-        arch: timm model.
-        size: side of the images, pixels.
-        bs: images per batch.
-        rounds: counted rounds.
-        only: words of contenders' names; empty: all.
-    """
+    """Measures training steps; takes the flags of `bench`."""
     outcomes = compete(pick(contenders(arch, size, bs), only), rounds)
     notes = [
         f"{arch}, {size} px, batches of {bs} in memory; {STEPS} steps after one that is not timed. "

@@ -1,6 +1,6 @@
-"""What stands between the network and the demo's page: who may ask, for what, how much; and what a page may load.
+"""What protects the demo's page: which requests are let through, and what the page may load.
 
-Plain ASGI, without Gradio, which by itself offers far more than this page needs (files, proxies, an API, monitoring).
+ASGI middleware around Gradio, which offers far more than this page needs (files, proxies, an API, monitoring).
 """
 
 import asyncio
@@ -13,14 +13,14 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
 
-from busfast.demo.uploads import KEEP, ROOM, asks_for_uploads_alone, sweep, weight
+from busfast.demo.uploads import KEEP_SECONDS, MAX_WAITING, names_only_uploads, remove_old, total_size
 
 UPLOAD, ASK = "/gradio_api/upload", "/gradio_api/queue/join"
 PAGES = ("/", "/config", "/theme.css", "/favicon.ico", "/manifest.json", UPLOAD, "/gradio_api/upload_progress", ASK,
          "/gradio_api/queue/data", "/gradio_api/startup-events")
 FOLDERS = ("/assets/", "/static/", "/gradio_api/heartbeat/")
-WRAPPING = 16_384  # bytes that a browser wraps around a file
-SMALL = 65_536  # bytes of any other request
+FORM_BYTES = 16_384  # that a browser adds to a file
+MAX_BODY = 65_536  # bytes of any other request
 HEADERS = {
     "X-Content-Type-Options": "nosniff", "X-Frame-Options": "DENY", "Referrer-Policy": "no-referrer",
     "Cross-Origin-Opener-Policy": "same-origin", "Cross-Origin-Resource-Policy": "same-origin",
@@ -33,65 +33,65 @@ REMOTE = re.compile(rb'<meta\s+(?:property|name)="(?:og|twitter):[^>]*>\s*')
 
 
 class Guard:
-    """Lets through what the page needs and refuses all else.
+    """Lets through what the page needs and refuses everything else.
 
     Args:
         app: the ASGI application behind it.
         host: the address that it is bound to.
-        folder: where uploads lie.
-        most: bytes of an upload.
-        script: of the page's own, JavaScript.
+        folder: of the uploads.
+        most: largest size of an upload, bytes.
+        script: JavaScript to add to the page.
     """
 
     def __init__(self, app: Callable, host: str, folder: Path, most: int, script: str = ""):
-        self.app, self.names, self.folder, self.most, self.script = app, names_of(host), folder, most, script
+        self.app, self.names, self.folder, self.most, self.script = app, host_names(host), folder, most, script
         self.uploading = asyncio.Lock()
 
     async def __call__(self, scope, receive, send) -> None:
-        """Answers a request, or hands it on; see the ASGI specification."""
+        """Answers a request or passes it on; see the ASGI specification."""
         if scope["type"] == "lifespan":
             return await self.app(scope, receive, send)
         if scope["type"] != "http":
-            return None  # the page needs no websocket
+            return None  # the page uses no websocket
         nonce, page = secrets.token_urlsafe(16), scope["path"] == "/"
         send = _with_headers(send, nonce, lasting=scope["path"].startswith(("/assets/", "/static/")))
         headers = {name.decode("latin-1").lower(): value.decode("latin-1") for name, value in scope["headers"]}
         refused = self.refuse(scope["method"], scope["path"], headers)
         if refused:
-            return await _say(send, *refused)
+            return await _respond(send, *refused)
         if scope["path"] == UPLOAD:
             return await self._upload(scope, receive, send)
         if scope["path"] == ASK:
             return await self._ask(scope, receive, send)
         if not page:
             return await self.app(scope, receive, send)
-        plain = [(name, value) for name, value in scope["headers"] if name.lower() != b"accept-encoding"]
-        return await self.app({**scope, "headers": plain}, receive, _Rewritten(send, nonce, self.script))
+        headers = [(name, value) for name, value in scope["headers"] if name.lower() != b"accept-encoding"]
+        return await self.app({**scope, "headers": headers}, receive, _PageRewriter(send, nonce, self.script))
 
     def refuse(self, method: str, path: str, headers: dict[str, str]) -> tuple[int, str] | None:
-        """Returns why a request is refused, as an HTTP status and a sentence; None if it is not.
+        """Returns why a request is refused, as HTTP status and message; None if it is not.
 
         Args:
             method, path: of the request.
-            headers: by their names in lower case.
+            headers: by lower-case name.
         """
         host, origin = headers.get("host", ""), headers.get("origin")
-        if not is_known(host, self.names):  # a page elsewhere whose name was made to lead here
-            return 421, "This address is not one that the demo was started for. Use the one that it printed."
+        if not is_own_host(host, self.names):  # DNS rebinding
+            return 421, "The demo was not started for this address. Use the one that it printed."
         if origin is not None and urlsplit(origin).netloc != host:
             return 403, "Other pages may not use the demo."
         if headers.get("sec-fetch-site") in ("cross-site", "same-site") and (path != "/" or method != "GET"):
             return 403, "Other pages may not use the demo."
         if method not in ("GET", "HEAD", "POST"):
-            return 405, "There is nothing to be done here in this way."
+            return 405, "This method is not allowed."
         if path not in PAGES and not path.startswith(FOLDERS):
-            return 404, "There is nothing here."
+            return 404, "Not found."
         if method == "POST":
-            size, most = headers.get("content-length", ""), self.most + WRAPPING if path == UPLOAD else SMALL
+            size, most = headers.get("content-length", ""), self.most + FORM_BYTES if path == UPLOAD else MAX_BODY
             if not size.isdecimal():
-                return 411, "The request does not say how long it is."
+                return 411, "The request has no Content-Length."
             if int(size) > most:
-                return 413, f"The file is larger than {self.most / 1e6:g} MB, which is the most allowed here."
+                return 413, f"The file is larger than {self.most / 1e6:g} MB, the largest size allowed."
         return None
 
     async def _ask(self, scope, receive, send) -> None:
@@ -99,8 +99,8 @@ class Guard:
         while more:
             message = await receive()
             body, more = body + message.get("body", b""), message.get("more_body", False)
-        if not asks_for_uploads_alone(body, self.folder):
-            return await _say(send, 400, "Only what was uploaded here can be asked about.")
+        if not names_only_uploads(body, self.folder):
+            return await _respond(send, 400, "Only images uploaded here can be predicted.")
         parts = [{"type": "http.request", "body": body, "more_body": False}]
 
         async def replay():
@@ -110,31 +110,31 @@ class Guard:
 
     async def _upload(self, scope, receive, send) -> None:
         async with self.uploading:
-            if weight(self.folder) > ROOM * self.most:
-                return await _say(send, 503, "Too many images wait to be read. Try again in a moment.")
+            if total_size(self.folder) > MAX_WAITING * self.most:
+                return await _respond(send, 503, "Too many images are waiting. Try again in a moment.")
             try:
                 await self.app(scope, receive, send)
             finally:
-                # The browser asks for its answer at once. What it does not ask for, or broke off, goes after a while.
-                asyncio.get_running_loop().call_later(KEEP + 1, sweep, self.folder)
+                # The browser asks for the answer at once; uploads that it abandoned are removed later.
+                asyncio.get_running_loop().call_later(KEEP_SECONDS + 1, remove_old, self.folder)
 
 
-def names_of(host: str) -> set[str]:
-    """Returns the names that a browser may call this machine by, if the demo is bound to an address."""
+def host_names(host: str) -> set[str]:
+    """Returns the host names of this machine that a browser may use for a demo bound to `host`."""
     names, own = {host.lower(), "localhost"}, socket.gethostname().lower()
     return names if is_loopback(host) else names | {own, f"{own}.local"}
 
 
 def is_loopback(host: str) -> bool:
-    """Returns whether an address can be reached from this machine alone."""
+    """Returns whether an address can be reached from this machine only."""
     try:
         return host == "localhost" or ipaddress.ip_address(host).is_loopback
     except ValueError:
         return False
 
 
-def is_known(host: str, names: set[str]) -> bool:
-    """Returns whether a Host header names this machine: by its name, or by an address, which nobody can redirect."""
+def is_own_host(host: str, names: set[str]) -> bool:
+    """Returns whether a Host header names this machine, by name or by an IP address, which cannot be rebound."""
     try:
         name = urlsplit(f"//{host}").hostname or ""
         if name in names:
@@ -145,8 +145,8 @@ def is_known(host: str, names: set[str]) -> bool:
     return address.is_loopback or not all(map(is_loopback, names))
 
 
-class _Rewritten:
-    """Collects the page and sends it without references to other sites, with a script more, each with the nonce."""
+class _PageRewriter:
+    """Sends the page without references to other sites, with one more script, and the nonce in each script."""
 
     def __init__(self, send, nonce: str, script: str):
         self.send, self.nonce, self.script, self.body = send, nonce, script, b""
@@ -182,7 +182,7 @@ def _with_headers(send, nonce: str, lasting: bool):
     return send_on
 
 
-async def _say(send, status: int, text: str) -> None:
+async def _respond(send, status: int, text: str) -> None:
     body = text.encode()
     await send({"type": "http.response.start", "status": status, "headers": [
         (b"content-type", b"text/plain; charset=utf-8"), (b"content-length", str(len(body)).encode()),

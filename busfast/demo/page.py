@@ -1,4 +1,4 @@
-"""The demo's page, in Gradio, with nothing of Gradio's that talks to others, keeps anything or is not needed."""
+"""The demo's page in Gradio, without its telemetry, sharing, history and API."""
 
 import os
 from collections.abc import Callable
@@ -8,15 +8,16 @@ from types import ModuleType
 from typing import Any
 
 from busfast.demo.answer import Answerer
-from busfast.demo.uploads import take
+from busfast.demo.uploads import take_upload
 from busfast.errors import UserError
+from busfast.imports import require_package
 
 INSTALL = "pip install 'gradio>=6.31'"
 CAUTION = "Research only, not a medical device."
-WAITING = 20  # images that may wait for their turn
+MAX_QUEUE = 20  # images that may wait for their turn
 QUIET = {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_RUN_HISTORY": "False", "GRADIO_SHARE": "False",
          "GRADIO_MCP_SERVER": "False", "GRADIO_SSR_MODE": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}
-FONTS = ("system-ui", "sans-serif")  # the theme's own ones would be fetched
+FONTS = ("system-ui", "sans-serif")  # those of the theme would be downloaded
 
 
 def make_app(answerer: Answerer, folder: Path, port: int) -> Callable:
@@ -24,8 +25,8 @@ def make_app(answerer: Answerer, folder: Path, port: int) -> Callable:
 
     Args:
         answerer: answers the images.
-        folder: the private one, where Gradio writes uploads.
-        port: that it will be served at.
+        folder: private; Gradio writes uploads there.
+        port: where it will be served.
 
     Raises:
         UserError: Gradio is not installed.
@@ -41,13 +42,13 @@ def make_app(answerer: Answerer, folder: Path, port: int) -> Callable:
         drop = gradio.File(label=f"Image: JPEG, PNG, BMP or TIFF, at most {answerer.most / 1e6:g} MB",
                            elem_id="drop", height=170)
         answer = gradio.Markdown("", elem_id="answer")
-        # The list of files is emptied at once, ready for the next one: what it would show is deleted already.
+        # The list of files is emptied at once, ready for the next image: the upload is deleted already.
         drop.upload(lambda upload: (reply(answerer, folder, upload), None), drop, [answer, drop], preprocess=False,
                     concurrency_limit=1, api_visibility="private", show_progress_on=answer)
-    blocks.queue(max_size=WAITING, default_concurrency_limit=1)
+    blocks.queue(max_size=MAX_QUEUE, default_concurrency_limit=1)
     theme = gradio.themes.Base(primary_hue="blue", neutral_hue="slate", font=FONTS,
                                font_mono=("ui-monospace", "monospace"))
-    blocks.has_launched = True  # a mounted page that does not say so reads whatever file a request names; see `Guard`
+    blocks.has_launched = True  # otherwise a mounted page reads any file that a request names; see `Guard`
     return gradio.mount_gradio_app(
         FastAPI(openapi_url=None, docs_url=None, redoc_url=None), blocks, path="/", server_name="127.0.0.1",
         server_port=port, footer_links=[], run_history=False, show_error=False, max_file_size=answerer.most,
@@ -55,30 +56,29 @@ def make_app(answerer: Answerer, folder: Path, port: int) -> Callable:
 
 
 def reply(answerer: Answerer, folder: Path, upload: dict[str, Any] | None) -> str | None:
-    """Returns what the page says of an upload; the upload is deleted before it is looked at."""
+    """Returns the page's answer to an upload, which is deleted before it is decoded."""
     if not upload:
         return None
     name = str(upload.get("orig_name") or "")
     try:
-        return answerer.answer(name, take(upload, folder))
+        return answerer.answer(name, take_upload(upload, folder))
     except UserError as error:
         return answerer.refuse(name, str(error))
-    except Exception as error:  # whatever it is, it is nobody's business on the page, and the next image may be fine
+    except Exception as error:  # details do not belong on the page, and the next image may be fine
         print(f"an image could not be answered: {type(error).__name__}", flush=True)
-        return answerer.refuse(name, "could not be answered: something went wrong here. Try another image.")
+        return answerer.refuse(name, "could not be answered: something went wrong. Try another image.")
 
 
 def import_gradio(folder: Path) -> ModuleType:
-    """Imports Gradio, which reads at that moment where to write and whether to talk to others.
+    """Imports Gradio, which reads its settings from the environment at that moment.
 
     Raises:
         UserError: it is not installed.
     """
     for name in [name for name in os.environ if name.startswith("GRADIO_")]:
-        del os.environ[name]  # such as those that share a page with everybody
+        del os.environ[name]  # such as GRADIO_SHARE
     os.environ.update(QUIET, GRADIO_TEMP_DIR=str(folder))
-    try:
-        import gradio
-    except ImportError:
-        raise UserError(f"The demo needs Gradio: {INSTALL}") from None
+    require_package("gradio", "The demo needs Gradio", INSTALL)
+    import gradio
+
     return gradio

@@ -1,4 +1,4 @@
-"""Images that come from a browser: where they lie for a moment, how they are taken from there, what is refused."""
+"""Images uploaded by a browser: where they are stored until they are read, and which are refused."""
 
 import io
 import json
@@ -17,36 +17,36 @@ from PIL import Image, UnidentifiedImageError
 from busfast.data.images import read_image, why_unreadable
 from busfast.errors import UserError
 
-FORMATS = ("JPEG", "PNG", "BMP", "TIFF")  # Pillow opens more, some of them by starting other programs
-KEEP = 120  # seconds that an upload may wait to be read
-ROOM = 4  # uploads of the largest size that may lie there at once
+FORMATS = ("JPEG", "PNG", "BMP", "TIFF")  # Pillow opens more, some by starting other programs
+KEEP_SECONDS = 120  # that an upload may wait to be read
+MAX_WAITING = 4  # uploads of the largest size that may wait at once
 MEMORY = "/dev/shm"
 
 
 @contextmanager
 def private_folder(most: int) -> Iterator[Path]:
-    """Yields an empty folder that is this user's alone, in memory where there is such a place; it is removed after.
+    """Yields an empty folder that only this user can read, in memory if possible; it is removed at the end.
 
     Args:
-        most: bytes of an upload.
+        most: largest size of an upload, bytes.
     """
-    there = os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > ROOM * most
-    with tempfile.TemporaryDirectory(prefix="busfast-demo-", dir=MEMORY if there else None) as folder:
+    in_memory = os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > MAX_WAITING * most
+    with tempfile.TemporaryDirectory(prefix="busfast-demo-", dir=MEMORY if in_memory else None) as folder:
         yield Path(folder).resolve()
 
 
-def take(upload: dict[str, Any], folder: Path) -> bytes:
+def take_upload(upload: dict[str, Any], folder: Path) -> bytes:
     """Returns the bytes of an upload and deletes it.
 
     Args:
-        upload: what the browser says of it; only `path` is looked at, and believed if it leads into the folder.
-        folder: the private one.
+        upload: its description by the browser, of which only `path` is used, and only if it is inside the folder.
+        folder: the private folder.
 
     Raises:
         UserError: there is no such upload.
     """
     path = Path(str(upload.get("path"))).resolve()
-    if not lies_in(path, folder) or not path.is_file():
+    if not is_inside(path, folder) or not path.is_file():
         raise UserError("The upload is gone. Choose the image again.")
     try:
         return path.read_bytes()
@@ -56,86 +56,85 @@ def take(upload: dict[str, Any], folder: Path) -> bytes:
             shutil.rmtree(path.parent, ignore_errors=True)
 
 
-def lies_in(path: Any, folder: Path) -> bool:
-    """Returns whether what a browser names as a path leads into the private folder."""
+def is_inside(path: Any, folder: Path) -> bool:
+    """Returns whether a path from a browser is inside the private folder."""
     try:
         return Path(path).resolve().is_relative_to(folder)
-    except (TypeError, ValueError, OSError, RuntimeError):  # no text, a zero byte, a circle of links
+    except (TypeError, ValueError, OSError, RuntimeError):  # not a text, a null byte, a loop of links
         return False
 
 
-def asks_for_uploads_alone(body: bytes, folder: Path) -> bool:
-    """Returns whether each file that a request, in JSON, names is an upload.
+def names_only_uploads(body: bytes, folder: Path) -> bool:
+    """Returns whether every file that a JSON request names is an upload.
 
-    Gradio copies files that a request names into its folder, and fetches addresses, before it calls the demo.
+    Gradio copies named files into its folder and downloads named addresses before it calls the demo.
     """
     try:
-        waiting = [json.loads(body)]
+        values = [json.loads(body)]
     except (ValueError, RecursionError):
         return False
-    while waiting:
-        one = waiting.pop()
-        if isinstance(one, dict):
-            if "path" in one and not lies_in(one["path"], folder):
+    while values:
+        value = values.pop()
+        if isinstance(value, dict):
+            if "path" in value and not is_inside(value["path"], folder):
                 return False
-            waiting += one.values()
-        elif isinstance(one, list):
-            waiting += one
+            values += value.values()
+        elif isinstance(value, list):
+            values += value
     return True
 
 
-def sweep(folder: Path, older: float = KEEP) -> None:
-    """Deletes what nobody came for: whatever lies in the private folder for more than `older` seconds."""
+def remove_old(folder: Path, older: float = KEEP_SECONDS) -> None:
+    """Deletes abandoned uploads: whatever is older than `older` seconds."""
     for path in folder.iterdir():
         try:
             if time.time() - path.stat().st_mtime >= older:
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
-        except FileNotFoundError:  # it was taken just now
+        except FileNotFoundError:  # it was just read
             pass
 
 
-def weight(folder: Path) -> int:
-    """Returns how many bytes lie in the private folder."""
+def total_size(folder: Path) -> int:
+    """Returns the size of all files in a folder, bytes."""
     return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file())
 
 
 def read_upload(data: bytes, most: int) -> Image.Image:
-    """Reads an image as `read_image` does, in gray if it is gray; what is too large is refused before it is decoded.
+    """Reads an image as `read_image` does, keeping gray; an image that is too large is refused before it is decoded.
 
     Args:
         data: the file.
-        most: bytes that it may have.
+        most: its largest size, bytes.
 
     Raises:
-        UserError: it is empty, too large in bytes or pixels, or cannot be read. The message follows the file's name.
+        UserError: it is empty, too large, or cannot be read. The message continues after the file's name.
     """
     if not data:
         raise UserError("is empty. Choose another file.")
     if len(data) > most:
-        raise UserError(f"has {len(data) / 1e6:.1f} MB, and {most / 1e6:g} MB are allowed here. Make it smaller, or "
+        raise UserError(f"has {len(data) / 1e6:.1f} MB, but at most {most / 1e6:g} MB are allowed. Make it smaller, or "
                         "start the demo with a larger --max_mb.")
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # Pillow's, of what is refused here anyway; it says what is in the image
+            warnings.simplefilter("ignore")  # of Pillow, about images that are refused here
             with Image.open(io.BytesIO(data), formats=FORMATS) as image:
                 _check_pixels(*image.size)
                 return read_image(image, keep_gray=True)
     except UserError:
         raise
-    except Image.DecompressionBombError as error:  # twice as large as that
-        raise UserError(f"has far too many pixels: {_most_pixels()} Make it smaller.") from error
+    except Image.DecompressionBombError as error:  # at twice the limit
+        raise UserError(f"has far too many pixels: {_pixel_limit()}") from error
     except UnidentifiedImageError as error:
-        raise UserError(f"is no image that can be read: it is none of {', '.join(FORMATS)}. Choose another "
-                        "file.") from error
-    except Exception as error:  # a broken file raises nearly anything
+        raise UserError(f"is not a readable image: it is none of {', '.join(FORMATS)}. Choose another file.") from error
+    except Exception as error:  # a damaged file can raise nearly anything
         raise UserError(f"cannot be read ({why_unreadable(error)}). Choose another file.") from error
 
 
 def _check_pixels(width: int, height: int) -> None:
     most = Image.MAX_IMAGE_PIXELS
     if most and width * height > most:
-        raise UserError(f"has {width} x {height} pixels: {_most_pixels()} Make it smaller.")
+        raise UserError(f"has {width} x {height} pixels: {_pixel_limit()}")
 
 
-def _most_pixels() -> str:
-    return f"at most {Image.MAX_IMAGE_PIXELS / 1e6:.0f} million are read, and nothing of it was decoded."
+def _pixel_limit() -> str:
+    return f"at most {Image.MAX_IMAGE_PIXELS / 1e6:.0f} million are allowed; it was not decoded. Make it smaller."

@@ -1,4 +1,4 @@
-"""python -m busfast sweep: many trainings of one split, each with other values, chosen by the validation part alone."""
+"""python -m busfast sweep: many trainings of one split with different values, chosen by the validation part only."""
 
 from contextlib import suppress
 from functools import partial
@@ -9,12 +9,12 @@ import pandas as pd
 from busfast.data.fingerprint import fingerprint_images
 from busfast.data.paths import image_paths
 from busfast.data.split_file import read_split, write_split
-from busfast.errors import UserError, choose
+from busfast.errors import UserError, check_range, choose
 from busfast.pipelines.config import Config
 from busfast.pipelines.settings import convert
 from busfast.processes import cores
 from busfast.sweep.report import format_trial, write_end, write_tables
-from busfast.sweep.space import apply, compare_starts, ends, format_distribution, read_space
+from busfast.sweep.space import apply, ends, find_random_starts, format_distribution, read_space
 from busfast.sweep.study import Request, Sweep
 from busfast.sweep.trial import train_trial
 from busfast.sweep.workers import run_workers
@@ -29,7 +29,7 @@ PRUNERS = ("median", "none")
 
 def check_request(config: Config, params: str, trials: int | str, jobs: int | str, objective: str,
                   pruner: str) -> Request:
-    """Checks what a sweep is asked for, before any image is read.
+    """Checks the flags of a sweep, before any image is read.
 
     Args:
         config: the checked configuration.
@@ -39,19 +39,17 @@ def check_request(config: Config, params: str, trials: int | str, jobs: int | st
         pruner: one of `PRUNERS`.
 
     Raises:
-        UserError: anything that cannot be.
+        UserError: a value that is not allowed.
     """
     trials, jobs = convert("trials", trials, int), convert("jobs", jobs, int)
-    for key, value, most in (("trials", trials, 10_000), ("jobs", jobs, cores())):
-        if not 1 <= value <= most:
-            raise UserError(f"{key}={value} is out of range: give a number from 1 to {most}"
-                            + (", the cores of this machine." if key == "jobs" else "."))
+    check_range("trials", trials, 1, 10_000)
+    check_range("jobs", jobs, 1, cores(), "the cores of this machine")
     choose("objective", objective, config.measures)
     choose("monitor", config.monitor, config.measures)
     choose("pruner", pruner, PRUNERS)
     space = read_space(params, config)
     if "arch" in space:
-        space["arch"] = _fair_archs(space["arch"], config, named="arch=" in params)
+        space["arch"] = _drop_random_starts(space["arch"], config, named="arch=" in params)
     for arch in ends(space["arch"]) if "arch" in space else (config.arch,):
         check_environment(apply(config, {"arch": arch, **_largest(space, "freeze")}))
     request = Request(config, space, trials, min(jobs, trials), objective, pruner)
@@ -60,19 +58,19 @@ def check_request(config: Config, params: str, trials: int | str, jobs: int | st
     return request
 
 
-def _fair_archs(distribution, config: Config, named: bool):
-    """Takes models without pretrained weights out of those that are built in; refuses them where they were named."""
-    poor = compare_starts(distribution.choices, config)
-    if not poor:
+def _drop_random_starts(distribution, config: Config, named: bool):
+    """Drops models without pretrained weights from the default choices; refuses them if the user named them."""
+    random = find_random_starts(distribution.choices, config)
+    if not random:
         return distribution
-    why = "; ".join(f"{arch}: {text}" for arch, text in poor.items())
-    rest = [arch for arch in distribution.choices if arch not in poor]
-    if named or len(rest) < 2:
-        raise UserError(f"To vary arch would be to compare pretrained with random weights, for there are none of "
-                        f"{', '.join(poor)} here ({why}). Name models with weights, let them be fetched, start all "
-                        "from random ones (--weights=none), or leave arch out.")
-    print(f"arch: {', '.join(poor)} left out, for they would start from random weights ({why})", flush=True)
-    return type(distribution)(rest)
+    reasons = "; ".join(f"{arch}: {text}" for arch, text in random.items())
+    pretrained = [arch for arch in distribution.choices if arch not in random]
+    if named or len(pretrained) < 2:
+        raise UserError(f"Varying arch would compare pretrained with random weights: {', '.join(random)} would start "
+                        f"from random weights ({reasons}). Name models with pretrained weights, allow the download, "
+                        "start all models from random weights (--weights=none), or leave arch out.")
+    print(f"arch: {', '.join(random)} left out: would start from random weights ({reasons})", flush=True)
+    return type(distribution)(pretrained)
 
 
 def _largest(space: dict, *keys: str) -> dict[str, int]:
@@ -84,113 +82,111 @@ def _warn_of_memory(request: Request) -> None:
     room = measure_room(largest)
     need = request.jobs * room.needs(largest.bs)
     if room.free is not None and need > room.free:
-        print(f"WARNING: {request.jobs} trials of size={largest.size}, bs={largest.bs} side by side take about "
-              f"{need / 1e9:.1f} GB, and {room.free / 1e9:.1f} GB are free: try fewer --jobs", flush=True)
+        print(f"WARNING: {request.jobs} trials of size={largest.size}, bs={largest.bs} side by side need about "
+              f"{need / 1e9:.1f} GB, but {room.free / 1e9:.1f} GB are free: try fewer --jobs", flush=True)
 
 
 def run_sweep(pipeline: str, request: Request, name: str, parts: pd.DataFrame, resume: bool, command: str) -> Run:
-    """Trains the trials, and writes results/PIPELINE/sweep-NAME/ as they end.
-
-    The trials are given a table without the test part.
+    """Trains the trials, on a table without the test part; writes results/PIPELINE/sweep-NAME/ after each.
 
     Args:
-        pipeline: names the folders, together with
-        request: what is asked for.
+        pipeline: its name.
+        request: the sweep's flags.
         name: the split or fold.
         parts: the split table, as `busfast.pipelines.splits.split_data` returns it.
-        resume: go on with the newest sweep of that name.
-        command: what was typed, for whom it was interrupted.
+        resume: whether to continue the latest sweep of that name.
+        command: as typed; printed when the sweep is interrupted.
 
     Returns:
         The sweep's folders.
 
     Raises:
-        UserError: it cannot go on; several trials in a row failed; a file cannot be written.
+        UserError: it cannot be resumed; several trials in a row failed; a file cannot be written.
     """
     run = latest_run(pipeline, f"sweep-{name}", parts) if resume else None
     if resume and run is None:
-        print(f"resume: there is no sweep {pipeline}/sweep-{name} yet, so a new one begins", flush=True)
+        print(f"resume: no sweep {pipeline}/sweep-{name} yet: a new one begins", flush=True)
     run = run or new_run(pipeline, f"sweep-{name}")
     for folder in (run.results, run.models):
-        folder.mkdir(parents=True, exist_ok=True)  # a kill may have come between the two
+        folder.mkdir(parents=True, exist_ok=True)  # a sweep that was killed may have made only one
     record = {key: parts.attrs[key] for key in ("split", "fold", "leaks")}
     with lock_run(run):
-        sweep = Sweep(run, request, _say_asked(request, record))
+        sweep = Sweep(run, request, _fixed_settings(request, record))
         _keep_split(sweep, parts)
         if done := len(sweep.done()):
-            print(f"resume: {run.name} goes on; {done} of {counted(request.trials, 'trial')} are done", flush=True)
-        seen = parts[parts["part"].isin(("train", "valid"))].reset_index(drop=True)
-        seen.attrs |= parts.attrs
-        _say_begin(sweep)
+            print(f"resume: {run.name}: {done} of {counted(request.trials, 'trial')} done", flush=True)
+        no_test = parts[parts["part"].isin(("train", "valid"))].reset_index(drop=True)
+        no_test.attrs |= parts.attrs
+        _print_start(sweep)
         try:
-            _train_all(sweep, seen, pipeline, record)
+            _train_trials(sweep, no_test, pipeline, record)
         except OSError as error:
-            raise UserError(f"Cannot write into {run.results}: {error.strerror or error}. Make room; the same command "
-                            "with --resume goes on.") from error
+            raise UserError(f"Cannot write into {run.results}: {error.strerror or error}. Make room, then continue "
+                            "with --resume.") from error
         except (KeyboardInterrupt, SystemExit):
-            print(f"\ninterrupted; {len(sweep.done())} of {counted(request.trials, 'trial')} are done\n  to go on: "
+            print(f"\ninterrupted: {len(sweep.done())} of {counted(request.trials, 'trial')} done\n  to continue: "
                   f"{command} --resume", flush=True)
             raise
         finally:
-            with suppress(OSError, UserError):  # what ended it counts
+            with suppress(OSError, UserError):  # the first error is the one to report
                 sweep.interrupt()
                 write_tables(sweep, pipeline, record)
         write_end(sweep, record, run.name + (", PHANTOM (synthetic images)" if is_phantom(request.config) else ""))
     return run
 
 
-def _train_all(sweep: Sweep, seen: pd.DataFrame, pipeline: str, record: dict[str, Any]) -> None:
+def _train_trials(sweep: Sweep, parts: pd.DataFrame, pipeline: str, record: dict[str, Any]) -> None:
     request = sweep.request
 
     def conclude(trial, outcome):
-        told = sweep.conclude(trial, outcome)
+        concluded = sweep.conclude(trial, outcome)
         write_tables(sweep, pipeline, record)
-        print(format_trial(sweep, told), flush=True)
+        print(format_trial(sweep, concluded), flush=True)
         sweep.check_failures()
 
     if request.jobs > 1:
-        run_workers(request.jobs, sweep.run, seen, request.objective, sweep.next, sweep.hear, conclude)
+        run_workers(request.jobs, sweep.run, parts, request.objective, sweep.next, sweep.report, conclude)
         return
-    while following := sweep.next():
-        trial, config = following
-        conclude(trial, train_trial(sweep.run, trial.number, config, seen, request.objective,
-                                    partial(sweep.hear, trial)))
+    while drawn := sweep.next():
+        trial, config = drawn
+        conclude(trial, train_trial(sweep.run, trial.number, config, parts, request.objective,
+                                    partial(sweep.report, trial)))
 
 
-def _say_asked(request: Request, record: dict[str, Any]) -> dict[str, Any]:
-    """What must be the same when a sweep goes on; the data are held by its split.csv, with the pixels' hashes."""
+def _fixed_settings(request: Request, record: dict[str, Any]) -> dict[str, Any]:
+    """Settings that must not change on resume; the data are checked by split.csv, which has the pixels' hashes."""
     return {**{key: value for key, value in plain_values(request.config).items() if key not in (*FREE, "data")},
             "split": record["split"], "fold": record["fold"], "objective": request.objective, "pruner": request.pruner,
-            "params": ", ".join(f"{key} {format_distribution(one)}" for key, one in request.space.items())}
+            "params": ", ".join(f"{key} {format_distribution(values)}" for key, values in request.space.items())}
 
 
-def _say_begin(sweep: Sweep) -> None:
+def _print_start(sweep: Sweep) -> None:
     request, run = sweep.request, sweep.run
     print(f"sweep: {counted(request.trials, 'trial')} of {request.config.epochs} epochs, "
-          f"{request.jobs} at a time; the test part is left out of their table")
+          f"{request.jobs} at a time, without the test part")
     for key, distribution in request.space.items():
         print(f"  {key}: {format_distribution(distribution)}")
     if sweep.outside:
-        print(f"  the pipeline's own values are not tried: they lie outside in {', '.join(sweep.outside)}")
+        print(f"  the pipeline's own values are not tried: {', '.join(sweep.outside)} is outside the range")
     print(f"  best: by {request.objective} of the validation part, at the epoch that {request.config.monitor} chooses\n"
-          f"  what each trial says: {run.results}/trial-*.txt", flush=True)
+          f"  output of each trial: {run.results}/trial-*.txt", flush=True)
 
 
 def _keep_split(sweep: Sweep, parts: pd.DataFrame) -> None:
-    """Writes split.csv, or makes sure that it is the same as when the sweep began.
+    """Writes split.csv, or checks that the split is the one the sweep was begun with.
 
     Raises:
         UserError: images were changed, added or removed.
     """
-    path, kept = sweep.run.results / "split.csv", ["image", "label", "part", "pixels"]
+    path, columns = sweep.run.results / "split.csv", ["image", "label", "part", "pixels"]
     now = parts.assign(pixels=fingerprint_images(image_paths(parts))["pixels"])
     if not path.is_file():
         if sweep.trials():
-            raise UserError(f"{path} is gone, so it is not known of which images the trials were. Leave out --resume "
-                            "to begin a new sweep.")
+            raise UserError(f"{path} is missing, and with it which images the trials saw. Restore it, or leave out "
+                            "--resume to begin a new sweep.")
         write_split(now, path)
         return
-    then = read_split(path, parts.attrs["root"])
-    if not set(kept) <= set(then) or then[kept].astype(str).values.tolist() != now[kept].astype(str).values.tolist():
-        raise UserError(f"The images, labels or parts are not those that {sweep.run.name} was begun with ({path}). "
-                        "Bring the old ones back, or leave out --resume to begin a new sweep.")
+    begun = read_split(path, parts.attrs["root"])
+    if not set(columns) <= set(begun) or not begun[columns].astype(str).equals(now[columns].astype(str)):
+        raise UserError(f"The images, labels or parts differ from those that {sweep.run.name} was begun with ({path}). "
+                        "Restore them, or leave out --resume to begin a new sweep.")

@@ -1,4 +1,4 @@
-"""What is left of a sweep: trials.csv, best.yaml, history.png, importance.png, a few lines on screen."""
+"""The results of a sweep: trials.csv, best.yaml, history.png, importance.png, and lines on screen."""
 
 import warnings
 from pathlib import Path
@@ -13,29 +13,29 @@ from busfast.csvfile import write_csv
 from busfast.figures import GRAY, STYLES, add_legend, new_figure, save_figure
 from busfast.files import atomic
 from busfast.sweep.space import apply, format_values
-from busfast.sweep.study import Sweep
+from busfast.sweep.study import STATES, Sweep
 from busfast.sweep.trial import trial_name
 from busfast.text import counted
 from busfast.training.runs import Run, plain_values, train_command
 
 BEST, TRIALS = "best.yaml", "trials.csv"
-LEAST = 8  # finished trials of which an importance is told
-GOOD = 0.25  # share of the trials that count as good
+MIN_TRIALS = 8  # finished trials for an estimate of importance
+BEST_SHARE = 0.25  # of the trials, which importance tells from the others
 
 
 def write_tables(sweep: Sweep, pipeline: str, record: dict[str, Any]) -> None:
-    """Writes trials.csv and, once a trial is finished, best.yaml: all that there is after each trial.
+    """Writes trials.csv and, once a trial is finished, best.yaml; called after each trial.
 
     Args:
         sweep: the sweep.
         pipeline: names the runs that best.yaml trains.
-        record: split, fold and leaks, as a run's record has them.
+        record: split, fold and leaks, as in a run's record.
     """
     folder = sweep.run.results
     write_csv(sweep.table(), folder / TRIALS, float_format="%.6g")
     if (best := sweep.best()) is None:
         return
-    config = Run(f"{sweep.run.name}/{trial_name(best.number)}").read_config()[0]  # with the centers that were held out
+    config = Run(f"{sweep.run.name}/{trial_name(best.number)}").read_config()[0]  # with the held-out centers
     values = plain_values(apply(sweep.config, best.params)) | {"holdout": list(config.holdout)}
     text = yaml.safe_dump(values | {"run": {"pipeline": pipeline}}, sort_keys=False, allow_unicode=True)
     with atomic(folder / BEST) as file:
@@ -45,37 +45,37 @@ def write_tables(sweep: Sweep, pipeline: str, record: dict[str, Any]) -> None:
 
 
 def format_trial(sweep: Sweep, trial: FrozenTrial) -> str:
-    """Returns the line of a trial that has ended."""
-    known, done, best = trial.user_attrs["outcome"], sweep.done(), sweep.best()
-    words = [f"[{len(done)}/{sweep.request.trials}] trial {trial.number}: {format_values(trial.params)}"]
-    if known["state"] == "failed":
-        words.append(f"failed: {known['reason']}")
+    """Returns the line on screen of a trial that has ended."""
+    outcome, done, best = trial.user_attrs["outcome"], sweep.done(), sweep.best()
+    fields = [f"[{len(done)}/{sweep.request.trials}] trial {trial.number}: {format_values(trial.params)}"]
+    if outcome["state"] == "failed":
+        fields.append(f"failed: {outcome['reason']}")
     else:
-        words.append(f"{sweep.request.objective} {trial.value:.3f} "
-                     + ("(pruned)" if known["state"] == "pruned" else f"(epoch {known['epoch']})"))
+        fields.append(f"{sweep.request.objective} {trial.value:.3f} "
+                      + ("(pruned)" if outcome["state"] == "pruned" else f"(epoch {outcome['epoch']})"))
     if best is not None:
-        words.append(f"best {best.value:.3f} (trial {best.number})")
+        fields.append(f"best {best.value:.3f} (trial {best.number})")
     if left := sweep.request.trials - len(done):
-        minutes = sum(one.user_attrs["outcome"]["minutes"] for one in done) / len(done)
-        words.append(f"about {left * minutes / sweep.request.jobs:.1f} min left")
-    return " | ".join(words)
+        minutes = sum(ended.user_attrs["outcome"]["minutes"] for ended in done) / len(done)
+        fields.append(f"about {left * minutes / sweep.request.jobs:.1f} min left")
+    return " | ".join(fields)
 
 
 def write_end(sweep: Sweep, record: dict[str, Any], caption: str) -> None:
-    """Draws the pictures, and says what came out.
+    """Draws the figures and prints the summary.
 
     Args:
         sweep: the sweep.
         record: as that of `write_tables`.
-        caption: small print on the pictures (which data).
+        caption: small print of the figures (which data).
     """
     done, best, objective = sweep.done(), sweep.best(), sweep.request.objective
     folder = sweep.run.results
     states = [trial.user_attrs["outcome"]["state"] for trial in done]
-    said = ", ".join(f"{states.count(state)} {state}" for state in ("finished", "pruned", "failed") if state in states)
-    print(f"\n{sweep.run.name}: {counted(len(done), 'trial')}: {said}")
+    counts = ", ".join(f"{states.count(state)} {state}" for state in STATES if state in states)
+    print(f"\n{sweep.run.name}: {counted(len(done), 'trial')}: {counts}")
     if best is None:
-        print(f"  no trial was finished; see {folder}/{TRIALS}", flush=True)
+        print(f"  no trial finished: see {folder}/{TRIALS}", flush=True)
         return
     files = [TRIALS, BEST, "history.png"]
     draw_history(sweep, folder / "history.png", caption)
@@ -89,38 +89,38 @@ def write_end(sweep: Sweep, record: dict[str, Any], caption: str) -> None:
         files.append("importance.png")
         print("  importance: " + ", ".join(f"{key} {share:.0%}" for key, share in shares.items()))
     elif len(sweep.own) > 1:
-        print(f"  importance is not told of fewer than {LEAST} finished trials")
+        print(f"  importance: needs {MIN_TRIALS} finished trials")
     print(f"  {', '.join(files)} in {folder}/")
     print(f"  The best of {counted(len(done), 'trial')} was chosen by this validation part, so its value is too good. "
-          "Train it anew, with\n  several seeds (--seeds=3), and let `evaluate` score the test part of those once:\n"
+          "Train it again, with\n  several seeds (--seeds=3), and score the test part once, with `evaluate`:\n"
           f"  {train_command(sweep.run, record, BEST)}\n  research only, not a medical device", flush=True)
 
 
 def find_importance(sweep: Sweep) -> dict[str, float]:
-    """Returns how much each key decides whether a finished trial is among the best quarter; {} of too few trials.
+    """Returns how much each key decides whether a finished trial is among the best quarter; {} for too few trials.
 
     Source:
         Watanabe et al. 2023, "PED-ANOVA" (arXiv 2304.10255), through Optuna.
     """
     finished = [trial for trial in sweep.done() if trial.state == TrialState.COMPLETE]
-    if len(finished) < LEAST or len(sweep.own) < 2:
+    if len(finished) < MIN_TRIALS or len(sweep.own) < 2:
         return {}
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # Optuna's, on trials that are all alike
-        evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=GOOD)
+        warnings.simplefilter("ignore")  # of Optuna, if all trials are equal
+        evaluator = optuna.importance.PedAnovaImportanceEvaluator(target_quantile=BEST_SHARE)
         return optuna.importance.get_param_importances(sweep.study, evaluator=evaluator)
 
 
 def draw_history(sweep: Sweep, path: Path, caption: str) -> None:
-    """Draws the value of each trial, in order, and the best so far."""
+    """Draws the value of each trial and the best so far."""
     figure, (axes,) = new_figure(f"{sweep.request.objective} of each trial, validation", caption)
     done = sweep.done()
     lower = sweep.study.direction == optuna.study.StudyDirection.MINIMIZE
     marks = {"finished": {"color": STYLES[0]["color"], "marker": "o"}, "pruned": {"color": "0.6", "marker": "v"}}
     for state, mark in marks.items():
-        of = [trial for trial in done if trial.user_attrs["outcome"]["state"] == state and trial.value is not None]
-        if of:
-            axes.scatter([trial.number for trial in of], [trial.value for trial in of], label=state, **mark)
+        drawn = [trial for trial in done if trial.user_attrs["outcome"]["state"] == state and trial.value is not None]
+        if drawn:
+            axes.scatter([trial.number for trial in drawn], [trial.value for trial in drawn], label=state, **mark)
     values = pd.Series({trial.number: trial.value if trial.state == TrialState.COMPLETE else None for trial in done},
                        dtype=float)
     best = (values.cummin() if lower else values.cummax()).ffill()
@@ -140,6 +140,6 @@ def draw_importance(shares: dict[str, float], path: Path, caption: str) -> None:
     figure, (axes,) = new_figure("What decides whether a trial is among the best quarter", caption, grid="x")
     bars = axes.barh(list(shares), list(shares.values()), color=STYLES[0]["color"])
     axes.bar_label(bars, fmt="{:.0%}", padding=3, fontsize=8, color=GRAY)
-    axes.set(xlabel="share (PED-ANOVA); of few trials, a hint and no more", xlim=(0, 1.08))
+    axes.set(xlabel="share (PED-ANOVA); a hint at most, if trials are few", xlim=(0, 1.08))
     axes.invert_yaxis()
     save_figure(figure, path)

@@ -1,4 +1,4 @@
-"""What a sweep varies: --params read and checked; the values of a trial -> its configuration."""
+"""What a sweep varies: --params -> Optuna's distributions; the values of a trial -> its configuration."""
 
 import io
 from collections.abc import Iterable
@@ -12,14 +12,14 @@ from busfast.errors import UserError, choose
 from busfast.pipelines.config import Config
 from busfast.pipelines.settings import convert
 
-LOG = ("lr", "lr_min", "wd")  # drawn evenly on a logarithmic scale
-STEP = 32  # pixels: what five strides of 2 divide evenly
+LOG = ("lr", "lr_min", "wd")  # drawn on a logarithmic scale
+STEP = 32  # pixels, divisible by five strides of 2
 # Small models, which a few thousand images can fine-tune.
 ARCHS = ("efficientnet_b0", "tf_efficientnet_lite0", "mobilenetv3_large_100", "resnet18")
-# Share of the pipeline's own rotation. No level turns on a flip that the pipeline leaves out: whether left and right,
-# or top and bottom, are alike is a matter of the images, not of what scores best.
+# Factor of the pipeline's own rotation. No level turns on a flip that the pipeline leaves out: whether the images may
+# be flipped depends on what they show, not on the score.
 AUGMENT = {"none": 0.0, "light": 1 / 3, "own": 1.0, "strong": 2.0}
-MOST_ROTATION = 180  # degrees
+MAX_ROTATION = 180  # degrees
 
 
 def _sizes(config: Config) -> list[int]:
@@ -30,11 +30,11 @@ def _sizes(config: Config) -> list[int]:
 
 def _augments(config: Config) -> list[str]:
     """The levels that differ for this pipeline."""
-    levels = {augmentation(config, name): name for name in ("none", "light", "strong", "own")}  # own counts, if alike
+    levels = {augmentation(config, name): name for name in ("none", "light", "strong", "own")}  # own wins, if equal
     return [name for name in AUGMENT if name in levels.values()]
 
 
-# What may be varied -> what is tried of it unless --params says otherwise.
+# Key that may be varied -> its default range (a tuple) or choices (a list).
 SPACES = {
     "lr": lambda config: (max(config.lr / 10, config.lr_min), config.lr * 10),
     "lr_min": lambda config: (config.lr / 10_000, config.lr / 10),
@@ -49,53 +49,53 @@ SPACES = {
 
 
 def read_space(params: str, config: Config) -> dict[str, BaseDistribution]:
-    """Reads --params: keys separated by commas, each alone or with its values, `lr=1e-4:1e-2` or `bs=16/32/64`.
+    """Reads --params: keys separated by commas, each with or without values, such as `lr=1e-4:1e-2` or `bs=16/32/64`.
 
     Args:
         params: the text.
-        config: gives the values around which a key is varied, and all that is not varied.
+        config: the pipeline's own values, around which keys are varied.
 
     Returns:
         Key -> Optuna's distribution.
 
     Raises:
-        UserError: an unknown key, one given twice, values that it cannot have.
+        UserError: an unknown key, one given twice, or values out of range.
     """
     space: dict[str, BaseDistribution] = {}
-    for word in filter(None, (word.strip() for word in params.split(","))):
-        key, equals, text = word.partition("=")
+    for item in filter(None, map(str.strip, params.split(","))):
+        key, equals, text = item.partition("=")
         choose("key of --params", key, SPACES)
         if key in space:
             raise UserError(f"--params names {key} twice.")
-        space[key] = _own(key, text) if equals else _built_in(key, config)
+        space[key] = _read_values(key, text) if equals else _default_values(key, config)
     if not space:
         raise UserError(f"--params='{params}' names nothing to vary. Choose from: {', '.join(SPACES)}.")
     for key, distribution in space.items():
         for value in ends(distribution):
             try:
-                lr = {"lr": ends(space["lr"])[0]} if key == "lr_min" and "lr" in space else {}  # the least room
-                lr_min = {"lr_min": 0} if key == "lr" and "lr_min" in space else {}  # is looked at by itself
+                lr = {"lr": ends(space["lr"])[0]} if key == "lr_min" and "lr" in space else {}  # the lowest limit
+                lr_min = {"lr_min": 0} if key == "lr" and "lr_min" in space else {}  # checked by itself
                 apply(config, {key: value, **lr, **lr_min})
             except UserError as error:
                 raise UserError(f"--params, {key}: {error}") from None
     return space
 
 
-def _own(key: str, text: str) -> BaseDistribution:
+def _read_values(key: str, text: str) -> BaseDistribution:
     """A range LOW:HIGH or choices A/B/C."""
     kind = get_type_hints(Config).get(key, str)
     if ":" in text and kind is not str:
-        low, high = (convert(f"--params, {key}", word, kind) for word in (text.split(":") + [""])[:2])
+        low, high = (convert(f"--params, {key}", value, kind) for value in (text.split(":") + [""])[:2])
         if not low < high or text.count(":") > 1:
-            raise UserError(f"--params, {key}: {text} is no range: write LOW:HIGH, the lower one first.")
+            raise UserError(f"--params, {key}: {text} is not a range: write LOW:HIGH, the lower value first.")
         if key in LOG and low <= 0:
-            raise UserError(f"--params, {key}: {text} begins at {low}, and it is varied by factors: begin above 0.")
+            raise UserError(f"--params, {key}: {text} begins at {low}, but {key} is varied by factors: begin above 0.")
         return _range(key, low, high)
-    values = [convert(f"--params, {key}", word.strip(), kind) for word in text.split("/")]
+    values = [convert(f"--params, {key}", value.strip(), kind) for value in text.split("/")]
     if len(set(values)) < max(2, len(values)):
-        raise UserError(f"--params, {key}: '{text}' does not name two values or more, each once: "
+        raise UserError(f"--params, {key}: '{text}' does not name two or more different values: "
                         + (f"write {key}=A/B" if kind is str else f"write {key}=LOW:HIGH or {key}=A/B")
-                        + f", or fix it with --{key}=VALUE.")
+                        + f", or set one value with --{key}=VALUE.")
     return CategoricalDistribution(values)
 
 
@@ -105,18 +105,18 @@ def _range(key: str, low, high) -> BaseDistribution:
     return IntDistribution(low, high - (high - low) % STEP, step=STEP) if key == "size" else IntDistribution(low, high)
 
 
-def _built_in(key: str, config: Config) -> BaseDistribution:
+def _default_values(key: str, config: Config) -> BaseDistribution:
     values = SPACES[key](config)
     if isinstance(values, tuple):
         return _range(key, *map(float, values))
     if len(values) < 2:
-        raise UserError(f"--params={key} leaves nothing to vary: of this pipeline there is {values[0]} alone. Name "
+        raise UserError(f"--params={key} leaves nothing to vary: for this pipeline there is only {values[0]}. Name "
                         f"values, {key}=A/B, or leave it out.")
     return CategoricalDistribution(values)
 
 
 def ends(distribution: BaseDistribution) -> tuple:
-    """All choices, or the lowest and the highest value."""
+    """Returns all choices, or the lowest and the highest value."""
     if isinstance(distribution, CategoricalDistribution):
         return distribution.choices
     return distribution.low, distribution.high
@@ -124,20 +124,20 @@ def ends(distribution: BaseDistribution) -> tuple:
 
 def augmentation(config: Config, level: str) -> tuple[float, float, float]:
     """Returns hflip, vflip and rotate of a level of augmentation."""
-    share = AUGMENT[choose("augment", level, AUGMENT)]
-    flips = (config.hflip, config.vflip) if share else (0.0, 0.0)
-    return *flips, min(config.rotate * share, MOST_ROTATION)
+    factor = AUGMENT[choose("augment", level, AUGMENT)]
+    flips = (config.hflip, config.vflip) if factor else (0.0, 0.0)
+    return *flips, min(config.rotate * factor, MAX_ROTATION)
 
 
 def apply(config: Config, values: dict[str, Any]) -> Config:
     """Returns the configuration of a trial.
 
     Args:
-        config: what is not varied.
+        config: the pipeline's own values.
         values: key of the space -> value.
 
     Raises:
-        UserError: a value that the key cannot have.
+        UserError: a value out of range.
     """
     values = dict(values)
     if "augment" in values:
@@ -146,7 +146,7 @@ def apply(config: Config, values: dict[str, Any]) -> Config:
 
 
 def own_values(space: dict[str, BaseDistribution], config: Config) -> tuple[dict[str, Any], list[str]]:
-    """Returns the pipeline's own values of what is varied, and those keys whose own value lies outside the space."""
+    """Returns the pipeline's own values of the varied keys, and the keys whose own value is outside the space."""
     values = {key: "own" if key == "augment" else getattr(config, key) for key in space}
     outside = []
     for key, distribution in space.items():
@@ -168,32 +168,32 @@ def format_distribution(distribution: BaseDistribution) -> str:
 
 
 def format_values(values: dict[str, Any]) -> str:
-    """Returns the values of a trial for a line on screen."""
+    """Returns the values of a trial as text."""
     return "  ".join(f"{key} {value:.3g}" if isinstance(value, float) else f"{key} {value}"
                      for key, value in values.items())
 
 
-def compare_starts(archs: Iterable[str], config: Config) -> dict[str, str]:
-    """Makes each model once, and says what weights it would start from: pretrained weights that are at hand for some
-    models alone would decide such a sweep.
+def find_random_starts(archs: Iterable[str], config: Config) -> dict[str, str]:
+    """Makes each model once to find those without pretrained weights, which cannot be compared with the others.
 
     Args:
         archs: names of timm models.
-        config: names the weights, and how many classes there are.
+        config: has the weights and the classes.
 
     Returns:
-        Those models that would start from random weights while others do not -> why.
+        Models that would start from random weights although others do not -> reason.
 
     Raises:
-        UserError: the weights are a file, which fits one model.
+        UserError: the weights are a file, which fits one model only.
     """
     from busfast.models.weights import make_model
 
     if config.weights not in ("auto", "none"):
-        raise UserError(f"--weights={config.weights} fits one model, so arch cannot be varied. Leave one of them out.")
+        raise UserError(f"--weights={config.weights} fits one model only, so arch cannot be varied. Leave one of them "
+                        "out.")
     if config.weights == "none":
         return {}
-    with redirect_stdout(io.StringIO()):  # each trial says it again
+    with redirect_stdout(io.StringIO()):  # printed again by each trial
         starts = {arch: make_model(arch, config.weights, len(config.classes))[1].text for arch in archs}
-    poor = {arch: text for arch, text in starts.items() if text.startswith("random")}
-    return poor if len(poor) < len(starts) else {}
+    random = {arch: text for arch, text in starts.items() if text.startswith("random")}
+    return random if len(random) < len(starts) else {}

@@ -1,7 +1,6 @@
-"""The study of a sweep on disk: which trial comes next, what is known of those that are done.
+"""The Optuna study of a sweep on disk: which trial comes next, and how the others ended.
 
-Optuna's journal is a text file of JSON lines: nothing in it is unpickled. One process, the one that was started, writes
-it; those that train side by side tell it their values.
+Optuna's journal is a text file of JSON lines; nothing in it is unpickled. Only one process writes it: see workers.py.
 """
 
 import json
@@ -27,22 +26,22 @@ from busfast.training.runs import Run
 
 NAME, JOURNAL = "sweep", "journal.jsonl"
 STATES = {"finished": TrialState.COMPLETE, "pruned": TrialState.PRUNED, "failed": TrialState.FAIL}
-FAILURES = 5  # in a row end a sweep: something is wrong with all of them
-LOOKED_AT = 5  # finished trials before one is given up by comparison with them
-# Only of the best trial: the others keep log, curves and configuration, a fraction of a megabyte.
-LARGE = ("split.csv", "valid_predictions.csv", "checkpoint.pt", "checkpoint.previous.pt")
+MAX_FAILURES = 5  # in a row, which end a sweep
+STARTUP_TRIALS = 5  # finished trials before the first is pruned
+# Kept for the best trial only; the others keep log, curves and configuration, a fraction of a megabyte.
+LARGE_FILES = ("split.csv", "valid_predictions.csv", "checkpoint.pt", "checkpoint.previous.pt")
 
 
 @dataclass(frozen=True)
 class Request:
-    """What a sweep was asked for, checked.
+    """The checked flags of a sweep.
 
     Attributes:
-        config: what is not varied, and the pipeline's own values of what is.
-        space: key -> Optuna's distribution.
-        trials: how many, those of an earlier start included.
+        config: the pipeline's own values.
+        space: key to vary -> Optuna's distribution.
+        trials: how many, including those before a resume.
         jobs: how many side by side.
-        objective: the logged column that is to become as good as it can.
+        objective: the logged column to optimize.
         pruner: "median" or "none".
     """
 
@@ -55,66 +54,66 @@ class Request:
 
 
 class Sweep:
-    """A study, and how many of its trials are still to come.
+    """The study of a sweep.
 
     Args:
         run: its folders.
-        request: what is asked for.
-        asked: the same in plain values, and what else must not change when it goes on.
+        request: its flags.
+        fixed: settings that must not change on resume.
 
     Raises:
-        UserError: the journal is damaged, or was begun with something else.
+        UserError: the journal is damaged, or was begun with other settings.
     """
 
-    def __init__(self, run: Run, request: Request, asked: dict[str, Any]):
+    def __init__(self, run: Run, request: Request, fixed: dict[str, Any]):
         self.run, self.request, self.config = run, request, request.config
         optuna.logging.set_verbosity(optuna.logging.ERROR)
         maximize = not request.objective.endswith("_loss")
         pruner = optuna.pruners.NopPruner()
         if request.pruner == "median":
-            pruner = optuna.pruners.MedianPruner(LOOKED_AT, n_warmup_steps=max(1, self.config.epochs // 3))
+            pruner = optuna.pruners.MedianPruner(STARTUP_TRIALS, n_warmup_steps=max(1, self.config.epochs // 3))
         path = run.results / JOURNAL
         if path.is_file():
-            mend(path)
+            repair_journal(path)
         elif any(run.results.glob("trial-*")):
-            raise UserError(f"{path} is gone, and there are trials beside it: they are left as they are. Leave out "
-                            "--resume to begin a new sweep.")
+            raise UserError(f"{path} is missing. Restore it, or leave out --resume to begin a new sweep; the trials "
+                            "beside it stay.")
         try:
             lock = JournalFileOpenLock(str(path))
             storage = JournalStorage(JournalFileBackend(str(path), lock))
-            if path.stat().st_size:  # to create it again would be noted there
+            if path.stat().st_size:  # creating it again would be written to the journal
                 self.study = optuna.load_study(storage=storage, study_name=NAME, pruner=pruner)
             else:
                 self.study = optuna.create_study(storage=storage, study_name=NAME, pruner=pruner,
                                                  direction="maximize" if maximize else "minimize")
-            known = self.study.user_attrs.get("asked")
+            begun = self.study.user_attrs.get("asked")
         except OSError as error:
-            raise UserError(f"Cannot write {path}: {error.strerror}. Run where you may write.") from error
-        except Exception as error:  # whatever a line of it may hold
+            raise UserError(f"Cannot write {path}: {error.strerror}. Run in a folder that you may write to.") from error
+        except Exception as error:  # a line of it may hold anything
             raise UserError(f"{path} is damaged ({type(error).__name__}: {error}). Leave out --resume to begin a new "
                             "sweep.") from error
-        if known is None:
-            self.study.set_user_attr("asked", asked)
+        if begun is None:
+            self.study.set_user_attr("asked", fixed)
         else:
-            check_same(run, known, asked)
+            check_unchanged(run, begun, fixed)
         self.own, self.outside = own_values(request.space, self.config)
-        self.interrupt()  # what still runs there: its process is gone
+        self.interrupt()  # the process of trials that still run there is gone
 
     def trials(self) -> list[FrozenTrial]:
-        """Returns all trials that count: those that were interrupted are begun again under another number."""
+        """Returns all trials but the interrupted ones, which are repeated under another number."""
         return [trial for trial in self.study.get_trials(deepcopy=False)
                 if trial.state != TrialState.WAITING and not interrupted(trial)]
 
     def done(self) -> list[FrozenTrial]:
-        """Returns those that are over."""
+        """Returns the trials that finished, were pruned or failed."""
         return [trial for trial in self.trials() if trial.state.is_finished()]
 
     def next(self) -> tuple[Trial, Config] | None:
-        """Begins the next trial, if one is left.
+        """Begins the next trial, if one is left; returns it with its configuration.
 
-        The first one has the pipeline's own values, where they are in the space. What is drawn depends on the seed, on
-        the trial's place and on the values of those that are done, so that a sweep that was stopped goes on to the same
-        trials: what was interrupted leaves its place free.
+        The first trial has the pipeline's own values, if they are in the space. The values of the others depend on the
+        seed, the trial's place and the outcomes so far. An interrupted trial frees its place, so that a resumed sweep
+        draws the same trials.
         """
         taken = {trial.user_attrs.get("place") for trial in self.trials()}
         place = next((place for place in range(self.request.trials) if place not in taken), None)
@@ -129,38 +128,37 @@ class Sweep:
         trial.set_user_attr("place", place)
         return trial, apply(self.config, trial.params)
 
-    def hear(self, trial: Trial, epoch: int, value: float) -> bool:
-        """Notes a trial's value after an epoch; returns whether to give it up."""
+    def report(self, trial: Trial, epoch: int, value: float) -> bool:
+        """Records a trial's value after an epoch; returns whether to prune it."""
         trial.report(value, epoch)
         return trial.should_prune()
 
     def conclude(self, trial: Trial, outcome: Outcome) -> FrozenTrial:
-        """Writes down how a trial ended; keeps the weights of the best one alone."""
+        """Records how a trial ended; keeps the weights of the best trial only."""
         trial.set_user_attr("outcome", {"state": outcome.state, "epoch": outcome.epoch, "minutes": outcome.minutes,
                                         "reason": outcome.reason})
-        finished = outcome.state == "finished"
-        told = self.study.tell(trial, outcome.value if finished else None, state=STATES[outcome.state])
-        self.tidy()
-        return told
+        value = outcome.value if outcome.state == "finished" else None
+        concluded = self.study.tell(trial, value, state=STATES[outcome.state])
+        self.remove_weights()
+        return concluded
 
     def interrupt(self) -> None:
-        """Writes down that the trials that run are interrupted; they are to be begun again."""
+        """Records the running trials as interrupted, so that they are repeated."""
         for trial in self.study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
             self.study.tell(trial.number, state=TrialState.FAIL)
-        self.tidy()
+        self.remove_weights()
 
     def check_failures(self) -> None:
         """Ends a sweep in which nothing works.
 
         Raises:
-            UserError: the last trials failed, all of them.
+            UserError: the last `MAX_FAILURES` trials failed.
         """
-        last = sorted(self.done(), key=lambda trial: trial.datetime_complete)[-FAILURES:]
-        if len(last) == FAILURES and all(trial.state == TrialState.FAIL for trial in last):
+        last = sorted(self.done(), key=lambda trial: trial.datetime_complete)[-MAX_FAILURES:]
+        if len(last) == MAX_FAILURES and all(trial.state == TrialState.FAIL for trial in last):
             reason = last[-1].user_attrs["outcome"]["reason"]
-            raise UserError(f"{FAILURES} trials in a row failed, the last of them: {reason}\nWhat each of them "
-                            f"said is in {self.run.results}/trial-*.txt. Once that is mended, the same command with "
-                            "--resume goes on.")
+            raise UserError(f"{MAX_FAILURES} trials in a row failed, the last of them: {reason}\nTheir output is in "
+                            f"{self.run.results}/trial-*.txt. Fix the cause, then continue with --resume.")
 
     def best(self) -> FrozenTrial | None:
         """Returns the best finished trial."""
@@ -169,8 +167,8 @@ class Sweep:
         except ValueError:  # none is finished
             return None
 
-    def tidy(self) -> None:
-        """Removes weights of trials that are over and not the best, and all of those that were interrupted."""
+    def remove_weights(self) -> None:
+        """Removes the weights of all trials that ended but the best, and all files of interrupted ones."""
         best = self.best()
         for trial in self.study.get_trials(deepcopy=False):
             if not trial.state.is_finished() or (best and trial.number == best.number):
@@ -181,50 +179,50 @@ class Sweep:
                 shutil.rmtree(self.run.results / name, ignore_errors=True)
                 (self.run.results / f"{name}.txt").unlink(missing_ok=True)
             else:
-                for file in LARGE:
+                for file in LARGE_FILES:
                     (self.run.results / name / file).unlink(missing_ok=True)
 
     def table(self) -> pd.DataFrame:
-        """Returns a row a trial: number, state, the values drawn, the objective's value, epoch, minutes, reason."""
+        """Returns trials.csv, one row per trial: number, state, values, objective, epoch, minutes, reason."""
         rows = []
         for trial in self.study.get_trials(deepcopy=False):
-            known = trial.user_attrs.get("outcome", {})
-            state = "interrupted" if interrupted(trial) else known.get("state", "running")
+            outcome = trial.user_attrs.get("outcome", {})
+            state = "interrupted" if interrupted(trial) else outcome.get("state", "running")
             rows.append({"trial": trial.number, "state": state, **{key: trial.params.get(key) for key in self.own},
-                         self.request.objective: trial.value, "epoch": known.get("epoch"),
-                         "minutes": known.get("minutes"), "reason": known.get("reason", "")})
+                         self.request.objective: trial.value, "epoch": outcome.get("epoch"),
+                         "minutes": outcome.get("minutes"), "reason": outcome.get("reason", "")})
         columns = ["trial", "state", *self.own, self.request.objective, "epoch", "minutes", "reason"]
         return pd.DataFrame(rows, columns=columns).astype({"epoch": "Int64"})
 
 
 def interrupted(trial: FrozenTrial) -> bool:
-    """Returns whether a trial ended without an outcome of its own."""
+    """Returns whether a trial ended without an outcome."""
     return trial.state == TrialState.FAIL and trial.user_attrs.get("outcome", {}).get("state") != "failed"
 
 
-def mend(path: Path) -> None:
-    """Takes off half a line that a killed process or a full disk left at the end of a journal.
+def repair_journal(path: Path) -> None:
+    """Removes an incomplete line that a killed process or a full disk left at the end of a journal.
 
     Raises:
-        UserError: it is no journal.
+        UserError: it is not a journal.
     """
-    path.with_name(f"{path.name}.lock").unlink(missing_ok=True)  # of a process that was killed; nobody else has it now
-    whole, end, rest = path.read_bytes().rpartition(b"\n")
+    path.with_name(f"{path.name}.lock").unlink(missing_ok=True)  # of a killed process; `lock_run` keeps others out
+    lines, newline, incomplete = path.read_bytes().rpartition(b"\n")
     try:
-        if not all(isinstance(json.loads(line), dict) for line in whole.splitlines()) or (rest and not whole):
-            raise ValueError("a line is no record")
+        if not all(isinstance(json.loads(line), dict) for line in lines.splitlines()) or (incomplete and not lines):
+            raise ValueError("a line is not a record")
     except (ValueError, RecursionError) as error:
-        raise UserError(f"{path} is no journal of a sweep, or is damaged ({error}). Leave out --resume to begin a new "
-                        "sweep.") from error
-    if rest:
+        raise UserError(f"{path} is damaged, or not the journal of a sweep ({error}). Leave out --resume to begin a "
+                        "new sweep.") from error
+    if incomplete:
         with atomic(path, "wb") as file:
-            file.write(whole + end)
+            file.write(lines + newline)
 
 
-def check_same(run: Run, known: dict[str, Any], asked: dict[str, Any]) -> None:
-    """Refuses to go on with a sweep that was begun with something else."""
-    differ = [f"{key} is {known.get(key)} there and {asked.get(key)} here" for key in {**known, **asked}
-              if known.get(key) != asked.get(key) and (known.get(key) or key not in REMOVED)]
-    if differ:
-        raise UserError(f"{run.name} cannot go on with something else: {'; '.join(differ)}. Give the same command, or "
-                        "leave out --resume to begin a new sweep.")
+def check_unchanged(run: Run, begun: dict[str, Any], now: dict[str, Any]) -> None:
+    """Refuses to resume a sweep with other settings than it was begun with."""
+    changes = [f"{key} was {begun.get(key)} and is now {now.get(key)}" for key in {**begun, **now}
+               if begun.get(key) != now.get(key) and (begun.get(key) or key not in REMOVED)]
+    if changes:
+        raise UserError(f"{run.name} cannot be resumed with other settings: {'; '.join(changes)}. Repeat the original "
+                        "command, or leave out --resume to begin a new sweep.")

@@ -1,11 +1,11 @@
-"""One trial of a sweep: trained by the very code that trains a run, on the training and the validation part alone."""
+"""One trial of a sweep: trained as a run is, on the training and the validation part only."""
 
 import gc
 import math
 import time
 from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 import torch
@@ -17,7 +17,7 @@ from busfast.training.train import train_run
 from busfast.training.training_state import Checkpoint
 from busfast.yamlfile import read_yaml
 
-SHOWN = 300  # signs of a reason
+MAX_REASON = 300  # characters of an error that are kept
 
 
 @dataclass(frozen=True)
@@ -26,10 +26,10 @@ class Outcome:
 
     Attributes:
         state: "finished", "pruned" or "failed".
-        value: of the objective at the epoch that the run's monitor chose, or after which it was pruned; None where it
+        value: of the objective at the epoch that the run's monitor chose, or after which it was pruned; None if it
             failed.
         epoch: that epoch, from 1.
-        minutes: that it took.
+        minutes: how long it took.
         reason: why it failed.
     """
 
@@ -40,60 +40,60 @@ class Outcome:
     reason: str = ""
 
 
-class Report(Callback):
-    """Tells the objective's value after each epoch, and ends the fit where the answer is that it is hopeless.
+class TrialPruning(Callback):
+    """Reports the objective after each epoch, and ends the fit if the trial is to be pruned.
 
     Args:
         objective: a logged column.
-        tell: epoch (from 1), value -> whether to give up.
+        report: epoch (from 1), value -> whether to prune.
     """
 
     order = Checkpoint.order  # after it, and before early stopping can end the fit
 
-    def __init__(self, objective: str, tell: Callable[[int, float], bool]):
-        self.objective, self.tell, self.values, self.pruned = objective, tell, {}, False
+    def __init__(self, objective: str, report: Callable[[int, float], bool]):
+        self.objective, self.report, self.values, self.pruned = objective, report, {}, False
 
     def after_epoch(self):
         done = self.epoch + 1
         self.values[done] = float(self.training_log.rows[-1][self.objective])
-        if self.tell(done, self.values[done]) and done < self.n_epoch:  # a whole trial counts as one
+        if self.report(done, self.values[done]) and done < self.n_epoch:  # after the last epoch it is finished
             self.pruned = self.early_stopping.stopped = True
             print(f"pruned after epoch {done}", flush=True)
             raise CancelFitException
 
 
 def train_trial(sweep: Run, number: int, config: Config, parts: pd.DataFrame, objective: str,
-                tell: Callable[[int, float], bool]) -> Outcome:
-    """Trains a trial; what it says on the way goes to results/SWEEP/trial-NUMBER.txt.
+                report: Callable[[int, float], bool]) -> Outcome:
+    """Trains a trial; its output goes to results/SWEEP/trial-NUMBER.txt.
 
     Args:
-        sweep: the sweep's folders; the trial's lie in them.
+        sweep: the sweep's folders, which hold the trial's.
         number: Optuna's number of the trial.
         config: the trial's configuration.
         parts: the split table, without its test part.
-        objective, tell: as those of `Report`.
+        objective, report: as those of `TrialPruning`.
 
     Returns:
-        How it ended; an error, too, is an outcome.
+        How it ended; an error is an outcome, too.
     """
-    began, report, name = time.monotonic(), Report(objective, tell), trial_name(number)
+    started, pruning, name = time.monotonic(), TrialPruning(objective, report), trial_name(number)
     try:
-        with (open(sweep.results / f"{name}.txt", "w", encoding="utf-8") as said, redirect_stdout(said),
-              redirect_stderr(said)):
-            run = train_run(sweep.name, config, name, parts, callbacks=[report])
-        epoch = max(report.values) if report.pruned else read_yaml(run.results / "summary.yaml")["best_epoch"]
-        value = report.values.get(epoch, math.nan)
+        with (open(sweep.results / f"{name}.txt", "w", encoding="utf-8") as log, redirect_stdout(log),
+              redirect_stderr(log)):
+            run = train_run(sweep.name, config, name, parts, callbacks=[pruning])
+        epoch = max(pruning.values) if pruning.pruned else read_yaml(run.results / "summary.yaml")["best_epoch"]
+        value = pruning.values.get(epoch, math.nan)
         if math.isnan(value):
-            outcome = Outcome("failed", reason=f"no epoch was best, or it has no {objective} that is a number")
+            outcome = Outcome("failed", reason=f"no best epoch, or its {objective} is not a number")
         else:
-            outcome = Outcome("pruned" if report.pruned else "finished", value, epoch)
-    except Exception as error:  # another trial may do better, whatever was wrong with this one
+            outcome = Outcome("pruned" if pruning.pruned else "finished", value, epoch)
+    except Exception as error:  # other trials may succeed
         reason = " ".join((str(error).strip() or type(error).__name__).split())
-        outcome = Outcome("failed", reason=reason[:SHOWN])
-    gc.collect()  # a trial that ran out of memory leaves it to the next one
+        outcome = Outcome("failed", reason=reason[:MAX_REASON])
+    gc.collect()  # frees what a trial that ran out of memory held
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
-    return Outcome(outcome.state, outcome.value, outcome.epoch, (time.monotonic() - began) / 60, outcome.reason)
+    return replace(outcome, minutes=(time.monotonic() - started) / 60)
 
 
 def trial_name(number: int) -> str:

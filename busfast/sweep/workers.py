@@ -1,4 +1,9 @@
-"""Trials side by side, each worker a process of its own with its share of the processor's cores."""
+"""Trials side by side, each worker a process with its share of the cores.
+
+The workers report over pipes instead of writing Optuna's journal themselves: with one writer, a worker that the system
+kills leaves neither half a line, after which Optuna refuses the journal, nor a lock, for which the others would wait;
+and trials are drawn and concluded in one order.
+"""
 
 import multiprocessing
 import os
@@ -8,6 +13,7 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
 from typing import Any
 
 import pandas as pd
@@ -15,80 +21,76 @@ import torch
 from optuna.trial import Trial
 
 from busfast.pipelines.config import Config
-from busfast.processes import share_cores
+from busfast.processes import end_children, share_cores
 from busfast.sweep.trial import Outcome, train_trial
 from busfast.training.runs import Run
 
-PATIENCE = 20  # seconds that a worker has to end
+GRACE = 20  # seconds for a worker to end
 
 
 def run_workers(jobs: int, sweep: Run, parts: pd.DataFrame, objective: str,
-                begin: Callable[[], tuple[Trial, Config] | None], hear: Callable[[Trial, int, float], bool],
+                begin: Callable[[], tuple[Trial, Config] | None], report: Callable[[Trial, int, float], bool],
                 conclude: Callable[[Trial, Outcome], None]) -> None:
-    """Keeps `jobs` workers busy until there is no trial left.
+    """Keeps `jobs` workers busy until no trial is left.
 
     Args:
         jobs: number of processes.
         sweep, parts, objective: as those of `train_trial`.
         begin: returns the next trial and its configuration, or None.
-        hear: trial, epoch, value -> whether to give it up.
-        conclude: is told a trial and its outcome.
+        report: trial, epoch, value -> whether to prune it.
+        conclude: is given a trial and its outcome.
     """
-    spawn, idle, started = multiprocessing.get_context("spawn"), [], []
-    busy: dict[Any, tuple] = {}  # a pipe -> its process, the process' number, the trial
-    sys.warnoptions.append("ignore:`torch.jit.script` is deprecated")  # fastai's import, in the workers
+    workers: dict[int, tuple[BaseProcess, Connection]] = {}
+    idle, busy = list(range(jobs)), {}  # numbers of workers; pipe -> number, trial
+    sys.warnoptions.append("ignore:`torch.jit.script` is deprecated")  # on import of fastai, in the workers
     try:
         while True:
-            while len(busy) < jobs and (following := begin()):
-                trial, config = following
-                if not idle:
-                    ours, theirs = spawn.Pipe()
-                    taken = {number for _, number, _ in busy.values()}
-                    number = next(number for number in range(jobs) if number not in taken)
-                    process = spawn.Process(target=_serve, args=(theirs, number, jobs, sweep, parts, objective))
-                    process.start()
-                    theirs.close()  # so that ours ends with the process
-                    started.append(process)
-                    idle.append((ours, process, number))
-                ours, process, number = idle.pop()
-                ours.send((trial.number, config))
-                busy[ours] = (process, number, trial)
+            while idle and (drawn := begin()):
+                trial, config = drawn
+                number = idle.pop()
+                if number not in workers:
+                    workers[number] = _start(number, jobs, sweep, parts, objective)
+                pipe = workers[number][1]
+                pipe.send((trial.number, config))
+                busy[pipe] = number, trial
             if not busy:
                 return
             ready: list[Any] = wait(list(busy))
-            for ours in ready:
-                process, number, trial = busy[ours]
+            for pipe in ready:
+                number, trial = busy[pipe]
                 try:
-                    said = ours.recv()
+                    message = pipe.recv()
                 except EOFError:
+                    process, _ = workers.pop(number)
                     process.join()
-                    del busy[ours]
-                    conclude(trial, Outcome("failed", reason=_say_end(process.exitcode)))
-                    continue
-                if isinstance(said, Outcome):
-                    del busy[ours]
-                    idle.append((ours, process, number))
-                    conclude(trial, said)
+                    message = Outcome("failed", reason=_format_exit(process.exitcode))
+                if isinstance(message, Outcome):
+                    del busy[pipe]
+                    idle.append(number)
+                    conclude(trial, message)
                 else:
-                    ours.send(hear(trial, *said))
+                    pipe.send(report(trial, *message))
     finally:
-        for process in started:
-            process.terminate()
-        for process in started:
-            process.join(PATIENCE)
-            if process.is_alive():
-                process.kill()
-                process.join()
+        end_children([process for process, _ in workers.values()], GRACE)
 
 
-def _say_end(code: int) -> str:
+def _start(number: int, *settings: Any) -> tuple[BaseProcess, Connection]:
+    context = multiprocessing.get_context("spawn")
+    pipe, worker_pipe = context.Pipe()
+    process = context.Process(target=_serve, args=(worker_pipe, number, *settings))
+    process.start()
+    worker_pipe.close()  # so that `pipe` ends with the process
+    return process, pipe
+
+
+def _format_exit(code: int) -> str:
     killed = " (killed by the system: probably out of memory; try fewer --jobs or a smaller bs)" if code == -9 else ""
     return f"its process ended with status {code}{killed}"
 
 
-def _serve(connection: Connection, number: int, jobs: int, sweep: Run, parts: pd.DataFrame, objective: str) -> None:
-    """A worker: trains what it is sent until it is ended; the process that started it alone hears of Ctrl-C."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
+def _serve(pipe: Connection, number: int, jobs: int, sweep: Run, parts: pd.DataFrame, objective: str) -> None:
+    """A worker: trains the trials that it is sent until it is ended."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the sweep ends its workers
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that temporary files are removed
     threading.Thread(target=_end_with_parent, daemon=True).start()
     share = share_cores(jobs)
@@ -96,17 +98,17 @@ def _serve(connection: Connection, number: int, jobs: int, sweep: Run, parts: pd
     if torch.cuda.is_available():
         torch.cuda.set_device(number % torch.cuda.device_count())
 
-    def tell(epoch: int, value: float) -> bool:
-        connection.send((epoch, value))
-        return connection.recv()
+    def report(epoch: int, value: float) -> bool:
+        pipe.send((epoch, value))
+        return pipe.recv()
 
     while True:
-        trial, config = connection.recv()
+        trial, config = pipe.recv()
         config = replace(config, threads=config.threads or share)
-        connection.send(train_trial(sweep, trial, config, parts, objective, tell))
+        pipe.send(train_trial(sweep, trial, config, parts, objective, report))
 
 
 def _end_with_parent() -> None:
-    """Ends this process where its parent was killed: nobody would hear of the trial."""
+    """Ends this process if the sweep was killed: nobody would receive the outcome."""
     multiprocessing.parent_process().join()
     os._exit(143)

@@ -19,10 +19,10 @@ from PIL import Image, ImageFile
 
 from busfast import demo
 from busfast.cli import main
-from busfast.demo.answer import Answerer, tame
-from busfast.demo.guard import ASK, UPLOAD, Guard, is_known, names_of
+from busfast.demo.answer import Answerer, clean_name
+from busfast.demo.guard import ASK, UPLOAD, Guard, host_names, is_own_host
 from busfast.demo.page import reply
-from busfast.demo.uploads import private_folder, read_upload, sweep, take
+from busfast.demo.uploads import private_folder, read_upload, remove_old, take_upload
 from busfast.errors import UserError
 from busfast.inference.bundle import describe_input, read_bundle, write_bundle
 from busfast.inference.engines import WithFeatures
@@ -52,7 +52,7 @@ GRAY = Image.fromarray(np.arange(150, dtype=np.uint8).reshape(10, 15))
 
 
 @pytest.mark.parametrize(("data", "message"), [
-    (b"", "is empty"), (bytes(MB + 1), "has 1.0 MB, and 1 MB are allowed"),
+    (b"", "is empty"), (bytes(MB + 1), "has 1.0 MB, but at most 1 MB are allowed"),
     (b"no image", "none of JPEG, PNG, BMP, TIFF"),
     (png(30_000, 30_000), "far too many pixels: at most 89 million"), (png(10_000, 10_000), "10000 x 10000 pixels"),
     (encoded(GRAY, "gif"), "none of JPEG"), (encoded(GRAY.convert("RGB"), "eps"), "none of JPEG"),
@@ -66,7 +66,7 @@ def test_what_is_no_image_for_the_demo_is_refused_in_plain_words(data, message, 
 @pytest.mark.parametrize("data", [png(30_000, 30_000), png(10_000, 10_000)])
 def test_a_decompression_bomb_is_refused_before_anything_of_it_is_decoded(data, monkeypatch):
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda *_: pytest.fail("it was decoded"))
-    with pytest.raises(UserError, match="nothing of it was decoded"):
+    with pytest.raises(UserError, match="it was not decoded"):
         read_upload(data, MB)
 
 
@@ -83,13 +83,13 @@ def test_an_upload_is_deleted_when_it_is_taken_and_no_other_file_can_be(tmp_path
     other.write_bytes(b"not yours")
     upload = folder / "hash" / "a.png"
     upload.write_bytes(b"data")
-    assert take({"path": str(upload)}, folder) == b"data" and not list(folder.iterdir())
+    assert take_upload({"path": str(upload)}, folder) == b"data" and not list(folder.iterdir())
     for path in (upload, other, folder / ".." / "other.png", folder, None):
         with pytest.raises(UserError, match="The upload is gone"):
-            take({"path": path and str(path)}, folder)
+            take_upload({"path": path and str(path)}, folder)
     (folder / "link").symlink_to(other)
     with pytest.raises(UserError, match="The upload is gone"):
-        take({"path": str(folder / "link")}, folder)
+        take_upload({"path": str(folder / "link")}, folder)
     assert other.read_bytes() == b"not yours"
 
 
@@ -98,7 +98,7 @@ def test_an_upload_that_nobody_asks_for_is_swept_away_and_a_fresh_one_stays(tmp_
         (tmp_path / name).mkdir()
         (tmp_path / name / "a.png").write_bytes(b"data")
         os.utime(tmp_path / name, (os.stat(tmp_path).st_mtime - age,) * 2)
-    sweep(tmp_path)
+    remove_old(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["new"]
 
 
@@ -131,9 +131,9 @@ def test_only_what_the_page_needs_is_let_through_and_only_from_the_page(tmp_path
 
 
 def test_a_demo_that_is_open_to_the_network_knows_its_own_names_alone():
-    names = names_of("0.0.0.0")
-    assert is_known(f"{socket.gethostname()}:7860", names) and is_known("192.0.2.1:7860", names)
-    assert is_known("localhost", names) and not is_known("evil.example", names)
+    names = host_names("0.0.0.0")
+    assert is_own_host(f"{socket.gethostname()}:7860", names) and is_own_host("192.0.2.1:7860", names)
+    assert is_own_host("localhost", names) and not is_own_host("evil.example", names)
 
 
 def ask(app, path="/", method="GET", headers=(), body=(b"",)):
@@ -234,7 +234,7 @@ def test_an_answer_gives_the_predictors_probabilities_the_decision_and_what_it_r
         assert f"Most probable: {row[2]}" in said and f"Decision: {row[5]}</h3>" in said
         assert said.count('src="data:image/png;base64,') == 2 and "unlike</strong>" not in said
     for text in ("threshold of 0.250", "7 images of 5 patients", "0.900 (0.800 to 0.950)", "0.500 (no interval)",
-                 "not defined", "not said", "Calibrated", "finds nothing unlike the training images"):
+                 "not defined", "unknown", "Calibrated", "finds nothing unlike the training images"):
         assert text in said
     assert "PHANTOM" in answerer.describe() and "0.700 (0.600 to 0.800)" in answerer.describe()
 
@@ -244,7 +244,7 @@ def test_doubts_are_said(make_answerer):
     assert "This picture is unlike the training images" in make_answerer(threshold=1e-6).answer("a", data)
     bare = make_answerer(threshold=None, temperature=None, operating_points=[], metrics=None, run=None)
     said = bare.answer("a", data)
-    assert "is not known: the bundle has no outlier score" in said and "These probabilities are not calibrated" in said
+    assert "The bundle has no outlier score" in said and "These probabilities are not calibrated" in said
     assert "Decision" not in said and "<h1>busfast demo</h1>" in bare.describe()
 
 
@@ -253,7 +253,8 @@ def test_names_are_text_wherever_they_come_from(make_answerer):
     answerer = make_answerer(run={"name": evil, "leaks": evil})
     page = answerer.answer(evil, encoded(GRAY, "png")) + answerer.describe() + answerer.refuse(evil, evil)
     assert "<img src=x" not in page and page.count("&lt;img src=x") == 5
-    assert tame("a\u202egnp.exe\n") == "a?gnp.exe?" and len(tame("x" * 500)) < 80 and tame("") == "The image"
+    assert clean_name("a\u202egnp.exe\n") == "a?gnp.exe?" and clean_name("") == "The image"
+    assert len(clean_name("x" * 500)) < 80
 
 
 def test_whatever_goes_wrong_with_an_image_is_said_without_its_details(tmp_path, capsys):
@@ -280,7 +281,7 @@ def test_where_cells_look_can_be_measured_without_real_images():
 def served(monkeypatch, make_answerer):
     """Serves nothing, but notes what would be; needs no Gradio."""
     seen = {}
-    monkeypatch.setattr(demo.importlib.util, "find_spec", lambda name: True)
+    monkeypatch.setattr("busfast.imports.find_spec", lambda name: True)
     monkeypatch.setattr(demo, "make_app", lambda answerer, folder, port: seen.update(folder=folder, port=port))
     server = SimpleNamespace(run=lambda sockets: seen.update(address=sockets[0].getsockname()))
     uvicorn = SimpleNamespace(Config=lambda app, **how: how, Server=lambda how: server)
@@ -308,6 +309,6 @@ def test_a_port_that_is_taken_is_named():
 
 
 def test_a_missing_gradio_is_named_with_the_command_that_brings_it(make_answerer, monkeypatch, capsys):
-    monkeypatch.setattr(demo.importlib.util, "find_spec", lambda name: None)
+    monkeypatch.setattr("busfast.imports.find_spec", lambda name: None)
     assert main(["demo", f"--model={make_answerer().bundle.folder}"]) == 2
     assert "pip install 'gradio>=6.31'" in capsys.readouterr().err

@@ -66,7 +66,7 @@ class Served:
         said = "".join(said)
         assert "open http://127.0.0.1:" in said, said
         self.url, self.log = re.search(r"open (\S+)", said)[1], log
-        self.folder = Path(re.search(r"an image lies in (\S+) ", said)[1])
+        self.folder = Path(re.search(r"images are in (\S+) ", said)[1])
         self.started = len(log.read_text())
 
     def left(self):
@@ -136,10 +136,10 @@ def test_a_picture_unlike_the_training_images_is_called_so(page, phantom_folder,
 def test_each_bad_file_gives_a_plain_error_and_the_next_image_is_answered(page, served, phantom_folder, tmp_path):
     good = sorted((phantom_folder / "images").iterdir())[0]
     for name, data, message in [
-            ("<img src=x onerror=alert(1)>.png", b"no image", "is no image that can be read"),
+            ("<img src=x onerror=alert(1)>.png", b"no image", "is not a readable image"),
             ("cut.png", good.read_bytes()[:-300], "cannot be read (OSError"),
             ("bomb.png", png(30_000, 30_000), "has far too many pixels"),
-            ("huge.png", bytes(MB + 1), "has 1.0 MB, and 1 MB are allowed here"), ("empty.png", b"", "is empty")]:
+            ("huge.png", bytes(MB + 1), "has 1.0 MB, but at most 1 MB are allowed"), ("empty.png", b"", "is empty")]:
         (tmp_path / name).write_bytes(data)
         assert message in drop(page, tmp_path / name).inner_text()
         assert page.locator(".bf-answer").count() == 0 or not page.locator(".bf-answer").is_visible()  # the last one's
@@ -168,7 +168,7 @@ def test_an_upload_that_the_page_does_not_refuse_is_refused_by_the_server(page, 
         const answer = await fetch("/gradio_api/upload", { method: "POST", body: form });
         return [answer.status, await answer.text()];
     }""")
-    assert sent == [413, "The file is larger than 1 MB, which is the most allowed here."]
+    assert sent == [413, "The file is larger than 1 MB, the largest size allowed."]
     assert served.left() == []
 
 
