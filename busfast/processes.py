@@ -1,4 +1,4 @@
-"""Which of how many processes this is, where torchrun or accelerate started several to train together."""
+"""Rank and world size of this process under torchrun or accelerate launch; cores; child processes."""
 
 import os
 import subprocess
@@ -8,48 +8,47 @@ from typing import Any
 
 KEYS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
 
-_taken: dict[str, str] = {}
+_launcher: dict[str, str] = {}
 
 
 def capture_launcher() -> None:
-    """Takes what the starter wrote out of the environment, if it started several processes.
+    """Moves the launcher's variables out of the environment, if it started several processes.
 
-    fastai and Accelerate look there, and would wait for the other processes wherever they see several, such as in
-    what one process does alone.
+    fastai and Accelerate read them, and would wait for the other ranks even in what one rank does by itself.
     """
     if "RANK" in os.environ and int(os.environ.get("WORLD_SIZE", 1)) > 1:
-        _taken.update({key: os.environ.pop(key) for key in KEYS if key in os.environ})
+        _launcher.update({key: os.environ.pop(key) for key in KEYS if key in os.environ})
 
 
 @contextmanager
 def launcher_environment() -> Iterator[None]:
-    """Puts it back for as long as a library needs it."""
-    os.environ.update(_taken)
+    """Restores the launcher's variables for as long as a library needs them."""
+    os.environ.update(_launcher)
     try:
         yield
     finally:
-        for key in _taken:
+        for key in _launcher:
             del os.environ[key]
 
 
 def rank() -> int:
-    """Returns which process this is, counted from 0, over all machines; 0 writes, says and decides."""
-    return int(_taken.get("RANK", 0))
+    """Returns the rank of this process over all machines; rank 0 writes, prints and decides."""
+    return int(_launcher.get("RANK", 0))
 
 
 def world_size() -> int:
-    """Returns how many processes there are, over all machines."""
-    return int(_taken.get("WORLD_SIZE", 1))
+    """Returns the number of processes over all machines."""
+    return int(_launcher.get("WORLD_SIZE", 1))
 
 
 def local_rank() -> int:
-    """Returns which process of this machine this is, counted from 0: the number of its GPU."""
-    return int(_taken.get("LOCAL_RANK", 0))
+    """Returns the rank of this process on its machine: the number of its GPU."""
+    return int(_launcher.get("LOCAL_RANK", 0))
 
 
 def local_world_size() -> int:
-    """Returns how many processes share this machine."""
-    return int(_taken.get("LOCAL_WORLD_SIZE", 1))
+    """Returns the number of processes on this machine."""
+    return int(_launcher.get("LOCAL_WORLD_SIZE", 1))
 
 
 def cores() -> int:
@@ -57,34 +56,29 @@ def cores() -> int:
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
-def share_cores(among: int) -> int:
-    """Returns how many of the cores each of some processes has."""
-    return max(1, cores() // among)
+def cores_per_process(count: int) -> int:
+    """Returns how many cores each of `count` processes gets, at least one."""
+    return max(1, cores() // count)
 
 
-def share(length: int, place: tuple[int, int]) -> slice:
-    """Returns the part of so many things that falls to a process; parts differ in length by one at most.
-
-    Args:
-        length: how many things there are.
-        place: which process, of how many.
-    """
-    which, of = place
-    return slice(length * which // of, length * (which + 1) // of)
+def rank_slice(length: int, rank: int, world_size: int) -> slice:
+    """Returns the slice of a batch of `length` images that a rank takes; slices differ in length by one at most."""
+    return slice(length * rank // world_size, length * (rank + 1) // world_size)
 
 
 def launch_command(command: str) -> str:
-    """Returns a command, python -m busfast ..., as it starts as many processes as this one is one of."""
+    """Returns a command, python -m busfast ..., with the launcher that starts as many processes as run now."""
     if world_size() == 1:
         return command
     machines = world_size() // local_world_size()
-    starter = f"torchrun --nproc_per_node={local_world_size()} " + (f"--nnodes={machines} ... " if machines > 1 else "")
-    # torchrun takes --monitor for its own --monitor-interval, unless it is told that its options are over.
-    return command.replace("python -m", starter + ("-m --" if "--monitor" in command else "-m"), 1)
+    nodes = f"--nnodes={machines} ... " if machines > 1 else ""
+    # Without "--", torchrun takes --monitor for its own --monitor-interval.
+    module = "-m --" if "--monitor" in command else "-m"
+    return command.replace("python -m", f"torchrun --nproc_per_node={local_world_size()} {nodes}{module}", 1)
 
 
 def end_children(children: Sequence[Any], seconds: float) -> None:
-    """Asks child processes to end and lets them write what they have; kills those that have not ended by then.
+    """Terminates child processes, which may still write their files; kills those that take too long.
 
     Args:
         children: `subprocess.Popen` or `multiprocessing.Process`.

@@ -70,7 +70,7 @@ def train(*, split: str = "stratified", pipeline: str = None, preset: str = None
             for seed_config in configs]
     failed = []
     if min(jobs, len(runs)) > 1:
-        given["threads"] = config.threads or processes.share_cores(jobs)
+        given["threads"] = config.threads or processes.cores_per_process(jobs)
         try:
             failed = run_jobs({run: _argv(given, seed_config, parts) for run, seed_config, parts in runs}, jobs, device)
         except (KeyboardInterrupt, SystemExit):

@@ -40,7 +40,7 @@ class Answerer:
     def __init__(self, bundle: Bundle, predictor: Predictor, most: int):
         self.bundle, self.predictor, self.most = bundle, predictor, most
         self.turns = itertools.count()  # so that the page sees a new answer even if its text is the same
-        engine, noise = predictor.engine, make_noise(predictor.engine.image)
+        engine, noise = predictor.engine, make_noise_images(predictor.engine.image)
         engine.infer(noise[:1])  # the first inference takes longer
         try:
             self.explainer, self.unexplained = Explainer(engine.model, bundle.facts["architecture"], engine.image,
@@ -96,7 +96,7 @@ class Answerer:
 
     def _point(self) -> dict[str, Any] | None:
         """The operating point and its scores, for the template."""
-        if not self.predictor.points:
+        if not self.predictor.operating_points:
             return None
         point = self.predictor.operating_points[0]
         metrics = self.bundle.facts["metrics"]

@@ -30,7 +30,7 @@ from busfast.pipelines.cache import Cache, Pixels
 from busfast.pipelines.image import ImagePipeline, sample_augmentation
 from busfast.pipelines.item_transforms import item_transforms
 from busfast.pipelines.prefetch import name_unreadable
-from busfast.processes import share
+from busfast.processes import rank_slice
 
 
 class Normalized(Transform):
@@ -90,12 +90,12 @@ class ImageDL(TfmdDL):
         def batches():
             for indices in chunked(samps, self.bs, self.drop_last):
                 taken.append((indices, sample_augmentation(self.image, len(indices), rng) if augment else None))
-                if own := indices[share(len(indices), self.place)]:
+                if own := indices[rank_slice(len(indices), *self.place)]:
                     yield [sources[index] for index in own]
 
         def finished(pixels):
             self.indices, augmentation = taken.popleft()
-            self.own = share(len(self.indices), self.place)
+            self.own = rank_slice(len(self.indices), *self.place)
             return (TensorImage(augment_and_normalize(pixels, self.image, augmentation[self.own] if augment else None)),
                     *self.targets(self.indices[self.own]))
 

@@ -19,7 +19,7 @@ from busfast.sweep.study import Request, Sweep
 from busfast.sweep.trial import train_trial
 from busfast.sweep.workers import run_workers
 from busfast.text import counted
-from busfast.training.batch_size import measure_room
+from busfast.training.batch_size import measure_memory
 from busfast.training.resume import FREE, latest_run, lock_run
 from busfast.training.runs import Run, new_run, plain_values
 from busfast.training.train import check_environment, is_phantom
@@ -79,8 +79,8 @@ def _largest(space: dict, *keys: str) -> dict[str, int]:
 
 def _warn_of_memory(request: Request) -> None:
     largest = apply(request.config, _largest(request.space, "size", "bs"))
-    room = measure_room(largest)
-    need = request.jobs * room.needs(largest.bs)
+    room = measure_memory(largest)
+    need = request.jobs * room.needed(largest.bs)
     if room.free is not None and need > room.free:
         print(f"WARNING: {request.jobs} trials of size={largest.size}, bs={largest.bs} side by side need about "
               f"{need / 1e9:.1f} GB, but {room.free / 1e9:.1f} GB are free: try fewer --jobs", flush=True)

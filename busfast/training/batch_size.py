@@ -1,4 +1,4 @@
-"""Which batch size fits into memory: estimated before training, named where it did not."""
+"""Which batch size fits into memory, estimated before training."""
 
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -10,52 +10,49 @@ from busfast import processes
 from busfast.pipelines.backends import choose_device
 from busfast.pipelines.config import Config
 
-WORKSPACE = 1.5  # what a step takes at its peak, in what it keeps for the backward pass; see `measure_room`
-MARGIN = 0.1  # of the free memory, for what is not counted: batches being read, the loader
-SAID = ("out of memory", "not enough memory", "can't allocate memory", "bad_alloc", "bad allocation")
-PROBE = 2  # images of the batch that is measured
+WORKSPACE = 1.5  # peak memory of a step, as a multiple of what it keeps for the backward pass; see `measure_memory`
+MARGIN = 0.1  # share of the free memory left for the loader and the batches being read
+MESSAGES = ("out of memory", "not enough memory", "can't allocate memory", "bad_alloc", "bad allocation")
+PROBE = 2  # images in the measured batch
 
 
 @dataclass(frozen=True)
-class Room:
-    """How much memory there is, and what training takes of it, in bytes.
+class Memory:
+    """Free memory and what training needs of it, in bytes.
 
     Attributes:
-        image: what a step keeps for the backward pass of one image; of several processes, each keeps its share.
+        image: kept for the backward pass, an image of the batch; with several ranks, each rank's share of that.
         model: weights, gradients and Adam's two moments.
-        free: memory that is free on the device; None: not known.
+        free: free memory of the device; None: unknown.
     """
 
     image: int
     model: int
     free: int | None
 
-    def needs(self, bs: int) -> int:
-        """Returns the bytes that training takes with `bs` images a batch."""
+    def needed(self, bs: int) -> int:
+        """Returns the bytes that training needs with `bs` images a batch."""
         return self.model + int(WORKSPACE * bs * self.image)
 
     def fits(self, bs: int) -> bool:
-        """Returns whether that leaves `MARGIN` of the free memory; True where it is not known."""
-        return self.free is None or self.needs(bs) <= (1 - MARGIN) * self.free
+        """Returns whether that leaves `MARGIN` of the free memory; True where free memory is unknown."""
+        return self.free is None or self.needed(bs) <= (1 - MARGIN) * self.free
 
     def largest(self, below: int) -> int:
-        """Returns the largest power of two that fits and is smaller than `below`; 2, the least there is, if none."""
+        """Returns the largest power of two that fits and is smaller than `below`; at least 2."""
         bs = 2
         while 2 * bs < below and self.fits(2 * bs):
             bs *= 2
         return bs
 
 
-def measure_room(config: Config) -> Room:
-    """Measures one small forward pass on the CPU; the same sizes are kept on any device.
+def measure_memory(config: Config) -> Memory:
+    """Measures a forward pass of `PROBE` images on the CPU; other devices keep tensors of the same size.
 
-    What autograd saves is counted, each storage once; not what the backward pass needs for a moment, its workspace,
-    nor what the allocator wastes: `WORKSPACE` stands for these. Training EfficientNet-B0 at 224 px on the CPU took, at
-    its peak, 991, 2082 and 4009 MB for batches of 8, 16 and 32; `Room.needs` says 1123, 2183 and 4301 MB, 13%, 5% and
-    7% more. On a GPU in mixed precision it takes less than is said; that has not been measured.
-
-    Args:
-        config: names model, side and device.
+    What autograd saves is counted, each storage once. `WORKSPACE` accounts for the temporary memory of the backward
+    pass and of the allocator: training EfficientNet-B0 at 224 px on the CPU peaked at 991, 2082 and 4009 MB for batches
+    of 8, 16 and 32; the estimate is 13%, 5% and 7% higher (1123, 2183 and 4301 MB). Mixed precision on a GPU needs
+    less; that was not measured.
     """
     device = choose_device(config.device)
     with torch.random.fork_rng(devices=[]):
@@ -65,16 +62,16 @@ def measure_room(config: Config) -> Room:
     free = free_memory(device)
     if free is not None and device.type == "cpu":
         free //= processes.local_world_size()
-    return Room(kept // PROBE // processes.world_size(), 4 * weights, free)
+    return Memory(kept // PROBE // processes.world_size(), 4 * weights, free)
 
 
 def _saved_bytes(model: torch.nn.Module, size: int) -> int:
-    """Bytes that autograd keeps of a batch of `PROBE` images, the weights left out."""
-    own = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
-    seen: dict[int, torch.Tensor] = {}  # holds them, so that no address is used twice
+    """Bytes that autograd keeps of a batch of `PROBE` images, without the weights."""
+    weights = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
+    seen: dict[int, torch.Tensor] = {}  # holds the tensors, so that no address is reused
 
     def remember(tensor):
-        if tensor.untyped_storage().data_ptr() not in own:
+        if tensor.untyped_storage().data_ptr() not in weights:
             seen.setdefault(tensor.untyped_storage().data_ptr(), tensor)
         return tensor
 
@@ -84,17 +81,16 @@ def _saved_bytes(model: torch.nn.Module, size: int) -> int:
 
 
 def free_memory(device: torch.device) -> int | None:
-    """Returns the bytes that are free on a device, those of a container's limit if it has one; None: not known."""
+    """Returns the free bytes of a device, within the limit of a container; None: unknown."""
     if device.type == "cuda":
         return torch.cuda.mem_get_info(device)[0]
     if device.type == "mps":
         return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
-    known = [size for size in (_available(), _cgroup_rest()) if size is not None]
-    return min(known) if known else None
+    return min((size for size in (_available(), _cgroup_rest()) if size is not None), default=None)
 
 
 def _available() -> int | None:
-    """Memory that Linux can give without swapping."""
+    """Memory that Linux can provide without swapping."""
     try:
         lines = Path("/proc/meminfo").read_text().splitlines()
         return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("MemAvailable:"))
@@ -103,7 +99,7 @@ def _available() -> int | None:
 
 
 def _cgroup_rest() -> int | None:
-    """What is left of a container's limit (cgroup 2, then 1); pages of files that it holds can be given back."""
+    """What is left of a container's limit (cgroup 2, then 1), counting its file cache as free."""
     for folder, most, used, cache in (("/sys/fs/cgroup", "memory.max", "memory.current", "inactive_file"),
                                       ("/sys/fs/cgroup/memory", "memory.limit_in_bytes", "memory.usage_in_bytes",
                                        "total_inactive_file")):
@@ -111,39 +107,40 @@ def _cgroup_rest() -> int | None:
             limit, taken = (int((Path(folder) / name).read_text()) for name in (most, used))
             stat = dict(line.split() for line in (Path(folder) / "memory.stat").read_text().splitlines())
             return limit - taken + int(stat.get(cache, 0))
-        except (OSError, ValueError):  # there is none, or it says "max"
+        except (OSError, ValueError):  # no such cgroup, or no limit ("max")
             continue
     return None
 
 
 def fit_batch_size(config: Config, auto: bool) -> tuple[Config, int]:
-    """Looks before training whether a batch fits, for a system that runs out of memory may kill without an error.
+    """Checks before training whether a batch fits: some systems kill a process without an error message.
 
     Args:
-        config: with the batch size asked for.
-        auto: take another one if it does not fit; else that is only said.
+        config: with the requested batch size.
+        auto: replace a batch size that does not fit; otherwise print a warning.
 
     Returns:
-        The configuration, its batch size being the largest power of two that fits if `auto` and it did not; and a
-        smaller batch size that should fit if it does not after all.
+        The configuration, with the largest power of two that fits if `auto` and the requested batch size does not; and
+        a smaller batch size that should fit if the estimate was wrong.
     """
-    room = measure_room(config)
-    fits, most = room.fits(config.bs), room.largest(config.bs)
-    free = "" if room.free is None else f"; {room.free / 1e9:.1f} GB are free"
-    need = f"bs={config.bs} takes about {room.needs(config.bs) / 1e9:.1f} GB{free}"
+    memory = measure_memory(config)
+    fits, largest = memory.fits(config.bs), memory.largest(config.bs)
+    free = "" if memory.free is None else f"; {memory.free / 1e9:.1f} GB are free"
+    need = f"bs={config.bs} needs about {memory.needed(config.bs) / 1e9:.1f} GB{free}"
     if auto:
-        bs = config.bs if fits else most
-        print(f"bs: {bs} (auto: " + ("the pipeline's own" if fits else "the largest power of two that fits")
+        bs = config.bs if fits else largest
+        print(f"bs: {bs} (auto: " + ("from the pipeline" if fits else "the largest power of two that fits")
               + f"; {need})", flush=True)
-        return replace(config, bs=bs), room.largest(bs)
+        return replace(config, bs=bs), memory.largest(bs)
     if not fits:
-        print(f"WARNING: {need}. It may be killed without a word; --bs={most} should fit (--bs=auto)", flush=True)
-    return config, most
+        print(f"WARNING: {need}. The system may kill the process without a message; --bs={largest} should fit "
+              "(--bs=auto)", flush=True)
+    return config, largest
 
 
 def is_out_of_memory(error: BaseException) -> bool:
-    """Returns whether an error says that there was not enough memory, on any device."""
+    """Returns whether an error, or the one it was raised from, means too little memory, on any device."""
     if error.__context__ is not None and is_out_of_memory(error.__context__):
-        return True  # fastai fails itself at an error without words, such as Python's own MemoryError
+        return True  # fastai itself fails on an error without a message, such as Python's MemoryError
     return isinstance(error, MemoryError | torch.OutOfMemoryError) or (
-        isinstance(error, RuntimeError) and any(words in str(error).lower() for words in SAID))
+        isinstance(error, RuntimeError) and any(text in str(error).lower() for text in MESSAGES))

@@ -16,52 +16,53 @@ COLLAPSED = 3  # epochs in a row
 
 
 def save_weights(weights: dict[str, torch.Tensor], path: Path) -> Path:
-    """Writes a model's weights, whole or not at all; `torch.load(path, weights_only=True)` reads them."""
+    """Writes a model's weights atomically; `torch.load(path, weights_only=True)` reads them."""
     with atomic(path, "wb") as file:
         save_tensors(weights, file)
     return path
 
 
 def monitor_with(monitor: str, measures: tuple[str, ...]) -> dict:
-    """Returns fastai's arguments to watch a logged column, checked now rather than at the first epoch's end.
+    """Returns fastai's arguments for watching a logged column.
 
     Raises:
-        UserError: no such column.
+        UserError: there is no such column (before training, not at the end of the first epoch).
     """
     choose("monitor", monitor, measures)
     return {"monitor": monitor, "comp": np.less if monitor.endswith("_loss") else np.greater}
 
 
 class SaveBest(SaveModelCallback):
-    """Saves the best epoch's weights atomically; puts them back at the end of the fit, if there are any.
+    """Saves the best epoch's weights atomically and loads them into the model at the end of the fit.
 
     Attributes:
-        best_epoch: counted from 1; None while no epoch had a number to compare.
-        kept: the weights of that epoch, on the CPU.
-        probabilities: float32 (N, k), what that epoch said of the validation images, in their order; None where
+        best_epoch: counted from 1; None while every value was NaN.
+        best_state: the weights of that epoch, on the CPU.
+        probabilities: float32 (N, k), that epoch's predictions for the validation images, in their order; None where
             `MacroAUC` is not among the metrics.
     """
 
     def __init__(self, path: Path, **kwargs):
         super().__init__(fname=path.stem, **kwargs)
-        self.file, self.best_epoch, self.kept, self.probabilities = path, None, None, None
+        self.file, self.best_epoch, self.best_state, self.probabilities = path, None, None, None
 
     def after_epoch(self):
         TrackerCallback.after_epoch(self)
         if self.new_best:
-            self.kept = {name: value.detach().cpu().clone() for name, value in self.learn.model.state_dict().items()}
+            self.best_state = {name: value.detach().cpu().clone()
+                               for name, value in self.learn.model.state_dict().items()}
             self.probabilities = next((np.concatenate(metric.probabilities) for metric in self.learn.metrics
                                        if isinstance(metric, MacroAUC) and metric.probabilities), None)
-            self.last_saved_path = save_weights(self.kept, self.file)
+            self.last_saved_path = save_weights(self.best_state, self.file)
             self.best_epoch = self.epoch + 1
 
     def after_fit(self):
-        if self.best_epoch is not None:  # NaN throughout: an older file of that name must not be loaded
-            self.learn.model.load_state_dict(self.kept)
+        if self.best_epoch is not None:  # else best.pth, if there is one, is an older fit's
+            self.learn.model.load_state_dict(self.best_state)
 
 
 class SaveFinal(Callback):
-    """Saves the last epoch's weights, before `SaveBest` puts the best ones back."""
+    """Saves the last epoch's weights, before `SaveBest` loads the best ones."""
 
     order = SaveBest.order - 1
 
@@ -73,7 +74,7 @@ class SaveFinal(Callback):
 
 
 class EarlyStopping(EarlyStoppingCallback):
-    """fastai's, saying the epoch as the log counts it."""
+    """fastai's, which prints the epoch as the log counts it and does not stop after the last one."""
 
     stopped = False
 
@@ -84,7 +85,7 @@ class EarlyStopping(EarlyStoppingCallback):
             raise CancelFitException
 
     def decide(self, done: int) -> bool:
-        """Returns, and says, whether to stop after `done` epochs."""
+        """Decides whether to stop after `done` epochs; prints and returns it."""
         self.stopped = self.wait >= self.patience and done < self.n_epoch
         if self.stopped:
             print(f"no better {self.monitor} since epoch {done - self.wait}: stopping early", flush=True)
@@ -92,7 +93,7 @@ class EarlyStopping(EarlyStoppingCallback):
 
 
 class WarnCollapse(Callback):
-    """Says loudly when a class has not been found at all for some epochs."""
+    """Warns when the recall of a class has been 0 for some epochs."""
 
     order = 56
 
@@ -105,6 +106,6 @@ class WarnCollapse(Callback):
             if name.startswith("recall_"):
                 self.zeros[name] = self.zeros.get(name, 0) + 1 if value == 0 else 0
                 if self.zeros[name] and self.zeros[name] % COLLAPSED == 0:
-                    print(f"\n*** WARNING: {name} has been 0 for {self.zeros[name]} epochs: the model has given this "
-                          f"class up. ***\n*** Try a lower --lr, pretrained --weights, or more images of it. ***\n",
-                          flush=True)
+                    print(f"\n*** WARNING: {name} has been 0 for {self.zeros[name]} epochs: the model no longer "
+                          "predicts this class. ***\n*** Try a lower --lr, pretrained --weights, or more images of it. "
+                          "***\n", flush=True)

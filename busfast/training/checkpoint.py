@@ -1,6 +1,6 @@
-"""Checkpoints: one file that is whole or refused, and the one before it; tensors and plain values, never a pickle.
+"""Checkpoints, verified by a checksum, and the previous one in reserve; tensors and plain values, never a pickle.
 
-A file is a line with the format's name, its version and the SHA-256 of all that follows, then what `torch.save` wrote.
+A file is a line with the format's name, its version and the SHA-256 of the rest, then what `torch.save` wrote.
 """
 
 import hashlib
@@ -21,23 +21,19 @@ _DIGITS = hashlib.sha256().digest_size * 2
 
 
 class DamagedError(Exception):
-    """A checkpoint that is cut short, altered or none at all; says which and why."""
+    """A file that is not the checkpoint that was written; the message says why."""
 
 
 def save_tensors(state: Any, file: BinaryIO | io.RawIOBase) -> None:
-    """Writes tensors and plain values with `torch.save`.
-
-    Raises:
-        OSError: they cannot be written.
-    """
+    """Writes tensors and plain values with `torch.save`; raises the system's OSError, which torch hides."""
     try:
         torch.save(state, file)
-    except RuntimeError as error:  # torch hides the system's error ("unexpected pos ..." on a full disk)
+    except RuntimeError as error:  # such as "unexpected pos ..." on a full disk
         raise OSError(None, f"{error.__cause__ or error.__context__ or error}") from error
 
 
 class _Hashed(io.RawIOBase):
-    """Passes on what is written, and hashes it."""
+    """Hashes what is written to a file."""
 
     def __init__(self, file: BinaryIO):
         self.file, self.hash = file, hashlib.sha256()
@@ -51,16 +47,16 @@ class _Hashed(io.RawIOBase):
 
 
 def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Writes a checkpoint; the one that stood there is kept as checkpoint.previous.pt.
+    """Writes a checkpoint; the one before it is kept as checkpoint.previous.pt.
 
-    At every moment one of the two is whole: the new one is on the disk before the old one is moved.
+    At every moment one of the two is complete: the new one is on the disk before the old one is moved.
 
     Args:
         path: `NAME` in a folder that exists.
         state: tensors and plain values, nested in dicts, lists and tuples.
 
     Raises:
-        UserError: the disk is full, the folder is read-only or gone; the old ones are as they were.
+        UserError: the disk is full, the folder is read-only or gone; the old files are untouched.
     """
     with atomic(path, "wb") as file:
         file.write(_header("0" * _DIGITS))
@@ -78,8 +74,8 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
     """Reads a checkpoint, on the CPU.
 
     Raises:
-        DamagedError: it is not what was written.
-        FileNotFoundError: there is none.
+        DamagedError: the file is not what was written.
+        FileNotFoundError: there is no file.
     """
     try:
         data = path.read_bytes()
@@ -89,9 +85,9 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         raise DamagedError(f"{path} cannot be read ({error.strerror})") from error
     header, payload = data[:len(_header("0" * _DIGITS))], memoryview(data)[len(_header("0" * _DIGITS)):]
     if header != _header(hashlib.sha256(payload).hexdigest()):
-        known = header.startswith(MAGIC.encode())
-        raise DamagedError(f"{path} " + ("is damaged: its checksum does not match" if known
-                                         else "is no checkpoint of this version of busfast"))
+        raise DamagedError(f"{path} " + ("is damaged: its checksum does not match"
+                                         if header.startswith(MAGIC.encode())
+                                         else "is not a checkpoint of this version of busfast"))
     try:
         return torch.load(io.BytesIO(payload), map_location="cpu", weights_only=True)
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
@@ -99,25 +95,21 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def read_last(folder: Path) -> dict[str, Any] | None:
-    """Reads a folder's last whole checkpoint; says of, and removes, each that is damaged.
-
-    Returns:
-        Its state; None: there is none.
-    """
-    for name, instead in ((NAME, "the one before it"), (PREVIOUS, "the beginning")):
+    """Returns the state of a folder's last intact checkpoint, or None; prints about damaged ones and removes them."""
+    for name, instead in ((NAME, "the previous one"), (PREVIOUS, "the first epoch")):
         try:
             return read_checkpoint(folder / name)
         except FileNotFoundError:
             continue
         except DamagedError as error:
-            print(f"checkpoint: {error}; going on from {instead}", flush=True)
-            with suppress(OSError):  # it must not take the place of a whole one
+            print(f"checkpoint: {error}; continuing from {instead}", flush=True)
+            with suppress(OSError):  # it must not become the previous one
                 (folder / name).unlink()
     return None
 
 
 def has_checkpoint(folder: Path) -> bool:
-    """Returns whether a folder holds a checkpoint, whole or not."""
+    """Returns whether a folder holds a checkpoint, intact or not."""
     return any((folder / name).exists() for name in (NAME, PREVIOUS))
 
 

@@ -1,4 +1,4 @@
-"""loss_curve.png, recall_curve.png and lr_curve.png, drawn from training_log.csv alone."""
+"""loss_curve.png, recall_curve.png and lr_curve.png, drawn from training_log.csv."""
 
 from pathlib import Path
 
@@ -11,8 +11,8 @@ def draw_curves(folder: Path, caption: str) -> None:
     """Draws the three curves of a run.
 
     Args:
-        folder: holds training_log.csv; the pictures go beside it.
-        caption: small print under each title (which run, which data).
+        folder: of training_log.csv and the pictures.
+        caption: in small print under each title (which run, which data).
     """
     log = pd.read_csv(folder / "training_log.csv")
     recalls = [name for name in log if name.startswith("recall_")]
@@ -43,4 +43,3 @@ def _draw(path: Path, log: pd.DataFrame, series: dict[str, str], title: str, axi
     if len(series) > 1:
         add_legend(axes)
     save_figure(figure, path)
-

@@ -1,4 +1,4 @@
-"""How a run ends: what its best epoch said of the validation part, checksums, a few lines on screen."""
+"""How a run ends: validation predictions of its best epoch, checksums, a few lines on screen."""
 
 from typing import Any
 
@@ -16,15 +16,15 @@ VALID_FILE = "valid_predictions.csv"
 
 def finish_run(run: Run, summary: dict[str, Any], config: Config, parts: pd.DataFrame,
                probabilities: np.ndarray | None) -> None:
-    """Writes what a trained run ends with; summary.yaml, which says that it is done, comes last.
+    """Writes valid_predictions.csv, then summary.yaml, which marks the run as done.
 
     Args:
-        run: whose weights and log are written.
-        summary: for summary.yaml, to which checksums are added.
+        run: its weights and log are written.
+        summary: of summary.yaml, without the checksums.
         config: names the classes.
         parts: the split table that was trained.
-        probabilities: (n, k), of the validation part, in its order, by the training process itself at the best epoch;
-            None: there was none.
+        probabilities: (N, k), of the validation part, in its order, as training itself had them at the best epoch;
+            None: no epoch was best.
     """
     if probabilities is not None:
         _write_valid(run, config.classes, parts, probabilities)
@@ -43,44 +43,45 @@ def _write_valid(run: Run, classes: tuple[str, ...], parts: pd.DataFrame, probab
 
 
 def read_valid(run: Run, classes: tuple[str, ...], images: pd.Series) -> np.ndarray:
-    """Reads what training said of images of the validation part at its best epoch.
+    """Reads the validation predictions of a run's best epoch.
 
     Args:
-        run: a run that has such a file.
+        run: has valid_predictions.csv.
         classes: in the model's order.
         images: of the validation part, as the table names them.
 
     Returns:
-        Probabilities, (n, k).
+        Probabilities, (N, k).
 
     Raises:
-        UserError: the file does not hold them.
+        UserError: the file lacks some of them.
     """
     file, columns = run.results / VALID_FILE, [f"p_{name}" for name in classes]
     header, rows, _ = read_rows(file, ("image", *columns))
     table = pd.DataFrame([cells for _, cells in rows], columns=header, dtype=object).set_index("image")[columns]
     table = table[~table.index.duplicated()]
-    found = table.apply(pd.to_numeric, errors="coerce").astype(float).reindex(images)
-    if not np.isfinite(found.to_numpy()).all():
-        name = found.index[~np.isfinite(found.to_numpy()).all(axis=1)][0]
-        raise UserError(f"{file} has no finite probabilities of {name}: it was changed since training. Bring the old "
-                        "file back, or train again.")
-    return found.to_numpy()
+    probabilities = table.apply(pd.to_numeric, errors="coerce").astype(float).reindex(images)
+    finite = np.isfinite(probabilities.to_numpy()).all(axis=1)
+    if not finite.all():
+        name = probabilities.index[~finite][0]
+        raise UserError(f"{file} has no finite probabilities of {name}: it was changed since training. Restore the "
+                        "file, or train again.")
+    return probabilities.to_numpy()
 
 
 def print_summary(run: Run, rows: list[dict], best: SaveBest, config: Config, phantom: bool) -> None:
-    """Prints a run's best epoch and where everything is.
+    """Prints a run's best epoch and where its files are.
 
     Args:
-        run, config: which run.
+        run, config: the run and its configuration.
         rows: of the log.
-        best: the `SaveBest` that it had.
+        best: of the run's fit.
         phantom: whether its images are synthetic.
     """
     print(f"\n{run.name}: {len(rows)} epochs" + (" of a PHANTOM (synthetic images; says nothing of patients)"
                                                  if phantom else ""))
     if best.best_epoch is None:
-        print(f"  no epoch had a {config.monitor} that is a number: no best weights were kept")
+        print(f"  {config.monitor} was NaN in every epoch: no best weights were kept")
     else:
         row = rows[best.best_epoch - 1]
         recalls = ", ".join(f"{name} {float(row[f'recall_{name}']):.3f}" for name in config.classes)

@@ -1,4 +1,4 @@
-"""The fit of a run, with all its callbacks; how it ended is written down, whatever happens."""
+"""The fit of a run with all its callbacks; how it ended is written to summary.yaml in any case."""
 
 from collections.abc import Sequence
 from contextlib import suppress
@@ -19,17 +19,17 @@ from busfast.text import counted
 from busfast.training.batch_size import is_out_of_memory
 from busfast.training.callbacks import EarlyStopping, SaveBest, SaveFinal, WarnCollapse, monitor_with
 from busfast.training.checkpoint import remove_checkpoints
-from busfast.training.distributed.store import process_group
+from busfast.training.distributed.collectives import process_group
 from busfast.training.finish import finish_run, print_summary
 from busfast.training.guards import NonFiniteLoss, RaiseOnSignal, StopOnNaN, record_signals
 from busfast.training.log import PlainProgress, TrainingLog, on_terminal
 from busfast.training.profile import Profile
-from busfast.training.runs import DONE, Run, write_record
+from busfast.training.runs import Run, write_record
 from busfast.training.training_state import Checkpoint, Resume
 
 
 def schedule_callbacks(config: Config, learn: Learner) -> list[Callback]:
-    """Returns the callbacks that decide how a model is trained, in each of the processes that do."""
+    """Returns the callbacks that change how a model is trained; every rank has them."""
     callbacks = [cosine(config.lr, config.lr_min)]
     if config.freeze_after and should_freeze(config.freeze, learn.weights_used["text"]):
         callbacks.append(FreezeStages(config.freeze, config.freeze_after, config.arch))
@@ -37,10 +37,10 @@ def schedule_callbacks(config: Config, learn: Learner) -> list[Callback]:
 
 
 def distributed_callbacks(config: Config, learn: Learner) -> list[Callback]:
-    """Returns the callbacks that make several processes train one model, called while they are `process_group`."""
+    """Returns the callbacks that make several ranks train one model; call it within `process_group`."""
     if processes.world_size() == 1:
         return []
-    from busfast.training.distributed.trainer import (  # Accelerate: one process does without
+    from busfast.training.distributed.trainer import (  # needs Accelerate
         BroadcastState,
         ExactDistributedTrainer,
         SyncEarlyStopping,
@@ -51,70 +51,64 @@ def distributed_callbacks(config: Config, learn: Learner) -> list[Callback]:
 
 def fit_run(run: Run, config: Config, parts: pd.DataFrame, learn: Learner, phantom: bool, state: dict[str, Any] | None,
             profile: bool, smaller: int, command: str, more: Sequence[Callback] = ()) -> None:
-    """Trains a run from the beginning, or from a checkpoint on, and ends it.
+    """Trains a run from the first epoch or from a checkpoint, and writes what it ends with.
 
     Args:
         run, config, parts: of `busfast.training.resume.Job`.
         learn: as `busfast.training.train.build` makes it.
-        phantom: whether its images are synthetic.
-        state: the checkpoint; None: from the beginning.
+        phantom: whether the images are synthetic.
+        state: the checkpoint; None: start at the first epoch.
         profile: print after each epoch where its time went, and write profile.csv.
-        smaller: a batch size that fits if `config.bs` does not, for the error.
-        command: what trains the run, to be typed again with --resume.
-        more: callbacks besides those of every run.
+        smaller: a batch size that should fit if `config.bs` does not, for the error.
+        command: trains the run; with --resume, it continues it.
+        more: further callbacks.
 
     Raises:
-        UserError: a loss that is no number, not enough memory, an image that cannot be read, a file that cannot be
-            written.
+        UserError: a loss that is not finite, too little memory, an unreadable image, a file that cannot be written.
     """
     monitor = monitor_with(config.monitor, config.measures)
     schedule = cosine(config.lr, config.lr_min).scheds["lr"]
     caption = f"{run.name}, {config.arch}, {config.size} px" + (", PHANTOM (synthetic images)" if phantom else "")
-    log = TrainingLog(run.results, schedule, caption)
+    log, collapse, phases = TrainingLog(run.results, schedule, caption), WarnCollapse(), Profile()
     best, stop = SaveBest(run.models / "best.pth", **monitor), EarlyStopping(**monitor, patience=config.patience)
-    saved = Checkpoint(run.models)
-    callbacks = [*schedule_callbacks(config, learn), log, best, stop, saved, SaveFinal(run.models / "final.pth"),
-                 WarnCollapse(), StopOnNaN(run.results, config.lr), *more]
-    phases = Profile()
+    checkpoint = Checkpoint(run.models, log, best, collapse)
+    callbacks = [*schedule_callbacks(config, learn), log, best, stop, checkpoint, SaveFinal(run.models / "final.pth"),
+                 collapse, StopOnNaN(run.results, config.lr), *more]
     if profile:
         callbacks.append(phases)
     if not on_terminal():
         learn.remove_cbs(ProgressCallback)
-        callbacks.append(PlainProgress())
+        callbacks.append(PlainProgress(log))
     if state is not None:
-        callbacks.append(Resume(state))
-    how, again = "failed", f"\n  to go on: {command} --resume"
+        callbacks.append(Resume(state, checkpoint, stop))
+    outcome, way_on = "failed", f"\n  to continue: {command} --resume"
 
-    def summary(state: str) -> dict[str, Any]:
-        return {"state": state, "epochs": len(getattr(log, "rows", [])), "best_epoch": best.best_epoch,
-                "monitor": config.monitor, "minutes": round(saved.seconds / 60, 2)}
+    def summary() -> dict[str, Any]:
+        return {"state": outcome, "epochs": len(log.rows), "best_epoch": best.best_epoch,
+                "monitor": config.monitor, "minutes": round(checkpoint.seconds / 60, 2)}
 
     try:
         with record_signals() as signals, process_group(learn.dls.device, signals):
             learn.fit(config.epochs, cbs=[*callbacks, *distributed_callbacks(config, learn), RaiseOnSignal(signals)])
         if profile:
             write_csv(pd.DataFrame(phases.rows), run.results / "profile.csv", float_format="%.4f")
-        done = summary("stopped early" if stop.stopped else "finished")
-        finish_run(run, done, config, parts, best.probabilities)
-        how = done["state"]
-    except (KeyboardInterrupt, SystemExit):
-        how = "interrupted"
+        outcome = "stopped early" if stop.stopped else "finished"
+        finish_run(run, summary(), config, parts, best.probabilities)
+    except BaseException as error:
+        outcome = "failed" if isinstance(error, Exception) else "interrupted"
+        out_of_memory = isinstance(error, Exception) and is_out_of_memory(error)
+        if out_of_memory or isinstance(error, NonFiniteLoss):
+            way_on = ""  # it would end in the same way
+        print(f"\n{outcome} after {counted(len(log.rows), 'epoch')}; what was written stays in "
+              f"{run.results}/ and {run.models}/{way_on}", flush=True)
+        with suppress(UserError):  # a full disk gives both; the first error counts
+            write_record(run.results / "summary.yaml", summary())
+        if out_of_memory:
+            reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
+            raise UserError(f"Out of memory with --bs={config.bs} ({reason}). A new run with --bs={smaller} should "
+                            "fit; --bs=auto chooses a batch size that fits.") from error
         raise
-    except Exception as error:
-        if is_out_of_memory(error):
-            again = ""
-            said = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-            raise UserError(f"Out of memory with --bs={config.bs} ({said}). A new run with --bs={smaller} should fit; "
-                            "--bs=auto chooses by itself.") from error
-        again = "" if isinstance(error, NonFiniteLoss) else again
-        raise
-    finally:
-        if how not in DONE:
-            print(f"\n{how} after {counted(len(getattr(log, 'rows', [])), 'epoch')}; what was written stays in "
-                  f"{run.results}/ and {run.models}/{again}", flush=True)
-            with suppress(UserError):  # its error counts, not one of writing the summary (a full disk gives both)
-                write_record(run.results / "summary.yaml", summary(how))
-    # Last of all and out here, where an interruption cannot call a run unfinished whose checkpoints are gone.
+    # After the try block: an interruption here must not mark a run as unfinished whose checkpoints are gone.
     with suppress(OSError):
         remove_checkpoints(run.models)
     print_summary(run, log.rows, best, config, phantom)

@@ -1,4 +1,4 @@
-"""What ends a training at once: a loss that is no number, with a clear error; a signal, whatever swallows it."""
+"""What ends a training at once: a loss that is not finite, and a signal."""
 
 import math
 import signal
@@ -16,15 +16,15 @@ FILE, SHOWN = "bad_batch.csv", 5
 
 
 class NonFiniteLoss(UserError):
-    """A loss that is no number; going on with the same run would come to the same batch."""
+    """A loss that is NaN or infinite; a resumed run would meet the same batch again."""
 
 
 class StopOnNaN(Callback):
-    """Ends the run when the loss of a batch, in training or validation, is no number; what was saved stays.
+    """Ends the run when the loss of a batch, in training or validation, is not finite; what was saved stays.
 
     Args:
-        folder: bad_batch.csv with the images of that batch goes there; None: nowhere, as another process writes it.
-        lr: what the learning rate began with; a tenth of it is suggested.
+        folder: bad_batch.csv, the images of that batch, is written there; None: another rank writes it.
+        lr: initial learning rate; the message suggests a tenth of it.
     """
 
     order = -8
@@ -47,50 +47,50 @@ class StopOnNaN(Callback):
         part = "training" if self.training else "validation"
         raise NonFiniteLoss(
             f"The {part} loss became {loss} in epoch {self.epoch + 1}, batch {self.iter + 1}. Try a lower "
-            f"--lr={self.start_lr / 10:.3g} in a new run (it began with {self.start_lr:.3g}, and was "
-            f"{self.opt.hypers[-1]['lr']:.3g} here); going on with --resume would meet the same batch again. Look at "
-            f"its {counted(len(images), 'image')}, too: {shown} (all of them in {path}).")
+            f"--lr={self.start_lr / 10:.3g} in a new run (the learning rate began with {self.start_lr:.3g} and was "
+            f"{self.opt.hypers[-1]['lr']:.3g} here); --resume would meet the same batch again. Check its "
+            f"{counted(len(images), 'image')}, too: {shown} (all of them are listed in {path}).")
 
 
 class RaiseOnSignal(Callback):
-    """Ends the fit at its next batch if a signal came and the fit still runs.
+    """Ends the fit at its next batch if a signal was received and the fit still runs.
 
-    Python drops an exception that a signal raises while an object is being finalised; Ctrl-C would then be lost.
+    Python drops an exception that a signal handler raises inside a finalizer; Ctrl-C would then be lost.
 
     Args:
-        signals: as `record_signals` gives it.
+        signals: as `record_signals` yields them.
     """
 
     def __init__(self, signals: list[int]):
         self.signals = signals
 
     def before_batch(self):
-        heed(self.signals)
+        raise_on_signal(self.signals)
 
 
-def heed(signals: list[int]) -> None:
-    """Raises what the first of the signals that signals, if any, would have."""
+def raise_on_signal(signals: list[int]) -> None:
+    """Raises what the handler of the first received signal raises; nothing if there was no signal."""
     if signals:
         raise KeyboardInterrupt if signals[0] == signal.SIGINT else SystemExit(128 + signals[0])
 
 
 @contextmanager
 def record_signals() -> Iterator[list[int]]:
-    """Yields a list that SIGINT and SIGTERM are added to as they come, before what they do otherwise."""
-    signals, before = [], {}
+    """Yields a list to which SIGINT and SIGTERM are appended when received; their handlers run as before."""
+    signals, handlers = [], {}
 
-    def note(number, frame):
+    def record(number, frame):
         signals.append(number)
-        before[number](number, frame)
+        handlers[number](number, frame)
 
     try:
         for number in (signal.SIGINT, signal.SIGTERM):
             if callable(signal.getsignal(number)):
-                before[number] = signal.signal(number, note)
-    except ValueError:  # not the main thread, which alone may do this and alone gets signals
+                handlers[number] = signal.signal(number, record)
+    except ValueError:  # not the main thread: only that one receives signals
         pass
     try:
         yield signals
     finally:
-        for number, old in before.items():
-            signal.signal(number, old)
+        for number, handler in handlers.items():
+            signal.signal(number, handler)

@@ -3,6 +3,7 @@
 import csv
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 
 from fastai.callback.core import Callback
@@ -16,7 +17,7 @@ HEARTBEAT = 30.0  # seconds between plain lines within an epoch
 
 
 class TrainingLog(Callback):
-    """Writes the log and keeps the curves up to date.
+    """Writes the log and updates the curves.
 
     Columns: epoch (from 1), train_loss (weighted, mean over the epoch), val_loss (unweighted), val_acc,
     macro_auc, recall of each class, lr (at the end of the epoch), seconds.
@@ -24,17 +25,20 @@ class TrainingLog(Callback):
     Args:
         folder: where training_log.csv and the curves go.
         schedule: share of the training done (0 to 1) -> learning rate.
-        caption: stands on every curve (which run, which data).
+        caption: of every curve (which run, which data).
+
+    Attributes:
+        rows: of the log: column -> value as written.
     """
 
     order = 55  # after the Recorder, before early stopping can end the fit
 
-    def __init__(self, folder: Path, schedule, caption: str):
-        self.folder, self.schedule, self.caption = folder, schedule, caption
+    def __init__(self, folder: Path, schedule: Callable[[float], float], caption: str):
+        self.folder, self.schedule, self.caption, self.rows = folder, schedule, caption, []
 
     def before_fit(self):
-        self.rows, self.drawn, self.cost = [], 0.0, 0.0
-        # fastai smooths the training loss over epochs, so that it lags behind; the log wants each epoch's own.
+        self.rows, self.drawn_rows, self.drawn, self.cost = [], 0, 0.0, 0.0
+        # fastai smooths the training loss across epochs; the log has each epoch's own.
         self.learn.recorder.smooth_loss = AvgLoss()
         self.learn.recorder.smooth_loss.reset()
 
@@ -46,19 +50,20 @@ class TrainingLog(Callback):
     def after_epoch(self):
         values = dict(zip(self.recorder.metric_names[1:], self.recorder.values[-1], strict=False))
         row = {"epoch": self.epoch + 1, "train_loss": values.pop("train_loss")}
-        values.pop("valid_loss")  # weighted; val_loss is the one that compares
+        values.pop("valid_loss")  # weighted; val_loss can be compared between runs
         row |= values | {"lr": self.schedule((self.epoch + 1) / self.n_epoch), "seconds": time.monotonic() - self.began}
         self.rows.append({name: value if isinstance(value, int) else f"{value:.6g}" for name, value in row.items()})
         self.write()
-        # Drawing takes about a second: as often as costs at most a twentieth of the time.
+        # Drawing takes about a second: it may cost a twentieth of the time at most.
         if time.monotonic() - self.drawn > 20 * self.cost:
             self._draw()
 
     def after_fit(self):
-        self._draw()
+        if self.drawn_rows != len(self.rows):
+            self._draw()
 
     def write(self):
-        """Writes the log anew from `rows`."""
+        """Writes the whole log from `rows`."""
         with atomic(self.folder / "training_log.csv") as file:
             writer = csv.DictWriter(file, self.rows[0])
             writer.writeheader()
@@ -67,7 +72,7 @@ class TrainingLog(Callback):
     def _draw(self):
         start = time.monotonic()
         draw_curves(self.folder, self.caption)
-        self.drawn = time.monotonic()
+        self.drawn_rows, self.drawn = len(self.rows), time.monotonic()
         self.cost = self.drawn - start
 
 
@@ -75,6 +80,9 @@ class PlainProgress(Callback):
     """Plain lines instead of fastai's bars, where there is no terminal."""
 
     order = 57
+
+    def __init__(self, log: TrainingLog):
+        self.log = log
 
     def before_fit(self):
         self.learn.logger = lambda values: None
@@ -89,7 +97,7 @@ class PlainProgress(Callback):
                   f"loss {self.smooth_loss.item():.3f}", flush=True)
 
     def after_epoch(self):
-        row = self.training_log.rows[-1]
+        row = self.log.rows[-1]
         line = "  ".join(f"{name} {float(value):.3f}" for name, value in row.items()
                          if name not in ("epoch", "lr", "seconds"))
         print(f"epoch {row['epoch']}/{self.n_epoch}  {line}  lr {float(row['lr']):.2e}  "
@@ -97,5 +105,5 @@ class PlainProgress(Callback):
 
 
 def on_terminal() -> bool:
-    """Returns whether somebody watches, at a terminal or in a notebook: then fastai's bars are shown."""
+    """Returns whether the output goes to a terminal or a notebook, where fastai's bars are shown."""
     return sys.stdout.isatty() or in_notebook()

@@ -1,4 +1,4 @@
-"""Where an epoch's time goes: a callback that reads one clock at every border between phases."""
+"""Where an epoch's time goes: a callback that reads one clock at every border between two phases."""
 
 from time import perf_counter_ns
 
@@ -8,27 +8,27 @@ from fastai.callback.core import Callback
 PHASES = {"waiting": "waiting for data", "to_device": "to device", "forward": "forward, with loss",
           "backward": "backward", "optimizer": "optimizer", "validation": "validation",
           "callbacks": "callbacks, other"}
-BRAKE = 0.1  # share of an epoch that training may wait for data before the loader counts as the brake
-_WAITS = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}  # else a GPU's work counts where it is awaited
+BOTTLENECK = 0.1  # share of an epoch spent waiting for data from which the loader is the bottleneck
+# GPUs work asynchronously: without waiting, their work would count for a later phase.
+_SYNCHRONIZE = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}
 
 
 class Profile(Callback):
     """Measures each epoch's phases and prints them as a small table at its end.
 
-    Whatever passes between two borders counts for exactly one phase, so that the phases add up to the epoch. On a
-    GPU every border waits until the work so far is done, which itself slows an epoch a little. What a DataLoader does
-    is waiting, but for the borders that it sets itself: if its class has a method `lap(phase)`, `Profile`'s takes
-    its place.
+    The time between two borders counts for exactly one phase, so that the phases add up to the epoch. On a GPU every
+    border waits for the pending work, which slows an epoch a little. A DataLoader's time counts as waiting, except
+    where it sets borders itself: a class with a method `lap(phase)` gets `Profile.lap` instead.
 
     Attributes:
         rows: a dict an epoch: epoch (from 1), seconds of each phase (the keys of `PHASES`), seconds (their sum).
     """
 
-    order = -1000  # at every event before the other callbacks; `_Last` comes after them
+    order = -1000  # before the other callbacks of each event; `_Last` runs after them
 
     def before_fit(self):
         self.rows, self.nanoseconds = [], None
-        self._synchronize = _WAITS.get(self.dls.device.type, lambda: None)
+        self._synchronize = _SYNCHRONIZE.get(self.dls.device.type, lambda: None)
         self.learn.add_cb(_Last(self))
 
     def before_epoch(self):
@@ -60,7 +60,7 @@ class Profile(Callback):
         self.lap("optimizer")
 
     def after_batch(self):
-        self.lap("optimizer")  # setting the gradients to zero
+        self.lap("optimizer")  # zero_grad
 
     def before_validate(self):
         self.lap("callbacks")
@@ -70,18 +70,18 @@ class Profile(Callback):
         self.lap("callbacks")
 
     def after_fit(self):
-        self.end_epoch()  # if a callback ended the fit in after_epoch, so that `_Last` was not reached
+        self.end_epoch()  # if a callback ended the fit in after_epoch, before `_Last`
         self.learn.remove_cbs(_Last)
 
     def lap(self, phase: str) -> None:
-        """Counts the time since the last border for a phase (of `PHASES`); all of validation is one phase."""
+        """Adds the time since the last border to a phase of `PHASES`; all of validation is one phase."""
         self._synchronize()
         now = perf_counter_ns()
         self.nanoseconds["validation" if self._validating else phase] += now - self._border
         self._border = now
 
     def end_epoch(self) -> None:
-        """Closes the epoch, if one is open, and prints its table."""
+        """Ends the epoch, unless it has ended already, and prints its table."""
         if self.nanoseconds is None:
             return
         self.lap("callbacks")
@@ -100,7 +100,7 @@ class _Last(Callback):
         self.profile = profile
 
     def __call__(self, event_name):
-        if self.profile.learn is None:  # its fit failed: nobody measures any more
+        if self.profile.learn is None:  # left over from a fit that failed
             self.learn.remove_cb(self)
         else:
             super().__call__(event_name)
@@ -120,7 +120,7 @@ class _Last(Callback):
 
 
 class _Watched:
-    """A DataLoader with a border before and after the making of each batch."""
+    """A DataLoader with a border before and after each batch."""
 
     def __init__(self, dl, lap):
         self.dl, self.lap = dl, lap
@@ -132,8 +132,8 @@ class _Watched:
         return getattr(self.dl, name)
 
     def __iter__(self):
-        has_borders = hasattr(type(self.dl), "lap")
-        if has_borders:
+        sets_borders = hasattr(type(self.dl), "lap")
+        if sets_borders:
             self.dl.lap = self.lap
         try:
             batches = iter(self.dl)
@@ -145,19 +145,17 @@ class _Watched:
                     return
                 yield batch
         finally:
-            if has_borders:
+            if sets_borders:
                 del self.dl.lap
 
 
 def format_profile(row: dict) -> str:
-    """Returns a row of `Profile.rows` as a table: seconds, share, and whether the loader is the brake."""
+    """Returns a row of `Profile.rows` as a table: seconds, share, and whether the loader is the bottleneck."""
     total = max(row["seconds"], 1e-9)
     lines = [f"profile of epoch {row['epoch']}: {row['seconds']:.1f} s"]
-    lines += [f"  {words:18}{row[name]:9.2f} s {row[name] / total:6.1%}" for name, words in PHASES.items()]
-    share = row["waiting"] / total
-    if share > BRAKE:
-        lines.append(f"  The loader is the brake: {share:.1%} of the epoch went by waiting for data. Keep decoded "
-                     "pixels (--cache=auto) or give more --threads.")
-    else:
-        lines.append(f"  The loader is not the brake: {share:.1%} of the epoch went by waiting for data.")
+    lines += [f"  {label:18}{row[name]:9.2f} s {row[name] / total:6.1%}" for name, label in PHASES.items()]
+    waiting = row["waiting"] / total
+    slow = waiting > BOTTLENECK
+    lines.append(f"  The loader is {'' if slow else 'not '}the bottleneck: {waiting:.1%} of the epoch was spent "
+                 "waiting for data." + (" Cache decoded pixels (--cache=auto) or use more --threads." if slow else ""))
     return "\n".join(lines)

@@ -9,11 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from filelock import FileLock, Timeout
 
 from busfast.data.split_file import check_unchanged, read_split
 from busfast.errors import UserError
-from busfast.files import remove_leftovers
+from busfast.files import file_lock, remove_leftovers
 from busfast.pipelines.config import Config
 from busfast.training.checkpoint import NAME, has_checkpoint, read_last, remove_checkpoints
 from busfast.training.runs import DONE, MODELS, RESULTS, Run, new_run, train_command
@@ -94,24 +93,20 @@ def lock_run(run: Run) -> Iterator[None]:
     """Keeps other processes from a run, or sweep, until the end.
 
     Raises:
-        UserError: one of them has it.
+        UserError: another process trains it.
     """
     path = run.models / ".lock"
-    lock = FileLock(path)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout:
+
+    def refuse() -> None:
         raise UserError(f"{run.name} is being trained by another process. Wait for it, or stop it first; without "
-                        "--resume a new run begins.") from None
-    except (NotImplementedError, OSError) as error:
-        print(f"{run.name}: this drive knows no locks ({error}), so see to it that one process alone trains the run",
-              flush=True)
-    try:
-        yield
-    finally:
-        with suppress(OSError):  # Windows cannot remove what is open; the next run takes it over
-            path.unlink(missing_ok=True)
-        lock.release()
+                        "--resume a new run begins.")
+
+    with file_lock(path, refuse, "trains this run"):
+        try:
+            yield
+        finally:
+            with suppress(OSError):  # Windows cannot remove an open file; the next run takes it over
+                path.unlink(missing_ok=True)
 
 
 def _go_on(run: Run, config: Config, parts: pd.DataFrame, free: tuple[str, ...]) -> Job:

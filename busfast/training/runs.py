@@ -1,4 +1,4 @@
-"""A run's two folders, results/<pipeline>/<split>/ and models/<pipeline>/<split>/, and the record kept in them."""
+"""A run: its folders results/<pipeline>/<split>/ and models/<pipeline>/<split>/, its configuration and its record."""
 
 import dataclasses
 import datetime
@@ -22,14 +22,14 @@ from busfast.pipelines.config import Config, load_config
 from busfast.yamlfile import read_yaml
 
 RESULTS, MODELS = Path("results"), Path("models")
-DONE = ("finished", "stopped early")  # the states of a run, in summary.yaml, with which nothing is left to train
+DONE = ("finished", "stopped early")  # states in summary.yaml of a run that is completely trained
 PACKAGES = ("torch", "torchvision", "fastai", "timm", "nvidia-dali-cuda130", "numpy", "pandas", "pillow",
             "scikit-learn")
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run by its name, such as "phantom/stratified"."""
+    """A run, by its name, such as "phantom/stratified"."""
 
     name: str
 
@@ -44,10 +44,10 @@ class Run:
         return MODELS / self.name
 
     def read_config(self) -> tuple[Config, dict[str, Any]]:
-        """Returns the configuration and the record (`run:`) of what it was run with.
+        """Returns the configuration and the record (`run:`) of config.yaml.
 
         Raises:
-            UserError: the run has no readable config.yaml.
+            UserError: the file is missing or cannot be read.
         """
         path = self.results / "config.yaml"
         return load_config(str(path))[1], read_yaml(path).get("run") or {}
@@ -56,21 +56,21 @@ class Run:
         """Returns best.pth, which may be missing.
 
         Raises:
-            UserError: it is not the file that training ended with, by the checksum in summary.yaml.
+            UserError: its checksum is not the one in summary.yaml.
         """
         path, summary = self.models / "best.pth", self.results / "summary.yaml"
-        known = (read_yaml(summary).get("sha256") or {}).get(path.name) if summary.is_file() else None
-        if known and path.is_file() and file_sha256(path) != known:
+        expected = (read_yaml(summary).get("sha256") or {}).get(path.name) if summary.is_file() else None
+        if expected and path.is_file() and file_sha256(path) != expected:
             raise UserError(f"{path} is not the file that {self.name} was trained to (its SHA-256 is not the one in "
-                            f"{summary}): it was replaced or is damaged. Bring the old one back, or train again.")
+                            f"{summary}): it was replaced or damaged. Restore it, or train again.")
         return path
 
 
 def new_run(pipeline: str, split: str) -> Run:
-    """Makes the folders of a new run; one that exists is never used again (`stratified-2`, ...).
+    """Makes the folders of a new run; a name that exists is never reused (`stratified-2`, ...).
 
     Raises:
-        UserError: the folders cannot be made.
+        UserError: the folders cannot be created.
     """
     number = 1
     while True:
@@ -83,16 +83,16 @@ def new_run(pipeline: str, split: str) -> Run:
             run.models.mkdir(parents=True)
         except FileExistsError:
             if run.results.is_dir() or run.models.is_dir():
-                continue  # another run took the name at this moment
-            raise UserError(f"Cannot make {run.results}: a part of that path is a file. Move it away.") from None
+                continue  # another process has just taken the name
+            raise UserError(f"Cannot create {run.results}: a part of that path is a file. Move it away.") from None
         except OSError as error:
-            raise UserError(f"Cannot make the run's folders {run.results} and {run.models}: {error.strerror}. "
-                            "Run where you may write.") from error
+            raise UserError(f"Cannot create the run's folders {run.results} and {run.models}: {error.strerror}. "
+                            "Work in a folder that you may write to.") from error
         return run
 
 
 def discard_run(run: Run) -> None:
-    """Removes the folders of a run that `new_run` has just made."""
+    """Removes the folders of a run in which nothing was trained."""
     shutil.rmtree(run.results)
     shutil.rmtree(run.models)
 
@@ -101,43 +101,43 @@ def find_run(name: str) -> Run:
     """Returns an existing run.
 
     Raises:
-        UserError: there is none of that name; names the nearest.
+        UserError: there is no such run; the message names the nearest.
     """
     run = Run(str(Path(name.removeprefix("results/").removeprefix("models/"))))
     if name and not Path(name).is_absolute() and ".." not in Path(name).parts:
-        if os.path.isfile(run.results / "config.yaml"):  # False, too, for what no folder can be called
+        if os.path.isfile(run.results / "config.yaml"):  # False, too, for names that are no valid path
             return run
     names = [run.name for run in all_runs()]
-    there = f"Runs here: {', '.join(names)}." if names else "There are no runs here yet: python -m busfast train."
-    raise UserError(f"There is no run '{name}'.{suggest(name, names)} {there}")
+    listed = f"Runs here: {', '.join(names)}." if names else "There are no runs here yet: python -m busfast train."
+    raise UserError(f"There is no run '{name}'.{suggest(name, names)} {listed}")
 
 
 def all_runs() -> list[Run]:
-    """Returns every run below results/, by name."""
+    """Returns every run below results/, sorted by name."""
     return [Run(path.parent.relative_to(RESULTS).as_posix()) for path in sorted(RESULTS.glob("*/*/config.yaml"))]
 
 
 def write_config(run: Run, config: Config, record: dict[str, Any]) -> None:
-    """Writes config.yaml: a pipeline file that runs this again, with the record under `run:`."""
+    """Writes config.yaml: a pipeline file that trains the run again, with the record under `run:`."""
     text = yaml.safe_dump(plain_values(config) | {"run": record}, sort_keys=False, allow_unicode=True)
     with atomic(run.results / "config.yaml") as file:
         file.write(f"# To run this again: {train_command(run, record)}\n" + text)
 
 
 def plain_values(config: Config) -> dict[str, Any]:
-    """Returns a configuration as YAML and JSON have it."""
+    """Returns a configuration in values of YAML and JSON: lists for tuples."""
     return {key: list(value) if isinstance(value, tuple) else value
             for key, value in dataclasses.asdict(config).items()}
 
 
 def train_command(run: Run, record: dict[str, Any], file: str = "config.yaml") -> str:
-    """Returns the command that makes a run anew from its own config.yaml; `record` as there under `run:`."""
+    """Returns the command that trains a run again from its config.yaml; `record` is `run:` of that file."""
     if record.get("members"):
         return f"python -m busfast ensemble {shlex.quote('--runs=' + ','.join(record['members']))}"
-    words = [f"--pipeline={run.results / file}", f"--split={record['split']}",
+    flags = [f"--pipeline={run.results / file}", f"--split={record['split']}",
              *([f"--fold={record['fold']}"] if record["fold"] else []),
              *(["--allow-leaks"] if record["leaks"] else [])]
-    return f"python -m busfast train {shlex.join(words)}"
+    return f"python -m busfast train {shlex.join(flags)}"
 
 
 def write_record(path: Path, record: dict[str, Any]) -> None:
@@ -158,7 +158,7 @@ def installed(packages: Iterable[str]) -> dict[str, str]:
 
 
 def provenance(data: str | Path) -> dict[str, Any]:
-    """Returns when, with which versions and on which table a run is made."""
+    """Returns what a record keeps of the time, the installed versions and the table."""
     versions = {"busfast": __version__, "python": platform.python_version(), **installed(PACKAGES)}
     return {"created": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
             "platform": platform.platform(), "versions": versions,
@@ -169,8 +169,8 @@ def file_sha256(path: str | Path) -> str:
     """Returns the SHA-256 of a file, in hexadecimal.
 
     Raises:
-        UserError: there is no such file (a pipe, which might never end, is none).
+        UserError: it is missing, or no regular file (a pipe might never end).
     """
     if not os.path.isfile(path):
-        raise UserError(f"{path} is no file. Bring it back.")
+        raise UserError(f"{path} is missing. Restore it.")
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()

@@ -88,7 +88,7 @@ def build(config: Config, parts: pd.DataFrame, model_dir: Path | str = "models",
           + (f"; validation has the reference pixels, those of {REFERENCE}" if loader != REFERENCE else ""), flush=True)
     set_seed(config.seed, reproducible=True)
     image = ImagePipeline(config.size, config.resize, config.channels, config.hflip, config.vflip, config.rotate)
-    threads = config.threads or (processes.share_cores(processes.local_world_size()) if world_size > 1 else 0)
+    threads = config.threads or (processes.cores_per_process(processes.local_world_size()) if world_size > 1 else 0)
     dls = make_dls(parts, image, classes=config.classes, bs=config.bs, loader=loader, device=device.type,
                    threads=threads, cache=config.cache, place=(processes.rank(), processes.world_size()))
     learn = make_learner(dls, config.arch, weights=weights or config.weights, dropout=config.dropout, lr=config.lr,
@@ -148,7 +148,7 @@ def train_run(pipeline: str, config: Config, name: str, parts: pd.DataFrame, pro
     """
     from busfast.models.weights import StartWeights
     from busfast.training.batch_size import fit_batch_size
-    from busfast.training.distributed.store import call_others, check_share
+    from busfast.training.distributed.store import check_batch_size, start_workers
     from busfast.training.distributed.sync_batchnorm import check_last_batches
     from busfast.training.fit import fit_run
     from busfast.training.resume import open_run, warn_of_other_bits
@@ -161,7 +161,7 @@ def train_run(pipeline: str, config: Config, name: str, parts: pd.DataFrame, pro
             return run
         try:
             config, smaller = fit_batch_size(config, auto_bs and job.state is None)
-            check_share(config.bs)
+            check_batch_size(config.bs)
             weights = None
             if job.state is None:
                 parts = _write_parts(run, parts)  # what is written is what is trained
@@ -169,8 +169,8 @@ def train_run(pipeline: str, config: Config, name: str, parts: pd.DataFrame, pro
                 weights = StartWeights(*(job.record["weights"][key] for key in ("text", "mean", "std")))
             learn = build(config, parts, run.models, weights)
             check_last_batches(learn)
-            call_others({"run": run.name, "config": asdict(config), "root": parts.attrs["root"],
-                         "weights": learn.weights_used})
+            start_workers({"run": run.name, "config": asdict(config), "root": parts.attrs["root"],
+                           "weights": learn.weights_used})
         except BaseException:
             if job.fresh:
                 discard_run(run)  # nothing was trained: leave no empty run behind

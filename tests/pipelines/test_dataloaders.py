@@ -19,7 +19,7 @@ from PIL import Image
 
 from busfast.errors import UserError
 from busfast.pipelines import ImagePipeline, make_dls
-from busfast.processes import share
+from busfast.processes import rank_slice
 
 matplotlib.use("agg")
 
@@ -96,7 +96,7 @@ def test_processes_that_share_batches_make_the_very_images_that_one_makes_each_o
 @pytest.mark.parametrize("of", range(1, 8))
 def test_shares_follow_each_other_without_a_gap_and_differ_by_one_at_most(of):
     for length in range(40):
-        parts = [list(range(length))[share(length, (which, of))] for which in range(of)]
+        parts = [list(range(length))[rank_slice(length, which, of)] for which in range(of)]
         assert sum(parts, []) == list(range(length))
         assert max(map(len, parts)) - min(map(len, parts)) <= 1
 

@@ -2,10 +2,8 @@
 
 import csv
 import json
-import os
 import re
 import shutil
-import signal
 import statistics
 from pathlib import Path
 
@@ -22,8 +20,6 @@ import busfast
 from busfast.cli import main
 from busfast.data.phantom import write_phantom
 from busfast.data.split_file import read_split
-from busfast.errors import UserError
-from busfast.training import parallel_runs
 from busfast.training.runs import Run
 
 ROOT = Path(busfast.__file__).parents[1]
@@ -32,15 +28,6 @@ FOLDS = ["phantom/kfold-1of2", "phantom/kfold-2of2"]
 OF_SEEDS, OF_FOLDS = Run("phantom/stratified-seeds-ensemble"), Run("phantom/kfold-2folds-ensemble")
 CLASSES = ["normal", "benign", "malignant"]
 P = [f"p_{name}" for name in CLASSES]
-WAITING = """
-import signal, sys, time
-def end(*_):
-    open("ended-" + sys.argv[1], "w").close()
-    sys.exit(143)
-signal.signal(signal.SIGTERM, end)
-print("waits", flush=True)
-time.sleep(60)
-"""
 T = {2: 12.7062}  # 97.5% of Student's t with runs - 1 degrees of freedom, from a printed table
 
 
@@ -184,50 +171,6 @@ def test_jobs_side_by_side_give_what_one_after_the_other_gives(place, monkeypatc
         logs = [pd.read_csv(Run(one).results / "training_log.csv").drop(columns="seconds")
                 for one in (name, f"{name}-2")]
         pd.testing.assert_frame_equal(*logs)
-
-
-def test_a_job_that_fails_leaves_the_others_alone(monkeypatch, capsys):
-    monkeypatch.setenv("PYTHONPATH", str(ROOT))
-    found = parallel_runs.run_jobs({"bad": ["trian"], "good": ["--version"], "worse": ["train", "--epochs=x"]}, 2,
-                          torch.device("cpu"))
-    said = capsys.readouterr().out
-    assert found == ["bad", "worse"]
-    assert "[good] busfast " in said and "[bad] busfast: Unknown verb 'trian'" in said
-
-
-def test_an_interruption_ends_all_jobs_and_begins_no_other(tmp_path, monkeypatch):
-    """What a training does when it is ended: test_resume.py. Here `busfast` is a program that waits for its end."""
-    monkeypatch.chdir(tmp_path)
-    (tmp_path / "busfast").mkdir()
-    (tmp_path / "busfast" / "__main__.py").write_text(WAITING)
-    waiting = set()
-
-    def tell(text, **_):
-        waiting.update(name for name in ("one", "two") if text.startswith(f"[{name}]"))
-        if len(waiting) == 2:
-            os.kill(os.getpid(), signal.SIGINT)
-            waiting.clear()
-    monkeypatch.setattr(parallel_runs, "print", tell, raising=False)
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
-    try:
-        with pytest.raises(KeyboardInterrupt):
-            parallel_runs.run_jobs({"one": ["1"], "two": ["2"], "three": ["3"]}, 2, torch.device("cpu"))
-    finally:
-        signal.signal(signal.SIGINT, before)
-    assert sorted(path.name for path in tmp_path.glob("ended-*")) == ["ended-1", "ended-2"]
-
-
-def test_there_are_no_more_jobs_than_gpus_and_each_takes_one_of_those_it_may_use(monkeypatch):
-    """The arithmetic alone: no GPU is here."""
-    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
-    assert parallel_runs.check_jobs("2", torch.device("cuda")) == 2
-    assert parallel_runs.check_jobs(9, torch.device("cpu")) == 9
-    with pytest.raises(UserError, match=r"jobs=3 is more than there are GPUs here \(2\)"):
-        parallel_runs.check_jobs(3, torch.device("cuda"))
-    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "3, 5")
-    assert [parallel_runs._visible(number) for number in (0, 1)] == ["3", "5"]
-    monkeypatch.delenv("CUDA_VISIBLE_DEVICES")
-    assert parallel_runs._visible(1) == "1"
 
 
 def test_an_ensemble_says_the_mean_of_what_its_members_say_and_is_scored_as_a_run(place):

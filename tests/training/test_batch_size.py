@@ -1,4 +1,4 @@
-"""Which batch size fits is estimated before training, and said where it did not."""
+"""Which batch size fits is estimated before training; a warning names one that fits."""
 
 import pytest
 import timm
@@ -7,7 +7,7 @@ from conftest import ARCH, SIZE
 
 from busfast.pipelines.config import Config
 from busfast.training import batch_size
-from busfast.training.batch_size import Room, fit_batch_size, is_out_of_memory, measure_room
+from busfast.training.batch_size import Memory, fit_batch_size, is_out_of_memory, measure_memory
 
 
 def config(**own):
@@ -16,7 +16,7 @@ def config(**own):
 
 def test_what_a_step_keeps_grows_with_the_area_of_the_images_and_no_random_number_is_drawn():
     state = torch.get_rng_state()
-    small, large = measure_room(config()), measure_room(config(size=2 * SIZE))
+    small, large = measure_memory(config()), measure_memory(config(size=2 * SIZE))
     assert 3.5 < large.image / small.image < 4.5
     assert torch.equal(torch.get_rng_state(), state)
     weights = sum(param.numel() for param in timm.create_model(ARCH, num_classes=3).parameters())
@@ -30,8 +30,8 @@ def test_free_memory_is_known_on_linux():
 
 def room(monkeypatch, images):
     """Makes memory for as many images, and no more."""
-    found = measure_room(config())
-    free = None if images is None else int(found.needs(images) / (1 - batch_size.MARGIN)) + 100
+    found = measure_memory(config())
+    free = None if images is None else int(found.needed(images) / (1 - batch_size.MARGIN)) + 100
     monkeypatch.setattr(batch_size, "free_memory", lambda device: free)
 
 
@@ -49,15 +49,15 @@ def test_a_size_that_was_asked_for_is_kept_and_a_warning_names_one_that_fits(mon
     room(monkeypatch, 12)
     chosen, less = fit_batch_size(config(), auto=False)
     assert (chosen.bs, less) == (32, 8)
-    assert "WARNING: bs=32 takes about" in (said := capsys.readouterr().out) and "--bs=8 should fit" in said
+    assert "WARNING: bs=32 needs about" in (said := capsys.readouterr().out) and "--bs=8 should fit" in said
     room(monkeypatch, 32)
     assert fit_batch_size(config(), auto=False)[0].bs == 32 and capsys.readouterr().out == ""
 
 
 def test_what_fits_leaves_a_margin():
-    assert Room(image=100, model=1000, free=None).fits(10**9)
-    assert Room(image=100, model=0, free=1000).needs(4) == 600
-    assert Room(image=100, model=0, free=1000).fits(6) and not Room(image=100, model=0, free=1000).fits(7)
+    assert Memory(image=100, model=1000, free=None).fits(10**9)
+    assert Memory(image=100, model=0, free=1000).needed(4) == 600
+    assert Memory(image=100, model=0, free=1000).fits(6) and not Memory(image=100, model=0, free=1000).fits(7)
 
 
 @pytest.mark.parametrize("error", [

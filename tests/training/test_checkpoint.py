@@ -76,7 +76,7 @@ def test_with_both_damaged_there_is_none_which_is_said(two, capsys):
     flip(two / NAME), cut(two / PREVIOUS)
     assert read_last(two) is None
     said = capsys.readouterr().out
-    assert "going on from the one before it" in said and "going on from the beginning" in said
+    assert "continuing from the previous one" in said and "continuing from the first epoch" in said
 
 
 def test_killed_between_the_two_renames_the_one_before_is_there(two, monkeypatch):

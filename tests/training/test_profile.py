@@ -173,9 +173,9 @@ def test_a_second_fit_after_one_that_failed_is_counted_once(clock):
     assert callback.rows[0]["callbacks"] == 1_000_000 * (8 * BATCHES + 4)
 
 
-@pytest.mark.parametrize(("waiting", "words"), [(11.0, "The loader is the brake: 11.0%"),
-                                                (10.0, "The loader is not the brake: 10.0%")])
-def test_the_table_says_whether_the_loader_is_the_brake(waiting, words):
+@pytest.mark.parametrize(("waiting", "words"), [(11.0, "The loader is the bottleneck: 11.0%"),
+                                                (10.0, "The loader is not the bottleneck: 10.0%")])
+def test_the_table_says_whether_the_loader_is_the_bottleneck(waiting, words):
     row = dict.fromkeys(PHASES, 0.0) | {"epoch": 3, "waiting": waiting, "forward": 100 - waiting, "seconds": 100.0}
     text = format_profile(row)
     assert words in text and "profile of epoch 3: 100.0 s" in text

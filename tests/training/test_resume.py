@@ -70,7 +70,7 @@ def view(folder: Path, number: int) -> Path:
 def test_a_stopped_run_says_how_to_go_on_and_ends_as_one_that_was_not_stopped(stopped, workdir, capsys):
     said = stopped("--seed=7")
     assert "interrupted after 3 epochs" in said
-    assert "to go on: python -m busfast train --epochs=4 --seed=7 --resume\n" in said
+    assert "to continue: python -m busfast train --epochs=4 --seed=7 --resume\n" in said
     assert {path.name for path in RUN.models.iterdir()} == {"best.pth", NAME, PREVIOUS}
     assert train("--seed=7", "--resume") == 0
     said = capsys.readouterr().out
@@ -143,7 +143,7 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(stopped, workdir, cap
     cut(RUN.models / NAME)
     assert train("--resume") == 0
     said = capsys.readouterr().out
-    assert "is damaged: its checksum does not match; going on from the one before it" in said
+    assert "is damaged: its checksum does not match; continuing from the previous one" in said
     assert "goes on after epoch 1 of 4" in said
     assert train() == 0
     assert differences(view(workdir, 1), view(workdir, 2)) == []
@@ -291,7 +291,7 @@ def test_out_of_memory_names_a_batch_size_that_fits(workdir, monkeypatch, capsys
 
 def test_the_batch_size_that_was_chosen_is_recorded_and_kept(stopped, workdir, capsys):
     said = stopped("--bs=auto")
-    assert "bs: 16 (auto: the pipeline's own" in said and "--bs=auto --resume" in said
+    assert "bs: 16 (auto: from the pipeline" in said and "--bs=auto --resume" in said
     config = RUN.results / "config.yaml"
     assert yaml.safe_load(config.read_text())["bs"] == 16
     config.write_text(config.read_text().replace("bs: 16", "bs: 8"))  # as chosen on another day

@@ -146,7 +146,7 @@ def test_interrupted_training_keeps_what_was_written_and_says_so(workdir, monkey
 def test_a_results_folder_that_cannot_be_written_is_refused(workdir, capsys):
     (workdir / "results").write_text("in the way")
     assert main(["train"]) == 2
-    assert "busfast: Cannot make" in capsys.readouterr().err
+    assert "busfast: Cannot create" in capsys.readouterr().err
     assert (workdir / "results").read_text() == "in the way" and not (workdir / "models").exists()
 
 

@@ -1,1 +1,1 @@
-"""Several processes that train one model: started by torchrun or accelerate launch."""
+"""Several processes, started by torchrun or accelerate launch, that train one model."""

@@ -1,4 +1,4 @@
-"""Batch normalisation over the images of all processes, as if one process had the whole batch."""
+"""Batch normalization over the images of all ranks, as if one process had the whole batch."""
 
 from functools import partial
 
@@ -13,18 +13,18 @@ from busfast import processes
 from busfast.errors import UserError
 
 
-def norm_whole_batch(model: nn.Module, device: torch.device) -> nn.Module:
-    """Makes a model's batch normalisation see the whole batch; names and values of its state stay as they are.
+def sync_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
+    """Makes a model's batch normalization use the whole batch; names and values of its state stay as they are.
 
-    On CUDA it becomes torch's SyncBatchNorm, through timm, whose layers have an activation in them; that refuses other
-    devices, where the sums are exchanged here.
+    On CUDA it becomes torch's SyncBatchNorm (converted by timm, whose layers contain an activation). SyncBatchNorm
+    refuses other devices; there the sums are exchanged here.
 
     Args:
-        model: is changed.
+        model: is changed in place.
         device: where it is trained.
 
     Returns:
-        The model, or what has taken its place.
+        The model, or on CUDA its replacement.
     """
     if device.type == "cuda":
         return convert_sync_batchnorm(model)
@@ -35,18 +35,17 @@ def norm_whole_batch(model: nn.Module, device: torch.device) -> nn.Module:
 
 
 def has_batch_norm(model: nn.Module) -> bool:
-    """Returns whether there is any batch normalisation in a model."""
+    """Returns whether a model has any batch normalization."""
     return any(isinstance(module, _BatchNorm) for module in model.modules())
 
 
 def check_last_batches(learn: Learner) -> None:
-    """Refuses before training a model that cannot do without an image, where some process will have none of a batch.
+    """Refuses a model that fails on an empty batch, where the last batch has fewer images than there are ranks.
 
-    Args:
-        learn: of one of several processes, or of one that is alone.
+    Without batch normalization, such a rank trains on a blank image (see `ExactDistributedTrainer`).
 
     Raises:
-        UserError: there is such a batch, and the model has batch normalisation, which a blank image would change.
+        UserError: the model fails.
     """
     rest = [dl.n % dl.bs for dl in learn.dls.loaders]
     if not any(0 < count < processes.world_size() for count in rest) or not has_batch_norm(learn.model):
@@ -55,14 +54,14 @@ def check_last_batches(learn: Learner) -> None:
     try:
         with torch.no_grad():
             learn.model.eval()(torch.empty((0, 3, side, side), device=learn.dls.device))
-    except Exception as error:  # whatever a model's own code does with nothing
+    except Exception as error:  # whatever a model's own code raises
         raise UserError(f"The last batches have {rest[0]} (training) and {rest[1]} (validation) images for "
-                        f"{processes.world_size()} processes, and this model fails where one has none of them. "
+                        f"{processes.world_size()} processes, and this model fails on a process without an image. "
                         f"Give another --bs than {learn.dls.train.bs}, or start fewer processes.") from error
 
 
 class _Sum(torch.autograd.Function):
-    """The sum over all processes; so is its gradient."""
+    """The sum over all ranks; its gradient is summed, too."""
 
     @staticmethod
     def forward(ctx, tensor):
@@ -80,16 +79,16 @@ class _Sum(torch.autograd.Function):
 def _forward(norm: _BatchNorm, x: torch.Tensor) -> torch.Tensor:
     if not norm.training:
         return type(norm).forward(norm, x)
-    x = _normalise(norm, x)
+    x = _normalize(norm, x)
     return norm.act(norm.drop(x)) if isinstance(norm, BatchNormAct2d) else x
 
 
-def _normalise(norm: _BatchNorm, x: torch.Tensor) -> torch.Tensor:
-    """What a layer makes of its part of a batch in training, (N, C, ...); N may be 0."""
+def _normalize(norm: _BatchNorm, x: torch.Tensor) -> torch.Tensor:
+    """Normalizes this rank's images of a batch in training, (N, C, ...); N may be 0."""
     channels = [1, -1] + [1] * (x.dim() - 2)
-    across = [axis for axis in range(x.dim()) if axis != 1]
+    axes = [axis for axis in range(x.dim()) if axis != 1]
     # In double precision, so that a mean far from 0 costs no digits of the variance.
-    sums = torch.stack([x.sum(across, dtype=torch.double), x.square().sum(across, dtype=torch.double)])
+    sums = torch.stack([x.sum(axes, dtype=torch.double), x.square().sum(axes, dtype=torch.double)])
     total = _Sum.apply(torch.cat([sums.flatten(), sums.new_tensor([x.numel() // x.shape[1]])]))
     count = total[-1]
     mean, squares = (total[:-1] / count).view(2, -1)
@@ -101,7 +100,7 @@ def _normalise(norm: _BatchNorm, x: torch.Tensor) -> torch.Tensor:
             norm.running_mean.lerp_(mean.to(norm.running_mean), rate)
             norm.running_var.lerp_((var * count / (count - 1)).to(norm.running_var), rate)
     scale = (var + norm.eps).rsqrt()
-    centred = x - mean.to(x).view(channels)
+    centered = x - mean.to(x).view(channels)
     if not norm.affine:
-        return centred * scale.to(x).view(channels)
-    return torch.addcmul(norm.bias.to(x).view(channels), centred, (scale * norm.weight).to(x).view(channels))
+        return centered * scale.to(x).view(channels)
+    return torch.addcmul(norm.bias.to(x).view(channels), centered, (scale * norm.weight).to(x).view(channels))

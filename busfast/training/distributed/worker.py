@@ -1,4 +1,4 @@
-"""Training in several processes: the first one does all that one alone would; the others follow it when it trains."""
+"""Training in several processes: rank 0 runs the command; the other ranks wait for its requests and train along."""
 
 import contextlib
 import os
@@ -15,7 +15,7 @@ from busfast.training.runs import Run
 
 
 def run_distributed(verb: str, call: Callable[[], None]) -> None:
-    """Runs a verb in the first of several processes, and what it needs of the others in those.
+    """Runs a verb in rank 0, and in the other ranks their share of each training that it starts.
 
     Args:
         verb: must be train.
@@ -34,14 +34,14 @@ def run_distributed(verb: str, call: Callable[[], None]) -> None:
     try:
         if processes.rank():
             with _silence():
-                _follow()
+                _serve_requests()
         else:
             call()
-            store.send_job(None)
+            store.send_request(None)
     except BaseException as error:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the starter sends it to those that still end by themselves
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)  # the launcher sends it to ranks that are ending by themselves
         if isinstance(error, store.ProcessLost | NonFiniteLoss):
-            raise  # whoever was lost says why; of a loss that is no number the first process knows, too
+            raise  # the lost rank prints why; every rank sees a loss that is not finite
         store.announce_failure()
         if processes.rank() and isinstance(error, UserError):
             print(f"busfast, process {processes.rank()} of {processes.world_size()}: {plain_text(str(error))}",
@@ -51,32 +51,33 @@ def run_distributed(verb: str, call: Callable[[], None]) -> None:
 
 @contextlib.contextmanager
 def _silence():
-    """The first process says everything."""
-    with open(os.devnull, "w") as nowhere, contextlib.redirect_stdout(nowhere), contextlib.redirect_stderr(nowhere):
+    """Only rank 0 prints."""
+    with open(os.devnull, "w") as null, contextlib.redirect_stdout(null), contextlib.redirect_stderr(null):
         yield
 
 
-def _follow() -> None:
-    """Trains its share of whatever the first process trains."""
+def _serve_requests() -> None:
+    """Trains this rank's share of each run that rank 0 trains."""
     from fastai.callback.progress import ProgressCallback
 
     from busfast.models.weights import StartWeights
     from busfast.training.distributed import store
+    from busfast.training.distributed.collectives import process_group
     from busfast.training.fit import distributed_callbacks, schedule_callbacks
     from busfast.training.guards import RaiseOnSignal, StopOnNaN, record_signals
     from busfast.training.train import build
 
-    while (job := store.next_job()) is not None:
-        run, config = Run(job["run"]), Config(**job["config"])
+    while (request := store.next_request()) is not None:
+        run, config = Run(request["run"]), Config(**request["config"])
         try:
-            parts = read_split(run.results / "split.csv", job["root"])
+            parts = read_split(run.results / "split.csv", request["root"])
         except (OSError, UserError) as error:
-            raise UserError(f"{run.results}/split.csv, which the first process wrote, cannot be read here ({error}). "
-                            "All machines need to see the same folders.") from error
-        learn = build(config, parts, run.models, StartWeights(**job["weights"]))
+            raise UserError(f"{run.results}/split.csv, which process 0 wrote, cannot be read here ({error}). "
+                            "All machines must see the same folders.") from error
+        learn = build(config, parts, run.models, StartWeights(**request["weights"]))
         learn.remove_cbs(ProgressCallback)
         learn.metrics, learn.logger = [], lambda values: None
         store.barrier()
-        with record_signals() as signals, store.process_group(learn.dls.device, signals):
+        with record_signals() as signals, process_group(learn.dls.device, signals):
             learn.fit(config.epochs, cbs=[*schedule_callbacks(config, learn), *distributed_callbacks(config, learn),
                                           StopOnNaN(None, config.lr), RaiseOnSignal(signals)])

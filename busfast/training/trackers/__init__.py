@@ -5,9 +5,10 @@ A tracker is one file of this folder and one line in `TRACKERS`.
 
 import re
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import asdict
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -18,143 +19,131 @@ from busfast.yamlfile import read_yaml
 if TYPE_CHECKING:
     from busfast.training.trackers.base import Tracker
 
-FILE = "tracking.yaml"
-# What is handed over: nothing that shows an image or has a row for one (explain.png, predictions.csv, split.csv).
+STATE = "tracking.yaml"
+# What trackers get: nothing that shows an image or has a row for one (explain.png, predictions.csv, split.csv).
 FILES = ("config.yaml", "summary.yaml", "evaluation.yaml", "training_log.csv", "loss_curve.png", "recall_curve.png",
          "lr_curve.png", "metrics.csv", "calibration.csv", "operating_points.csv", "referral.csv", "localisation.csv",
          "probes.csv", "roc.png", "pr.png", "confusion.png", "centers.png", "reliability.png", "operating_points.png",
          "model_card.md", "report.html")
+# Name, as in pip install -> module and class, which are imported only where they are used.
+TRACKERS = {"tensorboard": ("to_tensorboard", "TensorBoard"), "wandb": ("to_wandb", "WeightsAndBiases"),
+            "mlflow": ("to_mlflow", "MLflow")}
 
 
-def _tensorboard():
-    from busfast.training.trackers.to_tensorboard import TensorBoard
-    return TensorBoard
-
-
-def _wandb():
-    from busfast.training.trackers.to_wandb import WeightsAndBiases
-    return WeightsAndBiases
-
-
-def _mlflow():
-    from busfast.training.trackers.to_mlflow import MLflow
-    return MLflow
-
-
-# name, as pip knows the package -> what imports its `Tracker`, which is done only where it is wanted.
-TRACKERS: dict[str, Callable[[], type["Tracker"]]] = {"tensorboard": _tensorboard, "wandb": _wandb, "mlflow": _mlflow}
+def _tracker_class(name: str) -> type["Tracker"]:
+    module, title = TRACKERS[name]
+    return getattr(import_module(f"{__name__}.{module}"), title)
 
 
 def choose_trackers(names: str | None) -> tuple[str, ...]:
-    """Returns the trackers that a flag names, each once.
+    """Returns the trackers that a flag names, without duplicates.
 
     Args:
-        names: names of `TRACKERS`, separated by commas; None: none.
+        names: of `TRACKERS`, separated by commas; None: none.
 
     Raises:
-        UserError: an unknown one, or one whose package cannot be imported.
+        UserError: an unknown tracker, or one whose package cannot be imported.
     """
-    words = [word.strip() for word in (names or "").split(",")]
-    chosen = tuple(dict.fromkeys(choose("tracker", word, TRACKERS) for word in words if word))
+    chosen = tuple(dict.fromkeys(choose("tracker", name.strip(), TRACKERS)
+                                 for name in (names or "").split(",") if name.strip()))
     for name in chosen:
         try:
-            TRACKERS[name]()
+            _tracker_class(name)
         except ImportError as error:
-            raise UserError(f"--tracker={name} cannot be had here ({error}): pip install {name}. Or leave it out."
+            raise UserError(f"--tracker={name} is not available here ({error}): pip install {name}. Or leave it out."
                             ) from error
     return chosen
 
 
 @contextmanager
 def track(run: Run, names: Sequence[str] = (), done: int = 0) -> Iterator[list["Tracker"]]:
-    """Opens a run's trackers, hands its files over where all goes well, and closes them.
+    """Opens a run's trackers; adds the run's files to them at the end, unless there was an error; closes them.
 
-    tracking.yaml remembers them: a run that goes on, or is evaluated or reported on later, needs no flag.
+    tracking.yaml remembers the trackers: a run that is resumed, evaluated or reported on later needs no flag.
 
     Args:
-        run: its config.yaml is written.
-        names: as `choose_trackers` returns them; those that the run has already come by themselves.
-        done: epochs that were trained before.
+        run: has a config.yaml.
+        names: as `choose_trackers` returns them; those that the run has already are added.
+        done: number of epochs that earlier processes trained.
 
     Yields:
-        The trackers, which are callbacks of the fit.
+        The trackers, to be passed to the fit as callbacks.
     """
-    path = run.results / FILE
-    known = _read_known(run)
-    known |= {name: {} for name in names if name not in known}
-    trackers = [one for name in known if (one := _make(name, run, known[name], done))]
+    states = _read_states(run)
+    states |= {name: {} for name in names if name not in states}
+    trackers = [tracker for name in states if (tracker := _make(name, run, states[name], done))]
     if not trackers:
         yield []
         return
     config, record = run.read_config()
-    ended_well = False
+    succeeded = False
     try:
-        for one in trackers:
-            one.safely(one.open, _flat(asdict(config) | {"run": record}))
-            one.safely(_hand_over, one, run, FILES[:1])
-        write_record(path, known)
+        for tracker in trackers:
+            tracker.attempt(tracker.open, _flat(asdict(config) | {"run": record}))
+            tracker.attempt(_add_changed, tracker, ("config.yaml",))
+        write_record(run.results / STATE, states)
         yield trackers
-        for one in trackers:
-            one.safely(_hand_over, one, run, FILES)
-        ended_well = True
+        for tracker in trackers:
+            tracker.attempt(_add_changed, tracker, FILES)
+        succeeded = True
     finally:
-        for one in trackers:
-            one.safely(one.close, ended_well)
-        with suppress(UserError):  # what ended the fit counts: a full disk gives both
-            write_record(path, known)
+        for tracker in trackers:
+            tracker.attempt(tracker.close, succeeded)
+        with suppress(UserError):  # a full disk gives this error and the fit's, which counts
+            write_record(run.results / STATE, states)
 
 
 def track_results(run: Run) -> None:
-    """Hands what is new in a run's folder over to the trackers that it has, if it has any."""
-    if any(_news(run, known, FILES) for known in _read_known(run).values()):
+    """Adds a run's new and changed files to its trackers, if it has any."""
+    if any(_changed(run, state, FILES) for state in _read_states(run).values()):
         with track(run):
             pass
 
 
-def _read_known(run: Run) -> dict[str, dict[str, Any]]:
-    path = run.results / FILE
-    known = read_yaml(path) if path.is_file() else {}
-    if not all(name in TRACKERS and isinstance(kept, dict) for name, kept in known.items()):
-        raise UserError(f"{path} does not say which trackers the run has. Bring the old file back, or remove it: then "
-                        "it has none.")
-    return known
+def _read_states(run: Run) -> dict[str, dict[str, Any]]:
+    path = run.results / STATE
+    states = read_yaml(path) if path.is_file() else {}
+    if not all(name in TRACKERS and isinstance(state, dict) for name, state in states.items()):
+        raise UserError(f"{path} does not name the run's trackers. Restore the file, or remove it to continue without "
+                        "trackers.")
+    return states
 
 
-def _make(name: str, run: Run, known: dict[str, Any], done: int) -> "Tracker | None":
+def _make(name: str, run: Run, state: dict[str, Any], done: int) -> "Tracker | None":
     try:
-        return TRACKERS[name]()(run, known, done)
-    except ImportError as error:  # it was there when the run began
-        print(f"tracker {name}: {error} (pip install {name}); {run.name} goes on without it", flush=True)
+        return _tracker_class(name)(run, state, done)
+    except ImportError as error:  # uninstalled since the run began
+        print(f"tracker {name}: {error} (pip install {name}); {run.name} continues without it", flush=True)
         return None
 
 
-def _news(run: Run, known: dict[str, Any], names: Sequence[str]) -> dict[str, str]:
-    """Which of these files, with their checksums, a tracker does not have as they are now."""
+def _changed(run: Run, state: dict[str, Any], names: Sequence[str]) -> dict[str, str]:
+    """The files, with their checksums, that are new or changed since the tracker got them."""
     sums = {name: file_sha256(run.results / name) for name in names if (run.results / name).is_file()}
-    return {name: digest for name, digest in sums.items() if known.get("files", {}).get(name) != digest}
+    return {name: digest for name, digest in sums.items() if state.get("files", {}).get(name) != digest}
 
 
-def _hand_over(tracker: "Tracker", run: Run, names: Sequence[str]) -> None:
-    news = _news(run, tracker.known, names)
+def _add_changed(tracker: "Tracker", names: Sequence[str]) -> None:
+    changed = _changed(tracker.tracked_run, tracker.state, names)
     with tempfile.TemporaryDirectory() as folder:
-        files = [run.results / name for name in news]
-        tracker.add([_without_images(path, Path(folder)) if path.suffix == ".html" else path for path in files])
-    tracker.known["files"] = tracker.known.get("files", {}) | news
+        files = [tracker.tracked_run.results / name for name in changed]
+        tracker.add_files([_without_images(path, Path(folder)) if path.suffix == ".html" else path for path in files])
+    tracker.state["files"] = tracker.state.get("files", {}) | changed
 
 
 def _without_images(page: Path, folder: Path) -> Path:
-    """Writes a page as it is without what the report's template marks as images of patients."""
+    """Writes a page without what the report's template marks as images of patients."""
     text = re.sub(r"<!-- images -->.*?<!-- /images -->", "", page.read_text(encoding="utf-8"), flags=re.DOTALL)
     (folder / page.name).write_text(text, encoding="utf-8")
     return folder / page.name
 
 
-def _flat(values: dict[str, Any], before: str = "") -> dict[str, Any]:
-    """Nested dicts as one, its keys joined by dots; lists in words."""
+def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dicts as one, keys joined by dots; lists as text."""
     flat = {}
     for key, value in values.items():
         if isinstance(value, dict):
-            flat |= _flat(value, f"{before}{key}.")
+            flat |= _flat(value, f"{prefix}{key}.")
         else:
-            flat[f"{before}{key}"] = ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
+            flat[f"{prefix}{key}"] = ", ".join(map(str, value)) if isinstance(value, list | tuple) else value
     return flat

@@ -1,4 +1,4 @@
-"""What every tracker has in common: a failure is said and ends the tracking, never the training."""
+"""What every tracker has in common: one that fails prints a warning and drops out; the training continues."""
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
@@ -11,53 +11,54 @@ from busfast.training.runs import Run
 
 
 class Tracker(Callback):
-    """A fastai callback that takes a run's configuration and files, too.
+    """A fastai callback that also takes a run's configuration and files.
 
-    A tracker fills in `add` and, where it needs them, `open`, `close` and fastai's events. Where fastai has a callback
-    for it, that comes second among its bases: `class TensorBoard(Tracker, TensorBoardCallback)`.
+    A tracker defines `add_files` and, where it needs them, `open`, `close` and fastai's events. If fastai has a
+    callback for it, that is its second base: `class TensorBoard(Tracker, TensorBoardCallback)`.
 
     Args:
-        folder: whose tracker it is (fastai's callbacks have a `run` of another meaning).
-        known: what tracking.yaml keeps of it from process to process: plain values, to be changed in place.
-        done: epochs that were trained before.
+        tracked_run: the run (`run` has another meaning in fastai's callbacks).
+        state: what tracking.yaml keeps of the tracker between processes: plain values, changed in place.
+        done: number of epochs that earlier processes trained.
         options: of fastai's callback.
     """
 
-    order = 58  # after the log has its row, before the checkpoint: a checkpoint's epochs are all there
-    run_valid = False  # its batch events are those of training
+    order = 58  # after the log's row, before the checkpoint: the epochs of a checkpoint are all tracked
+    run_valid = False  # batch events of training only
     title = ""
 
-    def __init__(self, folder: Run, known: dict[str, Any], done: int = 0, **options):
+    def __init__(self, tracked_run: Run, state: dict[str, Any], done: int = 0, **options):
         super().__init__(**options)
-        self.folder, self.known, self.done, self.broken = folder, known, done, False
+        self.tracked_run, self.state, self.done, self.broken = tracked_run, state, done, False
 
-    def open(self, facts: dict[str, Any]) -> None:
-        """Begins, or goes on; `facts` are the run's configuration and record, flat."""
+    def open(self, config: dict[str, Any]) -> None:
+        """Starts or continues the tracker's run; `config` is config.yaml, with dotted keys for nested ones."""
 
-    def add(self, files: Sequence[Path]) -> None:
-        """Takes tables (.csv), pictures (.png), pages (.html) and texts (.md, .yaml), some of them once more."""
+    def add_files(self, files: Sequence[Path]) -> None:
+        """Adds or replaces tables (.csv), images (.png), pages (.html) and texts (.md, .yaml)."""
         raise NotImplementedError
 
-    def close(self, ended_well: bool) -> None:
+    def close(self, succeeded: bool) -> None:
         """Ends the session."""
 
-    def safely(self, do: Callable[..., None], *args) -> None:
-        """Does something unless the tracker has failed before; where it fails now, that is said."""
+    def attempt(self, call: Callable[..., None], *args) -> None:
+        """Calls a function unless the tracker is broken; an exception breaks it, with a warning."""
         if self.broken:
             return
         try:
-            do(*args)
-        except Exception as error:  # whatever a library, a full disk or a server comes up with
+            call(*args)
+        except Exception as error:  # of a library, a full disk or a server
             self.broken = True
+            name = self.tracked_run.name
             print(f"\n*** WARNING: tracker {self.title}: {str(error).strip() or type(error).__name__} ***\n*** "
-                  f"{self.folder.name} goes on without it; results/{self.folder.name}/ has everything. ***", flush=True)
+                  f"{name} continues without it; results/{name}/ has everything. ***", flush=True)
 
     def __call__(self, event_name: str) -> None:
-        self.safely(super().__call__, event_name)
+        self.attempt(super().__call__, event_name)
 
 
 def read_scores(path: Path) -> dict[str, float]:
-    """Returns the scores over all images of each part, such as "test/macro_auc", of a metrics.csv."""
+    """Returns the scores over all images of each part, such as "test/macro_auc", from metrics.csv."""
     table = read_frame(path, ("part", "by", "score", "estimate"))
     table = table[table["by"] == "all"].dropna(subset="estimate")
     return dict(zip(table["part"] + "/" + table["score"], table["estimate"].astype(float), strict=True))

@@ -128,7 +128,7 @@ def test_a_process_that_is_killed_ends_the_job_which_goes_on_to_the_same_bits(wo
     status, out, err = end(killed)
     assert status != 0 and re.search(r"rank +: 1 .*\n +exitcode +: -9", err)
     assert "busfast: Another process of this training has ended" in err
-    assert "to go on: torchrun --nproc_per_node=2 -m busfast train --epochs=3 --seed=1 --resume" in out
+    assert "to continue: torchrun --nproc_per_node=2 -m busfast train --epochs=3 --seed=1 --resume" in out
     said = train(2, *words, "--resume")
     assert "phantom/stratified-2 goes on after epoch" in said and "last bit" not in said
     views = []
@@ -178,14 +178,14 @@ def test_what_goes_wrong_in_another_process_ends_all_and_is_said_once(workdir, s
     if "nan" in error:
         batch = pd.read_csv(RUN.results / "bad_batch.csv")
         assert len(batch) == batch["image"].nunique() == 16  # those of both
-        assert "to go on" not in out
+        assert "to continue" not in out
 
 
 @pytest.fixture
 def place(monkeypatch):
     """Makes this process one of three."""
     def number(value):
-        monkeypatch.setattr(processes, "_taken", {"RANK": str(value), "WORLD_SIZE": "3", "LOCAL_RANK": str(value),
+        monkeypatch.setattr(processes, "_launcher", {"RANK": str(value), "WORLD_SIZE": "3", "LOCAL_RANK": str(value),
                                                   "LOCAL_WORLD_SIZE": "3"})
     return number
 
@@ -217,7 +217,7 @@ def test_without_accelerate_the_package_is_named(place, monkeypatch):
 
 
 def test_the_place_is_taken_out_of_the_environment_and_shown_when_it_is_needed(monkeypatch):
-    monkeypatch.setattr(processes, "_taken", {})
+    monkeypatch.setattr(processes, "_launcher", {})
     monkeypatch.setenv("WORLD_SIZE", "4")
     processes.capture_launcher()  # some clusters set it without starting several
     assert processes.world_size() == 1 and os.environ["WORLD_SIZE"] == "4"

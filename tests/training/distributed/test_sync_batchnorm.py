@@ -1,4 +1,4 @@
-"""Batch normalisation whose sums are exchanged is torch's own where there is nobody to exchange them with."""
+"""Batch normalization whose sums are exchanged is torch's own where there is nobody to exchange them with."""
 
 import pytest
 import torch
@@ -6,7 +6,7 @@ import torch.distributed as dist
 from timm.layers import BatchNormAct2d
 from torch import nn
 
-from busfast.training.distributed.sync_batchnorm import has_batch_norm, norm_whole_batch
+from busfast.training.distributed.sync_batchnorm import has_batch_norm, sync_batch_norm
 
 
 @pytest.fixture
@@ -28,7 +28,7 @@ def test_it_is_torchs_own_to_rounding_forward_backward_and_in_what_it_remembers(
         with torch.no_grad():
             for param in norm.parameters():
                 param.copy_(torch.linspace(0.5, 2, 5))
-    whole = norm_whole_batch(nn.Sequential(whole), torch.device("cpu"))[0]
+    whole = sync_batch_norm(nn.Sequential(whole), torch.device("cpu"))[0]
     results = []
     for norm in (own, whole):
         for _ in range(2):

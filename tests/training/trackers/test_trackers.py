@@ -217,7 +217,7 @@ def test_a_missing_package_is_named_before_an_image_is_read(workdir, monkeypatch
     monkeypatch.setitem(sys.modules, BLOCKED[name], None)
     assert main(["train", f"--tracker={name}"]) == 2
     said = capsys.readouterr()
-    assert f"--tracker={name} cannot be had here" in said.err and f"pip install {name}." in said.err
+    assert f"--tracker={name} is not available here" in said.err and f"pip install {name}." in said.err
     assert "every one of the" not in said.out and not Path("results").exists()
 
 
