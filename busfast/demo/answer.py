@@ -75,7 +75,7 @@ class Answerer:
         pixels = engine.read(picture)
         answer = next(self.predictor.format_outputs(engine.infer([pixels]), 1))
         if answer is None:
-            raise UserError(NO_ANSWER)
+            raise UserError(NOT_FINITE)
         predicted, *probabilities, decision, outlier = answer
         probabilities = dict(zip(self.predictor.classes, map(float, probabilities), strict=True))
         shown = load_pixels(picture, SHOWN_SIZE, *engine.image.fit[1:])

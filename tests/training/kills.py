@@ -1,11 +1,11 @@
-"""Kills real trainings with SIGKILL and compares what their resumes end with to a run that was never stopped.
+"""Kills trainings with SIGKILL and compares what their resumed runs end with to a run that was never stopped.
 
-    python tests/training/kills.py --kills=60 --loaders=dali,torchvision
+    python tests/training/kills.py --kills=60 --folder=/tmp/kills
 
-busfast is imported once; each attempt is a process of its own, forked from one that has done nothing but import (with
---real: python -m busfast, which dies at random moments alone). An attempt dies at a random moment or, aimed, right
-before or after the n-th rename or flush of a file, or in the n-th batch of training or validation. Prints one line a
-run that was compared; the exit status is 1 if one differed.
+busfast is imported once; each attempt is forked from a process that has only imported it (with --real: python -m
+busfast, killed at random moments). An attempt is killed at a random moment or, aimed, right before or after the n-th
+rename or flush of a file, or in the n-th batch of training or validation. Prints one line for each run that was
+compared; the exit status is 1 if one differed.
 """
 
 import argparse
@@ -30,12 +30,12 @@ START = 0.6  # share of a real process that goes by before training begins
 ARCH = "test_efficientnet.r160_in1k"
 PIPELINE = {"size": 64, "bs": 16, "arch": ARCH, "weights": "none", "device": "cpu", "seed": 3}
 SCENARIOS = {
-    # Stops early: the recall of a rare class is soon as good as it gets.
+    # Stops early: the recall of a rare class does not improve for long.
     "early": {"epochs": 9, "monitor": "recall_benign", "patience": 2, "lr": 1e-3, "cache": "off"},
     # Warm weights, so that stages are frozen.
     "stages": {"epochs": 5, "freeze": 2, "freeze_after": 1, "weights": "start.pth"},
 }
-# Where to aim, and how often at most a run of five epochs comes by.
+# Where to aim -> how often a run of five epochs passes there, at most.
 AIMS = {"before replace": 24, "after replace": 24, "before fsync": 24, "after fsync": 24, "train": 20, "validate": 5}
 
 
@@ -55,7 +55,7 @@ def prepare(folder: Path) -> None:
 
 
 def aim(where: str, count: int) -> None:
-    """Makes this process kill itself at the `count`-th time that it comes by `where`."""
+    """Makes this process kill itself when it passes `where` for the `count`-th time."""
     from busfast.models.fast_step import InferenceLearner
 
     left = [count]
@@ -85,33 +85,33 @@ def aim(where: str, count: int) -> None:
         InferenceLearner._do_one_batch = one_batch
 
 
-def attempt(folder: Path, words: list[str], where: str | None = None, count: int = 0,
+def attempt(folder: Path, argv: list[str], where: str | None = None, count: int = 0,
             after: float | None = None, real: bool = False) -> int:
     """Trains in a process of its own; returns its exit status, -9 if it was killed.
 
     Args:
         folder: to work in.
-        words: of the command line.
+        argv: after `python -m busfast`.
         where, count: as those of `aim`.
         after: seconds after which it is killed.
         real: run python -m busfast.
     """
     if real:
-        with open(folder / "said.txt", "a") as said:
-            child = subprocess.Popen([sys.executable, "-m", "busfast", *words], cwd=folder, stdout=said, stderr=said,
-                                     env=os.environ | {"PYTHONPATH": str(ROOT)}).pid
+        with open(folder / "output.txt", "a") as output:
+            child = subprocess.Popen([sys.executable, "-m", "busfast", *argv], cwd=folder, stdout=output,
+                                     stderr=output, env=os.environ | {"PYTHONPATH": str(ROOT)}).pid
     else:
         child = os.fork()
     if child == 0:
         status = 70
         try:
             os.chdir(folder)
-            said = os.open("said.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
-            os.dup2(said, 1), os.dup2(said, 2)
+            output = os.open("output.txt", os.O_WRONLY | os.O_CREAT | os.O_APPEND)
+            os.dup2(output, 1), os.dup2(output, 2)
             if where:
                 aim(where, count)
             from busfast.cli import main
-            status = main(words)
+            status = main(argv)
         except BaseException:
             traceback.print_exc()
         finally:
@@ -126,7 +126,7 @@ def attempt(folder: Path, words: list[str], where: str | None = None, count: int
 
 
 def differences(one: Path, other: Path) -> list[str]:
-    """Returns what differs between two trained runs, given by their working folders' results/ and models/ folders."""
+    """Returns what differs between two trained runs, each a folder with its results/ and models/."""
     import pandas as pd
     import torch
 
@@ -152,24 +152,24 @@ def differences(one: Path, other: Path) -> list[str]:
     return found
 
 
-def trained(folder: Path, pipeline: str, number: int) -> Path:
-    """Returns a folder with links results and models to those of a pipeline's run."""
-    view = folder / "views" / f"{pipeline}-{number}"
-    view.mkdir(parents=True)
+def view(folder: Path, pipeline: str, number: int) -> Path:
+    """Returns a folder with the links results and models to those of a pipeline's n-th run, for `differences`."""
+    made = folder / "views" / f"{pipeline}-{number}"
+    made.mkdir(parents=True)
     for room in ("results", "models"):
-        (view / room).symlink_to(folder / room / pipeline / ("stratified" + (f"-{number}" if number > 1 else "")))
-    return view
+        (made / room).symlink_to(folder / room / pipeline / ("stratified" + (f"-{number}" if number > 1 else "")))
+    return made
 
 
 def hunt(folder: Path, scenario: str, loader: str, kills: int, draw: random.Random, real: bool) -> bool:
-    """Kills a scenario's runs `kills` times in all; returns whether every one of them ended as it should."""
-    words = ["train", f"--pipeline={scenario}", f"--loader={loader}"]
+    """Kills a scenario's runs `kills` times in all; returns whether each ended like the one that was not killed."""
+    argv = ["train", f"--pipeline={scenario}", f"--loader={loader}"]
     start = time.monotonic()
-    if attempt(folder, words, real=real) != 0:
-        raise SystemExit((folder / "said.txt").read_text())
+    if attempt(folder, argv, real=real) != 0:
+        raise SystemExit((folder / "output.txt").read_text())
     took = time.monotonic() - start
-    whole = trained(folder, scenario, 1)
-    state = yaml.safe_load((whole / "results" / "summary.yaml").read_text())["state"]
+    reference = view(folder, scenario, 1)
+    state = yaml.safe_load((reference / "results" / "summary.yaml").read_text())["state"]
     print(f"{scenario}, {loader}: {state}, {took:.1f} s without a stop", flush=True)
     good, number, left = True, 1, kills
     while left > 0:
@@ -180,32 +180,32 @@ def hunt(folder: Path, scenario: str, loader: str, kills: int, draw: random.Rand
                 how = {"where": where, "count": draw.randint(1, AIMS[where])}
             else:
                 how = {"after": draw.uniform(START * took if real else 0, took)}
-            status = attempt(folder, words + resume, real=real, **(how if left > 0 else {}))
+            status = attempt(folder, argv + resume, real=real, **(how if left > 0 else {}))
             if status == 0:
                 break
             if status != -signal.SIGKILL:
-                print((folder / "said.txt").read_text()[-3000:])
+                print((folder / "output.txt").read_text()[-3000:])
                 return False
             left -= 1
             hits.append(how.get("where", "random"))
             begun = (folder / "results" / scenario / f"stratified-{number}").exists()
             resume = ["--resume"] if begun else []  # else --resume would find the run before, which is done
-        found = differences(whole, trained(folder, scenario, number))
+        found = differences(reference, view(folder, scenario, number))
         good &= not found
         print(f"  run {number}: {len(hits)} kills ({', '.join(hits) or 'none'}): "
               + ("the same" if not found else f"DIFFERS in {'; '.join(found)}"), flush=True)
     return good
 
 
-def main() -> int:
+def main(argv: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--kills", type=int, default=8, help="in all, spread over loaders and scenarios")
-    parser.add_argument("--loaders", default="dali,torchvision")
-    parser.add_argument("--scenarios", default=",".join(SCENARIOS))
+    parser.add_argument("--kills", type=int, default=8, help="in all, spread over the scenarios")
+    every = ",".join(f"{name}:{loader}" for loader in ("dali", "torchvision") for name in SCENARIOS)
+    parser.add_argument("--scenarios", default=every, help="SCENARIO:LOADER, separated by commas")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--folder", type=Path, required=True, help="an empty folder to work in")
     parser.add_argument("--real", action="store_true", help="kill python -m busfast itself")
-    flags = parser.parse_args()
+    flags = parser.parse_args(argv)
     os.environ["BUSFAST_CACHE"] = str(flags.folder.resolve() / "cache")
     import busfast.cli
     import busfast.training.batch_size  # noqa: F401
@@ -214,15 +214,15 @@ def main() -> int:
     import busfast.training.train  # noqa: F401  (so that no attempt imports it again)
     print(f"busfast: {busfast.__file__}", flush=True)
     prepare(flags.folder)
-    works = [(scenario, loader) for scenario in flags.scenarios.split(",") for loader in flags.loaders.split(",")]
+    scenarios = [item.split(":") for item in flags.scenarios.split(",")]
     draw, good = random.Random(flags.seed), True
-    for number, (scenario, loader) in enumerate(works):
-        share = flags.kills * (number + 1) // len(works) - flags.kills * number // len(works)
+    for number, (scenario, loader) in enumerate(scenarios):
+        kills = flags.kills * (number + 1) // len(scenarios) - flags.kills * number // len(scenarios)
         work = flags.folder / f"{scenario}-{loader}"
         work.mkdir()
         for name in ("data", "pipelines", "start.pth"):
             (work / name).symlink_to(flags.folder.resolve() / name)
-        good &= hunt(work, scenario, loader, share, draw, flags.real)
+        good &= hunt(work, scenario, loader, kills, draw, flags.real)
     print(f"{flags.kills} kills: " + ("every run ended as one that was never stopped" if good else "DIFFERENT"))
     return 0 if good else 1
 

@@ -1,6 +1,10 @@
-"""A run that was stopped goes on to the very result that it would have had; what cannot go on says why."""
+"""A run that was stopped is resumed to the very result that it would have had; what cannot be resumed says why.
+
+Covers busfast/training/fit.py, busfast/training/resume.py and busfast/training/training_state.py.
+"""
 
 import importlib.util
+import io
 import os
 import re
 import shutil
@@ -8,12 +12,14 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import pandas as pd
 import pytest
 import torch
 import yaml
+from conftest import write_pipeline
 from filelock import FileLock
 
 from busfast.cli import main
@@ -21,116 +27,147 @@ from busfast.models import fast_step
 from busfast.training import callbacks, fit
 from busfast.training.checkpoint import NAME, PREVIOUS
 from busfast.training.runs import Run
-from training.kills import differences
+from training import forks
+from training.kills import differences, view
 
-ROOT = Path(__file__).parents[2]
 RUN = Run("phantom/stratified")
-EPOCHS = "--epochs=4"
+FLAGS = ["--epochs=3", "--seed=7"]  # of the runs that the tests share
+DALI = importlib.util.find_spec("nvidia.dali") is not None
 
 
-def train(*words) -> int:
-    return main(["train", EPOCHS, *words])
+def train(*flags) -> int:
+    return main(["train", *FLAGS, *flags])
 
 
 @pytest.fixture
 def stop():
     """Stops a training once, in the given epoch, after its log was written and before its checkpoint is."""
-    patch = pytest.MonkeyPatch()
+    with pytest.MonkeyPatch.context() as patch:
+        yield lambda epoch: stop_in(epoch, patch)
 
-    def in_epoch(epoch):
-        def after_epoch(self, own=callbacks.WarnCollapse.after_epoch):
-            own(self)
-            if self.epoch + 1 == epoch:
-                patch.undo()
-                raise KeyboardInterrupt
-        patch.setattr(callbacks.WarnCollapse, "after_epoch", after_epoch)
-    yield in_epoch
-    patch.undo()
+
+def stop_in(epoch, patch):
+    def after_epoch(self, own=callbacks.WarnCollapse.after_epoch):
+        own(self)
+        if self.epoch + 1 == epoch:
+            patch.undo()
+            raise KeyboardInterrupt
+    patch.setattr(callbacks.WarnCollapse, "after_epoch", after_epoch)
+
+
+def make_run(folder, phantom_folder, *flags, status=0):
+    """Trains in a new folder with images of its own; the output is in output.txt."""
+    shutil.copytree(phantom_folder, folder / "data")
+    write_pipeline(folder, "data")
+    output = io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(output):
+        patch.chdir(folder)
+        assert train("--pipeline=phantom", *flags) == status
+    (folder / "output.txt").write_text(output.getvalue())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def finished_once(tmp_path_factory, phantom_folder):
+    """A folder with a run that was never stopped; --resume made no difference."""
+    return make_run(tmp_path_factory.mktemp("finished"), phantom_folder, "--resume")
+
+
+@pytest.fixture(scope="module")
+def finished_with_dali(tmp_path_factory, phantom_folder):
+    return make_run(tmp_path_factory.mktemp("dali"), phantom_folder, "--loader=dali", "--cache=off")
+
+
+@pytest.fixture(scope="module")
+def stopped_once(tmp_path_factory, phantom_folder):
+    """A folder with the same run, stopped in its third epoch."""
+    with pytest.MonkeyPatch.context() as patch:
+        stop_in(3, patch)
+        return make_run(tmp_path_factory.mktemp("stopped"), phantom_folder, status=130)
 
 
 @pytest.fixture
-def stopped(workdir, stop, capsys):
-    """Makes a run of four epochs that is stopped in its third; returns what it said."""
-    def words(*more):
-        stop(3)
-        assert train(*more) == 130
-        return capsys.readouterr().out
-    return words
+def finished(finished_once, tmp_path, monkeypatch):
+    """A copy of the finished run's folder, to work in."""
+    return copy_to_work_in(finished_once, tmp_path, monkeypatch)
 
 
-def view(folder: Path, number: int) -> Path:
-    """A folder with results and models of a run, as `differences` takes it."""
-    made = folder / f"view-{number}"
-    made.mkdir()
-    for room in ("results", "models"):
-        (made / room).symlink_to(folder / room / "phantom" / ("stratified" + (f"-{number}" if number > 1 else "")))
-    return made
+@pytest.fixture
+def stopped(stopped_once, tmp_path, monkeypatch):
+    """A copy of the stopped run's folder, to work in."""
+    return copy_to_work_in(stopped_once, tmp_path, monkeypatch)
 
 
-def test_a_stopped_run_says_how_to_go_on_and_ends_as_one_that_was_not_stopped(stopped, workdir, capsys):
-    said = stopped("--seed=7")
-    assert "interrupted after 3 epochs" in said
-    assert "to continue: python -m busfast train --epochs=4 --seed=7 --resume\n" in said
+def copy_to_work_in(folder, tmp_path, monkeypatch):
+    monkeypatch.chdir(shutil.copytree(folder, tmp_path / "work"))
+    return tmp_path / "work"
+
+
+def from_finished(folder, finished) -> list[str]:
+    """What differs between the runs of two folders."""
+    views = finished / "views" / "phantom-1"
+    return differences(views if views.exists() else view(finished, "phantom", 1), view(folder, "phantom", 1))
+
+
+def test_a_stopped_run_says_how_to_go_on_and_ends_as_one_that_was_not_stopped(stopped, finished_once, capsys):
+    out = Path("output.txt").read_text()
+    assert "interrupted after 3 epochs" in out
+    assert "to continue: python -m busfast train --pipeline=phantom --epochs=3 --seed=7 --resume\n" in out
     assert {path.name for path in RUN.models.iterdir()} == {"best.pth", NAME, PREVIOUS}
-    assert train("--seed=7", "--resume") == 0
-    said = capsys.readouterr().out
-    assert "resume: phantom/stratified goes on after epoch 2 of 4" in said and "epoch 3/4" in said
-    assert "epoch 2/4" not in said and "last bit" not in said
-    assert train("--seed=7") == 0
-    assert differences(view(workdir, 1), view(workdir, 2)) == []
+    assert train("--resume") == 0
+    out = capsys.readouterr().out
+    assert "resume: phantom/stratified goes on after epoch 2 of 3" in out and "epoch 3/3" in out
+    assert "epoch 2/3" not in out and "last bit" not in out
+    assert from_finished(stopped, finished_once) == []
     assert {path.name for path in RUN.models.iterdir()} == {"best.pth", "final.pth"}
 
 
-def test_fastais_bar_on_a_terminal_goes_on_too(stopped, workdir, monkeypatch, capsys):
+def test_fastais_bar_on_a_terminal_goes_on_too(stopped, monkeypatch, capsys):
     monkeypatch.setattr(fit, "on_terminal", lambda: True)
-    stopped()
     assert train("--resume") == 0
-    assert "goes on after epoch 2 of 4" in capsys.readouterr().out
-    assert pd.read_csv(RUN.results / "training_log.csv")["epoch"].tolist() == [1, 2, 3, 4]
+    assert "goes on after epoch 2 of 3" in capsys.readouterr().out
+    assert pd.read_csv(RUN.results / "training_log.csv")["epoch"].tolist() == [1, 2, 3]
 
 
-def test_a_kill_before_the_checkpoints_are_removed_leaves_a_finished_run(workdir, monkeypatch, capsys):
-    monkeypatch.setattr(fit, "remove_checkpoints", lambda folder: None)
-    assert train() == 0
+def test_a_kill_before_the_checkpoints_are_removed_leaves_a_finished_run(stopped, monkeypatch, capsys):
+    with monkeypatch.context() as patch:
+        patch.setattr(fit, "remove_checkpoints", lambda folder: None)
+        assert train("--resume") == 0
     assert (RUN.models / NAME).exists()
     assert train("--resume") == 0
     assert "is finished; nothing is left to do" in capsys.readouterr().out
     assert {path.name for path in RUN.models.iterdir()} == {"best.pth", "final.pth"}
 
 
-def test_a_run_that_is_done_is_left_alone_and_what_follows_is_done(workdir, capsys):
+def test_a_run_that_is_done_is_left_alone_and_what_follows_is_done(finished, capsys):
     assert train("--epochs=1") == 2  # --epochs twice is refused
-    assert train() == 0
     before = {path: path.stat().st_mtime_ns for path in Path("models").rglob("*.*")}
-    capsys.readouterr()
     assert train("--resume", "--then=evaluate") == 0
-    said = capsys.readouterr().out
-    assert "phantom/stratified is finished; nothing is left to do" in said and "epoch 1/4" not in said
+    out = capsys.readouterr().out
+    assert "phantom/stratified is finished; nothing is left to do" in out and "epoch 1/3" not in out
     assert {path: path.stat().st_mtime_ns for path in Path("models").rglob("*.*")} == before
     assert (RUN.results / "predictions.csv").is_file()
 
 
-def test_without_a_run_a_new_one_begins(workdir, capsys):
-    assert train("--resume") == 0
-    assert "there is no run phantom/stratified yet, so a new one begins" in capsys.readouterr().out
+def test_without_a_run_a_new_one_begins(finished):
+    assert "there is no run phantom/stratified yet, so a new one begins" in Path("output.txt").read_text()
     assert yaml.safe_load((RUN.results / "summary.yaml").read_text())["state"] == "finished"
 
 
 def test_a_run_that_was_killed_before_it_began_is_begun_in_its_folders(workdir, capsys):
     RUN.results.mkdir(parents=True)
     (RUN.results / ".split.csv-abcd_123").write_text("cut sh")
-    assert train("--resume") == 0
+    assert main(["train", "--epochs=1", "--resume"]) == 0
     assert "was stopped before it began" in capsys.readouterr().out
     assert not list(RUN.results.glob(".*")) and not Path("results/phantom/stratified-2").exists()
 
 
-def test_another_configuration_is_refused_with_both_values_and_the_way_out(stopped, workdir, capsys):
-    stopped()
+def test_another_configuration_is_refused_with_both_values_and_the_way_out(stopped, capsys):
     assert train("--lr=0.01", "--rotate=3", "--resume") == 2  # no such flag
-    assert train("--lr=0.01", "--seed=1", "--threads=1", "--cache=off", "--resume") == 2
-    said = capsys.readouterr().err
-    assert "lr is 0.001 there and 0.01 here; seed is 42 there and 1 here. Go on with its own" in said
-    assert f"--pipeline={RUN.results}/config.yaml --split=stratified --resume" in said
+    assert main(["train", "--epochs=3", "--lr=0.01", "--seed=1", "--threads=1", "--cache=off", "--resume"]) == 2
+    err = capsys.readouterr().err
+    assert "lr is 0.001 there and 0.01 here; seed is 7 there and 1 here. Go on with its own" in err
+    assert f"--pipeline={RUN.results}/config.yaml --split=stratified --resume" in err
     assert main(["train", f"--pipeline={RUN.results}/config.yaml", "--split=stratified", "--resume"]) == 0
 
 
@@ -138,28 +175,23 @@ def cut(path):
     path.write_bytes(path.read_bytes()[:-1])
 
 
-def test_a_damaged_checkpoint_falls_back_to_the_one_before(stopped, workdir, capsys):
-    stopped()
+def test_a_damaged_checkpoint_falls_back_to_the_one_before(stopped, finished_once, capsys):
     cut(RUN.models / NAME)
     assert train("--resume") == 0
-    said = capsys.readouterr().out
-    assert "is damaged: its checksum does not match; continuing from the previous one" in said
-    assert "goes on after epoch 1 of 4" in said
-    assert train() == 0
-    assert differences(view(workdir, 1), view(workdir, 2)) == []
+    out = capsys.readouterr().out
+    assert "is damaged: its checksum does not match; continuing from the previous one" in out
+    assert "goes on after epoch 1 of 3" in out
+    assert from_finished(stopped, finished_once) == []
 
 
-def test_with_both_checkpoints_damaged_it_begins_again(stopped, workdir, capsys):
-    stopped()
+def test_with_both_checkpoints_damaged_it_begins_again(stopped, finished_once, capsys):
     cut(RUN.models / NAME), cut(RUN.models / PREVIOUS)
     assert train("--resume") == 0
     assert "phantom/stratified has no checkpoint, so it begins again" in capsys.readouterr().out
-    assert train() == 0
-    assert differences(view(workdir, 1), view(workdir, 2)) == []
+    assert from_finished(stopped, finished_once) == []
 
 
-def test_a_run_whose_checkpoints_were_taken_away_keeps_its_weights(stopped, workdir, capsys):
-    stopped()
+def test_a_run_whose_checkpoints_were_taken_away_keeps_its_weights(stopped, capsys):
     (RUN.models / NAME).unlink(), (RUN.models / PREVIOUS).unlink()
     best = (RUN.models / "best.pth").read_bytes()
     assert train("--resume") == 2
@@ -167,19 +199,15 @@ def test_a_run_whose_checkpoints_were_taken_away_keeps_its_weights(stopped, work
     assert (RUN.models / "best.pth").read_bytes() == best
 
 
-def test_images_that_changed_are_refused(workdir, phantom_folder, tmp_path, stop, capsys):
-    shutil.copytree(phantom_folder, tmp_path / "own")
-    stop(3)
-    assert train("--data=own", "--pipeline=phantom") == 130
+def test_images_that_changed_are_refused(stopped, capsys):
     split = pd.read_csv(RUN.results / "split.csv")
     one, other = split["image"][split["part"] == "train"].iloc[:2]
-    shutil.copy(tmp_path / "own" / one, tmp_path / "own" / other)
-    assert train("--data=own", "--pipeline=phantom", "--resume") == 2
+    shutil.copy(Path("data") / one, Path("data") / other)
+    assert train("--resume") == 2
     assert "changed since it was trained" in capsys.readouterr().err
 
 
-def test_what_may_change_the_last_bit_is_said(stopped, workdir, capsys):
-    stopped()
+def test_what_may_change_the_last_bit_is_said(stopped, capsys):
     config = RUN.results / "config.yaml"
     config.write_text(re.sub(r"( +torch:) .*", r"\1 2.0.0", config.read_text()))
     assert train("--resume") == 0
@@ -187,27 +215,25 @@ def test_what_may_change_the_last_bit_is_said(stopped, workdir, capsys):
 
 
 def test_each_fold_goes_on_or_is_left_alone_in_turn(workdir, stop, capsys):
-    words = ["--split=kfold", "--folds=2"]
+    command = ["train", "--epochs=2", "--split=kfold", "--folds=2"]
     stop(2)
-    assert train(*words) == 130
-    assert train(*words, "--fold=2") == 0
+    assert main(command) == 130
+    assert main([*command, "--fold=2"]) == 0
     capsys.readouterr()
-    assert train(*words, "--resume") == 0
-    said = capsys.readouterr().out
-    assert "kfold-1of2 goes on after epoch 1 of 4" in said and "kfold-2of2 is finished" in said
+    assert main([*command, "--resume"]) == 0
+    out = capsys.readouterr().out
+    assert "kfold-1of2 goes on after epoch 1 of 2" in out and "kfold-2of2 is finished" in out
     assert sorted(os.listdir("results/phantom")) == ["kfold-1of2", "kfold-2of2"]
 
 
-def test_two_processes_cannot_train_one_run(stopped, workdir, capsys):
-    stopped()
+def test_two_processes_cannot_train_one_run(stopped, capsys):
     with FileLock(RUN.models / ".lock"):
         assert train("--resume") == 2
     assert "phantom/stratified is being trained by another process" in capsys.readouterr().err
     assert (RUN.models / NAME).is_file()
 
 
-def test_weights_that_training_did_not_write_are_refused(workdir, capsys):
-    assert train() == 0
+def test_weights_that_training_did_not_write_are_refused(finished, capsys):
     sums = yaml.safe_load((RUN.results / "summary.yaml").read_text())["sha256"]
     assert set(sums) == {"best.pth", "final.pth", "training_log.csv", "split.csv"}
     shutil.copy(RUN.models / "final.pth", RUN.models / "best.pth")
@@ -217,33 +243,34 @@ def test_weights_that_training_did_not_write_are_refused(workdir, capsys):
             assert "is not the file that phantom/stratified was trained to" in capsys.readouterr().err
 
 
-def test_what_the_best_epoch_said_of_the_validation_part_is_written(workdir):
-    assert train() == 0
-    said, split = pd.read_csv(RUN.results / "valid_predictions.csv"), pd.read_csv(RUN.results / "split.csv")
+def test_the_validation_predictions_of_the_best_epoch_are_written(finished):
+    table, split = pd.read_csv(RUN.results / "valid_predictions.csv"), pd.read_csv(RUN.results / "split.csv")
     classes = ["normal", "benign", "malignant"]
-    assert list(said) == ["image", "label", "predicted", *(f"p_{name}" for name in classes)]
-    assert said["image"].tolist() == split["image"][split["part"] == "valid"].tolist()
-    shares = said[[f"p_{name}" for name in classes]].to_numpy()
+    assert list(table) == ["image", "label", "predicted", *(f"p_{name}" for name in classes)]
+    assert table["image"].tolist() == split["image"][split["part"] == "valid"].tolist()
+    shares = table[[f"p_{name}" for name in classes]].to_numpy()
     assert shares.sum(axis=1) == pytest.approx(1) and [classes[index] for index in shares.argmax(1)] == (
-        said["predicted"].tolist())
+        table["predicted"].tolist())
     log = pd.read_csv(RUN.results / "training_log.csv")
     best = yaml.safe_load((RUN.results / "summary.yaml").read_text())["best_epoch"]
-    assert (said["predicted"] == said["label"]).mean() == pytest.approx(log["val_acc"][best - 1], abs=1e-5)
+    assert (table["predicted"] == table["label"]).mean() == pytest.approx(log["val_acc"][best - 1], abs=1e-5)
 
 
 @pytest.mark.parametrize("loader", ["dali", "torchvision"])
 @pytest.mark.parametrize("damage", ["vanishes", "is cut short"])
 def test_an_image_that_goes_in_the_middle_is_named_and_the_run_goes_on_when_it_is_back(
-        workdir, phantom_folder, tmp_path, capsys, loader, damage):
+        request, tmp_path, monkeypatch, phantom_folder, capsys, loader, damage):
     if loader == "dali":
         pytest.importorskip("nvidia.dali")
-    shutil.copytree(phantom_folder, tmp_path / "own")
-    words = ["--data=own", "--pipeline=phantom", "--cache=off", f"--loader={loader}"]
+    finished = request.getfixturevalue("finished_with_dali" if loader == "dali" else "finished_once")
+    monkeypatch.chdir(tmp_path)
+    shutil.copytree(phantom_folder, "data"), write_pipeline(tmp_path, "data")
+    flags = ["--pipeline=phantom", "--cache=off", f"--loader={loader}"]
     lost = []
 
     def after_epoch(self, own=callbacks.WarnCollapse.after_epoch):
         own(self)
-        if self.epoch == 1:
+        if self.epoch == 0:
             path = Path(self.dls.train_ds.items["image"].iloc[0])
             lost.append((path, path.read_bytes()))
             if damage == "vanishes":
@@ -252,15 +279,14 @@ def test_an_image_that_goes_in_the_middle_is_named_and_the_run_goes_on_when_it_i
                 path.write_bytes(lost[0][1][:len(lost[0][1]) // 2])
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(callbacks.WarnCollapse, "after_epoch", after_epoch)
-        assert train(*words) == 2
-    said = capsys.readouterr()
+        assert train(*flags) == 2
+    printed = capsys.readouterr()
     path, data = lost[0]
-    assert f"busfast: The image {path} cannot be read: " in said.err and "Restore the file." in said.err
-    assert "failed after 2 epochs" in said.out and "--resume" in said.out
+    assert f"busfast: The image {path} cannot be read: " in printed.err and "Restore the file." in printed.err
+    assert "failed after 1 epoch;" in printed.out and "--resume" in printed.out
     path.write_bytes(data)
-    assert train(*words, "--resume") == 0
-    assert train(*words) == 0
-    assert differences(view(workdir, 1), view(workdir, 2)) == []
+    assert train(*flags, "--resume") == 0
+    assert from_finished(tmp_path, finished) == []
 
 
 def test_a_full_disk_ends_it_with_the_last_good_state_and_it_goes_on(workdir, capsys):
@@ -268,13 +294,13 @@ def test_a_full_disk_ends_it_with_the_last_good_state_and_it_goes_on(workdir, ca
     old, limits = signal.signal(signal.SIGXFSZ, signal.SIG_IGN), resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (800_000, limits[1]))  # best.pth fits, a checkpoint does not
     try:
-        assert train() == 2
+        assert main(["train", "--epochs=1"]) == 2
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         signal.signal(signal.SIGXFSZ, old)
     assert "Cannot write models/phantom/stratified/checkpoint.pt: " in capsys.readouterr().err
     assert {path.name for path in RUN.models.iterdir()} == {"best.pth"}
-    assert train("--resume") == 0
+    assert main(["train", "--epochs=1", "--resume"]) == 0
 
 
 @pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2 GiB"),
@@ -284,50 +310,55 @@ def test_out_of_memory_names_a_batch_size_that_fits(workdir, monkeypatch, capsys
         raise error
     monkeypatch.setattr(fast_step.InferenceLearner, "_do_one_batch", fail)
     assert train("--bs=16") == 2
-    said = capsys.readouterr()
-    assert "Out of memory with --bs=16" in said.err and "A new run with --bs=8 should fit" in said.err
-    assert "--resume" not in said.out
+    printed = capsys.readouterr()
+    assert "Out of memory with --bs=16" in printed.err and "A new run with --bs=8 should fit" in printed.err
+    assert "--resume" not in printed.out
 
 
-def test_the_batch_size_that_was_chosen_is_recorded_and_kept(stopped, workdir, capsys):
-    said = stopped("--bs=auto")
-    assert "bs: 16 (auto: from the pipeline" in said and "--bs=auto --resume" in said
+def test_the_batch_size_that_was_chosen_is_recorded_and_kept(workdir, stop, capsys):
+    command = ["train", "--epochs=2", "--bs=auto"]
+    stop(2)
+    assert main(command) == 130
+    out = capsys.readouterr().out
+    assert "bs: 16 (auto: from the pipeline" in out and "--bs=auto --resume" in out
     config = RUN.results / "config.yaml"
     assert yaml.safe_load(config.read_text())["bs"] == 16
     config.write_text(config.read_text().replace("bs: 16", "bs: 8"))  # as chosen on another day
-    assert train("--bs=auto", "--resume") == 0
+    assert main([*command, "--resume"]) == 0
     assert "bs: " not in capsys.readouterr().out
-
-
-def begin(workdir, *words):
-    """Starts a real training and waits until it has a checkpoint."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT)}
-    process = subprocess.Popen([sys.executable, "-m", "busfast", "train", *words], env=environment, text=True,
-                               stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                               # Where the tests run in the background, a shell may have had SIGINT ignored.
-                               preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL))
-    until = time.monotonic() + 120
-    while not (RUN.models / NAME).exists() and process.poll() is None and time.monotonic() < until:
-        time.sleep(0.05)
-    return process
 
 
 @pytest.mark.skipif(os.name != "posix", reason="signals are POSIX")
 @pytest.mark.parametrize(("number", "status"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
 def test_a_signal_ends_it_with_its_usual_status_and_the_way_on(workdir, number, status):
-    process = begin(workdir, "--epochs=500", "--patience=500")
-    process.send_signal(number)
-    out, err = process.communicate(timeout=60)
-    assert process.returncode == status, err
-    assert "python -m busfast train --epochs=500 --patience=500 --resume" in out
+    process = forks.start(["train", "--epochs=500", "--patience=500"])
+    until = time.monotonic() + 120
+    while not (RUN.models / NAME).exists() and process.is_alive() and time.monotonic() < until:
+        time.sleep(0.05)
+    os.kill(process.pid, number)
+    process.join(60)
+    assert process.exitcode == status, Path("fork.err").read_text()
+    assert "python -m busfast train --epochs=500 --patience=500 --resume" in Path("fork.out").read_text()
     assert not (RUN.models / ".lock").exists()
 
 
-@pytest.mark.skipif(not hasattr(os, "fork"), reason="forks")
-def test_killed_at_any_moment_it_ends_as_one_that_was_never_stopped(tmp_path):
-    """By hand, many more: python tests/training/kills.py --kills=200 --folder=/tmp/kills"""
-    loaders = "dali,torchvision" if importlib.util.find_spec("nvidia.dali") else "torchvision"
-    done = subprocess.run([sys.executable, Path(__file__).parent / "kills.py", "--kills=6", f"--loaders={loaders}",
-                           f"--folder={tmp_path}"], capture_output=True, text=True, timeout=300)
+def test_killed_at_any_moment_it_ends_as_one_that_was_never_stopped(tmp_path, monkeypatch):
+    """Six kills; 60 of `python -m busfast` itself and 200 forked ones are `pytest -m nightly`."""
+    monkeypatch.chdir(tmp_path)
+    loader = "dali" if DALI else "torchvision"
+    process = forks.start(["--kills=6", f"--scenarios=early:torchvision,stages:{loader}", "--folder=kills"],
+                          program="training.kills")
+    process.join(300)
+    out = Path("fork.out").read_text()
+    assert process.exitcode == 0, out + Path("fork.err").read_text()
+    assert "early, torchvision: stopped early" in out and f"stages, {loader}: finished" in out
+
+
+@pytest.mark.nightly
+@pytest.mark.parametrize("flags", [["--kills=200"], ["--kills=60", "--real"]])
+def test_killed_hundreds_of_times_it_ends_as_one_that_was_never_stopped(tmp_path, flags):
+    loaders = ("dali", "torchvision") if DALI else ("torchvision",)
+    scenarios = ",".join(f"{name}:{loader}" for name in ("early", "stages") for loader in loaders)
+    done = subprocess.run([sys.executable, Path(__file__).parent / "kills.py", *flags, f"--scenarios={scenarios}",
+                           f"--folder={tmp_path}"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert "early, torchvision: stopped early" in done.stdout and "stages, torchvision: finished" in done.stdout

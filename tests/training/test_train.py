@@ -1,4 +1,8 @@
-"""The main job as the user runs it: one command, and the files of a run."""
+"""The main job as the user runs it: one command, and the files of a run.
+
+Covers busfast/training/__init__.py, busfast/training/train.py, busfast/training/runs.py, busfast/training/finish.py,
+busfast/training/log.py and busfast/training/curves.py.
+"""
 
 from types import SimpleNamespace
 
@@ -20,8 +24,8 @@ COLUMNS = ["epoch", "train_loss", "val_loss", "val_acc", "macro_auc", "recall_no
            "recall_malignant", "lr", "seconds"]
 
 
-def run(*words) -> None:
-    assert main(list(words)) == 0
+def run(*argv) -> None:
+    assert main(list(argv)) == 0
 
 
 def log(name) -> pd.DataFrame:
@@ -33,7 +37,7 @@ def tree(folder):
 
 
 @pytest.mark.parametrize("loader", ["dali", "torchvision"])
-def test_train_leaves_every_file_of_a_run(workdir, loader, capsys):
+def test_train_leaves_every_file_of_a_run(workdir, real_curves, loader, capsys):
     if loader == "dali":
         pytest.importorskip("nvidia.dali")
     run("train", "--split=stratified", f"--loader={loader}")
@@ -119,9 +123,9 @@ def test_the_preset_is_recorded_and_an_epoch_is_profiled(workdir, capsys):
     phases = profile.drop(columns=["epoch", "seconds"])
     assert profile["epoch"].tolist() == [1, 2] and len(phases.columns) == 7
     assert phases.sum(axis=1).tolist() == pytest.approx(profile["seconds"].tolist(), abs=1e-3)
-    said = capsys.readouterr().out
-    assert "freeze=4 ignored: random weights" in said
-    assert "waiting for data" in said and "cache: decoding 76 images once, to 48 px" in said
+    out = capsys.readouterr().out
+    assert "freeze=4 ignored: random weights" in out
+    assert "waiting for data" in out and "cache: decoding 76 images once, to 48 px" in out
     run("predict", "results/phantom/stratified/split.csv".replace("split.csv", "loss_curve.png"),
         "--run=phantom/stratified", "--out=one.csv")
 
@@ -164,6 +168,6 @@ def test_a_loss_that_is_no_number_ends_with_a_clear_error_and_no_invitation_to_g
 
     monkeypatch.setattr(guards, "math", SimpleNamespace(isfinite=lambda value: False))
     assert main(["train", "--epochs=1"]) == 2
-    said = capsys.readouterr()
-    assert "Try a lower --lr=0.0001 in a new run" in said.err and "--resume" not in said.out
+    printed = capsys.readouterr()
+    assert "Try a lower --lr=0.0001 in a new run" in printed.err and "--resume" not in printed.out
     assert len(pd.read_csv(Run("phantom/stratified").results / "bad_batch.csv")) == 16

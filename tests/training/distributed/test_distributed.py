@@ -1,4 +1,10 @@
-"""Several processes that torchrun starts train what one would: the same images, weights, log and files, said once."""
+"""Several processes train what one would: the same images, weights, log and files, and each message once.
+
+Covers busfast/processes.py, busfast/training/distributed/__init__.py, busfast/training/distributed/collectives.py,
+busfast/training/distributed/store.py, busfast/training/distributed/trainer.py and
+busfast/training/distributed/worker.py. Ranks are forked and ended as torchrun does (see `forks`); torchrun itself
+starts those of one test.
+"""
 
 import os
 import re
@@ -25,6 +31,8 @@ from busfast.training.distributed import store
 from busfast.training.distributed.store import check_processes
 from busfast.training.resume import warn_of_other_bits
 from busfast.training.runs import Run
+from training.distributed import spoil
+from training.forks import Ranks
 from training.kills import differences
 
 pytest.importorskip("accelerate")
@@ -34,20 +42,9 @@ SAME = 0.002  # of the way that training moves the weights
 RUN = Run("phantom/stratified")
 
 
-def start(count: int, *words: str, what: tuple[str, ...] = ("-m", "busfast")) -> subprocess.Popen:
-    starter = ["-m", "torch.distributed.run", "--standalone", f"--nproc_per_node={count}", *what]
-    return subprocess.Popen([sys.executable, *starter, *words], stdout=subprocess.PIPE, stderr=subprocess.PIPE,
-                            text=True, env=os.environ | {"PYTHONPATH": str(ROOT)})
-
-
-def end(process: subprocess.Popen) -> tuple[int, str, str]:
-    out, err = process.communicate(timeout=120)
-    return process.returncode, out, err
-
-
-def train(count: int, *words: str) -> str:
-    status, out, err = end(start(count, "train", *words))
-    assert status == 0, out + err
+def train(count: int, *flags: str) -> str:
+    statuses, out, err = Ranks(count, ["train", *flags]).wait()
+    assert statuses == [0] * count, out + err
     return out
 
 
@@ -74,9 +71,9 @@ def learned(path: Path | None = None) -> torch.Tensor:
 def assert_same(one: Run, several: Run) -> None:
     logs = [pd.read_csv(run.results / "training_log.csv").drop(columns="seconds") for run in (one, several)]
     pd.testing.assert_frame_equal(*logs, rtol=1e-3, atol=1e-4)
-    said = [pd.read_csv(run.results / "valid_predictions.csv") for run in (one, several)]
-    assert said[0]["image"].equals(said[1]["image"])
-    np.testing.assert_allclose(*(table.filter(like="p_") for table in said), atol=1e-3)
+    tables = [pd.read_csv(run.results / "valid_predictions.csv") for run in (one, several)]
+    assert tables[0]["image"].equals(tables[1]["image"])
+    np.testing.assert_allclose(*(table.filter(like="p_") for table in tables), atol=1e-3)
     for file in ("best.pth", "final.pth"):
         alone, together = (learned(run.models / file) for run in (one, several))
         assert (together - alone).norm() < SAME * (alone - learned()).norm()
@@ -86,11 +83,11 @@ def assert_same(one: Run, several: Run) -> None:
 
 def test_two_processes_make_the_runs_of_one_and_stop_early_with_it(workdir):
     set_pipeline(dropout=0, bs=15, monitor="recall_normal")
-    words = ["--split=kfold", "--folds=2", "--epochs=4", "--patience=2", "--then=evaluate"]
-    assert main(["train", *words]) == 0
-    said = train(2, *words)
-    assert said.count("epoch 1/4") == 2 and said.count("2 processes share each batch of 15") == 2  # each fold once
-    assert said.count("stopping early") == 2 and said.count("predicting") == 2
+    flags = ["--split=kfold", "--folds=2", "--epochs=4", "--patience=2", "--then=evaluate"]
+    assert main(["train", *flags]) == 0
+    out = train(2, *flags)
+    assert out.count("epoch 1/4") == 2 and out.count("2 processes share each batch of 15") == 2  # each fold once
+    assert out.count("stopping early") == 2 and out.count("predicting") == 2
     for fold in ("kfold-1of2", "kfold-2of2"):
         one, several = Run(f"phantom/{fold}"), Run(f"phantom/{fold}-2")
         assert_same(one, several)
@@ -112,25 +109,27 @@ def test_three_processes_share_a_last_batch_of_two_images(workdir):
     assert_same(RUN, Run("phantom/stratified-2"))
 
 
-def test_a_process_that_is_killed_ends_the_job_which_goes_on_to_the_same_bits(workdir):
-    """With dropout, which each process draws for itself."""
+def test_a_process_that_is_killed_ends_the_run_which_is_resumed_to_the_same_bits(workdir):
+    """With dropout, which each rank draws for itself; the killed run is started by the real torchrun."""
     psutil = pytest.importorskip("psutil")  # Accelerate brings it
     set_pipeline(dropout=0.3, bs=31)
-    words = ["--epochs=3", "--seed=1"]
-    train(2, *words)
-    killed = start(2, "train", *words)
+    flags = ["--epochs=3", "--seed=1"]
+    train(2, *flags)
     second = Run("phantom/stratified-2")
-    until = time.monotonic() + 60
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "busfast"]
+    killed = subprocess.Popen([*launcher, "train", *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
+                              env=os.environ | {"PYTHONPATH": str(ROOT)})
+    until = time.monotonic() + 120
     while not (second.models / NAME).exists() and killed.poll() is None and time.monotonic() < until:
         time.sleep(0.02)
     ranks = {child.environ()["RANK"]: child for child in psutil.Process(killed.pid).children()}
     ranks["1"].kill()
-    status, out, err = end(killed)
-    assert status != 0 and re.search(r"rank +: 1 .*\n +exitcode +: -9", err)
+    out, err = killed.communicate(timeout=120)
+    assert killed.returncode != 0 and re.search(r"rank +: 1 .*\n +exitcode +: -9", err)
     assert "busfast: Another process of this training has ended" in err
     assert "to continue: torchrun --nproc_per_node=2 -m busfast train --epochs=3 --seed=1 --resume" in out
-    said = train(2, *words, "--resume")
-    assert "phantom/stratified-2 goes on after epoch" in said and "last bit" not in said
+    out = train(2, *flags, "--resume")
+    assert "phantom/stratified-2 goes on after epoch" in out and "last bit" not in out
     views = []
     for run in (RUN, second):
         views.append(Path(f"view-{len(views)}"))
@@ -143,35 +142,19 @@ def test_a_process_that_is_killed_ends_the_job_which_goes_on_to_the_same_bits(wo
 def test_a_table_that_is_wrong_is_refused_once(workdir, phantom_folder):
     shutil.copytree(phantom_folder, "own")
     Path("own/table.csv").write_text((phantom_folder / "table.csv").read_text().replace(",benign,", ",bening,", 1))
-    before = files(".")
-    status, out, err = end(start(2, "train", "--data=own", "--pipeline=phantom"))
-    assert status != 0 and err.count("bening") == 1 and re.search(r"exitcode +: 2 ", err)
+    before = files("own", "results", "models")
+    statuses, out, err = Ranks(2, ["train", "--data=own", "--pipeline=phantom"]).wait()
+    assert statuses[0] == 2 and statuses[1] != 0 and err.count("bening") == 1
     assert str(ROOT / "busfast") not in err  # no traceback
-    assert files(".") == before
+    assert files("own", "results", "models") == before
 
 
-SPOILT = """
-import os, sys
-from busfast.cli import main
-from busfast.errors import UserError
-from busfast.training.guards import RaiseOnSignal
-
-def before_batch(self):
-    if second and self.iter == 1:
-        SPOIL
-second = os.environ["RANK"] == "1"
-RaiseOnSignal.before_batch = before_batch
-sys.exit(main())
-"""
-
-
-@pytest.mark.parametrize(("spoil", "error"), [
-    ("self.learn.xb = (self.xb[0] * float('nan'),)", "busfast: The training loss became nan in epoch 1, batch 2."),
-    ("raise UserError('The image x.png cannot be read.')", "busfast, process 1 of 2: The image x.png cannot be read.")])
-def test_what_goes_wrong_in_another_process_ends_all_and_is_said_once(workdir, spoil, error):
-    Path("spoilt.py").write_text(SPOILT.replace("SPOIL", spoil))
-    status, out, err = end(start(2, "train", what=("spoilt.py",)))
-    assert status != 0 and err.count(error) == 1 and "failed after 0 epochs" in out
+@pytest.mark.parametrize(("setup", "error"), [
+    (spoil.pixels_become_nan, "busfast: The training loss became nan in epoch 1, batch 2."),
+    (spoil.image_becomes_unreadable, "busfast, process 1 of 2: The image x.png cannot be read.")])
+def test_what_goes_wrong_in_another_process_ends_all_and_is_said_once(workdir, setup, error):
+    statuses, out, err = Ranks(2, ["train"], setup).wait()
+    assert all(statuses) and err.count(error) == 1 and "failed after 0 epochs" in out
     assert str(ROOT / "busfast") not in err and "Exception ignored" not in err and err.count("busfast: ") == 1
     assert err.count("busfast, process") == ("process" in error)
     assert os.listdir("results/phantom") == ["stratified"]
@@ -182,41 +165,41 @@ def test_what_goes_wrong_in_another_process_ends_all_and_is_said_once(workdir, s
 
 
 @pytest.fixture
-def place(monkeypatch):
+def set_rank(monkeypatch):
     """Makes this process one of three."""
-    def number(value):
+    def set_rank(value):
         monkeypatch.setattr(processes, "_launcher", {"RANK": str(value), "WORLD_SIZE": "3", "LOCAL_RANK": str(value),
                                                   "LOCAL_WORLD_SIZE": "3"})
-    return number
+    return set_rank
 
 
-@pytest.mark.parametrize("number", range(3))
-def test_a_verb_for_one_process_is_refused_in_each_and_said_by_the_first(workdir, place, capsys, number):
-    place(number)
+@pytest.mark.parametrize("rank", range(3))
+def test_a_verb_for_one_process_is_refused_in_each_and_said_by_the_first(workdir, set_rank, capsys, rank):
+    set_rank(rank)
     assert main(["report", "--run=phantom/stratified"]) == 2
-    said = capsys.readouterr().err
-    assert ("report runs in one process and was started in 3" in said) == (number == 0) and said.count("\n") < 2
+    err = capsys.readouterr().err
+    assert ("report runs in one process and was started in 3" in err) == (rank == 0) and err.count("\n") < 2
 
 
-@pytest.mark.parametrize(("values", "said"), [({"bs": 2}, "Give --bs=3 or more, or start fewer processes"),
+@pytest.mark.parametrize(("values", "message"), [({"bs": 2}, "Give --bs=3 or more, or start fewer processes"),
                                               ({"device": "mps"}, "device=mps")])
-def test_what_processes_cannot_share_is_refused_before_the_images_are_read(place, values, said):
+def test_what_processes_cannot_share_is_refused_before_the_images_are_read(set_rank, values, message):
     config = Config(data="data", **{"device": "cpu"} | values)
     if "bs" in values:
         check_processes(config)
-    place(0)
-    with pytest.raises(UserError, match=said):
+    set_rank(0)
+    with pytest.raises(UserError, match=message):
         check_processes(config)
 
 
-def test_without_accelerate_the_package_is_named(place, monkeypatch):
+def test_without_accelerate_the_package_is_named(set_rank, monkeypatch):
     monkeypatch.setattr(store.importlib.util, "find_spec", lambda name: None)
-    place(0)
+    set_rank(0)
     with pytest.raises(UserError, match="pip install accelerate"):
         check_processes(Config(data="data"))
 
 
-def test_the_place_is_taken_out_of_the_environment_and_shown_when_it_is_needed(monkeypatch):
+def test_the_rank_is_taken_out_of_the_environment_and_restored_when_it_is_needed(monkeypatch):
     monkeypatch.setattr(processes, "_launcher", {})
     monkeypatch.setenv("WORLD_SIZE", "4")
     processes.capture_launcher()  # some clusters set it without starting several
@@ -232,7 +215,7 @@ def test_the_place_is_taken_out_of_the_environment_and_shown_when_it_is_needed(m
 
 
 def test_another_number_of_processes_is_said_when_a_run_goes_on(capsys):
-    warn_of_other_bits({"versions": {}}, {"versions": {}, "processes": 1})  # begun by a busfast that knew of one alone
+    warn_of_other_bits({"versions": {}}, {"versions": {}, "processes": 1})  # begun by a busfast without ranks
     assert capsys.readouterr().out == ""
     warn_of_other_bits({"versions": {}, "processes": 2}, {"versions": {}, "processes": 3})
     assert "not be the same to the last bit as without a stop: processes 2 is now 3" in capsys.readouterr().out
