@@ -113,7 +113,7 @@ def predict(inputs: str, *, run: str = None, model: str = None, out: str = "pred
         print(f"{out} has a row of each of the {len(names)} inputs; nothing to do")
         return
     if found is not None:
-        from busfast.results.export import run_predictor
+        from busfast.results.facts import run_predictor
 
         predictor = run_predictor(found, target=number, **flags)
     else:

@@ -1,4 +1,4 @@
-"""Probabilities that mean what they say: a temperature, fitted on the validation part."""
+"""Calibrated probabilities and what they decide: temperature, thresholds and referral, all chosen on validation."""
 
 from functools import partial
 
@@ -9,12 +9,14 @@ from scipy.special import log_softmax, softmax
 
 from busfast.results.bootstrap import intervals, widen
 from busfast.results.scores import divide, rate_groups, rates
+from busfast.results.written import WrittenIntervals
 
-RANGE = (-3.0, 3.0)  # of the temperature's logarithm: 0.05 to 20
+LOG_RANGE = (-3.0, 3.0)  # of the temperature's logarithm: 0.05 to 20
+COVERAGES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
 
 
 def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
-    """Returns the temperature that makes the labels most likely: probabilities are softmax(logits / temperature).
+    """Fits the temperature of softmax(logits / temperature) by maximum likelihood.
 
     It never changes which class is the most probable.
 
@@ -30,62 +32,62 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
     def loss(log_temperature: float) -> float:
         return -log_softmax(logits / np.exp(log_temperature), axis=1)[rows, labels].mean()
 
-    return float(np.exp(minimize_scalar(loss, bounds=RANGE, method="bounded").x))
+    return float(np.exp(minimize_scalar(loss, bounds=LOG_RANGE, method="bounded").x))
 
 
 def calibrate(logits: np.ndarray, temperature: float) -> np.ndarray:
-    """Returns probabilities, (n, k)."""
+    """Returns calibrated probabilities, (n, k)."""
     return softmax(np.asarray(logits, float) / temperature, axis=1)
 
 
-COVERAGES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
-
-
 def choose_threshold(positive: np.ndarray, values: np.ndarray, target: float) -> float:
-    """Returns the highest threshold at which at least `target` of the positives have a value that is not below it.
+    """Returns the highest threshold that reaches a sensitivity.
 
     Args:
         positive: bool, (n,), of the validation part; at least one is True.
         values: probability of the positive class, (n,).
         target: sensitivity to reach, above 0, at most 1.
     """
-    found = np.sort(values[positive])[::-1]
-    needed = int(np.ceil(target * len(found) - 1e-9))
-    return float(found[needed - 1])
+    descending = np.sort(values[positive])[::-1]
+    needed = int(np.ceil(target * len(descending) - 1e-9))
+    return float(descending[needed - 1])
 
 
-def operate(positive: np.ndarray, values: np.ndarray, threshold: float, groups: np.ndarray,
-            strata: np.ndarray) -> pd.DataFrame:
-    """Reports a threshold: sensitivity, specificity, ppv, npv with their intervals, as `intervals` does."""
+def operate(positive: np.ndarray, values: np.ndarray, threshold: float, groups: np.ndarray, strata: np.ndarray,
+            written=None) -> pd.DataFrame:
+    """Computes sensitivity, specificity, ppv and npv at a threshold, with intervals; `written`: see `intervals`."""
     called = values >= threshold
     cells = np.stack([positive & called, positive & ~called, ~positive & called, ~positive & ~called], axis=1)
 
     def measure(weights: np.ndarray) -> dict[str, np.ndarray]:
         return rates(*(weights @ cells).T)
 
-    return widen(intervals(measure, groups, strata), rate_groups(positive, called, np.asarray(groups)))
+    return widen(intervals(measure, groups, strata, written=written),
+                 rate_groups(positive, called, np.asarray(groups)))
 
 
 def refer(valid: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray], groups: np.ndarray,
-          strata: np.ndarray) -> pd.DataFrame:
-    """What is gained if a human reads the images that the model is least sure of.
+          strata: np.ndarray, written: WrittenIntervals | None = None) -> pd.DataFrame:
+    """Computes the error that is left if the images that the model is least sure of are referred to a human.
 
     Args:
         valid, test: labels, (n,), and calibrated probabilities, (n, k), of each part.
-        groups, strata: of the test part, as those of `intervals`.
+        groups, strata: of the test part; see `intervals`.
+        written: intervals of referral.csv to reuse.
 
     Returns:
-        A row a coverage: wanted (share of the validation images that the model keeps), threshold (of the highest
+        A row per coverage: wanted (share of the validation images that the model keeps), threshold (of the highest
         probability, chosen on the validation part), coverage (share of the test images kept), error (share of those
         that are wrong), low, high (95%).
     """
     labels, probabilities = test
-    sure, wrong = probabilities.max(1), probabilities.argmax(1) != labels
+    confidence, wrong = probabilities.max(1), probabilities.argmax(1) != labels
     rows = []
     for wanted in COVERAGES:
         threshold = 0.0 if wanted == 1 else float(np.quantile(valid[1].max(1), 1 - wanted))
-        kept = sure >= threshold
-        error = intervals(partial(_error, kept, wrong), groups, strata)
+        kept = confidence >= threshold
+        reuse = written and written.finder("referral.csv", wanted, threshold, kept.mean())
+        error = intervals(partial(_error, kept, wrong), groups, strata, written=reuse)
         error = widen(error, {"error": len(set(np.asarray(groups)[kept]))}).loc["error"]
         rows.append({"wanted": wanted, "threshold": threshold, "coverage": kept.mean(), "error": error["estimate"],
                      "low": error["low"], "high": error["high"]})

@@ -1,6 +1,7 @@
-"""predictions.csv -> all that is said of a run: scores, calibration, operating points; needs no model and no GPU."""
+"""predictions.csv -> scores, calibration, operating points, referral; needs no model and no GPU."""
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -10,9 +11,10 @@ from busfast.csvfile import read_frame, write_csv
 from busfast.errors import UserError, choose
 from busfast.pipelines.config import Config
 from busfast.results.calibration import calibrate, choose_threshold, fit_temperature, operate, refer
-from busfast.results.metrics import assess
+from busfast.results.metrics import assess, assess_rows
 from busfast.results.predictions import PARTS, arrays, predict_parts, read_history, read_predictions
 from busfast.results.scores import score
+from busfast.results.written import FORMAT, WrittenIntervals
 from busfast.text import counted
 from busfast.training.runs import Run
 
@@ -22,7 +24,7 @@ POSITIVE = "malignant"
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What was found about a run.
+    """The scores of a run; each table is computed when it is first asked for.
 
     Attributes:
         run: which.
@@ -30,12 +32,10 @@ class Evaluation:
         record: the `run:` of its config.yaml.
         history: each time that its test part was scored.
         predictions: as `read_predictions` returns them, with calibrated probabilities c_CLASS.
-        metrics: as `assess` returns it.
         temperature: fitted on the validation part.
-        calibration: a row a part and kind of probabilities: part, probabilities, brier, ece.
         positive: the class that thresholds are for.
-        points: a row a target, part and score: target, threshold, part, score, estimate, low, high.
-        referral: as `refer` returns it.
+        targets: sensitivities that thresholds reach.
+        written: intervals to reuse; None: all are drawn.
     """
 
     run: Run
@@ -43,17 +43,69 @@ class Evaluation:
     record: dict[str, Any]
     history: list[dict[str, Any]]
     predictions: pd.DataFrame
-    metrics: pd.DataFrame
     temperature: float
-    calibration: pd.DataFrame
     positive: str
-    points: pd.DataFrame
-    referral: pd.DataFrame
+    targets: tuple[float, ...]
+    written: WrittenIntervals | None = None
+
+    def part(self, name: str) -> pd.DataFrame:
+        """Returns the predictions of a part."""
+        return self.predictions[self.predictions["part"] == name]
 
     @property
     def test(self) -> pd.DataFrame:
         """The predictions of the test part."""
-        return self.predictions[self.predictions["part"] == "test"]
+        return self.part("test")
+
+    @cached_property
+    def metrics(self) -> pd.DataFrame:
+        """The scores of both parts, as `assess` returns them."""
+        return assess(self.predictions, self.config.classes, self.written)
+
+    @cached_property
+    def test_scores(self) -> pd.DataFrame:
+        """The rows of `metrics` of the whole test part, indexed by score, without computing the others."""
+        return assess_rows(self.test, self.config.classes, self.written, "test", "all", "")
+
+    @cached_property
+    def calibration(self) -> pd.DataFrame:
+        """A row per part and kind of probabilities: part, probabilities, brier, ece."""
+        rows = []
+        for part in PARTS:
+            of_part = self.part(part)
+            for state, prefix in (("as trained", "p_"), ("calibrated", "c_")):
+                scores = score(*arrays(of_part, self.config.classes, prefix), np.ones((1, len(of_part))),
+                               self.config.classes)
+                rows.append({"part": part, "probabilities": state, "brier": scores["brier"][0],
+                             "ece": scores["ece"][0]})
+        return pd.DataFrame(rows)
+
+    @cached_property
+    def thresholds(self) -> dict[float, float]:
+        """The threshold for each target; empty if the validation part has no positive image."""
+        valid = self.part("valid")
+        positive, values = (valid["label"] == self.positive).to_numpy(), valid[f"c_{self.positive}"].to_numpy()
+        return {target: choose_threshold(positive, values, target) for target in self.targets} if positive.any() else {}
+
+    @cached_property
+    def points(self) -> pd.DataFrame:
+        """A row per target, part and score: target, threshold, part, score, estimate, low, high."""
+        columns = ["target", "threshold", "part", "score", "estimate", "low", "high"]
+        rows = [pd.DataFrame(columns=columns)]
+        for target, threshold in self.thresholds.items():
+            for part in PARTS:
+                of_part = self.part(part)
+                reuse = self.written and self.written.finder("operating_points.csv", target, threshold, part)
+                labels, values = of_part["label"].to_numpy(), of_part[f"c_{self.positive}"].to_numpy()
+                found = operate(labels == self.positive, values, threshold, of_part["group"].to_numpy(), labels, reuse)
+                rows.append(found.reset_index(names="score").assign(target=target, threshold=threshold, part=part))
+        return pd.concat(rows[1:] or rows, ignore_index=True)[columns]
+
+    @cached_property
+    def referral(self) -> pd.DataFrame:
+        """Coverage against error, as `refer` returns it."""
+        valid, test = (arrays(self.part(part), self.config.classes, "c_") for part in PARTS)
+        return refer(valid, test, self.test["group"].to_numpy(), self.test["label"].to_numpy(), self.written)
 
     def pick(self, name: str, part: str = "test", by: str = "all", value: str = "") -> pd.Series:
         """Returns a row of the metrics."""
@@ -63,7 +115,7 @@ class Evaluation:
 
 
 def check_request(classes: tuple[str, ...], target: float | str, positive: str | None) -> tuple[float, str]:
-    """Returns the target and the class that thresholds are for; to be checked before a model is run.
+    """Returns the target and the class that thresholds are for; called before a model is run.
 
     Args:
         classes: of the run.
@@ -71,7 +123,7 @@ def check_request(classes: tuple[str, ...], target: float | str, positive: str |
         positive: a class; None: malignant, else the last one.
 
     Raises:
-        UserError: an unknown class, or a target that is no share.
+        UserError: the class is unknown, or the target is no sensitivity.
     """
     try:
         number = float(target)
@@ -83,34 +135,34 @@ def check_request(classes: tuple[str, ...], target: float | str, positive: str |
 
 
 def choose_positive(classes: tuple[str, ...]) -> str:
-    """Returns the class that matters most where nobody says: malignant, or else the last one."""
+    """Returns the default positive class: malignant, or else the last one."""
     return POSITIVE if POSITIVE in classes else classes[-1]
 
 
-def summarise(run: Run, *, target: float | str = TARGET, positive: str | None = None) -> Evaluation:
-    """Computes everything from predictions.csv.
+def summarize(run: Run, *, target: float | str = TARGET, positive: str | None = None,
+              decimals: int | None = None) -> Evaluation:
+    """Reads predictions.csv and evaluates it.
 
     Args:
         run: a run that `predict_parts` has predicted.
-        target: a sensitivity for `positive` to reach on the validation part, besides .9.
+        target: a sensitivity for `positive` to reach on the validation part, in addition to 0.9.
         positive: the class that thresholds are for; None: malignant, else the last one.
+        decimals: reuse the intervals that `evaluate` wrote, exact to this many decimals; None: draw all of them.
 
     Raises:
-        UserError: as `read_predictions` and `check_request`.
+        UserError: see `read_predictions` and `check_request`.
     """
     config, record = run.read_config()
-    classes = config.classes
-    target, positive = check_request(classes, target, positive)
-    table = read_predictions(run, classes)
-    labels, logits = arrays(table, classes, "logit_")
+    target, positive = check_request(config.classes, target, positive)
+    table = read_predictions(run, config.classes)
+    labels, logits = arrays(table, config.classes, "logit_")
     valid = (table["part"] == "valid").to_numpy()
     temperature = fit_temperature(logits[valid], labels[valid])
     calibrated = calibrate(logits, temperature)
-    table = table.assign(**{f"c_{name}": calibrated[:, index] for index, name in enumerate(classes)})
-    by_part = {part: table[table["part"] == part] for part in PARTS}
-    return Evaluation(run, config, record, read_history(run), table, assess(table, classes), temperature,
-                      _calibration(by_part, classes), positive,
-                      _points(by_part, positive, sorted({TARGET, target})), _referral(by_part, classes))
+    table = table.assign(**{f"c_{name}": calibrated[:, index] for index, name in enumerate(config.classes)})
+    return Evaluation(run, config, record, read_history(run), table, temperature, positive,
+                      tuple(sorted({TARGET, target})),
+                      None if decimals is None else WrittenIntervals(run.results, decimals))
 
 
 def evaluate_run(run: Run, *, target: float | str = TARGET, positive: str | None = None, again: bool = False,
@@ -119,15 +171,15 @@ def evaluate_run(run: Run, *, target: float | str = TARGET, positive: str | None
 
     Args:
         run: a trained run.
-        target, positive: as those of `summarise`.
-        again, flags: as those of `predict_parts`.
+        target, positive: see `summarize`.
+        again, flags: see `predict_parts`.
 
     Raises:
-        UserError: as `predict_parts` and `check_request`.
+        UserError: see `predict_parts` and `check_request`.
     """
     check_request(run.read_config()[0].classes, target, positive)
     predict_parts(run, again=again, **flags)
-    found = summarise(run, target=target, positive=positive)
+    found = summarize(run, target=target, positive=positive)
     write_tables(found)
     print_evaluation(found)
     return found
@@ -137,7 +189,14 @@ def write_tables(found: Evaluation) -> None:
     """Writes metrics.csv, calibration.csv, operating_points.csv and referral.csv beside predictions.csv."""
     for name, table in (("metrics", found.metrics), ("operating_points", found.points), ("referral", found.referral),
                         ("calibration", found.calibration.assign(temperature=found.temperature))):
-        write_csv(table, found.run.results / f"{name}.csv", float_format="%.6g")
+        write_csv(table, found.run.results / f"{name}.csv", float_format=FORMAT)
+
+
+def print_stale(found: Evaluation) -> None:
+    """Prints which tables do not belong to predictions.csv and the request, so that intervals were drawn again."""
+    if found.written and found.written.stale:
+        print(f"{found.run.name}: computed again what {', '.join(sorted(found.written.stale))} did not hold for these "
+              "predictions and this request", flush=True)
 
 
 def print_evaluation(found: Evaluation) -> None:
@@ -152,11 +211,12 @@ def print_evaluation(found: Evaluation) -> None:
         for row in rows:
             print(f"    {row['score']:24} {format_interval(row)}")
     for (target, threshold), rows in found.points.query("part == 'test'").groupby(["target", "threshold"]):
-        said = {row["score"]: format_interval(row) for _, row in rows.iterrows()}
-        print(f"  {found.positive} from {threshold:.3f} on (chosen on validation for a sensitivity of {target:g}), "
-              f"test:\n    sensitivity {said['sensitivity']}, specificity {said['specificity']}")
+        rates = {row["score"]: format_interval(row) for _, row in rows.iterrows()}
+        print(f"  {found.positive} if its probability is {threshold:.3f} or more (chosen on validation for a "
+              f"sensitivity of {target:g}), test:\n    sensitivity {rates['sensitivity']}, specificity "
+              f"{rates['specificity']}")
     if found.record.get("leaks"):
-        print(f"  warning: its split LEAKS ({found.record['leaks']} on two sides), so these scores are too good")
+        print(f"  warning: the split LEAKS ({found.record['leaks']} in two parts), so these scores are too good")
     print(f"  wrote predictions.csv, metrics.csv, calibration.csv, operating_points.csv, referral.csv: "
           f"{found.run.results}/\n  research only, not a medical device", flush=True)
 
@@ -187,30 +247,3 @@ def print_explanation(run: Run) -> None:
     for _, row in probes.iterrows():
         value = f"{row['score']} {format_interval(row)}, chance {row['chance']:.2f}. " if row["images"] else ""
         print(f"  {row['probe']:22} {value}{row['reading']}")
-
-
-def _calibration(by_part: dict[str, pd.DataFrame], classes: tuple[str, ...]) -> pd.DataFrame:
-    rows = []
-    for part, of in by_part.items():
-        for state, prefix in (("as trained", "p_"), ("calibrated", "c_")):
-            found = score(*arrays(of, classes, prefix), np.ones((1, len(of))), classes)
-            rows.append({"part": part, "probabilities": state, "brier": found["brier"][0], "ece": found["ece"][0]})
-    return pd.DataFrame(rows)
-
-
-def _points(by_part: dict[str, pd.DataFrame], positive: str, targets: list[float]) -> pd.DataFrame:
-    rows, valid = [], by_part["valid"]
-    is_positive = (valid["label"] == positive).to_numpy()
-    for target in targets if is_positive.any() else []:
-        threshold = choose_threshold(is_positive, valid[f"c_{positive}"].to_numpy(), target)
-        for part, of in by_part.items():
-            found = operate((of["label"] == positive).to_numpy(), of[f"c_{positive}"].to_numpy(), threshold,
-                            of["group"].to_numpy(), of["label"].to_numpy())
-            rows.append(found.reset_index(names="score").assign(target=target, threshold=threshold, part=part))
-    columns = ["target", "threshold", "part", "score", "estimate", "low", "high"]
-    return pd.concat(rows, ignore_index=True)[columns] if rows else pd.DataFrame(columns=columns)
-
-
-def _referral(by_part: dict[str, pd.DataFrame], classes: tuple[str, ...]) -> pd.DataFrame:
-    valid, test = (arrays(by_part[part], classes, "c_") for part in PARTS)
-    return refer(valid, test, by_part["test"]["group"].to_numpy(), by_part["test"]["label"].to_numpy())

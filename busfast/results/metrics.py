@@ -9,67 +9,72 @@ import pandas as pd
 from busfast.results.bootstrap import intervals, widen
 from busfast.results.predictions import arrays
 from busfast.results.scores import rate_groups, score
+from busfast.results.written import WrittenIntervals
 
-GROUPED = ("center", "device")  # columns by whose values the scores are told apart
+SUBSETS = ("center", "device")  # columns, for each of whose values there are scores
 
 
 def by_patient(predictions: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
-    """Returns a row a patient: the mean probability of the patient's images.
+    """Returns a row per patient: the mean probability of the patient's images.
 
     A patient whose images have several labels counts once for each of them. An image without a patient id is a
     patient of its own.
     """
     patient = predictions["patient"].where(predictions["patient"] != "", "image " + predictions["image"])
-    keys = [predictions["center"], patient, predictions["label"]]
-    found = predictions.groupby(keys, sort=False)[[f"p_{name}" for name in classes]].mean()
-    group = predictions.groupby(keys, sort=False)["group"].first()
-    return found.assign(group=group).reset_index()
+    grouped = predictions.groupby([predictions["center"], patient, predictions["label"]], sort=False)
+    return grouped[[f"p_{name}" for name in classes]].mean().assign(group=grouped["group"].first()).reset_index()
 
 
-def assess(predictions: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
+def assess(predictions: pd.DataFrame, classes: Sequence[str], written: WrittenIntervals | None = None) -> pd.DataFrame:
     """Computes every score of every part.
 
     Args:
         predictions: as `read_predictions` returns them.
         classes: in the model's order.
+        written: intervals of metrics.csv to reuse.
 
     Returns:
         Rows with part, by ("all", "center", "device", "patient"), value (of center or device, else ""), score,
         estimate, low, high (95%, by a bootstrap over groups), images (rows counted) and groups. NaN where a score is
-        not defined for those images.
+        undefined for those images.
     """
-    rows = []
-    for part, of in predictions.groupby("part", sort=False):
-        for by, value, some in _subsets(of, classes):
-            found = assess_rows(some, classes)
-            rows.append(found.reset_index(names="score").assign(part=part, by=by, value=value))
+    tables = [assess_rows(rows, classes, written, part, by, value).reset_index(names="score").assign(
+        part=part, by=by, value=value) for part, part_rows in predictions.groupby("part", sort=False)
+        for by, value, rows in _subsets(part_rows, classes)]
     columns = ["part", "by", "value", "score", "estimate", "low", "high", "images", "groups"]
-    return pd.concat(rows, ignore_index=True)[columns]
+    return pd.concat(tables, ignore_index=True)[columns]
 
 
-def assess_rows(some: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
-    """Computes the scores of these rows alone, indexed by name; see `assess`."""
-    labels, probabilities = arrays(some, classes)
-    groups = some["group"].to_numpy()
-    found = intervals(partial(score, labels, probabilities, classes=classes), groups, some["label"].to_numpy(),
-                      biased=("ece",))
-    return widen(found, _counts(labels, probabilities.argmax(1), groups, classes)).assign(
-        images=len(some), groups=len(set(groups)))
+def assess_rows(rows: pd.DataFrame, classes: Sequence[str], written: WrittenIntervals | None = None,
+                *key: str) -> pd.DataFrame:
+    """Computes the scores of some rows, indexed by name; see `assess`.
+
+    Args:
+        rows, classes, written: see `assess`.
+        key: part, by and value of these rows in metrics.csv.
+    """
+    labels, probabilities = arrays(rows, classes)
+    groups = rows["group"].to_numpy()
+    counts = {"images": len(rows), "groups": len(set(groups))}
+    found = intervals(partial(score, labels, probabilities, classes=classes), groups, rows["label"].to_numpy(),
+                      biased=("ece",), written=written and written.finder("metrics.csv", *key, *counts.values()))
+    return widen(found, _share_groups(labels, probabilities.argmax(1), groups, classes)).assign(**counts)
 
 
-def _subsets(of: pd.DataFrame, classes: Sequence[str]) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    yield "all", "", of
-    for column in GROUPED:
-        if of[column].nunique() > 1:
-            for value, some in of.groupby(column, sort=True):
-                yield column, value, some
-    yield "patient", "", by_patient(of, classes)
+def _subsets(part: pd.DataFrame, classes: Sequence[str]) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    yield "all", "", part
+    for column in SUBSETS:
+        if part[column].nunique() > 1:
+            for value, rows in part.groupby(column, sort=True):
+                yield column, value, rows
+    yield "patient", "", by_patient(part, classes)
 
 
-def _counts(labels: np.ndarray, predicted: np.ndarray, groups: np.ndarray, classes: Sequence[str]) -> dict[str, int]:
-    """Of how many groups each score that is a share is one."""
-    found = {"accuracy": len(set(groups))}
+def _share_groups(labels: np.ndarray, predicted: np.ndarray, groups: np.ndarray,
+                  classes: Sequence[str]) -> dict[str, int]:
+    """Returns for each score that is a share, the number of groups that it is a share of."""
+    counts = {"accuracy": len(set(groups))}
     for index, name in enumerate(classes):
         rates = rate_groups(labels == index, predicted == index, groups)
-        found |= {f"{key}_{name}": count for key, count in rates.items()}
-    return found
+        counts |= {f"{rate}_{name}": count for rate, count in rates.items()}
+    return counts

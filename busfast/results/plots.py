@@ -136,17 +136,18 @@ def draw_reliability(found: Evaluation) -> tuple[Figure, str]:
 
 def draw_centers(found: Evaluation) -> tuple[Figure, str]:
     """Macro AUC and the positive class's sensitivity of each center, with intervals."""
-    shown = {"macro_auc": "macro AUC", f"sensitivity_{found.positive}": f"{found.positive} sensitivity"}
+    scores = {"macro_auc": "macro AUC", f"sensitivity_{found.positive}": f"{found.positive} sensitivity"}
     of = found.metrics[(found.metrics["part"] == "test") & found.metrics["by"].isin(["all", "center"])]
     places = list(dict.fromkeys(zip(of["by"], of["value"], strict=True)))
     figure, (axes,) = new_figure("Each center", f"{found.run.name}, test part; 95% intervals, patients drawn again",
                                  grid="x")
     said = []
-    for number, ((score, label), style) in enumerate(zip(shown.items(), STYLES, strict=False)):
+    for number, ((score, label), style) in enumerate(zip(scores.items(), STYLES, strict=False)):
         rows = of[of["score"] == score].set_index(["by", "value"]).loc[places]
         heights = np.arange(len(places)) + 0.18 * (2 * number - 1)
-        gaps = np.nan_to_num([rows["estimate"] - rows["low"], rows["high"] - rows["estimate"]]).clip(0)
-        axes.errorbar(rows["estimate"], heights, xerr=gaps, label=label, color=style["color"], marker=style["marker"],
+        shown = rows[["estimate", "low", "high"]].round(3)  # the same picture whether intervals were read or drawn
+        gaps = np.nan_to_num([shown["estimate"] - shown["low"], shown["high"] - shown["estimate"]]).clip(0)
+        axes.errorbar(shown["estimate"], heights, xerr=gaps, label=label, color=style["color"], marker=style["marker"],
                       linestyle="none", capsize=3)
         for height, value in zip(heights, rows["estimate"], strict=True):
             if np.isnan(value):

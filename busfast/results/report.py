@@ -1,4 +1,4 @@
-"""One page of a run that can be sent to a colleague, and its model card; written from the run's files alone."""
+"""A run's files -> report.html, one page that can be sent to a colleague, and model_card.md."""
 
 import base64
 import datetime
@@ -15,11 +15,18 @@ from busfast.data.table import find_table
 from busfast.errors import UserError
 from busfast.files import atomic
 from busfast.results.bootstrap import REPLICATES
-from busfast.results.evaluation import TARGET, Evaluation, format_interval, read_explanation, summarise
+from busfast.results.evaluation import (
+    TARGET,
+    Evaluation,
+    format_interval,
+    print_stale,
+    read_explanation,
+    summarize,
+)
 from busfast.results.limits import find_limits
 from busfast.results.plots import draw_all
 from busfast.results.scores import names
-from busfast.text import counted
+from busfast.text import counted, markdown_table
 from busfast.training.runs import Run
 
 MARK = "<!-- written by busfast report -->"
@@ -27,9 +34,10 @@ CURVES = {"loss_curve.png": "Loss of training and validation in each epoch.",
           "recall_curve.png": "Recall of each class on the validation part in each epoch.",
           "lr_curve.png": "Learning rate at the end of each epoch.",
           "explain.png": "Grad-CAM of the surest right and wrong cases of each class."}
-WHOLE = {"macro_auc": "macro AUC", "macro_ap": "macro average precision", "macro_f1": "macro F1",
-         "balanced_accuracy": "balanced accuracy", "mcc": "Matthews correlation", "brier": "Brier score (0 to 2)",
-         "ece": "expected calibration error"}
+DECIMALS = 3  # of the scores on the page
+TITLES = {"macro_auc": "macro AUC", "macro_ap": "macro average precision", "macro_f1": "macro F1",
+          "balanced_accuracy": "balanced accuracy", "mcc": "Matthews correlation", "brier": "Brier score (0 to 2)",
+          "ece": "expected calibration error"}
 KINDS = {"auc": "AUC", "ap": "average precision", "ppv": "PPV", "npv": "NPV", "f1": "F1"}
 SECTIONS = (("summary", "Summary"), ("limits", "Limits"), ("scores", "Scores"),
             ("centers", "Centers, devices and patients"), ("calibration", "Calibration"),
@@ -41,32 +49,39 @@ def write_report(run: Run, *, target: float = TARGET, positive: str | None = Non
     """Writes report.html, model_card.md and the pictures of a run that `evaluate` has scored.
 
     Args:
-        run, target, positive: as those of `summarise`.
+        run, target, positive: see `summarize`. Intervals are taken from the tables that `evaluate` wrote; those that it
+            did not write for this target and class are drawn.
 
     Returns:
         report.html and model_card.md.
 
     Raises:
-        UserError: there are no predictions, or a file is in the way that busfast did not write.
+        UserError: there are no predictions, or a file of these names was not written by busfast.
     """
-    found = summarise(run, target=target, positive=positive)
+    found = summarize(run, target=target, positive=positive, decimals=DECIMALS)
     page, card = run.results / "report.html", run.results / "model_card.md"
     for path in (page, card):
         if path.is_file() and MARK not in path.read_text(encoding="utf-8", errors="replace")[:200]:
             raise UserError(f"{path} was not written by busfast and is not overwritten. Move it away.")
-    read_explanation(run)  # what is damaged is refused before anything is written
+    read_explanation(run)  # raises on a damaged file before anything is written
     facts = gather(found, draw_all(found, run.results))
-    house = Environment(loader=PackageLoader("busfast.results"), autoescape=lambda name: ".html" in name,
-                        undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    house.filters["cell"] = lambda text: text.replace("|", "\\|").replace("<", "&lt;")
+    print_stale(found)
+    templates = Environment(loader=PackageLoader("busfast.results"), autoescape=lambda name: ".html" in name,
+                            undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
+    templates.filters |= {"escape_html": _escape, "table": lambda table: markdown_table(
+        table["columns"], [map(_escape, row) for row in table["rows"]])}
     for path in (page, card):
         with atomic(path) as file:
-            file.write(house.get_template(f"{path.name}.j2").render(facts))
+            file.write(templates.get_template(f"{path.name}.j2").render(facts))
     return [page, card]
 
 
+def _escape(text: str) -> str:
+    return text.replace("<", "&lt;")
+
+
 def gather(found: Evaluation, pictures: dict[str, str]) -> dict[str, Any]:
-    """Collects what the templates show, every number already in words.
+    """Collects what the templates show, with every number formatted.
 
     Args:
         found: the evaluation.
@@ -78,11 +93,11 @@ def gather(found: Evaluation, pictures: dict[str, str]) -> dict[str, Any]:
         "mark": MARK, "title": f"{found.run.name}: report of a trained classifier", "version": __version__,
         "date": datetime.date.today().isoformat(), "run": found.run.name, "sections": SECTIONS,
         "alarms": format_alarms(record), "summary": _summary(found), "headline": _headline(found),
-        "limits": find_limits(found), "replicates": f"{REPLICATES:,}", "scores": _scores(found),
-        "subsets": _subsets(found), "temperature": f"{found.temperature:.2f}", "calibration": _calibration(found),
-        "explained": _explained(found),
-        "points": _points(found), "referral": _referral(found), "counts": _counts(found), "data": _data(found),
-        "commands": _commands(found), "versions": _versions(record),
+        "limits": find_limits(found), "replicates": f"{REPLICATES:,}",
+        "scores": _both_parts(found, "All scores", names(config.classes)), "subsets": _subsets(found),
+        "temperature": f"{found.temperature:.2f}", "calibration": _calibration(found),
+        "explained": _explained(found), "points": _points(found), "referral": _referral(found),
+        "counts": _counts(found), "data": _data(found), "commands": _commands(found), "versions": _versions(record),
         "pictures": {name: {"alt": alt, "data": base64.b64encode((folder / name).read_bytes()).decode("ascii")}
                      for name, alt in shown.items()},
         "config": config, "record": record, "positive": found.positive, "history": found.history,
@@ -94,12 +109,12 @@ def _grid(caption: str, columns: list[str], rows: list[list], note: str = "") ->
 
 
 def format_alarms(record: dict[str, Any]) -> list[str]:
-    """Returns what must be said before anything else about a run, of its record."""
+    """Returns the warnings that come before anything else, from a run's record."""
     alarms = []
     if record.get("phantom"):
         alarms.append("The images are a PHANTOM, made by a program: nothing here says anything about patients.")
     if record.get("leaks"):
-        alarms.append(f"The split leaks ({record['leaks']} on two sides): these scores are too good.")
+        alarms.append(f"The split leaks ({record['leaks']} in two parts): these scores are too good.")
     return alarms
 
 
@@ -110,33 +125,31 @@ def _summary(found: Evaluation) -> list[str]:
     where = (f"images of {held}, a center that it never saw in training" if held
              else "images that it never saw, of centers that it was trained on")
     return [
-        f"The model, {found.config.arch}, was trained to tell {', '.join(found.config.classes)} apart and tested on "
-        f"{counted(int(auc['images']), 'image')} of {counted(int(auc['groups']), 'group')} (patients, or copies that "
-        f"belong together): {where}.",
-        f"Its macro AUC there is {format_interval(auc)}; on the validation part, by which it was chosen, it is "
-        f"{format_interval(valid)}. Share of the {found.positive} images that it finds there, if each is called by its "
-        f"most probable class: {format_interval(hit)}.",
+        f"The model, {found.config.arch}, was trained to distinguish {', '.join(found.config.classes)} and tested on "
+        f"{counted(int(auc['images']), 'image')} of {counted(int(auc['groups']), 'group')} (patients, or duplicates): "
+        f"{where}.",
+        f"Its macro AUC there is {format_interval(auc)}; on the validation part, by which its epoch was chosen, it is "
+        f"{format_interval(valid)}. Its sensitivity for {found.positive}, where each image is assigned its most "
+        f"probable class, is {format_interval(hit)}.",
         f"The test part was scored {counted(len(found.history), 'time')} so far."]
 
 
 def _headline(found: Evaluation) -> dict[str, Any]:
     scores = ["macro_auc", "balanced_accuracy", f"sensitivity_{found.positive}", f"specificity_{found.positive}",
               f"ppv_{found.positive}", f"npv_{found.positive}"]
-    return _grid("The figures that matter most, with 95% intervals", ["score", "validation", "test"],
-                 [[_title(name), format_interval(found.pick(name, "valid")), format_interval(found.pick(name))]
-                  for name in scores])
+    return _both_parts(found, "The main scores, with 95% intervals", scores)
 
 
 def _title(name: str) -> str:
-    """A score's name as people say it: "auc_benign" is "AUC benign"."""
-    kind, _, of = name.partition("_")
-    return WHOLE.get(name) or f"{KINDS.get(kind, kind)} {of}".strip()
+    """Returns a score's name in plain English: "auc_benign" is "AUC benign"."""
+    kind, _, label = name.partition("_")
+    return TITLES.get(name) or f"{KINDS.get(kind, kind)} {label}".strip()
 
 
-def _scores(found: Evaluation) -> dict[str, Any]:
-    return _grid("All scores", ["score", "validation", "test"],
+def _both_parts(found: Evaluation, caption: str, scores: list[str]) -> dict[str, Any]:
+    return _grid(caption, ["score", "validation", "test"],
                  [[_title(name), format_interval(found.pick(name, "valid")), format_interval(found.pick(name))]
-                  for name in names(found.config.classes)])
+                  for name in scores])
 
 
 def _subsets(found: Evaluation) -> list[dict[str, Any]]:
@@ -148,9 +161,9 @@ def _subsets(found: Evaluation) -> list[dict[str, Any]]:
              "have several labels counts once for each.")):
         rows = found.metrics[(found.metrics["part"] == "test") & (found.metrics["by"] == by)]
         cells = [[value or ("unknown" if by != "patient" else "all patients"),
-                  str(of["images"].iloc[0]), str(of["groups"].iloc[0]),
+                  str(subset["images"].iloc[0]), str(subset["groups"].iloc[0]),
                   *(format_interval(found.pick(name, "test", by, value)) for name in scores)]
-                 for value, of in rows.groupby("value", sort=False)]
+                 for value, subset in rows.groupby("value", sort=False)]
         if cells:
             units = "patients and labels" if by == "patient" else "images"
             grids.append(_grid(caption, [by, units, "groups", *map(_title, scores)], cells, note))
@@ -165,26 +178,26 @@ def _calibration(found: Evaluation) -> dict[str, Any]:
 
 def _points(found: Evaluation) -> dict[str, Any]:
     rows = []
-    for (target, threshold, part), of in found.points.groupby(["target", "threshold", "part"], sort=False):
-        reached = {row.score: format_interval(row) for _, row in of.iterrows()}
-        rows.append([f"{target:g}", f"{threshold:.3f}", part, *(reached[name] for name in ("sensitivity", "specificity",
-                                                                                          "ppv", "npv"))])
-    return _grid(f"Calling an image {found.positive}", ["wanted sensitivity", "threshold", "part", "sensitivity",
+    for (target, threshold, part), point in found.points.groupby(["target", "threshold", "part"], sort=False):
+        rates = {row.score: format_interval(row) for _, row in point.iterrows()}
+        rows.append([f"{target:g}", f"{threshold:.3f}", part, *(rates[name] for name in ("sensitivity", "specificity",
+                                                                                        "ppv", "npv"))])
+    return _grid(f"Calling an image {found.positive}", ["target sensitivity", "threshold", "part", "sensitivity",
                                                         "specificity", "PPV", "NPV"], rows)
 
 
 def _referral(found: Evaluation) -> dict[str, Any]:
     rows = [[f"{row['wanted']:.0%}", f"{row['threshold']:.3f}", f"{row['coverage']:.0%}", format_interval(row)]
             for _, row in found.referral.rename(columns={"error": "estimate"}).iterrows()]
-    return _grid("Coverage against error, test part", ["kept on validation", "probability from", "kept on test",
-                                                       "share wrong of those kept"], rows)
+    return _grid("Coverage against error, test part", ["kept on validation", "lowest probability",
+                                                       "kept on test", "error of those kept"], rows)
 
 
 def _explained(found: Evaluation) -> list[dict[str, Any]]:
-    read = read_explanation(found.run)
-    if read is None:
+    tables = read_explanation(found.run)
+    if tables is None:
         return []
-    maps, probes = read
+    maps, probes = tables
     return [_grid("Maps against lesion masks", ["measure", "value", "images"],
                   [[row["measure"], format_interval(row), str(int(row["images"]))] for _, row in maps.iterrows()]),
             _grid("Shortcut probes, validation part", ["probe", "score", "value", "chance", "how to read it"],
@@ -200,14 +213,14 @@ def _counts(found: Evaluation) -> dict[str, Any]:
 
 def _data(found: Evaluation) -> list[str]:
     config, record = found.config, found.record
-    said = [f"Data: {config.data}; split: {record.get('split')}"
-            + (f", fold {record['fold']}" if record.get("fold") else "")
-            + (f", held out: {', '.join(record['holdout'])}" if record.get("holdout") else "")
-            + f"; seed {config.seed}.",
-            *([f"Ensemble: the mean of the probabilities of {', '.join(record['members'])}."]
-              if record.get("members") else []),
-            f"Model: {config.arch}; {(record.get('weights') or {}).get('text', 'weights unknown')}."]
-    return said + [_audit(config.data)]
+    lines = [f"Data: {config.data}; split: {record.get('split')}"
+             + (f", fold {record['fold']}" if record.get("fold") else "")
+             + (f", held out: {', '.join(record['holdout'])}" if record.get("holdout") else "")
+             + f"; seed {config.seed}.",
+             *([f"Ensemble: the mean of the probabilities of {', '.join(record['members'])}."]
+               if record.get("members") else []),
+             f"Model: {config.arch}; {(record.get('weights') or {}).get('text', 'weights unknown')}."]
+    return lines + [_audit(config.data)]
 
 
 def _audit(data: str) -> str:
@@ -219,12 +232,12 @@ def _audit(data: str) -> str:
         return f"The images were not audited (python -m busfast audit --data={data})."
     lines = count_findings(read_frame(path, ("finding", "other", "differs", "decision"), empty=True, dtype=str,
                                       keep_default_na=False))
-    return "Audit: " + ("; ".join(f"{name}: {text}" for name, text in lines) or "nothing was found") + "."
+    return "Audit: " + ("; ".join(f"{name}: {text}" for name, text in lines) or "no findings") + "."
 
 
 def _commands(found: Evaluation) -> str:
-    first = (found.run.results / "config.yaml").read_text(encoding="utf-8").partition("\n")[0]
-    return "\n".join([first.partition("this again: ")[2] or f"python -m busfast train --pipeline={found.run.results}"
+    comment = (found.run.results / "config.yaml").read_text(encoding="utf-8").partition("\n")[0]
+    return "\n".join([comment.partition("this again: ")[2] or f"python -m busfast train --pipeline={found.run.results}"
                       "/config.yaml", f"python -m busfast evaluate --run={found.run.name}",
                       *([f"python -m busfast explain --run={found.run.name}"] if read_explanation(found.run) else []),
                       f"python -m busfast report --run={found.run.name}"])

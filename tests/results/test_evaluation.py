@@ -16,8 +16,11 @@ from busfast.csvfile import write_csv
 from busfast.data.phantom import write_phantom
 from busfast.data.split_file import read_split
 from busfast.models.metrics import macro_auc
-from busfast.results.evaluation import summarise
+from busfast.results import bootstrap
+from busfast.results.evaluation import summarize
+from busfast.results.facts import describe_run
 from busfast.results.predictions import arrays, read_predictions
+from busfast.results.report import gather
 from busfast.training.runs import Run
 
 NAME = "phantom/center_holdout"
@@ -78,12 +81,12 @@ def test_each_scoring_of_the_test_part_is_recorded_and_the_same_weights_are_not_
 
 def test_thresholds_and_temperature_do_not_depend_on_the_test_part(place):
     run("evaluate", f"--run={NAME}")
-    before = summarise(Run(NAME))
+    before = summarize(Run(NAME))
     table = pd.read_csv(Run(NAME).results / "predictions.csv", dtype=str, keep_default_na=False)
     test = table["part"] == "test"
     table.loc[test, "label"] = table.loc[test, "label"].sample(frac=1, random_state=0).to_numpy()
     write_csv(table, Run(NAME).results / "predictions.csv")
-    after = summarise(Run(NAME))
+    after = summarize(Run(NAME))
     assert after.temperature == before.temperature
     assert after.points["threshold"].tolist() == before.points["threshold"].tolist()
     assert after.referral["threshold"].tolist() == before.referral["threshold"].tolist()
@@ -96,7 +99,7 @@ def test_a_target_of_the_users_own_is_reached_on_validation(place, capsys):
     assert set(points["target"]) == {0.8, 0.9}
     valid = points.query("part == 'valid' and score == 'sensitivity'").set_index("target")["estimate"]
     assert (valid >= valid.index).all()
-    assert "benign from" in capsys.readouterr().out
+    assert "benign if its probability is" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("harm", "message"), [
@@ -164,6 +167,37 @@ def test_the_report_needs_no_model_no_images_and_no_network(place):
     assert re.findall(r"^## (.+)$", card, flags=re.MULTILINE) == headings
 
 
+def test_the_report_and_the_bundle_take_the_intervals_that_evaluate_wrote(place, capsys, monkeypatch):
+    run("evaluate", f"--run={NAME}")
+    drawn, draw = [], bootstrap.draw_weights
+    monkeypatch.setattr(bootstrap, "draw_weights", lambda *args: drawn.append(1) or draw(*args))
+    facts = describe_run(Run(NAME))
+    page, reused = gather(summarize(Run(NAME), decimals=3), {}), len(drawn)
+    drawn.clear()
+    assert page == gather(summarize(Run(NAME)), {})  # the same to the digit
+    assert reused <= len(drawn) / 2  # a few may be halfway between two digits
+    drawn.clear()
+    describe_run(Run(NAME), scores=False)
+    assert not drawn  # for `predict --run`
+    capsys.readouterr()
+    for name in ("metrics.csv", "operating_points.csv"):
+        (Run(NAME).results / name).unlink()
+    assert describe_run(Run(NAME)) == facts and drawn
+    assert "computed again what metrics.csv, operating_points.csv did not hold" in capsys.readouterr().out
+
+
+def test_intervals_of_another_target_or_class_are_not_reused(place, capsys):
+    run("evaluate", f"--run={NAME}")
+    capsys.readouterr()
+    run("report", f"--run={NAME}")
+    assert "computed again" not in capsys.readouterr().out
+    run("report", f"--run={NAME}", "--target=0.8", "--positive=benign")
+    assert "computed again what operating_points.csv did not hold" in capsys.readouterr().out
+    wanted = summarize(Run(NAME), target=0.8, positive="benign").points
+    reused = summarize(Run(NAME), target=0.8, positive="benign", decimals=3).points
+    pd.testing.assert_frame_equal(wanted, reused)
+
+
 def test_a_report_that_somebody_else_wrote_stays(place, capsys):
     run("evaluate", f"--run={NAME}")
     page = Run(NAME).results / "report.html"
@@ -214,7 +248,7 @@ def test_a_test_part_without_a_class_is_reported_all_the_same(place, missing):
     table = pd.read_csv(path, dtype=str, keep_default_na=False)
     write_csv(table[(table["part"] == "valid") | ~table["label"].isin(missing)], path)
     run("report", f"--run={NAME}")
-    found = summarise(Run(NAME))
+    found = summarize(Run(NAME))
     assert np.isnan(found.pick("macro_auc")["estimate"]) and not np.isnan(found.pick("accuracy")["estimate"])
     page = (Run(NAME).results / "report.html").read_text()
     assert "not defined" in page and not re.search(r"\bnan\b", re.sub(r"base64,[^\"]+", "", page))

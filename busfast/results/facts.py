@@ -1,0 +1,104 @@
+"""What a run's bundle.json says: how it was trained, its temperature, operating points and test scores."""
+
+import math
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from busfast.inference.bundle import describe_input
+from busfast.inference.engines import TorchEngine
+from busfast.inference.predictor import Predictor, make_predictor
+from busfast.inference.run_model import load_run_model, run_image
+from busfast.pipelines.config import Config
+from busfast.results.evaluation import TARGET, Evaluation, print_stale, summarize
+from busfast.results.predictions import FILE, read_history
+from busfast.training.runs import Run, file_sha256
+from busfast.yamlfile import read_yaml
+
+DECIMALS = 6  # of the scores in bundle.json
+# A threshold is the probability of one validation image: another engine, which rounds differently, must not flip it.
+ROUNDING = 1e-5
+RECORDED = ("pipeline", "split", "fold", "holdout", "leaks", "phantom", "counts", "weights", "created", "versions",
+            "table_sha256")
+
+
+def run_predictor(run: Run, *, target: float | None = None, **flags) -> Predictor:
+    """Makes a Predictor of a run's best weights, without an export (and without an outlier score).
+
+    Args:
+        run: a trained run.
+        target: decide by the threshold for this sensitivity; None: for 0.9.
+        flags: bs, device and threads of `load_model`.
+    """
+    learn = load_run_model(run.best_weights(), *run.read_config(), **flags)
+    facts = describe_run(run, target=TARGET if target is None else target, scores=False)
+    return make_predictor(TorchEngine(learn.model, learn.dls.valid.image, learn.dls.device), facts)
+
+
+def describe_run(run: Run, *, target: float = TARGET, positive: str | None = None,
+                 scores: bool = True) -> dict[str, Any]:
+    """Returns the content of a run's bundle.json, except for what `write_bundle` adds.
+
+    Args:
+        run: a trained run. If `evaluate` has not scored these weights, temperature and metrics are None, there are no
+            operating points, and a line on the screen says so.
+        target, positive: see `summarize`; the operating point of `target` comes first.
+        scores: include the scores of the test part; predicting needs only temperature and thresholds.
+
+    Raises:
+        UserError: see `summarize` and `Run.read_config`; the run has no best weights.
+    """
+    config, record = run.read_config()
+    weights = file_sha256(run.best_weights())
+    facts: dict[str, Any] = {"classes": list(config.classes), "architecture": config.arch,
+                             "input": describe_input(run_image(config, record)), "temperature": None,
+                             "operating_points": [], "metrics": None, "outlier": None,
+                             "run": _describe_training(run, config, record) | {"best_pth_sha256": weights}}
+    history = read_history(run)
+    if record.get("members"):
+        facts |= {"members": len(record["members"])}
+    without = "so there are no calibrated probabilities, thresholds and metrics"
+    if record.get("unscored"):
+        print(f"{run.name}: {record['unscored']}, {without}", flush=True)
+        return facts
+    if not (run.results / FILE).is_file() or not history or history[-1]["weights_sha256"] != weights:
+        print(f"{run.name}: these weights were not scored, {without} (python -m busfast evaluate --run={run.name})",
+              flush=True)
+        return facts
+    found = summarize(run, target=target, positive=positive, decimals=DECIMALS)
+    facts |= {"temperature": found.temperature, "operating_points": _operating_points(found, target, scores)}
+    if scores:
+        facts["metrics"] = {"part": "test", "images": len(found.test), "groups": found.test["group"].nunique(),
+                            "scores": _intervals(found.test_scores)}
+        print_stale(found)
+    return facts
+
+
+def _describe_training(run: Run, config: Config, record: dict[str, Any]) -> dict[str, Any]:
+    """Returns what a run was trained on and how, without paths of this machine."""
+    settings = asdict(replace(config, data=Path(config.data).name, cache="auto"))
+    if config.weights not in ("auto", "none"):
+        settings["weights"] = Path(config.weights).name
+        record = record | {"weights": record["weights"] | {"text": f"file {settings['weights']}"}}
+    record = record | {"split": Path(str(record.get("split"))).name}  # a list of images is named by its path
+    summary = run.results / "summary.yaml"
+    members = {"members": record["members"]} if record.get("members") else {}
+    return {"name": run.name, **{key: record.get(key) for key in RECORDED}, **members, "config": settings,
+            "split_sha256": file_sha256(run.results / "split.csv"),
+            "summary": read_yaml(summary) if summary.is_file() else None}
+
+
+def _operating_points(found: Evaluation, target: float, scores: bool) -> list[dict[str, Any]]:
+    points = [{"class": found.positive, "target": float(goal), "threshold": threshold * (1 - ROUNDING)}
+              for goal, threshold in found.thresholds.items()]
+    if scores:
+        for point in points:
+            rows = found.points[(found.points["part"] == "test") & (found.points["target"] == point["target"])]
+            point["test"] = _intervals(rows.set_index("score"))
+    return sorted(points, key=lambda point: point["target"] != target)
+
+
+def _intervals(table) -> dict[str, list[float | None]]:
+    """Returns estimate, low and high by score; None for NaN, which JSON does not have."""
+    return {score: [None if math.isnan(row[name]) else round(float(row[name]), DECIMALS)
+                    for name in ("estimate", "low", "high")] for score, row in table.iterrows()}
