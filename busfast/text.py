@@ -15,7 +15,7 @@ def plain_text(text: str) -> str:
                    for char in text)
 
 
-def markdown_table(header: Sequence[str], rows: Iterable[Sequence[object]], numeric: Sequence[str] = ()) -> str:
+def markdown_table(header: Sequence[str], rows: Iterable[Iterable[object]], numeric: Sequence[str] = ()) -> str:
     """Returns a Markdown table, the `numeric` columns aligned to the right; a | within a cell does not end it."""
     lines = [header, ["--:" if name in numeric else "---" for name in header], *rows]
     return "\n".join("| " + " | ".join(str(cell).replace("|", r"\|") for cell in line) + " |" for line in lines)

@@ -1,5 +1,6 @@
 """Calibrated probabilities and what they decide: temperature, thresholds and referral, all chosen on validation."""
 
+from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -54,7 +55,7 @@ def choose_threshold(positive: np.ndarray, values: np.ndarray, target: float) ->
 
 
 def operate(positive: np.ndarray, values: np.ndarray, threshold: float, groups: np.ndarray, strata: np.ndarray,
-            written=None) -> pd.DataFrame:
+            written: Callable[[pd.Series], pd.DataFrame | None] | None = None) -> pd.DataFrame:
     """Computes sensitivity, specificity, ppv and npv at a threshold, with intervals; `written`: see `intervals`."""
     called = values >= threshold
     cells = np.stack([positive & called, positive & ~called, ~positive & called, ~positive & ~called], axis=1)
@@ -86,7 +87,7 @@ def refer(valid: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarr
     for wanted in COVERAGES:
         threshold = 0.0 if wanted == 1 else float(np.quantile(valid[1].max(1), 1 - wanted))
         kept = confidence >= threshold
-        reuse = written and written.finder("referral.csv", wanted, threshold, kept.mean())
+        reuse = written.finder("referral.csv", wanted, threshold, kept.mean()) if written else None
         error = intervals(partial(_error, kept, wrong), groups, strata, written=reuse)
         error = widen(error, {"error": len(set(np.asarray(groups)[kept]))}).loc["error"]
         rows.append({"wanted": wanted, "threshold": threshold, "coverage": kept.mean(), "error": error["estimate"],

@@ -57,7 +57,7 @@ def assess_rows(rows: pd.DataFrame, classes: Sequence[str], written: WrittenInte
     groups = rows["group"].to_numpy()
     counts = {"images": len(rows), "groups": len(set(groups))}
     found = intervals(partial(score, labels, probabilities, classes=classes), groups, rows["label"].to_numpy(),
-                      biased=("ece",), written=written and written.finder("metrics.csv", *key, *counts.values()))
+                      biased=("ece",), written=written.finder("metrics.csv", *key, *counts.values()) if written else None)
     return widen(found, _share_groups(labels, probabilities.argmax(1), groups, classes)).assign(**counts)
 
 
