@@ -56,8 +56,9 @@ def assess_rows(rows: pd.DataFrame, classes: Sequence[str], written: WrittenInte
     labels, probabilities = arrays(rows, classes)
     groups = rows["group"].to_numpy()
     counts = {"images": len(rows), "groups": len(set(groups))}
+    reuse = written.finder("metrics.csv", *key, *counts.values()) if written else None
     found = intervals(partial(score, labels, probabilities, classes=classes), groups, rows["label"].to_numpy(),
-                      biased=("ece",), written=written.finder("metrics.csv", *key, *counts.values()) if written else None)
+                      biased=("ece",), written=reuse)
     return widen(found, _share_groups(labels, probabilities.argmax(1), groups, classes)).assign(**counts)
 
 
