@@ -95,7 +95,7 @@ class Evaluation:
         for target, threshold in self.thresholds.items():
             for part in PARTS:
                 of_part = self.part(part)
-                reuse = self.written and self.written.finder("operating_points.csv", target, threshold, part)
+                reuse = self.written.finder("operating_points.csv", target, threshold, part) if self.written else None
                 labels, values = of_part["label"].to_numpy(), of_part[f"c_{self.positive}"].to_numpy()
                 found = operate(labels == self.positive, values, threshold, of_part["group"].to_numpy(), labels, reuse)
                 rows.append(found.reset_index(names="score").assign(target=target, threshold=threshold, part=part))
