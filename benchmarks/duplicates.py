@@ -17,7 +17,6 @@ from scipy.ndimage import gaussian_filter
 from busfast.data.duplicates import SAME, near_duplicates
 from busfast.data.fingerprint import SIDE, fingerprint_images
 from busfast.data.images import read_image
-from busfast.data.paths import image_paths
 from busfast.data.table import read_table
 from busfast.errors import UserError
 
@@ -44,7 +43,7 @@ def measure_growth(counts: Sequence[int] = (1000, 3000, 10_000, 30_000, 100_000)
 
 def measure_recall(data: str, sample: int = 300) -> None:
     """Adds altered copies of some images to a data set; prints the share of them that is found, change by change."""
-    paths = image_paths(read_table(data))
+    paths = read_table(data).image_paths()
     prints = fingerprint_images(paths)
     chosen = np.random.default_rng(0).choice(len(paths), min(sample, len(paths)), replace=False)
     for name, change in CHANGES.items():
@@ -58,18 +57,19 @@ def measure_recall(data: str, sample: int = 300) -> None:
 def measure_strangers(data: str) -> None:
     """Prints the most similar images of different centers or patients."""
     table = read_table(data)
-    pairs = near_duplicates(fingerprint_images(image_paths(table)), same=0.3)
-    patient, center = table["patient"].to_numpy(), table["center"].to_numpy()
+    pairs = near_duplicates(fingerprint_images(table.image_paths()), same=0.3)
+    rows = table.rows
+    patient, center = rows["patient"].to_numpy(), rows["center"].to_numpy()
     named = patient != ""
     a, b = pairs["a"].to_numpy(), pairs["b"].to_numpy()
     strangers = pairs[(center[a] != center[b]) | (named[a] & named[b] & (patient[a] != patient[b]))]
-    centers, patients = table.groupby("center").size(), table[named].groupby(["center", "patient"]).size()
+    centers, patients = rows.groupby("center").size(), rows[named].groupby(["center", "patient"]).size()
     across = (len(table) ** 2 - (centers**2).sum()) // 2
     within = ((patients.groupby("center").sum() ** 2).sum() - (patients**2).sum()) // 2
     alike = int((strangers["similarity"] >= SAME).sum())
     print(f"{across + within:,} pairs of different centers or patients, {alike} at {SAME} or more; the most similar:")
     for pair in strangers.head(12).itertuples():
-        print(f"  {pair.similarity:.2f}  {table['image'][pair.a]}  {table['image'][pair.b]}")
+        print(f"  {pair.similarity:.2f}  {rows['image'][pair.a]}  {rows['image'][pair.b]}")
 
 
 def _fingerprint(image: Image.Image) -> dict:

@@ -1,9 +1,9 @@
 """Parts of options.py that neither busfast nor fastai has."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from fastai.callback.core import Callback
 from fastai.torch_core import params
 from PIL import Image
@@ -11,7 +11,7 @@ from torch import nn
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
 from busfast.data.images import read_image
-from busfast.data.paths import image_paths
+from busfast.data.split import Split
 from busfast.files import make_folder
 from busfast.imports import require_package
 from busfast.pipelines.dataloaders import ImageDL
@@ -74,15 +74,15 @@ def require_opencv() -> None:
     require_package("cv2", "CLAHE needs OpenCV", "pip install opencv-python-headless")
 
 
-def equalize_contrast(parts: pd.DataFrame, folder: Path) -> pd.DataFrame:
+def equalize_contrast(split: Split, folder: Path) -> Split:
     """Writes all images with their contrast equalized locally (CLAHE, clip limit 2, 8 x 8 tiles).
 
     Args:
-        parts: a split table.
+        split: of the images.
         folder: to write to.
 
     Returns:
-        The table of the written images.
+        The split of the written images.
 
     Source:
         Zuiderveld 1994, "Contrast limited adaptive histogram equalization".
@@ -91,10 +91,9 @@ def equalize_contrast(parts: pd.DataFrame, folder: Path) -> pd.DataFrame:
 
     clahe = cv2.createCLAHE(clipLimit=2.0, tileGridSize=(8, 8))
     make_folder(folder)
-    equalized = parts.assign(image=[f"{index}.png" for index in range(len(parts))])
-    for path, name in zip(progress(image_paths(parts), "CLAHE"), equalized["image"], strict=True):
+    names = [f"{index}.png" for index in range(len(split))]
+    for path, name in zip(progress(split.image_paths(), "CLAHE"), names, strict=True):
         lightness, *colors = read_image(path).convert("YCbCr").split()
         lightness = Image.fromarray(clahe.apply(np.asarray(lightness)))
         Image.merge("YCbCr", (lightness, *colors)).convert("RGB").save(folder / name)
-    equalized.attrs["root"] = str(folder)
-    return equalized
+    return replace(split, rows=split.rows.assign(image=names), root=folder, pixels={})

@@ -25,6 +25,7 @@ from scipy import stats
 
 from busfast.bench.report import Report
 from busfast.data.check import check_images
+from busfast.data.split import Split
 from busfast.data.table import read_table
 from busfast.models.freeze import FreezeStages, should_freeze
 from busfast.models.learner import cosine
@@ -118,13 +119,13 @@ class Scores(Callback):
                           "macro_recall": sum(recalls) / len(recalls)})
 
 
-def train(option: Option, config: Config, parts: pd.DataFrame, folder: Path) -> dict[str, float]:
+def train(option: Option, config: Config, split: Split, folder: Path) -> dict[str, float]:
     """Trains with an option.
 
     Args:
         option: the change to `BASE`.
         config: of `BASE`.
-        parts: the split table.
+        split: see `build`.
         folder: for what the option writes.
 
     Returns:
@@ -132,8 +133,8 @@ def train(option: Option, config: Config, parts: pd.DataFrame, folder: Path) -> 
     """
     config = replace(config, **option.config)
     if option.change_data:
-        parts = option.change_data(parts, folder)
-    learn = build(config, parts)
+        split = option.change_data(split, folder)
+    learn = build(config, split)
     if option.change_learner:
         option.change_learner(learn)
     scores = Scores()
@@ -189,9 +190,9 @@ def run(folder: Path, data: str, seeds: Sequence[int], size: int, only: list[str
     rows = []
     for seed in seeds:
         seeded = replace(config, seed=seed)
-        parts = split_data(table, duplicates, seeded, "stratified")["stratified"]
+        split = split_data(table, duplicates, seeded, "stratified")["stratified"]
         for name in progress(names, f"seed {seed}"):
-            scores = train(OPTIONS[name], seeded, parts, folder / f"{seed}")
+            scores = train(OPTIONS[name], seeded, split, folder / f"{seed}")
             rows.append({"name": name, "seed": seed} | scores)
             print(f"  {name}, seed {seed}: " + ", ".join(f"{key} {value:.4f}" for key, value in scores.items()),
                   flush=True)

@@ -19,7 +19,7 @@ from busfast.bench.job import measure_speed
 from busfast.bench.learners import busfast_learner, epoch_seconds
 from busfast.bench.report import Report, Target, reasons, tabulate
 from busfast.csvfile import write_csv
-from busfast.data.table import CLASSES
+from busfast.data.table import CLASSES, Table
 from busfast.errors import UserError
 from busfast.pipelines.dataloaders import make_dls
 from busfast.pipelines.image import ImagePipeline
@@ -66,9 +66,9 @@ def train(root: str, count: int, cache: str, size: int, bs: int, threads: int, a
 
 def _cached_dls(root: str, count: int, cache: str, size: int, bs: int, threads: int):
     table = pd.read_csv(Path(root) / "table.csv", dtype=object)[:count]
-    table = pd.concat([table.assign(part="train"), table[:VALID].assign(part="valid")], ignore_index=True)
-    table.attrs["root"] = root
-    return make_dls(table, ImagePipeline(size=size), bs=bs, device="cpu", threads=threads, cache=cache)
+    rows = pd.concat([table.assign(part="train"), table[:VALID].assign(part="valid")], ignore_index=True)
+    return make_dls(Table(rows, Path(root)), ImagePipeline(size=size), bs=bs, device="cpu", threads=threads,
+                    cache=cache)
 
 
 def write_images(root: Path, count: int, size: int) -> None:

@@ -1,7 +1,7 @@
 """The images that a bench measures on: the user's, or generated gray JPEGs that resemble radiographs."""
 
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -9,8 +9,7 @@ import pandas as pd
 from PIL import Image
 
 from busfast.csvfile import write_csv
-from busfast.data.paths import image_paths
-from busfast.data.table import CLASSES, read_table
+from busfast.data.table import CLASSES, Table, read_table
 from busfast.errors import UserError
 from busfast.progress import progress
 
@@ -32,7 +31,7 @@ class Images:
         description: for people.
     """
 
-    root: str
+    root: Path
     paths: tuple[str, ...]
     names: tuple[str, ...]
     labels: tuple[str, ...]
@@ -43,12 +42,11 @@ class Images:
         """The labels that occur, sorted."""
         return tuple(sorted(set(self.labels)))
 
-    def parts(self) -> pd.DataFrame:
+    def parts(self) -> Table:
         """Returns a split table: all images in the training part, the first few also in validation."""
         table = pd.DataFrame({"image": self.names, "label": self.labels})
         table = pd.concat([table.assign(part="train"), table[:VALID].assign(part="valid")], ignore_index=True)
-        table.attrs["root"] = self.root
-        return table
+        return Table(table, self.root)
 
 
 def gather(data: str | None, count: int, folder: Path) -> Images:
@@ -65,16 +63,17 @@ def gather(data: str | None, count: int, folder: Path) -> Images:
     table = read_table(data or make_images(folder, count), other_labels=True)
     if len(table) > count:
         chosen = np.random.default_rng(SEED).permutation(len(table))[:count]
-        table = table.iloc[np.sort(chosen)].reset_index(drop=True)
-    if table["label"].nunique() < 2:
-        raise UserError(f"{table.attrs['file']}, column label: all images have the label "
-                        f"'{table['label'][0]}'. Take a table with two labels or more.")
-    paths = tuple(map(str, image_paths(table)))
+        table = replace(table, rows=table.rows.iloc[np.sort(chosen)].reset_index(drop=True))
+    rows = table.rows
+    if rows["label"].nunique() < 2:
+        raise UserError(f"{table.file}, column label: all images have the label "
+                        f"'{rows['label'][0]}'. Take a table with two labels or more.")
+    paths = tuple(map(str, table.image_paths()))
     kilobytes = sum(Path(path).stat().st_size for path in paths) / len(paths) / 1000
     width, height = np.median([_read_size(path) for path in paths], axis=0)
     description = (f"{len(table)} images of {data}, {width:.0f}x{height:.0f} px (medians)" if data else
                    f"{len(table)} generated gray JPEGs, {WIDTH}x{HEIGHT} px, quality {QUALITY}")
-    return Images(table.attrs["root"], paths, tuple(table["image"]), tuple(table["label"]),
+    return Images(table.root, paths, tuple(rows["image"]), tuple(rows["label"]),
                   f"{description}, {kilobytes:.0f} kB each on average")
 
 

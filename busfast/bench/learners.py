@@ -82,9 +82,7 @@ def busfast_learner(arch: str, parts: Sequence[str] = ALL, dls=None) -> Learner:
     if dls is None:
         rows = [{"image": Image.new("RGB", (1, 1)), "label": label, "part": part} for label in CLASSES
                 for part in ("train", "valid")]
-        table = pd.DataFrame(rows)
-        table.attrs["root"] = "."
-        dls = make_dls(table, ImagePipeline(), loader="torchvision", device="cpu")
+        dls = make_dls(pd.DataFrame(rows), ImagePipeline(), loader="torchvision", device="cpu")
     torch.manual_seed(SEED)
     return make_learner(dls, arch, weights="none", parts=parts)
 

@@ -1,6 +1,7 @@
 """The verbs that need no model: prepare, audit, split, cache. Each prints what it found and which files it wrote."""
 
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def prepare(*, source: str, path: str, out: str = None, copy: bool = False, part
     target = Path(out) if out else Path("data") / "_".join(sources)
     table = make(sources, paths, target, copy=copy, partial=partial, columns=_pairs(columns), center=centers,
                  center_tag=center_tag, salt=salt, link=link)
-    labels = set(table["label"])
+    labels = set(table.rows["label"])
     if labels != set(CLASSES):
         names = ", ".join([*(name for name in CLASSES if name in labels), *sorted(labels - set(CLASSES))])
         print(f"The classes are not {', '.join(CLASSES)}. Name them in pipelines/{target.name}.yaml: `data: {target}` "
@@ -71,14 +72,14 @@ def audit(*, split: str = None, pipeline: str = None, out: str = None, quarantin
     from busfast.data.quarantine import clean_folder, write_clean
 
     table = _read(config, metadata_only=True, other_labels=True)
-    folder = Path(out) if out else home_of(table.attrs["file"]) / Path(AUDIT_FILE).parent
-    clean = clean_folder(home_of(table.attrs["file"])) if quarantine else None
+    folder = Path(out) if out else home_of(table.file) / Path(AUDIT_FILE).parent
+    clean = clean_folder(home_of(table.file)) if quarantine else None
     lists = read_lists(split, table, config.classes) if split else None
     decisions = read_decisions(folder / "audit.csv")
     found, duplicates = audit_images(table, config.classes, decisions=decisions, metadata_only=metadata_only)
     leaks = None if lists is None else (split, find_leaks(lists, duplicates))
 
-    print(f"audit of {table.attrs['root']}: {len(table)} images, {format_groups(found.table)}")
+    print(f"audit of {table.root}: {len(table)} images, {format_groups(found.table)}")
     print(format_audit(found))
     if leaks:
         unseen = int(found.findings["finding"].isin(("missing", "unreadable")).sum())
@@ -86,7 +87,7 @@ def audit(*, split: str = None, pipeline: str = None, out: str = None, quarantin
             print(f"  {unseen or len(table)} images were not or could not be read: their duplicates are unknown")
         print(f"leaks of {split}: {format_leaks(leaks[1]) or 'none'}" + (" on two sides" if len(leaks[1]) else ""))
     if not out:
-        claim_home(table.attrs["file"])
+        claim_home(table.file)
     for path in write_audit(found, folder, leaks):
         print(f"wrote {path}")
     if clean:
@@ -122,12 +123,12 @@ def split(*, split: str = "stratified", pipeline: str = None, out: str = None, o
 
     choose("split", split, SPLITS)
     table = _read(config, metadata_only)
-    folder = Path(out) if out else home_of(table.attrs["file"]) / "splits"
+    folder = Path(out) if out else home_of(table.file) / "splits"
     if not metadata_only:
         make_folds(table, None, config, split)  # what cannot be split is refused before the images are read
     runs = split_data(table, None if metadata_only else check_images(table), config, split)
     if not out:
-        claim_home(table.attrs["file"])
+        claim_home(table.file)
     for path, state in write_splits(runs, folder, overwrite):
         print(f"{state} {path}")
 
@@ -152,14 +153,13 @@ def cache(*, pipeline: str = None, folder: str = None, clear: bool = False, **se
     if settings.get("data") and clear:
         raise UserError("--data fills the cache and --clear empties it: give one of them.")
     if settings.get("data"):
-        from busfast.data.paths import image_paths
         from busfast.data.table import read_table
         from busfast.pipelines.image import ImagePipeline
 
         _, config = configure(pipeline, **settings)
         table = read_table(config.data, config.classes)
         image = ImagePipeline(config.size, config.resize, config.channels)
-        Cache(folder or "auto", table.attrs["root"], list(map(str, image_paths(table))), config.threads).pixels(image)
+        Cache(folder or "auto", table.root, list(map(str, table.image_paths())), config.threads).pixels(image)
     elif pipeline or settings:
         raise UserError("--pipeline and --size say how to decode the images of --data=FOLDER: give that, too.")
     base = Path(folder) if folder else pixels_folder()
@@ -206,10 +206,10 @@ def _read(config, metadata_only: bool, other_labels: bool = False):
     source = guess_source(folder) if os.path.isdir(folder) and not (folder / "table.csv").is_file() else ""
     if source:
         table = read_source(source, folder, files=False, classes=config.classes)
-        table.attrs["file"] = str(folder / "table.csv")
+        table = replace(table, file=folder / "table.csv")
     else:
         table = read_table(folder, config.classes, files=not metadata_only, other_labels=other_labels)
-    print(f"data: {len(table)} images in {table.attrs['root']}")
-    for note in table.attrs["notes"]:
+    print(f"data: {len(table)} images in {table.root}")
+    for note in table.notes:
         print(f"  {note}")
     return table

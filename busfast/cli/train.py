@@ -152,11 +152,10 @@ def sweep(*, split: str = "stratified", params: str = "lr,size,augment", trials:
     run_sweep(name, request, run, parts, resume, typed)
 
 
-def _argv(given: dict[str, Any], config: Config, parts) -> list[str]:
+def _argv(given: dict[str, Any], config: Config, made) -> list[str]:
     """Returns the arguments of `python -m busfast` that train one of the runs that a command asks for."""
-    split = parts.attrs["split"]
-    changed = {"split": split, "fold": parts.attrs["fold"] or None, "seeds": None, "jobs": 1}
-    changed |= {flag: None for flag, only_split in SPLIT_OF.items() if split != only_split}
+    changed = {"split": made.name, "fold": made.fold or None, "seeds": None, "jobs": 1}
+    changed |= {flag: None for flag, only_split in SPLIT_OF.items() if made.name != only_split}
     if given["seeds"]:
         changed |= {"seed": config.seed, "split_seed": config.split_seed}
     return shlex.split(parse.command("train", given | changed, train))[3:]

@@ -5,6 +5,8 @@ from busfast.imports import lazy_names
 MODULES = {
     "CLASSES": ".labels",
     "SPLITS": ".split",
+    "Split": ".split",
+    "Table": ".table",
     "check_images": ".check",
     "count_parts": ".split",
     "resize_image": ".images",

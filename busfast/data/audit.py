@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -10,8 +11,8 @@ from scipy.stats.contingency import association
 from busfast.data.duplicate_pairs import NO_DUPLICATES, audit_file, drop_different, find_duplicates, read_decisions
 from busfast.data.fingerprint import fingerprint_images
 from busfast.data.groups import add_groups, group_names
-from busfast.data.paths import image_paths, links_out
-from busfast.data.table import CLASSES
+from busfast.data.paths import links_out
+from busfast.data.table import CLASSES, Table
 from busfast.text import counted
 
 # Of audit.csv. `differs`: what differs between image and other (label, patient, center). A person fills in `decision`.
@@ -34,9 +35,10 @@ class Audit:
     by_class: float  # accuracy of guessing the most common class of the whole set
     sizes: pd.DataFrame  # per center: number of images, median and range of width and height, modes of the files
     flags: pd.DataFrame  # per flag and class: share of flagged images, of those where the source says so
+    root: Path = Path()  # folder that the paths of images are relative to
 
 
-def audit_images(table: pd.DataFrame, classes: Sequence[str] = CLASSES, *,
+def audit_images(table: Table, classes: Sequence[str] = CLASSES, *,
                  decisions: dict[frozenset, str] | None = None,
                  metadata_only: bool = False) -> tuple[Audit, pd.DataFrame]:
     """Reads every image of a table and audits the set; problems become findings, not errors.
@@ -54,19 +56,19 @@ def audit_images(table: pd.DataFrame, classes: Sequence[str] = CLASSES, *,
         UserError: the decisions cannot be read.
     """
     if decisions is None:
-        decisions = read_decisions(audit_file(table.attrs["file"]))
-    prints = None if metadata_only else fingerprint_images(image_paths(table))
-    pairs = NO_DUPLICATES if metadata_only else find_duplicates(table, prints)
+        decisions = read_decisions(audit_file(table.file))
+    prints = None if metadata_only else fingerprint_images(table.image_paths())
+    pairs = NO_DUPLICATES if metadata_only else find_duplicates(table.rows, prints)
     duplicates = drop_different(pairs, decisions)
-    grouped = add_groups(table, duplicates["a"], duplicates["b"])
-    classes = [*classes, *sorted(set(table["label"]) - set(classes))]
-    links = {} if metadata_only else links_out(table)
-    return audit_table(grouped, prints, pairs, decisions, classes, links), duplicates
+    rows = add_groups(table.rows, duplicates["a"], duplicates["b"])
+    classes = [*classes, *sorted(set(rows["label"]) - set(classes))]
+    links = {} if metadata_only else links_out(table.root, rows["image"])
+    return audit_table(rows, prints, pairs, decisions, classes, links, table.root), duplicates
 
 
 def audit_table(table: pd.DataFrame, prints: pd.DataFrame | None, duplicates: pd.DataFrame,
                 decisions: Mapping[frozenset, str] | None = None, classes: Sequence[str] = CLASSES,
-                links: Mapping[str, str] | None = None) -> Audit:
+                links: Mapping[str, str] | None = None, root: Path = Path()) -> Audit:
     """Audits a table, given the fingerprints and duplicates of its images.
 
     Args:
@@ -76,6 +78,7 @@ def audit_table(table: pd.DataFrame, prints: pd.DataFrame | None, duplicates: pd
         decisions: as `read_decisions` returns them; those on pairs that are no longer found are kept, too.
         classes: the labels, in the order of the tables.
         links: image -> target of a symbolic link that leads out of the data folder.
+        root: folder that the paths of images are relative to.
 
     Returns:
         The audit.
@@ -92,7 +95,7 @@ def audit_table(table: pd.DataFrame, prints: pd.DataFrame | None, duplicates: pd
     findings["decision"] = [decisions.get(frozenset((image, other)), "") if other else ""
                             for image, other in zip(findings["image"], findings["other"], strict=True)]
     sizes = pd.DataFrame() if prints is None else _sizes(table, prints)
-    return Audit(table, findings, confounding, v, by_center, by_class, sizes, _flags(table, classes))
+    return Audit(table, findings, confounding, v, by_center, by_class, sizes, _flags(table, classes), root)
 
 
 def confound(table: pd.DataFrame, classes: Sequence[str]) -> tuple[pd.DataFrame, float, float, float]:

@@ -88,11 +88,11 @@ def _page_values(audit: Audit, leaks: tuple[str, pd.DataFrame] | None) -> dict[s
     split, leak_rows = leaks or ("", None)
     single = audit.findings[audit.findings["other"] == ""]
     return {
-        "mark": MARK, "title": f"Audit of {audit.table.attrs['root']}", "summary": _summary(audit.table),
+        "mark": MARK, "title": f"Audit of {audit.root}", "summary": _summary(audit.table),
         "version": __version__, "date": datetime.date.today().isoformat(), "findings": count_findings(audit.findings),
         "split": split, "leaks": leak_rows, "confounding": audit.confounding,
         "confounding_text": format_confounding(audit), "sizes": audit.sizes, "flags": audit.flags, "kinds": kinds,
-        "pictures": _thumbnails(audit.table.attrs["root"], list(names)), "threshold": SAME, "most_rows": MOST_ROWS,
+        "pictures": _thumbnails(str(audit.root), list(names)), "threshold": SAME, "most_rows": MOST_ROWS,
         "other_findings": [(finding, rows[["image", "detail"]]) for finding, rows in
                            single.groupby("finding", sort=False)],
     }

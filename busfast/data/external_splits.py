@@ -9,7 +9,8 @@ import pandas as pd
 
 from busfast.csvfile import read_rows, read_text
 from busfast.data.labels import match_label, plain
-from busfast.data.split import PARTS, SPLITS, UNUSED
+from busfast.data.split import PARTS, SPLITS, UNUSED, Split
+from busfast.data.table import Table
 from busfast.errors import UserError
 
 NAMES = {"train": "train", "training": "train", "trn": "train", "valid": "valid", "val": "valid",
@@ -26,7 +27,7 @@ def is_list_path(split: str) -> bool:
     return split not in (*SPLITS, "all") and (any(sign in split for sign in "/\\.") or os.path.exists(split))
 
 
-def read_lists(path: str | Path, table: pd.DataFrame, classes: tuple[str, ...]) -> pd.DataFrame:
+def read_lists(path: str | Path, table: Table, classes: tuple[str, ...]) -> Split:
     """Reads lists made elsewhere.
 
     Args:
@@ -38,34 +39,32 @@ def read_lists(path: str | Path, table: pd.DataFrame, classes: tuple[str, ...]) 
         classes: the labels.
 
     Returns:
-        The table with a column `part`; rows on no list are unused; a row on lists of several parts is there once for
-        each. `attrs["notes"]` says what the user should know.
+        The split; rows on no list are unused; a row on the lists of several parts is in it once for each.
 
     Raises:
         UserError: no such lists; an image that is not in the table, or not told apart; another label than in the
             table; no list for training or validation.
     """
-    path = Path(path)
+    name, path, rows = str(path), Path(path), table.rows
     files = _find(path)
-    find = _Finder(table)
+    find = _Finder(rows)
     wanted: dict[int, list[str]] = {}
     twice = 0
     for file, part in files:
         for line, name, label, given in _entries(file, part):
             position = find(file, line, name)
             if label:
-                _check_label(file, line, label, table["label"].iloc[position], classes)
+                _check_label(file, line, label, rows["label"].iloc[position], classes)
             parts = wanted.setdefault(position, [])
             if given in parts:
                 twice += 1
             else:
                 parts.append(given)
-    positions = [position for position in range(len(table)) for _ in wanted.get(position, [UNUSED])]
-    result = table.iloc[positions].reset_index(drop=True)
-    result["part"] = [part for position in range(len(table)) for part in wanted.get(position, [UNUSED])]
-    _check_parts(path, result, classes)
-    result.attrs = {"root": table.attrs["root"], "holdout": [], "notes": _notes(files, result, twice)}
-    return result
+    positions = [position for position in range(len(rows)) for _ in wanted.get(position, [UNUSED])]
+    rows = rows.iloc[positions].reset_index(drop=True)
+    rows["part"] = [part for position in range(len(table)) for part in wanted.get(position, [UNUSED])]
+    _check_parts(path, rows, classes)
+    return Split(rows, table.root, table.file, _notes(files, rows, twice), table.pixels, name)
 
 
 def _find(path: Path) -> list[tuple[Path, str]]:
@@ -170,13 +169,13 @@ def _check_parts(path: Path, table: pd.DataFrame, classes: tuple[str, ...]) -> N
             raise UserError(f"The lists at {path} have no {', '.join(sorted(set(classes) - labels))} image for {part}.")
 
 
-def _notes(files: list[tuple[Path, str]], table: pd.DataFrame, twice: int) -> list[str]:
+def _notes(files: list[tuple[Path, str]], rows: pd.DataFrame, twice: int) -> tuple[str, ...]:
     notes = ["lists: " + ", ".join(str(file) for file, _ in files)]
-    counts = Counter(table["part"])
+    counts = Counter(rows["part"])
     if counts[UNUSED]:
-        notes.append(f"{counts[UNUSED]} of {len(table)} images are on no list and unused")
+        notes.append(f"{counts[UNUSED]} of {len(rows)} images are on no list and unused")
     if not counts["test"]:
         notes.append("warning: no image is on a test list")
     if twice:
         notes.append(f"{twice} images are named twice in the same part and used once")
-    return notes
+    return tuple(notes)

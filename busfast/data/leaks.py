@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 
 from busfast.data.groups import connected
-from busfast.data.split import PARTS
+from busfast.data.split import PARTS, Split
+from busfast.data.table import as_table
 from busfast.errors import UserError
 from busfast.text import counted
 
@@ -13,11 +14,11 @@ NOUNS = {"same file": "file", "patient": "patient", "group": "group", "identical
          "near-duplicate": "pair of near-duplicates"}
 
 
-def find_leaks(table: pd.DataFrame, duplicates: pd.DataFrame) -> pd.DataFrame:
+def find_leaks(split: Split | pd.DataFrame, duplicates: pd.DataFrame) -> pd.DataFrame:
     """Finds what is on two sides of a split.
 
     Args:
-        table: a split table: columns image, center, patient, part and, if there is one, group.
+        split: the split, or its rows: columns image, center, patient, part and, if there is one, group.
         duplicates: pairs of duplicates: columns image, other, kind (identical or near-duplicate).
 
     Returns:
@@ -25,13 +26,14 @@ def find_leaks(table: pd.DataFrame, duplicates: pd.DataFrame) -> pd.DataFrame:
         A patient (a group, a file) on several sides is one row, which names an image of each of two sides; so is a
         chain of duplicates whose ends are on two sides though no pair of it is.
     """
-    used = table[table["part"].isin(PARTS)].reset_index(drop=True)
-    rows = _straddling(used, used["image"], "same file")
+    rows = as_table(split).rows
+    used = rows[rows["part"].isin(PARTS)].reset_index(drop=True)
+    leaks = _straddling(used, used["image"], "same file")
     patient = ("patient " + used["patient"] + " of center " + used["center"]).where(used["patient"] != "", "")
-    rows += _straddling(used, patient, "patient") + _duplicates(used, duplicates)
+    leaks += _straddling(used, patient, "patient") + _duplicates(used, duplicates)
     if "group" in used:
-        rows += _straddling(used, used["group"], "group")
-    return pd.DataFrame(rows, columns=COLUMNS)
+        leaks += _straddling(used, used["group"], "group")
+    return pd.DataFrame(leaks, columns=COLUMNS)
 
 
 def check_leaks(leaks: pd.DataFrame, allow: bool) -> None:

@@ -1,9 +1,8 @@
 """Where the images of a table lie: in its folder, or where sources.csv beside the table says."""
 
 import os
+from collections.abc import Iterable
 from pathlib import Path, PurePosixPath, PureWindowsPath
-
-import pandas as pd
 
 from busfast.csvfile import read_rows
 from busfast.errors import UserError
@@ -29,31 +28,31 @@ def read_source_folders(root: str | Path) -> dict[str, Path]:
     if not file.is_file():
         return {}
     header, rows, _ = read_rows(file, ("name", "folder"))
-    places: dict[str, Path] = {}
+    folders: dict[str, Path] = {}
     for line, cells in rows:
         name, folder = cells[header.index("name")], cells[header.index("folder")]
-        if name in places:
+        if name in folders:
             raise UserError(f"{file}, row {line}, column name: '{name}' stands there twice. Remove one row.")
         if folder:
-            places[name] = Path(root) / folder
-            if not os.path.isdir(places[name]):  # False, too, for what no folder can be called
+            folders[name] = Path(root) / folder
+            if not os.path.isdir(folders[name]):  # False, too, for what no folder can be called
                 raise UserError(f"{file}, row {line}, column folder: there is no folder '{folder}'. If the images were "
                                 "moved, write their new place there.")
-    return places
+    return folders
 
 
-def locate(root: str | Path, name: str, places: dict[str, Path]) -> Path:
+def locate(root: str | Path, name: str, folders: dict[str, Path]) -> Path:
     """Returns the file of a path in a table.
 
     Args:
         root: folder of the table.
         name: the path as the table gives it, with /.
-        places: as `read_source_folders` returns it.
+        folders: as `read_source_folders` returns it.
     """
     first, _, rest = name.partition("/")
-    if rest and first in places:
-        return places[first] / rest.lstrip("/")  # "busi//etc" is in busi, not in /
-    return places.get(".", Path(root)) / name
+    if rest and first in folders:
+        return folders[first] / rest.lstrip("/")  # "busi//etc" is in busi, not in /
+    return folders.get(".", Path(root)) / name
 
 
 def path_problem(name: str) -> str:
@@ -61,13 +60,6 @@ def path_problem(name: str) -> str:
     if PurePosixPath(name).is_absolute() or PureWindowsPath(name).drive or name.startswith("\\"):
         return "is an absolute path"
     return "leads out of the data folder" if ".." in PurePosixPath(name.replace("\\", "/")).parts else ""
-
-
-def image_paths(table: pd.DataFrame) -> list[Path]:
-    """Returns the file of each image of a table (`attrs["root"]` is its folder), in order."""
-    root = table.attrs["root"]
-    places = read_source_folders(root)
-    return [locate(root, name, places) for name in table["image"]]
 
 
 def home_of(table_file: str | Path) -> Path:
@@ -98,12 +90,12 @@ def claim_home(table_file: str | Path) -> Path:
     return home
 
 
-def links_out(table: pd.DataFrame) -> dict[str, str]:
-    """Returns the images of a table that are reached through a symbolic link out of its folders, and where it leads."""
-    places = read_source_folders(table.attrs["root"])
-    fence = PathSandbox(table.attrs["root"], *places.values())
-    found = ((name, fence.leads_out(locate(table.attrs["root"], name, places))) for name in table["image"])
-    return {name: target for name, target in found if target}
+def links_out(root: str | Path, names: Iterable[str]) -> dict[str, str]:
+    """Returns the images that are reached through a symbolic link out of the folders of a table, and its target."""
+    folders = read_source_folders(root)
+    sandbox = PathSandbox(root, *folders.values())
+    targets = ((name, sandbox.leads_out(locate(root, name, folders))) for name in names)
+    return {name: target for name, target in targets if target}
 
 
 class PathSandbox:

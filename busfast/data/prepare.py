@@ -7,6 +7,7 @@ import os
 import secrets
 import shutil
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from hashlib import blake2b
 from pathlib import Path
 
@@ -15,18 +16,19 @@ import pandas as pd
 from busfast.csvfile import write_csv
 from busfast.data.paths import SOURCES_FILE, is_inside
 from busfast.data.sources import SOURCES, read_source
-from busfast.data.sources.common import Options
+from busfast.data.sources.common import Options, SourceTable
 from busfast.data.sources.listing import check_text
 from busfast.data.sources.plan import Made, check_files, plan
-from busfast.data.table import CLASSES, OPTIONAL, REQUIRED, read_table
+from busfast.data.table import CLASSES, OPTIONAL, REQUIRED, Table, read_table
 from busfast.errors import UserError, choose
 from busfast.progress import progress
+from busfast.text import counted
 
 
 def prepare(sources: Sequence[str], paths: Sequence[str | Path], out: str | Path, *, copy: bool = False,
             partial: bool = False, columns: Mapping[str, str] | None = None, center: str | Sequence[str] = "",
             center_tag: str = "", salt: str = "", link: str | Path | None = None,
-            classes: Sequence[str] = CLASSES) -> pd.DataFrame:
+            classes: Sequence[str] = CLASSES) -> Table:
     """Makes a data folder of one or several sources: table.csv, sources.csv, and masks and images that must be made.
 
     Args:
@@ -44,7 +46,7 @@ def prepare(sources: Sequence[str], paths: Sequence[str | Path], out: str | Path
         classes: the labels that are meant.
 
     Returns:
-        The table as written, `attrs["root"]` is `out`.
+        The table as written.
 
     Raises:
         UserError: something is wrong with what was asked or what is there; nothing was changed.
@@ -61,19 +63,19 @@ def prepare(sources: Sequence[str], paths: Sequence[str | Path], out: str | Path
     tables = []
     for name, source, path in zip(names, sources, paths, strict=True):
         prefix = f"{name}_" if len(names) > 1 else ""
-        tables.append(read_source(source, path, options, prefix=prefix, columns=columns if source == "csv" else None))
-        check_files(tables[-1])
-    _fill_centers(tables, centers)
-    _check_places(tables, out, link)
+        table = read_source(source, path, options, prefix=prefix, columns=columns if source == "csv" else None)
+        tables.append(check_files(table))
+    tables = _fill_centers(tables, centers)
+    _check_folders(tables, out, link)
     _check_dicom_options(tables, center_tag=center_tag, salt=salt, link=link)
 
     rows, made, linked, listed = [], {}, {}, []
     for name, source, table in zip(names, sources, tables, strict=True):
-        _say(table, source, salt)
+        _print_source(table, source, salt)
         new_rows, new_made, new_linked = plan(table, name, copy)
         rows, made, linked = rows + new_rows, made | new_made, linked | new_linked
         in_place = not copy and len(new_linked) < len(table)  # else sources.csv need not say where the images are
-        listed.append({"name": name, "folder": table.attrs["root"] if in_place else "", "source": source,
+        listed.append({"name": name, "folder": str(table.root) if in_place else "", "source": source,
                        "images": len(table)})
     columns_found = dict.fromkeys([*REQUIRED, *OPTIONAL, *(name for row in rows for name in row)], "")
     result = pd.DataFrame([columns_found | row for row in rows], columns=list(columns_found), dtype=object)
@@ -81,8 +83,7 @@ def prepare(sources: Sequence[str], paths: Sequence[str | Path], out: str | Path
     print(f"Written: {out} (table.csv: {len(result)} images" + (f"; {len(made)} files made" if made else "") + ")")
     if link:
         print(f"  {link} tells which DICOM file each image is of, and so who the patient is: keep it apart from {out}")
-    result.attrs = {"root": str(out)}
-    return result
+    return Table(result, out, out / "table.csv")
 
 
 def _check_request(sources: list[str], paths: list, centers: list[str], columns: Mapping | None, out: Path) -> None:
@@ -103,25 +104,29 @@ def _check_request(sources: list[str], paths: list, centers: list[str], columns:
                         "--out=FOLDER, or delete this one.")
 
 
-def _fill_centers(tables: list[pd.DataFrame], centers: list[str]) -> None:
-    filled = 0
+def _fill_centers(tables: list[SourceTable], centers: list[str]) -> list[SourceTable]:
+    """Names the center of images that have none."""
+    filled, result = 0, []
     for table, center in zip(tables, centers, strict=True):
-        blank = table["center"] == ""
+        blank = table.rows["center"] == ""
         if center:
-            table.loc[blank, "center"] = center
+            table = replace(table, rows=table.rows.assign(center=table.rows["center"].mask(blank, center)))
             filled += int(blank.sum())
         elif blank.any():
-            table.attrs["notes"].append(f"the center of {blank.sum()} images is not known: --center=NAME says it")
+            table = replace(table, notes=(*table.notes, f"{counted(blank.sum(), 'image')} without a center; "
+                                                        "name it: --center=NAME"))
+        result.append(table)
     if any(centers) and not filled:
         raise UserError(f"--center={','.join(filter(None, centers))} changes nothing: each image has its center "
-                        f"already ({', '.join(sorted({*pd.concat([table['center'] for table in tables])}))}). "
+                        f"already ({', '.join(sorted({*pd.concat([table.rows['center'] for table in tables])}))}). "
                         "Leave it out.")
+    return result
 
 
-def _check_places(tables: list[pd.DataFrame], out: Path, link: str | Path | None) -> None:
+def _check_folders(tables: list[SourceTable], out: Path, link: str | Path | None) -> None:
     for table in tables:
-        root = table.attrs["root"]
-        check_text(root, Path(root).parent)
+        root = table.root
+        check_text(str(root), root.parent)
         for what, path in (("--out", out), ("--link", link)):
             if path and is_inside(os.path.realpath(path), os.path.realpath(root)):
                 raise UserError(f"{what}={path} lies in the source {root}, and busfast changes no source. "
@@ -132,32 +137,32 @@ def _check_places(tables: list[pd.DataFrame], out: Path, link: str | Path | None
         raise UserError(f"--link={link} must be a new file in a folder that is there. Name another: --link=FILE.")
 
 
-def _check_dicom_options(tables: list[pd.DataFrame], **options) -> None:
+def _check_dicom_options(tables: list[SourceTable], **options) -> None:
     given = [name for name, value in options.items() if value]
-    if given and not any(table.attrs["dicom"] for table in tables):
+    if given and not any(table.dicom for table in tables):
         raise UserError(f"--{given[0]} is for DICOM files, and there are none in what is read. Leave it out.")
 
 
-def _say(table: pd.DataFrame, source: str, salt: str) -> None:
-    """Prints what was read, against what was published."""
-    counts = {label: int(count) for label, count in table["label"].value_counts().items()}
+def _print_source(table: SourceTable, source: str, salt: str) -> None:
+    """Prints what was read, compared with what was published."""
+    counts = {label: int(count) for label, count in table.rows["label"].value_counts().items()}
     published = {label: count for label, count in SOURCES[source].published.items() if count}
     order = [label for label in [*SOURCES[source].published, *CLASSES] if label in counts]
     counts = {label: counts[label] for label in dict.fromkeys([*order, *counts])}
-    patients = table["patient"][table["patient"] != ""].nunique()
+    patients = table.rows["patient"][table.rows["patient"] != ""].nunique()
     text = f"{SOURCES[source].title}: {len(table)} images ({_listed(counts)})" + \
         (f" of {patients} patients" if patients else "")
     if published and counts == published:
         text += ", as published"
     elif published:
-        apart = len(table) - sum(published.values())
+        surplus = len(table) - sum(published.values())
         text += f"; differs from the published {sum(published.values())} ({_listed(published)})" + \
-            (f": {abs(apart)} {'fewer' if apart < 0 else 'more'}" if apart else "")
+            (f": {abs(surplus)} {'more' if surplus > 0 else 'fewer'}" if surplus else "")
     print(text)
-    print(f"  read from {table.attrs['root']}")
-    for note in table.attrs["notes"]:
+    print(f"  read from {table.root}")
+    for note in table.notes:
         print(f"  {note}")
-    if table.attrs["dicom"]:
+    if table.dicom:
         print("  patient ids are made with your salt: whoever has it can find the patients" if salt else
               "  patient ids are made with a key that is thrown away: another prepare gives other ids; --salt=SECRET "
               "keeps them")

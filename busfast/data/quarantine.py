@@ -70,8 +70,7 @@ def write_clean(audit: Audit, out: Path) -> tuple[Path, int]:
     reasons = find_broken(audit)
     table = audit.table
     broken = table["image"].isin(reasons.index)
-    root = Path(table.attrs["root"])
-    folders = {".": root} | read_source_folders(root)
+    folders = {".": audit.root} | read_source_folders(audit.root)
     sources = pd.DataFrame({"name": list(folders), "folder": [os.path.abspath(path) for path in folders.values()]})
     make_folder(out)
     write_csv(sources, out / SOURCES_FILE)

@@ -1,156 +1,176 @@
-"""A table -> train, valid and test parts, a group on one side only. Each way to split is a function in `SPLITS`."""
+"""A table -> train, valid and test parts, each group in one part only. Each way to split is a function in `SPLITS`."""
 
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from busfast.data.assign import assign
 from busfast.data.groups import add_groups, group_names
-from busfast.data.table import CLASSES
+from busfast.data.table import CLASSES, Table, as_table
 from busfast.errors import UserError, choose
 
 PARTS = ("train", "valid", "test")
-UNUSED = "unused"  # the part of rows that may be on no side
+UNUSED = "unused"  # the part of rows that may be in none of `PARTS`
 VALID_SHARE = TEST_SHARE = 0.15
 
 
-def split_table(table: pd.DataFrame, split: str = "stratified", **options) -> pd.DataFrame:
-    """Splits a table by a way that gives one split; arguments, result and errors are those of `split_folds`."""
+@dataclass(frozen=True, eq=False)
+class Split(Table):
+    """A table whose rows have a column `part` (train, valid, test or unused); its notes are about the split.
+
+    Attributes:
+        name: the way it was made, a key of `SPLITS`, or the path of lists.
+        fold: name of the fold; "" where the split has no folds.
+        holdout: the centers that are held out.
+        leaks: what is in two parts, such as "3 patients"; "" if nothing is.
+    """
+
+    name: str = ""
+    fold: str = ""
+    holdout: tuple[str, ...] = ()
+    leaks: str = ""
+
+    def only(self, *parts: str) -> "Split":
+        """Returns the rows of some parts."""
+        return replace(self, rows=self.rows[self.rows["part"].isin(parts)].reset_index(drop=True))
+
+    def record(self) -> dict[str, Any]:
+        """Returns what a run's config.yaml keeps of a split, in plain values."""
+        return {"split": self.name, "fold": self.fold, "holdout": list(self.holdout), "leaks": self.leaks}
+
+
+def split_table(table: Table | pd.DataFrame, split: str = "stratified", **options) -> Split:
+    """Splits a table in a way that gives one split; arguments, result and errors are those of `split_folds`."""
     folds = split_folds(table, split, **options)
     if len(folds) > 1:
         raise UserError(f"{split} gives {len(folds)} splits: {', '.join(folds)}. Take them from split_folds.")
     return next(iter(folds.values()))
 
 
-def split_folds(table: pd.DataFrame, split: str = "stratified", *, seed: int = 42, classes: Sequence[str] = CLASSES,
-                holdout: Sequence[str] = (), folds: int = 5,
-                duplicates: pd.DataFrame | None = None) -> dict[str, pd.DataFrame]:
-    """Splits a table by the named way.
+def split_folds(table: Table | pd.DataFrame, split: str = "stratified", *, seed: int = 42,
+                classes: Sequence[str] = CLASSES, holdout: Sequence[str] = (), folds: int = 5,
+                duplicates: pd.DataFrame | None = None) -> dict[str, Split]:
+    """Splits a table.
 
-    What stays together: the images of a patient, duplicates, and rows with the same value in a column `group`.
+    These stay in one part: the images of a patient, duplicates, and rows with the same value in a column `group`.
 
     Args:
-        table: as `read_table` returns it.
+        table: as `read_table` returns it, or its rows.
         split: a key of `SPLITS`.
-        seed: same rows and seed, same split, whatever the order of the rows.
+        seed: the same rows and seed give the same split, whatever the order of the rows.
         classes: every one of them must be in the training and validation parts.
-        holdout: centers that are the test part (`center_holdout` only; empty: chosen, see there).
+        holdout: centers that are the test part (`center_holdout` only; default: chosen, see there).
         folds: number of folds (`kfold` only), 2 or more.
-        duplicates: pairs of rows that are the same picture, as `check_images` returns them; None: they are not known.
+        duplicates: pairs of rows that show the same picture, as `check_images` returns them; None: not checked.
 
     Returns:
-        The name of each fold -> the table with a column `part`: train, valid, test or unused. A way that gives one
-        split names it "". `attrs["holdout"]` names the held-out centers and `attrs["notes"]` what the user should
-        know about the split.
+        The name of each fold -> its split. A way that gives one split names it "".
 
     Raises:
         UserError: an unknown split or center; a class or a center too small to split.
     """
     choose("split", split, SPLITS)
+    table = as_table(table)
     holdout = (holdout,) if isinstance(holdout, str) else tuple(holdout)
     if holdout and split != "center_holdout":
         raise UserError(f"holdout={','.join(holdout)} has no meaning for split '{split}'. "
                         "Use it with center_holdout, or leave it out.")
-    if "part" in table:
-        raise UserError("The table already has a column 'part', which a split would write over. Rename it.")
-    table = table.copy() if duplicates is None else add_groups(table, duplicates["a"], duplicates["b"])
-    unknown = int((table["patient"] == "").sum())
-    joined = "group" in table and (table["group"][table["patient"] == ""] != "").any()
-    table.attrs["notes"] = [f"{unknown} of {len(table)} images have no patient id: each is taken as a patient of its "
-                            f"own{', unless it is in a group' if joined else ''}"] if unknown else []
+    if "part" in table.rows:
+        raise UserError("The table already has a column 'part', which a split would overwrite. Rename it.")
+    rows = table.rows if duplicates is None else add_groups(table.rows, duplicates["a"], duplicates["b"])
+    notes, no_patient = [], rows["patient"] == ""
+    if no_patient.any():
+        in_group = "group" in rows and (rows["group"][no_patient] != "").any()
+        notes.append(f"{no_patient.sum()} of {len(rows)} images have no patient id: each counts as a patient of its "
+                     f"own{', unless it is in a group' if in_group else ''}")
     if duplicates is None:
-        table.attrs["notes"].append("copies among the images are not known")
-    table.attrs["holdout"] = []
-    return SPLITS[split](table, seed=seed, classes=tuple(classes), holdout=holdout, folds=folds)
+        notes.append("images were not checked for duplicates")
+    found = SPLITS[split](replace(table, rows=rows, notes=tuple(notes)), seed=seed, classes=tuple(classes),
+                          holdout=holdout, folds=folds)
+    return {fold: replace(result, name=split, fold=fold) for fold, result in found.items()}
 
 
-def stratified(table: pd.DataFrame, *, seed: int, classes: tuple[str, ...], **_) -> dict[str, pd.DataFrame]:
-    """70/15/15 over all centers; class and center shares alike in each part."""
+def stratified(table: Table, *, seed: int, classes: tuple[str, ...], **_) -> dict[str, Split]:
+    """70/15/15 over all centers, with the same shares of each class and center in each part."""
     shares = (1 - VALID_SHARE - TEST_SHARE, VALID_SHARE, TEST_SHARE)
-    names = group_names(table, across_centers=True)
-    table["part"] = assign(table, names, PARTS, shares, seed, classes, "the table")
-    _note_shares(table, PARTS, shares)
-    return {"": table}
+    names = group_names(table.rows, across_centers=True)
+    part = assign(table.rows, names, PARTS, shares, seed, classes, "the table")
+    return {"": _make_split(table, part, PARTS, shares)}
 
 
-def center_holdout(table: pd.DataFrame, *, seed: int, classes: tuple[str, ...], holdout: tuple[str, ...] = (),
-                   **_) -> dict[str, pd.DataFrame]:
-    """The held-out centers are the test part, whole; the others give train and valid, 85/15.
+def center_holdout(table: Table, *, seed: int, classes: tuple[str, ...], holdout: tuple[str, ...] = (),
+                   **_) -> dict[str, Split]:
+    """All images of the held-out centers are the test part; the other centers give train and valid, 85/15.
 
-    Without `holdout`, the smallest center that has every class is held out. A group (of duplicates) that reaches from
-    a held-out into another center is in the test part, and its images of other centers are unused.
+    Without `holdout`, the smallest center that has every class is held out. Where a group (of duplicates) reaches from
+    a held-out center into another one, its images of the other center are unused.
     """
-    centers = _centers(table, "center_holdout")
+    centers = _centers(table.rows, "center_holdout")
     try:
         holdout = tuple(choose("center", name, centers) for name in holdout)
     except UserError as error:
         commas = " A name with a comma goes into the pipeline file: holdout: [\"NAME\"]."
         raise UserError(f"{error}{commas if any(',' in name for name in centers) else ''}") from None
-    notes = table.attrs["notes"]
-    why = ""
+    rows, notes, why = table.rows, list(table.notes), ""
     if not holdout:
-        holdout = (_smallest_complete_center(table, classes),)
+        holdout = (_smallest_complete_center(rows, classes),)
         why = " (the smallest center that has every class; another: --holdout=NAME)"
     notes.append(f"held out: {', '.join(holdout)}{why}")
-    table.attrs["holdout"] = list(holdout)
-    held = table["center"].isin(holdout)
+    held = rows["center"].isin(holdout)
     if held.all():
         raise UserError(f"holdout={','.join(holdout)} leaves no center to train on. Hold out fewer.")
-    # Ids are given out by each hospital on its own, so the same id at two centers is taken as two people.
-    both = sorted((set(table["patient"][held]) & set(table["patient"][~held])) - {""})
+    # Each hospital numbers its own patients, so the same id at two centers is taken for two people.
+    both = sorted((set(rows["patient"][held]) & set(rows["patient"][~held])) - {""})
     if both:
         notes.append(f"warning: {len(both)} patient ids occur in held-out and in training centers (such as "
-                     f"'{both[0]}'); they are taken as different people")
-    lacking = [name for name in classes if name not in set(table["label"][held])]
+                     f"'{both[0]}'); they are taken for different people")
+    lacking = [name for name in classes if name not in set(rows["label"][held])]
     if lacking:
         notes.append(f"warning: the held-out part has no {', '.join(lacking)} image")
-    names = group_names(table, across_centers=False)
+    names = group_names(rows, across_centers=False)
     unused = names.isin(set(names[held])) & ~held
     if unused.any():
         notes.append(f"{int(unused.sum())} images of other centers are unused: their group reaches into the held-out "
-                     f"part (such as '{table['image'][unused].iloc[0]}')")
-    rest = table[~held & ~unused]
+                     f"part (such as '{rows['image'][unused].iloc[0]}')")
+    rest = ~held & ~unused
     shares = (1 - VALID_SHARE, VALID_SHARE)
-    # Among the training centers the same id may well be the same person: it stays on one side.
-    names = group_names(rest, across_centers=True)
-    others = f"the centers {', '.join(sorted(set(rest['center'])))}"
-    table["part"] = np.where(held, "test", UNUSED).astype(object)
-    table.loc[rest.index, "part"] = assign(rest, names, PARTS[:2], shares, seed, classes, others)
-    _note_shares(table, PARTS[:2], shares)
-    return {"": table}
+    # Among the training centers the same id may well be the same person, who then stays in one part.
+    names = group_names(rows[rest], across_centers=True)
+    training_centers = f"the centers {', '.join(sorted(set(rows['center'][rest])))}"
+    part = np.where(held, "test", UNUSED).astype(object)
+    part[rest] = assign(rows[rest], names, PARTS[:2], shares, seed, classes, training_centers)
+    return {"": _make_split(replace(table, notes=tuple(notes)), part, PARTS[:2], shares, holdout=holdout)}
 
 
-def leave_one_center_out(table: pd.DataFrame, *, seed: int, classes: tuple[str, ...], **_) -> dict[str, pd.DataFrame]:
+def leave_one_center_out(table: Table, *, seed: int, classes: tuple[str, ...], **_) -> dict[str, Split]:
     """A `center_holdout` for each center in turn; a fold is named after the center that is its test part."""
-    folds = {}
-    for center in _centers(table, "leave_one_center_out"):
-        one = table.copy()
-        folds |= {center: center_holdout(one, seed=seed, classes=classes, holdout=(center,))[""]}
-    return folds
+    return {center: center_holdout(table, seed=seed, classes=classes, holdout=(center,))[""]
+            for center in _centers(table.rows, "leave_one_center_out")}
 
 
-def kfold(table: pd.DataFrame, *, seed: int, classes: tuple[str, ...], folds: int, **_) -> dict[str, pd.DataFrame]:
-    """Cross-validation: every image is in the test part of exactly one fold, and 15% of the rest are valid."""
+def kfold(table: Table, *, seed: int, classes: tuple[str, ...], folds: int, **_) -> dict[str, Split]:
+    """Cross-validation: every image is in the test part of exactly one fold; 15% of the others are valid."""
     if folds < 2:
         raise UserError(f"folds={folds} is out of range: give a whole number from 2.")
-    names = group_names(table, across_centers=True)
+    rows, names = table.rows, group_names(table.rows, across_centers=True)
     numbers = tuple(str(number) for number in range(1, folds + 1))
     try:
-        fold_of = assign(table, names, numbers, (1 / folds,) * folds, seed, classes, "the table")
+        fold_of = assign(rows, names, numbers, (1 / folds,) * folds, seed, classes, "the table")
     except UserError as error:
         raise UserError(f"{error} Or take fewer folds: --folds=NUMBER.") from None
     shares = (1 - VALID_SHARE, VALID_SHARE)
+    aims = ((1 - 1 / folds) * shares[0], (1 - 1 / folds) * shares[1], 1 / folds)
     result = {}
     for number in numbers:
-        one = table.copy()
-        rest = table[fold_of != number]
-        one["part"] = "test"
+        rest = fold_of != number
+        part = np.full(len(rows), "test", dtype=object)
         # Another seed for each fold: else the hash that made the folds would choose the validation part, too.
-        parts = assign(rest, names[rest.index], PARTS[:2], shares, _derive(seed, number), classes, f"fold {number}")
-        one.loc[rest.index, "part"] = parts
-        _note_shares(one, PARTS, ((1 - 1 / folds) * shares[0], (1 - 1 / folds) * shares[1], 1 / folds))
-        result[number] = one
+        part[rest] = assign(rows[rest], names[rest], PARTS[:2], shares, _derive(seed, number), classes,
+                            f"fold {number}")
+        result[number] = _make_split(table, part, PARTS, aims)
     return result
 
 
@@ -158,46 +178,53 @@ SPLITS = {"stratified": stratified, "center_holdout": center_holdout, "leave_one
           "kfold": kfold}
 
 
-def count_parts(table: pd.DataFrame, classes: Sequence[str] = CLASSES) -> pd.DataFrame:
+def count_parts(split: Table | pd.DataFrame, classes: Sequence[str] = CLASSES) -> pd.DataFrame:
     """Counts the images of each class (columns) in each part (rows; unused only if there are any)."""
-    index = [*PARTS, *([UNUSED] if (table["part"] == UNUSED).any() else [])]
-    return pd.crosstab(table["part"], table["label"]).reindex(index=index, columns=list(classes), fill_value=0)
+    rows = as_table(split).rows
+    index = [*PARTS, *([UNUSED] if (rows["part"] == UNUSED).any() else [])]
+    return pd.crosstab(rows["part"], rows["label"]).reindex(index=index, columns=list(classes), fill_value=0)
+
+
+def class_shares(rows: pd.DataFrame, parts: Sequence[str]) -> pd.DataFrame:
+    """Returns which share of each class (rows) is in each part (columns), of the images in these parts, 0 to 1."""
+    used = rows[rows["part"].isin(parts)]
+    return pd.crosstab(used["label"], used["part"], normalize="index").reindex(columns=list(parts), fill_value=0.0)
+
+
+def _make_split(table: Table, part: np.ndarray, parts: tuple[str, ...], shares: tuple[float, ...], **facts) -> Split:
+    """Gives each row its part, and notes how close the parts' shares of each class come to those aimed at."""
+    rows = table.rows.assign(part=part)
+    found = class_shares(rows, parts)
+    errors = (found - np.asarray(shares)).abs().stack()
+    label, farthest = errors.idxmax()
+    note = (f"shares of each class are within {100 * errors.max():.1f} points of "
+            f"{'/'.join(f'{100 * share:.3g}' for share in shares)}% (farthest: {farthest} has "
+            f"{100 * found.loc[label, farthest]:.1f}% of {label})")
+    return Split(rows, table.root, table.file, (*table.notes, note), table.pixels, **facts)
 
 
 def _derive(seed: int, number: str) -> int:
     return int(np.random.SeedSequence([seed, int(number)]).generate_state(1)[0])
 
 
-def _note_shares(table: pd.DataFrame, parts: tuple[str, ...], shares: tuple[float, ...]) -> None:
-    """Notes how near the parts' shares of each class come to those aimed at."""
-    some = table[table["part"].isin(parts)]
-    found = pd.crosstab(some["label"], some["part"], normalize="index").reindex(columns=parts, fill_value=0.0)
-    off = (found - np.asarray(shares)).abs().stack()
-    label, part = off.idxmax()
-    aim = "/".join(f"{100 * share:.3g}" for share in shares)
-    table.attrs["deviation"] = float(off.max())
-    table.attrs["notes"] = [*table.attrs["notes"], f"shares of each class are within {100 * off.max():.1f} points of "
-                            f"{aim}% (farthest: {part} has {100 * found.loc[label, part]:.1f}% of {label})"]
-
-
-def _centers(table: pd.DataFrame, split: str) -> list[str]:
+def _centers(rows: pd.DataFrame, split: str) -> list[str]:
     """The centers of a table that can be split by center, sorted."""
-    if (table["center"] == "").all():
+    if (rows["center"] == "").all():
         raise UserError(f"{split} needs the column 'center' in the table, and it is missing or empty. "
                         "Fill it, or use --split=stratified.")
-    for row, name in enumerate(table["center"], start=2):
+    for row, name in enumerate(rows["center"], start=2):
         if not name:
-            raise UserError(f"{split}: the image of row {row} ('{table['image'].iloc[row - 2]}') has no "
+            raise UserError(f"{split}: the image of row {row} ('{rows['image'].iloc[row - 2]}') has no "
                             "center. Fill the column 'center' in every row.")
-    if table["center"].nunique() < 2:
-        raise UserError(f"{split} needs two centers or more; the table has only '{table['center'].iloc[0]}'."
+    if rows["center"].nunique() < 2:
+        raise UserError(f"{split} needs two centers or more; the table has only '{rows['center'].iloc[0]}'."
                         " Use --split=stratified.")
-    return sorted(set(table["center"]))
+    return sorted(set(rows["center"]))
 
 
-def _smallest_complete_center(table: pd.DataFrame, classes: tuple[str, ...]) -> str:
-    sizes = table["center"].value_counts()
-    labels = table.groupby("center")["label"].agg(set)
+def _smallest_complete_center(rows: pd.DataFrame, classes: tuple[str, ...]) -> str:
+    sizes = rows["center"].value_counts()
+    labels = rows.groupby("center")["label"].agg(set)
     complete = [name for name in sizes.index if set(classes) <= labels[name]]
     if not complete:
         raise UserError("No center has every class, so none can be chosen to be held out. Name one: --holdout="

@@ -2,6 +2,8 @@
 
 import os
 from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 
 import pandas as pd
@@ -14,6 +16,39 @@ from busfast.text import counted
 
 REQUIRED = ("image", "label")
 OPTIONAL = ("center", "patient", "device", "mask")
+
+
+@dataclass(frozen=True, eq=False)
+class Table:
+    """The images of a data folder.
+
+    Attributes:
+        rows: one row an image, all columns text ("" where a value is missing): image (path relative to `root`), label,
+            center, patient, device, mask, then any other column.
+        root: folder that the paths of images and masks are relative to.
+        file: the table.csv that the rows were read from; None: no such file.
+        notes: what the user should know about the rows.
+        pixels: image -> hash of its pixels (see `busfast.data.fingerprint`); empty until the images have been read.
+    """
+
+    rows: pd.DataFrame
+    root: Path = Path()
+    file: Path | None = None
+    notes: tuple[str, ...] = ()
+    pixels: Mapping[str, str] = field(default_factory=dict)
+
+    def __len__(self) -> int:
+        return len(self.rows)
+
+    def image_paths(self) -> list[Path]:
+        """Returns the file of each image, in order."""
+        folders = read_source_folders(self.root)
+        return [locate(self.root, name, folders) for name in self.rows["image"]]
+
+
+def as_table(table: Table | pd.DataFrame) -> Table:
+    """Returns a table as it is, or makes one of rows whose image paths are absolute or relative to this folder."""
+    return Table(table) if isinstance(table, pd.DataFrame) else table
 
 
 def find_table(data: str | Path) -> Path:
@@ -38,20 +73,18 @@ def find_table(data: str | Path) -> Path:
 
 
 def read_table(data: str | Path, classes: tuple[str, ...] = CLASSES, *, files: bool = True,
-               other_labels: bool = False) -> pd.DataFrame:
+               other_labels: bool = False) -> Table:
     """Reads and checks the table of a data folder.
 
     Args:
         data: a folder with `table.csv`, or the path of such a CSV file (see `read_rows` for what is read).
         classes: the labels that may occur, in the model's order; a label in other capitals or with other spaces is
-            taken for the class, and `attrs["notes"]` says so.
+            taken for the class, with a note.
         files: whether the images and masks must be there.
         other_labels: whether a label that is none of the classes may stay.
 
     Returns:
-        One row an image, all columns text ("" where nothing is known): image (path relative to the folder, see
-        `image_paths`), label, center, patient, device, mask, then any other column as it stands. `attrs["root"]` is
-        the folder, `attrs["file"]` the table, `attrs["notes"]` says what was read otherwise than it stands there.
+        The table; its notes say which values were read differently from how they are written.
 
     Raises:
         UserError: a required column is missing, or a row is empty, of the wrong length, a duplicate, has an
@@ -66,10 +99,8 @@ def read_table(data: str | Path, classes: tuple[str, ...] = CLASSES, *, files: b
         record = dict.fromkeys(columns, "") | dict(zip(header, cells, strict=True))
         check(line, record)
         records.append(record)
-    table = pd.DataFrame(records, columns=columns, dtype=object)
-    table.attrs["root"], table.attrs["file"] = str(path.parent), str(path)
-    table.attrs["notes"] = notes + check.notes()
-    return table
+    return Table(pd.DataFrame(records, columns=columns, dtype=object), path.parent, path,
+                 (*notes, *check.notes()))
 
 
 class _RowCheck:
@@ -77,8 +108,8 @@ class _RowCheck:
 
     def __init__(self, path: Path, classes: tuple[str, ...], files: bool, other_labels: bool):
         self.path, self.classes, self.files, self.other_labels = path, classes, files, other_labels
-        self.places = read_source_folders(path.parent) if files else {}
-        self.fence = PathSandbox(path.parent, *self.places.values())
+        self.folders = read_source_folders(path.parent) if files else {}
+        self.sandbox = PathSandbox(path.parent, *self.folders.values())
         self.seen: dict[str, int] = {}
         self.mapped: Counter = Counter()
         self.others: Counter = Counter()
@@ -118,13 +149,13 @@ class _RowCheck:
         if not self.files:
             self.backslashes += slashed != value
             return slashed
-        file = locate(folder, value, self.places)
+        file = locate(folder, value, self.folders)
         if not os.path.isfile(file) and slashed != value:  # False, too, for what no file can be called
             self.backslashes += 1
-            value, file = slashed, locate(folder, slashed, self.places)
+            value, file = slashed, locate(folder, slashed, self.folders)
         if not os.path.isfile(file):
             raise UserError(f"{where}: there is no file '{value}' in {folder}. Mend the path or remove the row.")
-        target = self.fence.leads_out(file)
+        target = self.sandbox.leads_out(file)
         if target:
             name = value.partition("/")[0] if "/" in value else "."
             raise UserError(f"{where}: '{value}' is reached through a symbolic link that leads out of {folder}, to "

@@ -21,8 +21,8 @@ from PIL import Image
 
 from busfast.data.images import SUFFIXES
 from busfast.data.paths import locate, read_source_folders
-from busfast.data.split import PARTS
-from busfast.data.table import CLASSES
+from busfast.data.split import PARTS, Split
+from busfast.data.table import CLASSES, as_table
 from busfast.errors import UserError
 from busfast.pipelines.augment import augment_and_normalize, collate
 from busfast.pipelines.backends import LOADERS, REFERENCE, choose_device, choose_loader
@@ -238,13 +238,14 @@ def list_images(path: str | Path) -> list[str]:
     return files
 
 
-def make_dls(table: pd.DataFrame, image: ImagePipeline | None = None, *, classes: tuple[str, ...] = CLASSES,
+def make_dls(split: Split | pd.DataFrame, image: ImagePipeline | None = None, *, classes: tuple[str, ...] = CLASSES,
              bs: int = 32, loader: str = "auto", device: str = "auto", threads: int = 0, cache: str = "off",
              path: str | Path = ".", place: tuple[int, int] = (0, 1)) -> TableDataLoaders:
     """Makes fastai DataLoaders of the train and valid parts of a split table.
 
     Args:
-        table: as `split_table` returns it (or `read_split`).
+        split: as `split_table` or `read_split` returns it; or rows with the columns image (path, or pixels), label and
+            part.
         image: the image pipeline; default: `ImagePipeline()`.
         classes: the labels in the model's order; they become `dls.vocab`.
         bs: images a batch. In training the last, shorter batch is kept, unless it is a single image, which batch
@@ -267,13 +268,13 @@ def make_dls(table: pd.DataFrame, image: ImagePipeline | None = None, *, classes
     image = image or ImagePipeline()
     device = choose_device(device)
     loader, _ = choose_loader(loader, device)
-    if "part" not in table:
+    table = as_table(split)
+    if "part" not in table.rows:
         raise UserError("The table has no column 'part'. Split it first: split_table(table, 'stratified').")
-    root = table.attrs["root"]
-    places = read_source_folders(root)
-    rows = table.reset_index(drop=True)
+    folders = read_source_folders(table.root)
+    rows = table.rows.reset_index(drop=True)
     # Of type object, whose copies share their texts: fastai copies the table for each part and transform.
-    rows["image"] = pd.Series([str(locate(root, image, places)) if isinstance(image, str) else image
+    rows["image"] = pd.Series([str(locate(table.root, image, folders)) if isinstance(image, str) else image
                                for image in rows["image"]], dtype=object)
     splits = [np.flatnonzero(rows["part"] == part).tolist() for part in PARTS[:2]]
     for part, indices in zip(PARTS[:2], splits, strict=True):
@@ -282,7 +283,7 @@ def make_dls(table: pd.DataFrame, image: ImagePipeline | None = None, *, classes
     dataset = _datasets(rows, image, tuple(classes), splits)
     kept = None
     if cache != "off":
-        kept = Cache(cache, root, rows["image"][rows["part"].isin(PARTS[:2])].tolist(), threads)
+        kept = Cache(cache, table.root, rows["image"][rows["part"].isin(PARTS[:2])].tolist(), threads)
     how = {"image": image, "loader": loader, "threads": threads, "cache": kept, "bs": bs, "device": device,
            "place": place, "after_item": [ToTensor()],
            "after_batch": [Normalized(image.mean, image.std)]}
@@ -294,9 +295,8 @@ def make_dls(table: pd.DataFrame, image: ImagePipeline | None = None, *, classes
 
 def inference_dls(image: ImagePipeline, classes: tuple[str, ...], **kwargs) -> TableDataLoaders:
     """Makes DataLoaders for `test_dl` alone; they hold one blank image. `kwargs`: bs, device, threads of `make_dls`."""
-    table = pd.concat([_blank(classes).assign(part=part) for part in PARTS[:2]], ignore_index=True)
-    table.attrs["root"] = "."
-    return make_dls(table, image, classes=classes, loader=REFERENCE, **kwargs)
+    rows = pd.concat([_blank(classes).assign(part=part) for part in PARTS[:2]], ignore_index=True)
+    return make_dls(rows, image, classes=classes, loader=REFERENCE, **kwargs)
 
 
 def _blank(classes) -> pd.DataFrame:

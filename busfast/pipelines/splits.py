@@ -8,7 +8,8 @@ import pandas as pd
 from busfast.data.duplicate_pairs import NO_DUPLICATES
 from busfast.data.external_splits import is_list_path, read_lists
 from busfast.data.leaks import check_leaks, find_leaks, format_leaks
-from busfast.data.split import count_parts, split_folds
+from busfast.data.split import Split, count_parts, split_folds
+from busfast.data.table import Table
 from busfast.errors import UserError, choose
 from busfast.pipelines.config import Config, folder_name
 from busfast.pipelines.settings import convert
@@ -56,25 +57,25 @@ def list_seeds(seeds: str | int, config: Config, given: bool = False) -> list[Co
     return [replace(config, seed=number, split_seed=split_seed) for number in numbers]
 
 
-def make_folds(table: pd.DataFrame, duplicates: pd.DataFrame | None, config: Config, split: str,
-               fold: str | None = None) -> dict[str, pd.DataFrame]:
-    """Splits the table, or reads somebody else's lists.
+def make_folds(table: Table, duplicates: pd.DataFrame | None, config: Config, split: str,
+               fold: str | None = None) -> dict[str, Split]:
+    """Splits the table, or reads lists made elsewhere.
 
     Args:
         table: as `read_table` returns it.
-        duplicates: as `check_images` returns them; None: they are not known.
+        duplicates: as `check_images` returns them; None: not checked.
         config: the checked configuration.
         split: a key of `SPLITS`, or the path of lists (see `read_lists`).
         fold: only this fold of the split.
 
     Returns:
-        The name of the run -> the split table; `attrs` has notes, split, fold and holdout.
+        The name of the run -> its split.
 
     Raises:
         UserError: the table cannot be split like this.
     """
     if is_list_path(split):
-        folds = {"": read_lists(split, table, config.classes)}
+        folds = {"": replace(read_lists(split, table, config.classes), name=split)}
     else:
         holdout = config.holdout if split == "center_holdout" else ()
         folds = split_folds(table, split, seed=seed_of_split(config), classes=config.classes, holdout=holdout,
@@ -83,33 +84,31 @@ def make_folds(table: pd.DataFrame, duplicates: pd.DataFrame | None, config: Con
         raise UserError(f"--fold={fold} does not apply to --split={split}, which has no folds. Leave it out.")
     if fold is not None:
         folds = {fold: folds[choose(f"fold of {split}", fold, folds)]}
-    for key, parts in folds.items():
-        parts.attrs |= {"split": split, "fold": key}
-    return {name_split(split, key, config): parts for key, parts in folds.items()}
+    return {name_split(split, key, config): made for key, made in folds.items()}
 
 
-def split_data(table: pd.DataFrame, duplicates: pd.DataFrame | None, config: Config, split: str, *,
-               fold: str | None = None, allow_leaks: bool = False) -> dict[str, pd.DataFrame]:
-    """Makes the folds of a split, shows what came out, and refuses leaks.
+def split_data(table: Table, duplicates: pd.DataFrame | None, config: Config, split: str, *,
+               fold: str | None = None, allow_leaks: bool = False) -> dict[str, Split]:
+    """Makes the folds of a split, prints the size of their parts, and refuses leaks.
 
     Args:
         table, duplicates, config, split, fold: as those of `make_folds`.
-        allow_leaks: go on with lists that leak all the same.
+        allow_leaks: accept lists that leak, with a warning.
 
     Returns:
-        As `make_folds`; `attrs` has leaks, too (in words, "" if nothing leaks).
+        The name of the run -> its split.
 
     Raises:
         UserError: the table cannot be split like this, or the split leaks.
     """
-    runs = make_folds(table, duplicates, config, split, fold)
-    for parts in runs.values():
-        print(f"split: {split}" + (f", fold {parts.attrs['fold']}" if parts.attrs["fold"] else ""))
-        for note in parts.attrs["notes"]:
+    runs = {}
+    for name, made in make_folds(table, duplicates, config, split, fold).items():
+        print(f"split: {split}" + (f", fold {made.fold}" if made.fold else ""))
+        for note in made.notes:
             print(f"  {note}")
-        for part, row in count_parts(parts, config.classes).iterrows():
+        for part, row in count_parts(made, config.classes).iterrows():
             print(f"  {part:7}" + ", ".join(f"{count} {label}" for label, count in row.items()), flush=True)
-        leaks = find_leaks(parts, NO_DUPLICATES if duplicates is None else duplicates)
+        leaks = find_leaks(made, NO_DUPLICATES if duplicates is None else duplicates)
         check_leaks(leaks, allow_leaks)
-        parts.attrs["leaks"] = format_leaks(leaks)
+        runs[name] = replace(made, leaks=format_leaks(leaks))
     return runs

@@ -1,5 +1,6 @@
 """Several trained runs -> one run whose model is the mean of theirs, which every verb takes like any other."""
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,7 @@ import numpy as np
 import pandas as pd
 
 from busfast.csvfile import write_csv
-from busfast.data.split import UNUSED, count_parts
+from busfast.data.split import UNUSED, Split, count_parts
 from busfast.data.split_file import read_split
 from busfast.data.table import find_table
 from busfast.errors import UserError
@@ -74,7 +75,7 @@ def make_ensemble(names: str) -> Run:
     made = new_run(*_name(runs))
     try:
         save_weights(join_states([run.best_weights() for run in runs]), made.models / "best.pth")
-        write_csv(parts, made.results / "split.csv")
+        write_csv(parts.rows, made.results / "split.csv")
         write_config(made, config, record)
         if not same:
             _write_out_of_fold(made, runs, splits, config)
@@ -126,9 +127,9 @@ def _check_fit(runs: list[Run], read: list[tuple[Config, dict]]) -> None:
                                 f"{facts[0][key]} here. Members need the same classes, model, data and image pipeline.")
 
 
-def _join_splits(splits: list[pd.DataFrame]) -> pd.DataFrame:
+def _join_splits(splits: list[Split]) -> Split:
     """Makes a split whose training part is all that any of some splits is trained or chosen by."""
-    rows = pd.concat(splits, ignore_index=True)
+    rows = pd.concat([split.rows for split in splits], ignore_index=True)
     known = [name for name in ("label", "pixels") if name in rows]
     differ = rows.groupby("image")[known].nunique().max(axis=1) > 1
     if differ.any():
@@ -137,8 +138,7 @@ def _join_splits(splits: list[pd.DataFrame]) -> pd.DataFrame:
     used = set(rows["image"][rows["part"].isin(("train", "valid"))])
     joined = rows.drop_duplicates("image").reset_index(drop=True)
     joined["part"] = np.where(joined["image"].isin(used), "train", UNUSED).astype(object)
-    joined.attrs = splits[0].attrs
-    return joined
+    return replace(splits[0], rows=joined)
 
 
 def _name(runs: list[Run]) -> tuple[str, str]:
@@ -148,11 +148,11 @@ def _name(runs: list[Run]) -> tuple[str, str]:
     return pipeline, folder_name(f"{own}-ensemble")
 
 
-def _mean_valid(runs: list[Run], config: Config, parts: pd.DataFrame) -> tuple[np.ndarray | None, dict[str, float]]:
+def _mean_valid(runs: list[Run], config: Config, parts: Split) -> tuple[np.ndarray | None, dict[str, float]]:
     """What training said of the validation part, on average over the members, and how good that is."""
     if not all((run.results / VALID_FILE).is_file() for run in runs):
         return None, {}
-    valid = parts[parts["part"] == "valid"]
+    valid = parts.only("valid").rows
     mean = np.mean([read_valid(run, config.classes, valid["image"]) for run in runs], axis=0)
     labels = valid["label"].map(list(config.classes).index).to_numpy(int)
     found = score(labels, mean, np.ones((1, len(valid))), config.classes)
@@ -162,9 +162,9 @@ def _mean_valid(runs: list[Run], config: Config, parts: pd.DataFrame) -> tuple[n
     return mean, {name: round(float(value), 6) for name, value in logged.items()}
 
 
-def _write_out_of_fold(made: Run, runs: list[Run], splits: list[pd.DataFrame], config: Config) -> None:
+def _write_out_of_fold(made: Run, runs: list[Run], splits: list[Split], config: Config) -> None:
     """Scores what the members say of the images that they did not see, if each image was in one test part."""
-    if pd.concat([split["image"][split["part"] == "test"] for split in splits]).duplicated().any():
+    if pd.concat([split.only("test").rows["image"] for split in splits]).duplicated().any():
         return
     unscored = [run.name for run in runs if not is_scored(run)]
     if unscored:

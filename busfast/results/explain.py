@@ -49,12 +49,13 @@ def explain_run(run: Run, **flags) -> list[Path]:
     predictions = read_predictions(run, config.classes)
     parts = read_parts(run, find_table(config.data).parent)
     check_unchanged(run.name, parts)
-    table = predictions.assign(mask=predictions["image"].map(dict(zip(parts["image"], parts["mask"], strict=True))))
+    masks = dict(zip(parts.rows["image"], parts.rows["mask"], strict=True))
+    table = predictions.assign(mask=predictions["image"].map(masks))
     learn = load_run_model(run.best_weights(), config, record, **flags)
     cases = choose_cases(table, config.classes)
     masked = table[(table["mask"] != "") & ~table.index.isin(cases.index)]
     shown = pd.concat([cases, draw_some(masked, config.seed)])
-    pixels, masks = read_pixels(learn, shown, parts.attrs["root"])
+    pixels, masks = read_pixels(learn, shown, parts.root)
     targets = np.array([config.classes.index(name) for name in shown["predicted"]])
     maps = explain_images(learn, config.arch, pixels, targets)
     files = [run.results / name for name in ("explain.png", "localisation.csv", "probes.csv")]
@@ -64,7 +65,7 @@ def explain_run(run: Run, **flags) -> list[Path]:
     found.loc["likeness to an untrained model's maps", ["estimate", "images"]] = sanity, min(LOOKED, len(pixels))
     write_csv(found.reset_index(names="measure"), files[1], float_format="%.6g")
     probes = probe_run(learn, parts, config.classes, config.seed)
-    split = read_split(run.results / "split.csv", parts.attrs["root"])
+    split = read_split(run.results / "split.csv", parts.root)
     probes.loc[len(probes)] = compare_parts(learn, split, record["loader"])
     write_csv(probes, files[2], float_format="%.6g")
     return files

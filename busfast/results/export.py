@@ -2,15 +2,15 @@
 
 import tempfile
 from collections.abc import Sequence
+from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 from fastai.learner import Learner
 from scipy.special import softmax
 
-from busfast.data.paths import image_paths
+from busfast.data.split import Split
 from busfast.data.split_file import find_images, read_split
 from busfast.data.table import find_table
 from busfast.errors import UserError, choose
@@ -57,9 +57,9 @@ def export_run(run: Run, formats: Sequence[str], *, target: float = TARGET, posi
     learn = load_run_model(run.best_weights(), config, record, device=device, threads=threads)
     facts = describe_run(run, target=target, positive=positive)
     parts = _read_parts(run, config.data)
-    valid = parts[parts["part"] == "valid"]
+    valid = parts.only("valid")
     checked = _choose_checked(valid if len(valid) else parts)
-    paths = image_paths(checked)
+    paths = checked.image_paths()
     forms = {TRAINED: _trained_probabilities(run, learn, checked, paths)}
     exact = record.get("device") != "cuda"
     bundle, learner, written = run.models / "bundle", run.models / "learner.pkl", []
@@ -105,12 +105,12 @@ def run_learner(run: Run, **flags) -> Learner:
     return learn
 
 
-def _write_bundle(folder: Path, learn: Learner, facts: dict, parts: pd.DataFrame, paths: list[Path],
+def _write_bundle(folder: Path, learn: Learner, facts: dict, parts: Split, paths: list[Path],
                   onnx: bool) -> dict[str, np.ndarray]:
     """Writes a bundle; returns the probabilities of some images by each of its models, as read back from its files."""
     image, model = learn.dls.valid.image, learn.model.eval()
     outlier = None
-    if not (parts["part"] == "valid").any():
+    if not len(parts.only("valid")):
         print("each image may have trained a member, so that none tells what is usual: no outlier score", flush=True)
     elif supports_features(model, image.size):
         outlier = _fit_outlier(TorchEngine(model, image, learn.dls.device, features=True), parts, learn.dls.valid)
@@ -130,27 +130,26 @@ def _write_bundle(folder: Path, learn: Learner, facts: dict, parts: pd.DataFrame
     return forms
 
 
-def _read_parts(run: Run, data: str) -> pd.DataFrame:
-    """Returns the train and valid rows of a run's split, whose images are all there."""
-    parts = read_split(run.results / "split.csv", find_table(data).parent)
-    parts = parts[parts["part"].isin(("train", "valid"))].reset_index(drop=True)
+def _read_parts(run: Run, data: str) -> Split:
+    """Returns the train and valid parts of a run's split, whose images are all there."""
+    parts = read_split(run.results / "split.csv", find_table(data).parent).only("train", "valid")
     find_images(run.name, parts)
     return parts
 
 
-def _choose_checked(rows: pd.DataFrame) -> pd.DataFrame:
+def _choose_checked(split: Split) -> Split:
     """Returns the first images of each class, in turn."""
-    turn = rows.groupby("label").cumcount().sort_values(kind="stable").index
-    return rows.loc[turn[:CHECKED]]
+    turn = split.rows.groupby("label").cumcount().sort_values(kind="stable").index
+    return replace(split, rows=split.rows.loc[turn[:CHECKED]])
 
 
-def _trained_probabilities(run: Run, learn: Learner, checked: pd.DataFrame, paths: list[Path]) -> np.ndarray:
+def _trained_probabilities(run: Run, learn: Learner, checked: Split, paths: list[Path]) -> np.ndarray:
     """Returns the probabilities by the training process itself, in the epoch whose weights these are."""
     if not (run.results / VALID_FILE).is_file():
         print(f"{run.name} has no {VALID_FILE} (made by an older busfast, or an ensemble of several splits): forms are "
               "compared with its Learner", flush=True)
         return _probabilities(LearnerEngine(learn), paths)
-    return read_valid(run, tuple(learn.dls.vocab), checked["image"])
+    return read_valid(run, tuple(learn.dls.vocab), checked.rows["image"])
 
 
 def _probabilities(engine, paths: list[Path]) -> np.ndarray:
@@ -179,11 +178,11 @@ def _compare(run: Run, forms: dict[str, np.ndarray], count: int, exact: bool) ->
                         "was written. Were images, weights or packages changed since it was trained?")
 
 
-def _fit_outlier(engine: TorchEngine, parts: pd.DataFrame, dl) -> Outlier:
+def _fit_outlier(engine: TorchEngine, parts: Split, dl) -> Outlier:
     features = []
     for part in ("train", "valid"):
-        rows = parts[parts["part"] == part]
-        rows = rows.iloc[np.linspace(0, len(rows) - 1, min(MAX_FITTED, len(rows))).astype(int)]  # evenly spaced
-        outputs = stream(engine, image_paths(rows), bs=dl.bs, threads=dl.threads)
+        paths = parts.only(part).image_paths()
+        spaced = np.linspace(0, len(paths) - 1, min(MAX_FITTED, len(paths))).astype(int)
+        outputs = stream(engine, [paths[row] for row in spaced], bs=dl.bs, threads=dl.threads)
         features.append(np.concatenate([output.features for _, output in outputs if output]))
     return fit_outlier(*features)

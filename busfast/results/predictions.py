@@ -10,6 +10,7 @@ import pandas as pd
 
 from busfast import __version__
 from busfast.csvfile import read_rows, write_csv
+from busfast.data.split import Split
 from busfast.data.split_file import check_unchanged, read_split
 from busfast.data.table import find_table
 from busfast.errors import UserError
@@ -22,7 +23,7 @@ PARTS = ("valid", "test")
 KNOWN = ("image", "part", "center", "device", "patient", "group", "label")
 
 
-def read_parts(run: Run, root: str | Path) -> pd.DataFrame:
+def read_parts(run: Run, root: str | Path) -> Split:
     """Reads the rows of the validation and test part of a run.
 
     Args:
@@ -33,29 +34,28 @@ def read_parts(run: Run, root: str | Path) -> pd.DataFrame:
         UserError: one of the parts is empty.
     """
     path = run.results / "split.csv"
-    parts = read_split(path, root)
-    parts = parts[parts["part"].isin(PARTS)].reset_index(drop=True)
-    parts.attrs["root"] = str(root)
+    split = read_split(path, root).only(*PARTS)
+    rows = split.rows
     for part in PARTS:
-        if part not in set(parts["part"]):
+        if part not in set(rows["part"]):
             raise UserError(f"The run {run.name} has no image in part '{part}' ({path}), so there is nothing to "
                             "report. Train a split that has one, such as --split=stratified.")
     for column in KNOWN:
-        if column not in parts:
-            parts[column] = "image " + parts["image"] if column == "group" else ""
-    return parts
+        if column not in rows:
+            rows[column] = "image " + rows["image"] if column == "group" else ""
+    return split
 
 
-def write_predictions(run: Run, classes: Sequence[str], parts: pd.DataFrame, logits: np.ndarray) -> None:
+def write_predictions(run: Run, classes: Sequence[str], rows: pd.DataFrame, logits: np.ndarray) -> None:
     """Writes predictions.csv: a row an image, with its logits and probabilities (logit_CLASS, p_CLASS).
 
     Args:
         run: where to write.
         classes: in the model's order.
-        parts: as `read_parts` returns it.
-        logits: (n, k), in the order of `parts`.
+        rows: of what `read_parts` returns.
+        logits: (n, k), in the order of `rows`.
     """
-    table = parts[list(KNOWN)].assign(predicted=np.array(classes)[logits.argmax(1)])
+    table = rows[list(KNOWN)].assign(predicted=np.array(classes)[logits.argmax(1)])
     for prefix, values in (("logit_", logits), ("p_", calibrate(logits, 1))):
         table = table.assign(**{f"{prefix}{name}": values[:, index] for index, name in enumerate(classes)})
     write_csv(table, run.results / FILE, float_format="%.9g")
@@ -125,18 +125,18 @@ def predict_parts(run: Run, *, again: bool = False, **flags) -> None:
               "once more)", flush=True)
         return
     parts = read_parts(run, find_table(config.data).parent)
-    paths = check_unchanged(run.name, parts)
+    paths, rows = check_unchanged(run.name, parts), parts.rows
     from busfast.inference.run_model import load_run_model
     from busfast.inference.stream import predict_logits
 
     logits, reasons = predict_logits(load_run_model(run.best_weights(), config, record, **flags), paths)
-    for name, reason in zip(parts["image"], reasons, strict=True):
+    for name, reason in zip(rows["image"], reasons, strict=True):
         if reason:
             raise UserError(f"{name} of {run.name} cannot be read: {reason}. Nothing was scored. Bring it back.")
     history.append({"when": datetime.datetime.now().astimezone().isoformat(timespec="seconds"), "busfast": __version__,
-                    **files, "images": {part: int((parts["part"] == part).sum()) for part in PARTS}})
+                    **files, "images": {part: int((rows["part"] == part).sum()) for part in PARTS}})
     write_record(run.results / RECORD, {"test_scored": len(history), "evaluations": history})
-    write_predictions(run, config.classes, parts, logits)
+    write_predictions(run, config.classes, rows, logits)
 
 
 def read_history(run: Run) -> list[dict[str, Any]]:

@@ -17,7 +17,7 @@ from PIL import Image
 
 from busfast.data.images import load_pixels, read_image, resize_image, why_unreadable
 from busfast.data.paths import locate, read_source_folders
-from busfast.data.split import PARTS
+from busfast.data.split import PARTS, Split
 from busfast.errors import UserError
 from busfast.pipelines.augment import augment_and_normalize, collate
 from busfast.pipelines.backends import LOADERS
@@ -44,7 +44,7 @@ READ = {
 }
 
 
-def probe_run(learn: Learner, parts: pd.DataFrame, classes: Sequence[str], seed: int = 0) -> pd.DataFrame:
+def probe_run(learn: Learner, parts: Split, classes: Sequence[str], seed: int = 0) -> pd.DataFrame:
     """Runs every probe that the validation part allows.
 
     Args:
@@ -57,8 +57,8 @@ def probe_run(learn: Learner, parts: pd.DataFrame, classes: Sequence[str], seed:
         A row a probe: probe, score ("macro AUC" or "accuracy"), estimate, low, high, chance, images, how to read it.
         A probe that cannot be is a row without an estimate, with the reason.
     """
-    valid = draw_some(parts[parts["part"] == "valid"], seed).reset_index(drop=True)
-    pixels, masks = read_pixels(learn, valid, parts.attrs["root"])
+    valid = draw_some(parts.only("valid").rows, seed).reset_index(drop=True)
+    pixels, masks = read_pixels(learn, valid, parts.root)
     return pd.DataFrame([*_covers(learn, valid, pixels, masks, classes, seed),
                          _center(learn, valid, pixels, seed)])
 
@@ -110,21 +110,21 @@ def logits_of(learn: Learner, pixels: Sequence[np.ndarray], features: bool = Fal
     return np.concatenate(found)
 
 
-def compare_parts(learn: Learner, split: pd.DataFrame, loader: str) -> dict:
+def compare_parts(learn: Learner, split: Split, loader: str) -> dict:
     """Holds the pixels that the training loader makes against those of validation, for some images of each part.
 
     Args:
         learn: as `load_run_model` gives it.
-        split: all rows of a split table, `attrs["root"]` its folder.
+        split: with all parts.
         loader: the loader that the run was trained with.
 
     Returns:
         A row as those of `probe_run`; estimate is the largest mean difference of a part, of 255.
     """
-    image, root, apart, count = learn.dls.valid.image, split.attrs["root"], [], 0
-    places = read_source_folders(root)
-    for _, of in split[split["part"].isin(PARTS)].groupby("part"):
-        paths = [str(locate(root, name, places)) for name in of["image"][:COMPARED]]
+    image, apart, count = learn.dls.valid.image, [], 0
+    folders = read_source_folders(split.root)
+    for _, rows in split.only(*PARTS).rows.groupby("part"):
+        paths = [str(locate(split.root, name, folders)) for name in rows["image"][:COMPARED]]
         made, = LOADERS[loader](image, COMPARED, learn.dls.device, 0, False).batches(iter([paths]))
         wanted = collate([load_pixels(path, *image.fit) for path in paths])
         apart.append(float((made.cpu().float() - wanted.float()).abs().mean()))

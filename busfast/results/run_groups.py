@@ -100,7 +100,7 @@ def _places(config: Config, record: dict, state: dict):
 def _count(kind: str, run: Run) -> int:
     """How many folds or centers there are; 0: nobody knows how many seeds."""
     if kind == "centers":
-        return read_split(run.results / "split.csv", "")["center"].nunique()
+        return read_split(run.results / "split.csv", "").rows["center"].nunique()
     return run.read_config()[0].folds if kind == "folds" else 0
 
 

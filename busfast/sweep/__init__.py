@@ -4,10 +4,8 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
-import pandas as pd
-
-from busfast.data.fingerprint import fingerprint_images
-from busfast.data.paths import image_paths
+from busfast.data.check import hash_pixels
+from busfast.data.split import Split
 from busfast.data.split_file import read_split, write_split
 from busfast.errors import UserError, check_range, choose
 from busfast.pipelines.config import Config
@@ -86,14 +84,14 @@ def _warn_of_memory(request: Request) -> None:
               f"{need / 1e9:.1f} GB, but {room.free / 1e9:.1f} GB are free: try fewer --jobs", flush=True)
 
 
-def run_sweep(pipeline: str, request: Request, name: str, parts: pd.DataFrame, resume: bool, command: str) -> Run:
+def run_sweep(pipeline: str, request: Request, name: str, split: Split, resume: bool, command: str) -> Run:
     """Trains the trials, on a table without the test part; writes results/PIPELINE/sweep-NAME/ after each.
 
     Args:
         pipeline: its name.
         request: the sweep's flags.
         name: the split or fold.
-        parts: the split table, as `busfast.pipelines.splits.split_data` returns it.
+        split: as `busfast.pipelines.splits.split_data` returns it.
         resume: whether to continue the latest sweep of that name.
         command: as typed; printed when the sweep is interrupted.
 
@@ -103,20 +101,19 @@ def run_sweep(pipeline: str, request: Request, name: str, parts: pd.DataFrame, r
     Raises:
         UserError: it cannot be resumed; several trials in a row failed; a file cannot be written.
     """
-    run = latest_run(pipeline, f"sweep-{name}", parts) if resume else None
+    run = latest_run(pipeline, f"sweep-{name}", split) if resume else None
     if resume and run is None:
         print(f"resume: no sweep {pipeline}/sweep-{name} yet: a new one begins", flush=True)
     run = run or new_run(pipeline, f"sweep-{name}")
     for folder in (run.results, run.models):
         folder.mkdir(parents=True, exist_ok=True)  # a sweep that was killed may have made only one
-    record = {key: parts.attrs[key] for key in ("split", "fold", "leaks")}
+    record = {"split": split.name, "fold": split.fold, "leaks": split.leaks}
     with lock_run(run):
         sweep = Sweep(run, request, _fixed_settings(request, record))
-        _keep_split(sweep, parts)
+        _keep_split(sweep, split)
         if done := len(sweep.done()):
             print(f"resume: {run.name}: {done} of {counted(request.trials, 'trial')} done", flush=True)
-        no_test = parts[parts["part"].isin(("train", "valid"))].reset_index(drop=True)
-        no_test.attrs |= parts.attrs
+        no_test = split.only("train", "valid")
         _print_start(sweep)
         try:
             _train_trials(sweep, no_test, pipeline, record)
@@ -135,7 +132,7 @@ def run_sweep(pipeline: str, request: Request, name: str, parts: pd.DataFrame, r
     return run
 
 
-def _train_trials(sweep: Sweep, parts: pd.DataFrame, pipeline: str, record: dict[str, Any]) -> None:
+def _train_trials(sweep: Sweep, split: Split, pipeline: str, record: dict[str, Any]) -> None:
     request = sweep.request
 
     def conclude(trial, outcome):
@@ -145,11 +142,11 @@ def _train_trials(sweep: Sweep, parts: pd.DataFrame, pipeline: str, record: dict
         sweep.check_failures()
 
     if request.jobs > 1:
-        run_workers(request.jobs, sweep.run, parts, request.objective, sweep.next, sweep.report, conclude)
+        run_workers(request.jobs, sweep.run, split, request.objective, sweep.next, sweep.report, conclude)
         return
     while drawn := sweep.next():
         trial, config = drawn
-        conclude(trial, train_trial(sweep.run, trial.number, config, parts, request.objective,
+        conclude(trial, train_trial(sweep.run, trial.number, config, split, request.objective,
                                     partial(sweep.report, trial)))
 
 
@@ -172,21 +169,22 @@ def _print_start(sweep: Sweep) -> None:
           f"  output of each trial: {run.results}/trial-*.txt", flush=True)
 
 
-def _keep_split(sweep: Sweep, parts: pd.DataFrame) -> None:
+def _keep_split(sweep: Sweep, split: Split) -> None:
     """Writes split.csv, or checks that the split is the one the sweep was begun with.
 
     Raises:
         UserError: images were changed, added or removed.
     """
     path, columns = sweep.run.results / "split.csv", ["image", "label", "part", "pixels"]
-    now = parts.assign(pixels=fingerprint_images(image_paths(parts))["pixels"])
+    split = hash_pixels(split)
     if not path.is_file():
         if sweep.trials():
             raise UserError(f"{path} is missing, and with it which images the trials saw. Restore it, or leave out "
                             "--resume to begin a new sweep.")
-        write_split(now, path)
+        write_split(split, path)
         return
-    begun = read_split(path, parts.attrs["root"])
-    if not set(columns) <= set(begun) or not begun[columns].astype(str).equals(now[columns].astype(str)):
+    then, now = read_split(path, split.root).rows, split.rows.assign(pixels=split.rows["image"].map(split.pixels))
+    if not set(columns) <= set(then) or \
+            then[columns].astype(str).values.tolist() != now[columns].astype(str).values.tolist():
         raise UserError(f"The images, labels or parts differ from those that {sweep.run.name} was begun with ({path}). "
                         "Restore them, or leave out --resume to begin a new sweep.")

@@ -7,10 +7,10 @@ from collections.abc import Callable
 from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass, replace
 
-import pandas as pd
 import torch
 from fastai.callback.core import Callback, CancelFitException
 
+from busfast.data.split import Split
 from busfast.pipelines.config import Config
 from busfast.training.runs import Run
 from busfast.training.train import train_run
@@ -62,7 +62,7 @@ class TrialPruning(Callback):
             raise CancelFitException
 
 
-def train_trial(sweep: Run, number: int, config: Config, parts: pd.DataFrame, objective: str,
+def train_trial(sweep: Run, number: int, config: Config, split: Split, objective: str,
                 report: Callable[[int, float], bool]) -> Outcome:
     """Trains a trial; its output goes to results/SWEEP/trial-NUMBER.txt.
 
@@ -70,7 +70,7 @@ def train_trial(sweep: Run, number: int, config: Config, parts: pd.DataFrame, ob
         sweep: the sweep's folders, which hold the trial's.
         number: Optuna's number of the trial.
         config: the trial's configuration.
-        parts: the split table, without its test part.
+        split: the split table, without its test part.
         objective, report: as those of `TrialPruning`.
 
     Returns:
@@ -80,7 +80,7 @@ def train_trial(sweep: Run, number: int, config: Config, parts: pd.DataFrame, ob
     try:
         with (open(sweep.results / f"{name}.txt", "w", encoding="utf-8") as log, redirect_stdout(log),
               redirect_stderr(log)):
-            run = train_run(sweep.name, config, name, parts, callbacks=[pruning])
+            run = train_run(sweep.name, config, name, split, callbacks=[pruning])
         epoch = max(pruning.values) if pruning.pruned else read_yaml(run.results / "summary.yaml")["best_epoch"]
         value = pruning.values.get(epoch, math.nan)
         if math.isnan(value):

@@ -16,10 +16,10 @@ from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from typing import Any
 
-import pandas as pd
 import torch
 from optuna.trial import Trial
 
+from busfast.data.split import Split
 from busfast.pipelines.config import Config
 from busfast.processes import cores_per_process, end_children
 from busfast.sweep.trial import Outcome, train_trial
@@ -28,14 +28,14 @@ from busfast.training.runs import Run
 GRACE = 20  # seconds for a worker to end
 
 
-def run_workers(jobs: int, sweep: Run, parts: pd.DataFrame, objective: str,
+def run_workers(jobs: int, sweep: Run, split: Split, objective: str,
                 begin: Callable[[], tuple[Trial, Config] | None], report: Callable[[Trial, int, float], bool],
                 conclude: Callable[[Trial, Outcome], None]) -> None:
     """Keeps `jobs` workers busy until no trial is left.
 
     Args:
         jobs: number of processes.
-        sweep, parts, objective: as those of `train_trial`.
+        sweep, split, objective: as those of `train_trial`.
         begin: returns the next trial and its configuration, or None.
         report: trial, epoch, value -> whether to prune it.
         conclude: is given a trial and its outcome.
@@ -49,7 +49,7 @@ def run_workers(jobs: int, sweep: Run, parts: pd.DataFrame, objective: str,
                 trial, config = drawn
                 number = idle.pop()
                 if number not in workers:
-                    workers[number] = _start(number, jobs, sweep, parts, objective)
+                    workers[number] = _start(number, jobs, sweep, split, objective)
                 pipe = workers[number][1]
                 pipe.send((trial.number, config))
                 busy[pipe] = number, trial
@@ -88,7 +88,7 @@ def _format_exit(code: int) -> str:
     return f"its process ended with status {code}{killed}"
 
 
-def _serve(pipe: Connection, number: int, jobs: int, sweep: Run, parts: pd.DataFrame, objective: str) -> None:
+def _serve(pipe: Connection, number: int, jobs: int, sweep: Run, split: Split, objective: str) -> None:
     """A worker: trains the trials that it is sent until it is ended."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the sweep ends its workers
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that temporary files are removed
@@ -105,7 +105,7 @@ def _serve(pipe: Connection, number: int, jobs: int, sweep: Run, parts: pd.DataF
     while True:
         trial, config = pipe.recv()
         config = replace(config, threads=config.threads or share)
-        pipe.send(train_trial(sweep, trial, config, parts, objective, report))
+        pipe.send(train_trial(sweep, trial, config, split, objective, report))
 
 
 def _end_with_parent() -> None:

@@ -6,6 +6,7 @@ import numpy as np
 import pandas as pd
 
 from busfast.csvfile import read_rows, write_csv
+from busfast.data.split import Split
 from busfast.errors import UserError
 from busfast.pipelines.config import Config
 from busfast.training.callbacks import SaveBest
@@ -14,7 +15,7 @@ from busfast.training.runs import Run, file_sha256, write_record
 VALID_FILE = "valid_predictions.csv"
 
 
-def finish_run(run: Run, summary: dict[str, Any], config: Config, parts: pd.DataFrame,
+def finish_run(run: Run, summary: dict[str, Any], config: Config, split: Split,
                probabilities: np.ndarray | None) -> None:
     """Writes valid_predictions.csv, then summary.yaml, which marks the run as done.
 
@@ -22,20 +23,20 @@ def finish_run(run: Run, summary: dict[str, Any], config: Config, parts: pd.Data
         run: its weights and log are written.
         summary: of summary.yaml, without the checksums.
         config: names the classes.
-        parts: the split table that was trained.
+        split: that was trained.
         probabilities: (N, k), of the validation part, in its order, as training itself had them at the best epoch;
             None: no epoch was best.
     """
     if probabilities is not None:
-        _write_valid(run, config.classes, parts, probabilities)
+        _write_valid(run, config.classes, split.only("valid").rows, probabilities)
     files = (run.models / "best.pth", run.models / "final.pth", run.results / "training_log.csv",
              run.results / "split.csv")
     sums = {path.name: file_sha256(path) for path in files if path.is_file()}
     write_record(run.results / "summary.yaml", summary | {"sha256": sums})
 
 
-def _write_valid(run: Run, classes: tuple[str, ...], parts: pd.DataFrame, probabilities: np.ndarray) -> None:
-    table = parts.loc[parts["part"] == "valid", ["image", "label"]].reset_index(drop=True)
+def _write_valid(run: Run, classes: tuple[str, ...], valid: pd.DataFrame, probabilities: np.ndarray) -> None:
+    table = valid[["image", "label"]].copy()
     table["predicted"] = np.array(classes)[probabilities.argmax(axis=1)]
     for index, name in enumerate(classes):
         table[f"p_{name}"] = probabilities[:, index]

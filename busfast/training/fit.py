@@ -11,6 +11,7 @@ from fastai.learner import Learner
 
 from busfast import processes
 from busfast.csvfile import write_csv
+from busfast.data.split import Split
 from busfast.errors import UserError
 from busfast.models.freeze import FreezeStages, should_freeze
 from busfast.models.learner import cosine
@@ -49,12 +50,12 @@ def distributed_callbacks(config: Config, learn: Learner) -> list[Callback]:
     return [ExactDistributedTrainer(learn.dls.device, config.seed), BroadcastState(), SyncEarlyStopping()]
 
 
-def fit_run(run: Run, config: Config, parts: pd.DataFrame, learn: Learner, phantom: bool, state: dict[str, Any] | None,
+def fit_run(run: Run, config: Config, split: Split, learn: Learner, phantom: bool, state: dict[str, Any] | None,
             profile: bool, smaller: int, command: str, more: Sequence[Callback] = ()) -> None:
     """Trains a run from the first epoch or from a checkpoint, and writes what it ends with.
 
     Args:
-        run, config, parts: of `busfast.training.resume.Job`.
+        run, config, split: of `busfast.training.resume.Job`.
         learn: as `busfast.training.train.build` makes it.
         phantom: whether the images are synthetic.
         state: the checkpoint; None: start at the first epoch.
@@ -93,7 +94,7 @@ def fit_run(run: Run, config: Config, parts: pd.DataFrame, learn: Learner, phant
         if profile:
             write_csv(pd.DataFrame(phases.rows), run.results / "profile.csv", float_format="%.4f")
         outcome = "stopped early" if stop.stopped else "finished"
-        finish_run(run, summary(), config, parts, best.probabilities)
+        finish_run(run, summary(), config, split, best.probabilities)
     except BaseException as error:
         outcome = "failed" if isinstance(error, Exception) else "interrupted"
         out_of_memory = isinstance(error, Exception) and is_out_of_memory(error)

@@ -6,6 +6,7 @@ from pathlib import Path
 import pandas as pd
 from fastai.callback.schedule import minimum, valley
 
+from busfast.data.split import Split
 from busfast.figures import STYLES, add_legend, new_figure, save_figure
 from busfast.files import atomic
 from busfast.pipelines.config import Config
@@ -14,17 +15,17 @@ from busfast.training.runs import new_run
 from busfast.training.train import build, is_phantom
 
 
-def find_lr(pipeline: str, config: Config, name: str, parts: pd.DataFrame) -> tuple[float, Path]:
+def find_lr(pipeline: str, config: Config, name: str, split: Split) -> tuple[float, Path]:
     """Trains with a growing learning rate and discards the weights; writes lr_find.png and lr_find.csv.
 
     Args:
-        pipeline, name, config, parts: as those of `train_run`.
+        pipeline, name, config, split: as those of `train_run`.
 
     Returns:
         The suggested learning rate, a tenth of that of the lowest loss, and the folder. fastai's own "valley" is drawn
         for comparison; it comes too early on the long flat start of the curve, which a zero-initialized head causes.
     """
-    learn = build(config, parts)
+    learn = build(config, split)
     run = new_run(pipeline, f"lr_find-{name}")
     run.models.rmdir()  # no weights are kept
     learn.model_dir = run.results

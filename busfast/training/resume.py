@@ -10,6 +10,7 @@ from typing import Any
 
 import pandas as pd
 
+from busfast.data.split import Split
 from busfast.data.split_file import check_unchanged, read_split
 from busfast.errors import UserError
 from busfast.files import file_lock, remove_leftovers
@@ -29,7 +30,7 @@ class Job:
     """A run to be trained.
 
     Attributes:
-        run, config, parts: what to train; of a run that goes on, its own.
+        run, config, split: what to train; of a run that is continued, its own.
         fresh: its folders were made just now.
         finished: there is nothing left to do.
         record: of a run that goes on, what it was begun with (`run:` in config.yaml).
@@ -38,7 +39,7 @@ class Job:
 
     run: Run
     config: Config
-    parts: pd.DataFrame
+    split: Split
     fresh: bool = False
     finished: bool = False
     record: dict[str, Any] | None = None
@@ -46,12 +47,12 @@ class Job:
 
 
 @contextmanager
-def open_run(pipeline: str, name: str, config: Config, parts: pd.DataFrame, resume: bool,
+def open_run(pipeline: str, name: str, config: Config, split: Split, resume: bool,
              free: tuple[str, ...] = ()) -> Iterator[Job]:
     """Finds or makes the run to train, and keeps other processes from it until the end.
 
     Args:
-        pipeline, name, config, parts: as those of `train_run`.
+        pipeline, name, config, split: as those of `train_run`.
         resume: go on with the newest run of that name, if there is one.
         free: further keys of the configuration that may differ from the run's.
 
@@ -59,7 +60,7 @@ def open_run(pipeline: str, name: str, config: Config, parts: pd.DataFrame, resu
         UserError: the folders cannot be made; another process trains the run; it was begun with another configuration;
             its images are gone or were changed.
     """
-    run = latest_run(pipeline, name, parts) if resume else None
+    run = latest_run(pipeline, name, split) if resume else None
     if resume and run is None:
         print(f"resume: there is no run {pipeline}/{name} yet, so a new one begins", flush=True)
     fresh = run is None
@@ -67,10 +68,10 @@ def open_run(pipeline: str, name: str, config: Config, parts: pd.DataFrame, resu
     for folder in (run.results, run.models):
         folder.mkdir(parents=True, exist_ok=True)  # a kill may have come between the two
     with lock_run(run):
-        yield Job(run, config, parts, fresh=True) if fresh else _go_on(run, config, parts, (*FREE, *free))
+        yield Job(run, config, split, fresh=True) if fresh else _go_on(run, config, split, (*FREE, *free))
 
 
-def latest_run(pipeline: str, name: str, parts: pd.DataFrame) -> Run | None:
+def latest_run(pipeline: str, name: str, split: Split) -> Run | None:
     """Returns the run, or sweep, that was begun last of those that `new_run` names so."""
     found = []
     for folder in (RESULTS / pipeline, MODELS / pipeline):
@@ -81,7 +82,7 @@ def latest_run(pipeline: str, name: str, parts: pd.DataFrame) -> Run | None:
                 config = run.results / "config.yaml"
                 if config.is_file():
                     record = read_yaml(config).get("run") or {}
-                    if any(record.get(key) != parts.attrs[key] for key in ("split", "fold")):
+                    if (record.get("split"), record.get("fold")) != (split.name, split.fold):
                         continue  # such as that of a list whose own name ends in a number
                 begun = (config if config.is_file() else path).stat().st_mtime_ns
                 found.append((begun, -int(number[1] or 0), run))
@@ -109,13 +110,13 @@ def lock_run(run: Run) -> Iterator[None]:
                 path.unlink(missing_ok=True)
 
 
-def _go_on(run: Run, config: Config, parts: pd.DataFrame, free: tuple[str, ...]) -> Job:
+def _go_on(run: Run, config: Config, split: Split, free: tuple[str, ...]) -> Job:
     """Looks at how far a run came."""
     for folder in (run.results, run.models):
         remove_leftovers(folder)
     if not (run.results / "config.yaml").is_file():
         print(f"resume: {run.name} was stopped before it began, so it begins now", flush=True)
-        return Job(run, config, parts)
+        return Job(run, config, split)
     own, record = run.read_config()
     _check_same(run, own, config, record, free)
     path = run.results / "summary.yaml"
@@ -124,7 +125,7 @@ def _go_on(run: Run, config: Config, parts: pd.DataFrame, free: tuple[str, ...])
         with suppress(OSError):
             remove_checkpoints(run.models)  # a kill may have come before it
         print(f"resume: {run.name} is {summary['state']}; nothing is left to do", flush=True)
-        return Job(run, own, parts, finished=True)
+        return Job(run, own, split, finished=True)
     log = run.results / "training_log.csv"
     if not has_checkpoint(run.models) and log.is_file() and len(pd.read_csv(log)) > 1:  # one: it was killed
         raise UserError(f"{run.name} has a log of several epochs but no checkpoint: an older busfast made it, or its "
@@ -135,15 +136,13 @@ def _go_on(run: Run, config: Config, parts: pd.DataFrame, free: tuple[str, ...])
         for stale in (run.models / "best.pth", run.models / "final.pth", log):
             stale.unlink(missing_ok=True)
         print(f"resume: {run.name} has no checkpoint, so it begins again", flush=True)
-        return Job(run, config, parts)
-    rows = read_split(run.results / "split.csv", parts.attrs["root"])
-    rows.attrs |= {key: record[key] for key in ("split", "fold", "holdout", "leaks")}
-    used = rows[rows["part"].isin(("train", "valid"))].reset_index(drop=True)
-    used.attrs |= rows.attrs
-    check_unchanged(run.name, used)
+        return Job(run, config, split)
+    own_split = replace(read_split(run.results / "split.csv", split.root), name=record["split"], fold=record["fold"],
+                        holdout=tuple(record["holdout"]), leaks=record["leaks"])
+    check_unchanged(run.name, own_split.only("train", "valid"))
     here = {key: getattr(config, key) for key in ("threads", "cache", "device")}
     print(f"resume: {run.name} goes on after epoch {state['epochs']} of {own.epochs}", flush=True)
-    return Job(run, replace(own, **here), rows, record=record, state=state)
+    return Job(run, replace(own, **here), own_split, record=record, state=state)
 
 
 def _check_same(run: Run, own: Config, config: Config, record: dict[str, Any], free: tuple[str, ...]) -> None:

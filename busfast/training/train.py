@@ -8,13 +8,11 @@ from typing import TYPE_CHECKING
 import pandas as pd
 
 from busfast import processes
-from busfast.data.check import check_images
-from busfast.data.fingerprint import fingerprint_images
+from busfast.data.check import hash_pixels, inspect_images
 from busfast.data.generators import generate
-from busfast.data.paths import image_paths
-from busfast.data.split import count_parts
+from busfast.data.split import Split, count_parts
 from busfast.data.split_file import read_split, write_split
-from busfast.data.table import find_table, read_table
+from busfast.data.table import Table, find_table, read_table
 from busfast.errors import choose
 from busfast.pipelines.config import Config
 from busfast.pipelines.splits import make_folds
@@ -27,8 +25,7 @@ if TYPE_CHECKING:  # the checks of a table need no torch
     from busfast.models.weights import StartWeights
 
 
-def load_table(config: Config, splits: Sequence[str] = (),
-               fold: str | None = None) -> tuple[pd.DataFrame, pd.DataFrame]:
+def load_table(config: Config, splits: Sequence[str] = (), fold: str | None = None) -> tuple[Table, pd.DataFrame]:
     """Reads the table of a configuration, made first if it comes from a source; looks at every image once.
 
     Args:
@@ -43,13 +40,13 @@ def load_table(config: Config, splits: Sequence[str] = (),
     """
     generate(config.source, config.data)
     table = read_table(config.data, config.classes)
-    print(f"data: {len(table)} images in {table.attrs['root']}" + (", a PHANTOM (synthetic)" if is_phantom(config)
+    print(f"data: {len(table)} images in {table.root}" + (", a PHANTOM (synthetic)" if is_phantom(config)
                                                                   else ""), flush=True)
-    for note in table.attrs["notes"]:
+    for note in table.notes:
         print(f"  {note}")
     for split in splits:
         make_folds(table, None, config, split, fold)
-    return table, check_images(table)
+    return inspect_images(table)
 
 
 def is_phantom(config: Config) -> bool:
@@ -57,13 +54,13 @@ def is_phantom(config: Config) -> bool:
     return (find_table(config.data).parent / "phantom.json").is_file()
 
 
-def build(config: Config, parts: pd.DataFrame, model_dir: Path | str = "models",
+def build(config: Config, split: Split | pd.DataFrame, model_dir: Path | str = "models",
           weights: "StartWeights | None" = None) -> "Learner":
     """Makes the Learner of a configuration; says which device, loader and weights it got, and why.
 
     Args:
         config: the checked configuration.
-        parts: the split table.
+        split: see `make_dls`.
         model_dir: where the Learner saves.
         weights: the `StartWeights` that a run began with, where it goes on; default: those of the configuration.
 
@@ -89,7 +86,7 @@ def build(config: Config, parts: pd.DataFrame, model_dir: Path | str = "models",
     set_seed(config.seed, reproducible=True)
     image = ImagePipeline(config.size, config.resize, config.channels, config.hflip, config.vflip, config.rotate)
     threads = config.threads or (processes.cores_per_process(processes.local_world_size()) if world_size > 1 else 0)
-    dls = make_dls(parts, image, classes=config.classes, bs=config.bs, loader=loader, device=device.type,
+    dls = make_dls(split, image, classes=config.classes, bs=config.bs, loader=loader, device=device.type,
                    threads=threads, cache=config.cache, place=(processes.rank(), processes.world_size()))
     learn = make_learner(dls, config.arch, weights=weights or config.weights, dropout=config.dropout, lr=config.lr,
                          wd=config.wd, freeze=0 if config.freeze_after else config.freeze, path=".",
@@ -123,7 +120,7 @@ def check_environment(config: Config) -> "torch.device":
     return device
 
 
-def train_run(pipeline: str, config: Config, name: str, parts: pd.DataFrame, profile: bool = False,
+def train_run(pipeline: str, config: Config, name: str, split: Split, profile: bool = False,
               resume: bool = False, auto_bs: bool = False, command: str = "", trackers: Sequence[str] = (),
               callbacks: Sequence = ()) -> Run:
     """Trains one split and writes the run.
@@ -132,7 +129,7 @@ def train_run(pipeline: str, config: Config, name: str, parts: pd.DataFrame, pro
         pipeline: names the run's folders, together with
         name: the split or fold.
         config: the checked configuration.
-        parts: the split table, as `busfast.pipelines.splits.split_data` returns it.
+        split: as `busfast.pipelines.splits.split_data` returns it.
         profile: print after each epoch where its time went, and write profile.csv.
         resume: go on with the newest run of that name, if it is not done.
         auto_bs: a run that begins takes the largest batch that fits if `config.bs` does not.
@@ -155,8 +152,8 @@ def train_run(pipeline: str, config: Config, name: str, parts: pd.DataFrame, pro
     from busfast.training.trackers import track
 
     choose("monitor", config.monitor, config.measures)
-    with open_run(pipeline, name, config, parts, resume, free=("bs",) if auto_bs else ()) as job:
-        run, config, parts = job.run, job.config, job.parts
+    with open_run(pipeline, name, config, split, resume, free=("bs",) if auto_bs else ()) as job:
+        run, config, split = job.run, job.config, job.split
         if job.finished:
             return run
         try:
@@ -164,19 +161,18 @@ def train_run(pipeline: str, config: Config, name: str, parts: pd.DataFrame, pro
             check_batch_size(config.bs)
             weights = None
             if job.state is None:
-                parts = _write_parts(run, parts)  # what is written is what is trained
+                split = _write_split(run, split)  # what is written is what is trained
             else:  # the hub is not asked again, and another start not drawn
                 weights = StartWeights(*(job.record["weights"][key] for key in ("text", "mean", "std")))
-            learn = build(config, parts, run.models, weights)
+            learn = build(config, split, run.models, weights)
             check_last_batches(learn)
-            start_workers({"run": run.name, "config": asdict(config), "root": parts.attrs["root"],
+            start_workers({"run": run.name, "config": asdict(config), "root": str(split.root),
                            "weights": learn.weights_used})
         except BaseException:
             if job.fresh:
                 discard_run(run)  # nothing was trained: leave no empty run behind
             raise
-        record = {"pipeline": pipeline, **{key: parts.attrs[key] for key in ("split", "fold", "holdout", "leaks")},
-                  **_record(config, parts, learn)}
+        record = {"pipeline": pipeline, **split.record(), **_record(config, split, learn)}
         if job.state is None:
             held = tuple(record["holdout"]) if record["split"] == "center_holdout" else config.holdout
             write_config(run, replace(config, holdout=held), record)
@@ -184,30 +180,29 @@ def train_run(pipeline: str, config: Config, name: str, parts: pd.DataFrame, pro
             warn_of_other_bits(job.record, record)
         print(f"run: {run.name}; writing {run.results}/ and {run.models}/", flush=True)
         with track(run, trackers, job.state["epochs"] if job.state else 0) as told:
-            fit_run(run, config, parts, learn, record["phantom"], job.state, profile, smaller,
+            fit_run(run, config, split, learn, record["phantom"], job.state, profile, smaller,
                     command or train_command(run, record), [*told, *callbacks])
     if record["leaks"]:
         print(f"  warning: its split LEAKS ({record['leaks']} on two sides), so these scores are too good")
     return run
 
 
-def _write_parts(run: Run, parts: pd.DataFrame) -> pd.DataFrame:
+def _write_split(run: Run, split: Split) -> Split:
     """Writes split.csv and reads it back.
 
-    What the pixels were is written down, so that a later look at the test part is at the same images.
+    It holds the hashes of the pixels, so that the test part is evaluated on the very same images.
     """
-    write_split(parts.assign(pixels=fingerprint_images(image_paths(parts))["pixels"]), run.results / "split.csv")
-    written = read_split(run.results / "split.csv", parts.attrs["root"])
-    written.attrs |= parts.attrs
-    return written
+    split = hash_pixels(split)
+    write_split(split, run.results / "split.csv")
+    return replace(split, rows=read_split(run.results / "split.csv", split.root).rows)
 
 
-def _record(config: Config, parts: pd.DataFrame, learn) -> dict:
+def _record(config: Config, split: Split, learn) -> dict:
     """What a run was made with, in plain values."""
     from busfast.models.learner import class_weights
 
     weight = class_weights(list(learn.dls.train_ds.items["label"]), config.classes)
-    counts = count_parts(parts, config.classes)
+    counts = count_parts(split, config.classes)
     return {
         "phantom": is_phantom(config), "device": learn.dls.device.type, "loader": learn.dls.train.loader_name,
         "processes": processes.world_size(), "cached_images": learn.dls.train.cached_images,

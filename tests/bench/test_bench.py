@@ -58,7 +58,7 @@ def test_images_are_gray_seeded_and_have_a_table(tmp_path, small_images):
     assert [Path(path).read_bytes() for path in first.paths] == [Path(path).read_bytes() for path in again.paths]
     assert len({Path(path).read_bytes() for path in first.paths}) == 5
     assert {Image.open(path).mode for path in first.paths} == {"L"}
-    assert first.parts()["part"].value_counts().to_dict() == {"train": 5, "valid": 5}
+    assert first.parts().rows["part"].value_counts().to_dict() == {"train": 5, "valid": 5}
 
 
 def test_the_bone_is_brighter_than_the_flesh_and_the_flesh_than_the_air():

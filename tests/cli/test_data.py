@@ -14,7 +14,6 @@ from PIL import Image
 from busfast.cli import main
 from busfast.csvfile import read_rows, write_csv
 from busfast.data import read_table
-from busfast.data.paths import image_paths
 
 CLASSES = ("normal", "benign", "malignant")
 
@@ -107,8 +106,8 @@ def test_quarantine_writes_a_table_without_what_is_broken_that_can_be_split(mine
     run("audit", "--data=data/mine", "--quarantine")
     table = read_table("data/mine-clean")
     gone = {"0.png", "0 again.bmp", "cut.png", "flat.png"}
-    assert set(read_table("data/mine", files=False)["image"]) - set(table["image"]) == gone
-    assert all(path.samefile(mine / path.name) for path in image_paths(table))
+    assert set(read_table("data/mine", files=False).rows["image"]) - set(table.rows["image"]) == gone
+    assert all(path.samefile(mine / path.name) for path in table.image_paths())
     header, rows, _ = read_rows("data/mine-clean/left_out.csv", ("image", "left_out"))
     reasons = {cells[0]: cells[1] for _, cells in rows}
     assert set(reasons) == gone and reasons["0.png"].startswith("identical images with different labels")
@@ -121,7 +120,7 @@ def test_of_identical_images_with_one_label_one_is_kept(mine):
     lines = (mine / "table.csv").read_text().replace("0 again.bmp,benign", "0 again.bmp,normal")
     (mine / "table.csv").write_text(lines)
     run("audit", "--data=data/mine", "--quarantine")
-    kept = set(read_table("data/mine-clean")["image"])
+    kept = set(read_table("data/mine-clean").rows["image"])
     assert len(kept & {"0.png", "0 again.bmp"}) == 1
 
 
@@ -155,7 +154,7 @@ def test_a_link_out_of_the_folder_is_found_and_left_out_of_the_clean_table(mine,
     run("audit", "--data=data/mine", "--quarantine")
     rows = findings()
     assert rows["detail"][rows["finding"] == "link out of the folder"].tolist() == [f"leads to {outside}"]
-    assert "7.png" not in set(read_table("data/mine-clean")["image"])
+    assert "7.png" not in set(read_table("data/mine-clean").rows["image"])
 
 
 def test_an_audit_page_of_somebody_else_is_not_overwritten(mine, capsys):
@@ -228,7 +227,7 @@ def test_metadata_only_needs_no_image(mine, capsys):
     run("split", "--data=data/mine", "--split=center_holdout", "--holdout=B", "--metadata-only")
     parts = pd.read_csv("data/mine/splits/center_holdout.csv")
     assert ((parts["part"] == "test") == (parts["center"] == "B")).all()
-    assert "copies among the images are not known" in capsys.readouterr().out
+    assert "images were not checked for duplicates" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(("line", "message"), [

@@ -133,7 +133,7 @@ def refusal(name, path, **options):
 
 
 def rows(table, *columns):
-    return table[list(columns)].to_numpy().tolist()
+    return table.rows[list(columns)].to_numpy().tolist()
 
 
 def huge_png(side=60_000):

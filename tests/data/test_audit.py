@@ -21,9 +21,7 @@ def make(*rows, **columns):
     """A table of (label, center, patient) rows."""
     table = pd.DataFrame(rows, columns=["label", "center", "patient"], dtype=object)
     table.insert(0, "image", [f"{number}.png" for number in range(len(table))])
-    table = table.assign(group="", **columns)
-    table.attrs["root"] = "set"
-    return table
+    return table.assign(group="", **columns)
 
 
 def pairs(*rows):
@@ -112,7 +110,7 @@ def test_an_audit_of_images_heeds_what_was_decided_about_this_very_table(tmp_pat
     monkeypatch.chdir(tmp_path)
     folder = tmp_path / "data" / "set"
     folder.mkdir(parents=True)
-    Image.open(phantom_folder / read_table(phantom_folder)["image"][0]).convert("L").save(folder / "a.png")
+    Image.open(phantom_folder / read_table(phantom_folder).rows["image"][0]).convert("L").save(folder / "a.png")
     Image.open(folder / "a.png").save(folder / "b.jpg", quality=60)
     (folder / "c.png").write_bytes((folder / "a.png").read_bytes()[:2000])
     (folder / "table.csv").write_text("image,label\na.png,benign\nb.jpg,odd\nc.png,benign\n")

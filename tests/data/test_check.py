@@ -7,6 +7,7 @@ from PIL import Image
 
 from busfast.data.check import check_images
 from busfast.data.groups import add_groups
+from busfast.data.table import Table
 from busfast.errors import UserError
 
 
@@ -29,20 +30,18 @@ def folder(tmp_path):
 
 def table_of(folder, *names, **columns):
     columns = {"image": list(names), "label": "benign", "center": "A", "patient": ""} | columns
-    table = pd.DataFrame(columns, dtype=object)
-    table.attrs["root"] = str(folder)
-    return table
+    return Table(pd.DataFrame(columns, dtype=object), folder)
 
 
 def test_broken_images_are_named_and_nothing_is_changed(folder):
     table = table_of(folder, "0.png", "text.jpg", "1.png", "cut.png")
-    before, files = table.copy(), {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
+    before, files = table.rows.copy(), {path: path.stat().st_mtime_ns for path in folder.rglob("*")}
     with pytest.raises(UserError) as caught:
         check_images(table)
     message = str(caught.value)
     assert f"2 of 4 images in {folder}" in message
     assert "  text.jpg: " in message and "  cut.png: " in message and "0.png" not in message
-    pd.testing.assert_frame_equal(table, before)
+    pd.testing.assert_frame_equal(table.rows, before)
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*")} == files
 
 
@@ -53,11 +52,11 @@ def test_five_broken_images_are_named_and_the_rest_counted(folder):
     assert "and 2 more" in str(caught.value)
 
 
-def test_copies_and_patients_become_groups(folder):
+def test_duplicates_and_patients_become_groups(folder):
     names = ["0.png", "1.png", "copy.bmp", "2.png", "half.jpg", "3.png"]
     table = table_of(folder, *names, patient=["", "p", "", "p", "q", ""])
     duplicates = check_images(table)
-    groups = add_groups(table, duplicates["a"], duplicates["b"])["group"].tolist()
+    groups = add_groups(table.rows, duplicates["a"], duplicates["b"])["group"].tolist()
     assert groups[0] == groups[2] == groups[4] != "" and groups[1] == groups[3] != "" and groups[5] == ""
     assert set(groups) == {groups[0], groups[1], ""}
     assert {(kind, frozenset(pair)) for kind, *pair in duplicates[["kind", "image", "other"]].to_numpy()} >= {
@@ -73,4 +72,4 @@ def test_identical_images_with_different_labels_are_said(folder, capsys):
 
 def test_good_images_without_copies_are_passed_without_a_word_on_copies(folder, capsys):
     assert check_images(table_of(folder, "0.png", "1.png", "2.png")).empty
-    assert capsys.readouterr().out == "  every one of the 3 images decodes\n"
+    assert capsys.readouterr().out == "  all 3 images decode\n"

@@ -100,9 +100,9 @@ def test_scans_in_one_frame_of_a_scanner_are_not_paired_and_their_copies_are(sca
 
 def test_the_phantoms_of_different_patients_are_not_paired(phantom_folder):
     table = read_table(phantom_folder)
-    prints = fingerprint_images([phantom_folder / name for name in table["image"]])
+    prints = fingerprint_images([phantom_folder / name for name in table.rows["image"]])
     pairs = near_duplicates(prints)
-    patients = table["patient"].to_numpy()
+    patients = table.rows["patient"].to_numpy()
     assert (patients[pairs["a"]] == patients[pairs["b"]]).all()
 
 

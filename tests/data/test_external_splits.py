@@ -1,11 +1,15 @@
 """Lists of images made elsewhere are read as they come, and refused where they cannot be meant."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import pandas as pd
 import pytest
 
 from busfast.data.external_splits import is_list_path, read_lists
 from busfast.data.split import split_table
 from busfast.data.split_file import write_split
+from busfast.data.table import Table
 from busfast.errors import UserError
 
 CLASSES = ("normal", "benign")
@@ -14,10 +18,9 @@ IMAGES = ["set/images/a.jpeg", "set/images/b.jpeg", "set/images/c.jpeg", "set/mo
 
 @pytest.fixture
 def images():
-    table = pd.DataFrame({"image": IMAGES, "label": ["normal", "benign"] * 3, "center": "", "patient": "", "device": "",
+    rows = pd.DataFrame({"image": IMAGES, "label": ["normal", "benign"] * 3, "center": "", "patient": "", "device": "",
                           "mask": ""}, dtype=object)
-    table.attrs["root"] = "data/set"
-    return table
+    return Table(rows, Path("data/set"))
 
 
 def write(folder, **files):
@@ -26,9 +29,9 @@ def write(folder, **files):
         (folder / f"{stem}.{suffix}").write_text(text)
 
 
-def parts(table):
-    names = table["image"].str.rpartition("/")[2]
-    return [f"{name[0]} {part}" for name, part in zip(names, table["part"], strict=True)]
+def parts(split):
+    names = split.rows["image"].str.rpartition("/")[2]
+    return [f"{name[0]} {part}" for name, part in zip(names, split.rows["part"], strict=True)]
 
 
 EXPECTED = ["a train", "b train", "c valid", "d test", "e unused", "e unused"]
@@ -49,22 +52,22 @@ def test_lists_of_many_writings_give_the_same_parts(tmp_path, images, files, nam
     write(tmp_path, **files)
     table = read_lists(tmp_path / name, images, CLASSES)
     assert parts(table) == EXPECTED
-    assert "2 of 6 images are on no list and unused" in table.attrs["notes"] and table.attrs["root"] == "data/set"
+    assert "2 of 6 images are on no list and unused" in table.notes and table.root == images.root
 
 
 def test_a_split_that_busfast_wrote_is_such_a_list(tmp_path, images):
-    more = pd.concat([images.assign(image=images["image"] + str(n)) for n in range(9)], ignore_index=True)
-    more.attrs = images.attrs
+    rows = pd.concat([images.rows.assign(image=images.rows["image"] + str(n)) for n in range(9)], ignore_index=True)
+    more = replace(images, rows=rows)
     split = split_table(more, classes=CLASSES)
     write_split(split, tmp_path / "split.csv")
-    assert read_lists(tmp_path / "split.csv", more, CLASSES)["part"].tolist() == split["part"].tolist()
+    assert read_lists(tmp_path / "split.csv", more, CLASSES).rows["part"].tolist() == split.rows["part"].tolist()
 
 
 def test_an_image_on_two_lists_is_there_twice_and_one_named_twice_in_a_list_once(tmp_path, images):
     write(tmp_path, train_csv="image\na.jpeg\nb.jpeg\na.jpeg\n", val_csv="image\na.jpeg\n")
     table = read_lists(tmp_path, images, CLASSES)
     assert parts(table)[:3] == ["a train", "a valid", "b train"]
-    assert [note for note in table.attrs["notes"] if "named twice" in note or "test list" in note] == [
+    assert [note for note in table.notes if "named twice" in note or "test list" in note] == [
         "warning: no image is on a test list", "1 images are named twice in the same part and used once"]
 
 

@@ -13,7 +13,7 @@ from PIL import Image
 
 from busfast.csvfile import read_rows
 from busfast.data import prepare as module
-from busfast.data.paths import SOURCES_FILE, image_paths
+from busfast.data.paths import SOURCES_FILE
 from busfast.data.prepare import prepare
 from busfast.data.table import read_table
 from busfast.errors import UserError
@@ -69,10 +69,10 @@ def test_a_set_is_pointed_to_and_only_joined_masks_are_made(tmp_path, capsys):
     table = prepare(["busi"], [root], tmp_path / "out")
     assert files(root) == before
     assert sorted(files(tmp_path / "out")) == ["masks/busi/benign/benign (2).png", "sources.csv", "table.csv"]
-    assert table.columns.tolist() == ["image", "label", "center", "patient", "device", "mask"]
-    assert table.iloc[1].tolist() == ["busi/benign/benign (2).png", "benign", "BUSI", "", "GE LOGIQ E9",
+    assert table.rows.columns.tolist() == ["image", "label", "center", "patient", "device", "mask"]
+    assert table.rows.iloc[1].tolist() == ["busi/benign/benign (2).png", "benign", "BUSI", "", "GE LOGIQ E9",
                                       "masks/busi/benign/benign (2).png"]
-    assert table["mask"][0] == "busi/benign/benign (1)_mask.png"
+    assert table.rows["mask"][0] == "busi/benign/benign (1)_mask.png"
     assert read_rows(tmp_path / "out" / SOURCES_FILE, ()).rows == [(2, ["busi", str(root), "busi", "6"])]
     said = capsys.readouterr().out
     assert ("BUSI: 6 images (normal 2, benign 2, malignant 2); differs from the published 780 (normal 133, benign 437, "
@@ -82,9 +82,9 @@ def test_a_set_is_pointed_to_and_only_joined_masks_are_made(tmp_path, capsys):
 def test_what_is_written_reads_back_as_what_was_returned(tmp_path):
     table = prepare(["busi"], [make_busi(tmp_path / "set")], tmp_path / "out")
     back = read_table(tmp_path / "out")
-    assert back.equals(table)
-    assert back.attrs["root"] == table.attrs["root"] == str(tmp_path / "out")
-    assert all(path.is_file() for path in image_paths(back))
+    assert back.rows.equals(table.rows)
+    assert back.root == table.root == tmp_path / "out"
+    assert all(path.is_file() for path in back.image_paths())
 
 
 def test_a_copy_has_the_very_same_table_and_needs_the_source_no_more(tmp_path):
@@ -93,7 +93,7 @@ def test_a_copy_has_the_very_same_table_and_needs_the_source_no_more(tmp_path):
     prepare(["busi"], [root], tmp_path / "copy", copy=True)
     root.rename(tmp_path / "gone")
     assert (tmp_path / "copy" / "table.csv").read_bytes() == (tmp_path / "out" / "table.csv").read_bytes()
-    assert read_table(tmp_path / "copy")["image"].tolist()[0] == "busi/benign/benign (1).png"
+    assert read_table(tmp_path / "copy").rows["image"].tolist()[0] == "busi/benign/benign (1).png"
     with pytest.raises(UserError, match="If the images were moved"):
         read_table(tmp_path / "out")
 
@@ -101,11 +101,11 @@ def test_a_copy_has_the_very_same_table_and_needs_the_source_no_more(tmp_path):
 def test_sources_are_joined_into_one_table(tmp_path, capsys):
     table = prepare(["busi", "csv"], [make_busi(tmp_path / "set"), make_csv(tmp_path / "own", extra="7")],
                     tmp_path / "out", center=["", "Hospital A"])
-    assert table["image"].str.partition("/")[0].tolist() == ["busi"] * 6 + ["csv"] * 2
-    assert table["score"].tolist() == [""] * 6 + ["7"] * 2
-    assert table["center"].tolist() == ["BUSI"] * 6 + ["Hospital A"] * 2
-    assert table["patient"].tolist() == [""] * 6 + ["csv_P1"] * 2  # P1 of another source is somebody else
-    assert read_table(tmp_path / "out").equals(table)
+    assert table.rows["image"].str.partition("/")[0].tolist() == ["busi"] * 6 + ["csv"] * 2
+    assert table.rows["score"].tolist() == [""] * 6 + ["7"] * 2
+    assert table.rows["center"].tolist() == ["BUSI"] * 6 + ["Hospital A"] * 2
+    assert table.rows["patient"].tolist() == [""] * 6 + ["csv_P1"] * 2  # P1 of another source is somebody else
+    assert read_table(tmp_path / "out").rows.equals(table.rows)
     said = capsys.readouterr().out
     assert "patient ids get the prefix 'csv_'" in said and "other columns, kept: score" in said
 
@@ -114,9 +114,9 @@ def test_the_same_source_twice_gets_a_number(tmp_path):
     for name in ("a", "b", "c"):
         image(tmp_path / name / "benign" / "x.png")
     table = prepare(["folder"] * 3, [tmp_path / name for name in "abc"], tmp_path / "out", center=["A", "B", "C"])
-    assert table["image"].tolist() == ["folder/benign/x.png", "folder-2/benign/x.png", "folder-3/benign/x.png"]
-    assert table["center"].tolist() == ["A", "B", "C"]
-    assert [path.parts[-3] for path in image_paths(read_table(tmp_path / "out"))] == ["a", "b", "c"]
+    assert table.rows["image"].tolist() == ["folder/benign/x.png", "folder-2/benign/x.png", "folder-3/benign/x.png"]
+    assert table.rows["center"].tolist() == ["A", "B", "C"]
+    assert [path.parts[-3] for path in read_table(tmp_path / "out").image_paths()] == ["a", "b", "c"]
 
 
 def test_outlines_are_drawn_into_masks(tmp_path):
@@ -127,8 +127,8 @@ def test_outlines_are_drawn_into_masks(tmp_path):
         json.dumps({"imageWidth": 12, "imageHeight": 9, "shapes": shapes}))
     (tmp_path / "set" / "dataset.csv").write_text("image_id,center,tumor,benign,malignant\nIMG1.jpeg,1,1,1,0\n")
     table = prepare(["btxrd"], [tmp_path / "set"], tmp_path / "out")
-    assert table["mask"].tolist() == ["masks/btxrd/images/IMG1.png"]
-    with Image.open(tmp_path / "out" / table["mask"][0]) as mask:
+    assert table.rows["mask"].tolist() == ["masks/btxrd/images/IMG1.png"]
+    with Image.open(tmp_path / "out" / table.rows["mask"][0]) as mask:
         assert (mask.mode, mask.size, mask.getbbox()) == ("L", (12, 9), (2, 2, 7, 7))
 
 
@@ -136,7 +136,7 @@ def test_an_annotation_without_an_outline_gives_no_mask(tmp_path, capsys):
     make_csv(tmp_path / "set")
     (tmp_path / "set" / "t.csv").write_text("image,label,mask\na.png,benign,a.json\n")
     (tmp_path / "set" / "a.json").write_text('{"imageWidth": 12, "imageHeight": 9, "shapes": []}')
-    assert prepare(["csv"], [tmp_path / "set"], tmp_path / "out")["mask"].tolist() == [""]
+    assert prepare(["csv"], [tmp_path / "set"], tmp_path / "out").rows["mask"].tolist() == [""]
     assert "1 annotations have neither" in capsys.readouterr().out
 
 
@@ -147,7 +147,7 @@ def test_masks_made_for_images_of_one_name_do_not_meet(tmp_path):
             {"shape_type": "rectangle", "points": [[1, 1], [2, len(name)]]}]}))
     (tmp_path / "set" / "t.csv").write_text("image,label,mask\na.png,benign,a.png.json\na.jpg,benign,a.jpg.json\n")
     table = prepare(["csv"], [tmp_path / "set"], tmp_path / "out")
-    assert table["mask"].tolist() == ["masks/csv/a.png", "masks/csv/a.jpg.png"]
+    assert table.rows["mask"].tolist() == ["masks/csv/a.png", "masks/csv/a.jpg.png"]
 
 
 @pytest.mark.parametrize("name", [
@@ -161,9 +161,9 @@ def test_file_names_of_any_kind_come_back_as_they_are(name, tmp_path):
     more = image(file.with_name(f"{file.stem}_mask_1.png"), value=0)
     table = prepare(["folder"], [tmp_path / "set"], tmp_path / "out")
     back = read_table(tmp_path / "out")
-    assert back.equals(table)
-    assert image_paths(back) == [file]
-    assert mask.is_file() and more.is_file() and (tmp_path / "out" / back["mask"][0]).is_file()
+    assert back.rows.equals(table.rows)
+    assert back.image_paths() == [file]
+    assert mask.is_file() and more.is_file() and (tmp_path / "out" / back.rows["mask"][0]).is_file()
 
 
 @pytest.mark.skipif(os.name == "nt", reason="names are text on Windows")
@@ -181,7 +181,7 @@ def test_cells_that_a_spreadsheet_would_run_are_written_as_text(tmp_path):
     make_csv(tmp_path / "set", extra="=cmd()")
     prepare(["csv"], [tmp_path / "set"], tmp_path / "out")
     assert "'=cmd()" in (tmp_path / "out" / "table.csv").read_text()
-    assert set(read_table(tmp_path / "out")["score"]) == {"=cmd()"}
+    assert set(read_table(tmp_path / "out").rows["score"]) == {"=cmd()"}
 
 
 def test_a_folder_that_holds_files_is_not_overwritten(tmp_path):
@@ -228,7 +228,7 @@ def test_a_request_that_makes_no_sense_is_refused(sources, paths, options, said,
 def test_a_center_that_is_not_known_is_said(tmp_path, capsys):
     image(tmp_path / "set" / "benign" / "a.png")
     prepare(["folder"], [tmp_path / "set"], tmp_path / "out")
-    assert "the center of 1 images is not known: --center=NAME" in capsys.readouterr().out
+    assert "1 image without a center; name it: --center=NAME" in capsys.readouterr().out
 
 
 def test_files_that_cannot_be_opened_are_said_before_any_is_decoded(tmp_path, capsys):
@@ -237,7 +237,7 @@ def test_files_that_cannot_be_opened_are_said_before_any_is_decoded(tmp_path, ca
     (tmp_path / "set" / "benign" / "huge.png").write_bytes(huge_png())
     assert len(prepare(["folder"], [tmp_path / "set"], tmp_path / "out")) == 3
     said = capsys.readouterr().out
-    assert "2 files cannot be used, and stay in the table" in said and "empty.png cannot be opened" in said
+    assert "2 files cannot be read, and stay in the table" in said and "empty.png cannot be opened" in said
 
 
 def test_masks_of_too_many_pixels_are_not_joined(tmp_path):
@@ -306,9 +306,9 @@ def test_the_original_layouts_become_one_table_that_can_be_read(tmp_path):
         pass
     table = prepare(names, [DATA / "layouts" / name for name in names], tmp_path / "out")
     back = read_table(tmp_path / "out")
-    assert back.equals(table)
-    assert {"BUSI", "BUS-BRA", "BUS-UCLM"} <= set(table["center"])
-    two = back[back["image"] == "busi/benign/benign (100).png"].iloc[0]
+    assert back.rows.equals(table.rows)
+    assert {"BUSI", "BUS-BRA", "BUS-UCLM"} <= set(table.rows["center"])
+    two = back.rows[back.rows["image"] == "busi/benign/benign (100).png"].iloc[0]
     with Image.open(tmp_path / "out" / two["mask"]) as joined:
         parts = [np.asarray(Image.open(DATA / "layouts/busi/Dataset_BUSI_with_GT/benign" / f"benign (100)_{part}.png"))
                  for part in ("mask", "mask_1")]
@@ -319,7 +319,7 @@ def test_the_original_layouts_become_one_table_that_can_be_read(tmp_path):
                     reason=f"no BTXRD: {DATA / 'btxrd'} (BUSFAST_TEST_DATA) is not there")
 def test_the_original_outlines_of_btxrd_lie_in_the_boxes_of_their_lesions(tmp_path):
     table = prepare(["btxrd"], [DATA / "btxrd"], tmp_path / "out", partial=True)
-    drawn = table[table["mask"] != ""]
+    drawn = table.rows[table.rows["mask"] != ""]
     assert len(table) == 15 and len(drawn) == 10
     for image_name, name in zip(drawn["image"], drawn["mask"], strict=True):
         stem = Path(image_name).stem

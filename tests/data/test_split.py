@@ -1,5 +1,7 @@
 """What a split promises: nobody on two sides, shares as said, every class everywhere, and the same again by seed."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -46,8 +48,8 @@ def joined(*tables):
     return table.assign(image=[f"images/{number}.png" for number in range(len(table))])
 
 
-def images(table, part):
-    return set(table["image"][table["part"] == part])
+def images(split, part):
+    return set(split.only(part).rows["image"])
 
 
 def shares(parts):
@@ -64,19 +66,19 @@ def refusal(table, split, **options):
 @pytest.mark.parametrize("split", SPLITS)
 def test_no_patient_is_on_two_sides(split, seed):
     for table in split_folds(random_table(seed), split, seed=seed).values():
-        assert (table.groupby("patient")["part"].nunique() == 1).all()
+        assert (table.rows.groupby("patient")["part"].nunique() == 1).all()
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_no_id_is_on_two_sides_of_stratified_even_if_centers_share_ids(seed):
     table = split_table(random_table(seed, ids_by_center=True), seed=seed)
-    assert (table.groupby("patient")["part"].nunique() == 1).all()
+    assert (table.rows.groupby("patient")["part"].nunique() == 1).all()
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_center_holdout_trains_and_validates_on_different_ids_even_if_centers_share_ids(seed):
     table = split_table(random_table(seed, ids_by_center=True), "center_holdout", seed=seed)
-    rest = table[table["part"] != "test"]
+    rest = table.only("train", "valid").rows
     assert (rest.groupby("patient")["part"].nunique() == 1).all()
 
 
@@ -85,14 +87,14 @@ def test_every_image_gets_exactly_one_part_and_the_rest_of_the_table_stays(split
     before = random_table(0)
     kept = before.copy()
     for after in split_folds(before, split).values():
-        assert set(after["part"]) == set(PARTS)
-        pd.testing.assert_frame_equal(after.drop(columns="part"), kept)
+        assert set(after.rows["part"]) == set(PARTS)
+        pd.testing.assert_frame_equal(after.rows.drop(columns="part"), kept)
     pd.testing.assert_frame_equal(before, kept)
 
 
 @pytest.mark.parametrize("seed", range(5))
 def test_stratified_is_70_15_15_of_the_whole_of_each_class_and_of_each_center(seed):
-    table = split_table(random_table(seed), seed=seed)
+    table = split_table(random_table(seed), seed=seed).rows
     assert shares(table["part"]) == pytest.approx([0.70, 0.15, 0.15], abs=0.02)
     for column in ("label", "center"):
         for value, parts in table.groupby(column)["part"]:
@@ -101,7 +103,7 @@ def test_stratified_is_70_15_15_of_the_whole_of_each_class_and_of_each_center(se
 
 @pytest.mark.parametrize("seed", range(5))
 def test_center_holdout_is_85_15_of_the_other_centers_and_of_each_class(seed):
-    table = split_table(random_table(seed), "center_holdout", seed=seed, holdout=("beta",))
+    table = split_table(random_table(seed), "center_holdout", seed=seed, holdout=("beta",)).rows
     rest = table[table["center"] != "beta"]
     assert shares(rest["part"]) == pytest.approx([0.85, 0.15, 0], abs=0.02)
     for value, parts in rest.groupby("label")["part"]:
@@ -109,7 +111,7 @@ def test_center_holdout_is_85_15_of_the_other_centers_and_of_each_class(seed):
 
 
 def parts_of(split, seed):
-    return [fold["part"].to_list() for fold in split_folds(random_table(1), split, seed=seed).values()]
+    return [fold.rows["part"].to_list() for fold in split_folds(random_table(1), split, seed=seed).values()]
 
 
 @pytest.mark.parametrize("split", SPLITS)
@@ -123,23 +125,23 @@ def test_the_seed_alone_decides(split):
 @pytest.mark.parametrize("holdout", [("alpha",), ("gamma",), ("alpha", "beta")])
 def test_the_test_part_is_exactly_the_held_out_centers(holdout):
     table = split_table(random_table(2), "center_holdout", holdout=holdout)
-    assert images(table, "test") == set(table["image"][table["center"].isin(holdout)])
-    assert table.attrs["holdout"] == list(holdout)
+    assert images(table, "test") == set(table.rows["image"][table.rows["center"].isin(holdout)])
+    assert table.holdout == holdout
 
 
 def test_without_a_choice_the_smallest_center_with_every_class_is_held_out_and_said():
     table = split_table(joined(tiny_table(9, 9, 9), tiny_table(5, 5, 5, center="beta"),
                                tiny_table(4, 4, 0, center="gamma")), "center_holdout")
-    assert table.attrs["holdout"] == ["beta"]
-    assert set(table["center"][table["part"] == "test"]) == {"beta"}
-    assert any("held out: beta" in note and "--holdout" in note for note in table.attrs["notes"])
+    assert table.holdout == ("beta",)
+    assert set(table.only("test").rows["center"]) == {"beta"}
+    assert any("held out: beta" in note and "--holdout" in note for note in table.notes)
 
 
 def test_a_chosen_center_need_not_have_every_class_and_the_lack_is_said():
     table = split_table(joined(tiny_table(9, 9, 9), tiny_table(4, 4, 0, center="gamma")), "center_holdout",
                         holdout=("gamma",))
-    assert "held out: gamma" in table.attrs["notes"]
-    assert any("no malignant image" in note for note in table.attrs["notes"])
+    assert "held out: gamma" in table.notes
+    assert any("no malignant image" in note for note in table.notes)
 
 
 def test_an_unknown_center_is_refused_with_the_nearest():
@@ -229,45 +231,45 @@ def test_images_without_a_patient_are_each_their_own_patient_and_this_is_said():
     table = random_table(0)
     table.loc[:59, "patient"] = ""
     table = split_table(table)
-    assert set(table["part"][:60]) == set(PARTS)
-    assert any(f"60 of {len(table)} images have no patient id" in note for note in table.attrs["notes"])
+    assert set(table.rows["part"][:60]) == set(PARTS)
+    assert any(f"60 of {len(table)} images have no patient id" in note for note in table.notes)
 
 
 def test_unknown_patients_are_not_taken_for_one_who_is_on_both_sides():
     table = split_table(random_table(0).assign(patient=""), "center_holdout", holdout=("gamma",))
-    assert [note for note in table.attrs["notes"] if "patient ids occur" in note] == []
+    assert [note for note in table.notes if "patient ids occur" in note] == []
 
 
 def test_where_every_patient_is_known_only_the_shares_are_said():
     table = split_table(tiny_table(20, 40, 60), duplicates=NO_DUPLICATES)
-    assert table.attrs["notes"] == ["shares of each class are within 0.0 points of 70/15/15% (farthest: train has "
-                                    "70.0% of benign)"]
+    assert table.notes == ("shares of each class are within 0.0 points of 70/15/15% (farthest: train has 70.0% of "
+                           "benign)",)
 
 
 def test_copies_stay_on_one_side_and_where_they_are_not_known_it_is_said():
     table = tiny_table(40, 40, 40)
     a, b = np.arange(0, 120, 2), np.arange(1, 120, 2)
     split = split_table(table, duplicates=pd.DataFrame({"a": a, "b": b}))
-    assert split["part"].to_numpy()[a].tolist() == split["part"].to_numpy()[b].tolist()
-    assert "copies among the images are not known" in split_table(table).attrs["notes"]
-    assert "copies among the images are not known" not in split.attrs["notes"]
+    assert split.rows["part"].to_numpy()[a].tolist() == split.rows["part"].to_numpy()[b].tolist()
+    assert "images were not checked for duplicates" in split_table(table).notes
+    assert "images were not checked for duplicates" not in split.notes
 
 
 def test_ids_on_both_sides_of_center_holdout_are_said():
     table = split_table(random_table(0, ids_by_center=True), "center_holdout", holdout=("gamma",))
-    held = set(table["patient"][table["center"] == "gamma"])
-    assert any(f"{len(held)} patient ids occur in held-out and in training" in note for note in table.attrs["notes"])
+    held = set(table.only("test").rows["patient"])
+    assert any(f"{len(held)} patient ids occur in held-out and in training" in note for note in table.notes)
 
 
 @pytest.mark.parametrize("split", SPLITS)
 def test_a_split_reads_back_as_it_was_written_with_the_groups(tmp_path, split):
     for table in split_folds(random_table(0), split).values():
-        table.loc[0, ["patient", "device"]] = ["NA", 'a "B",\nKöln']
+        table.rows.loc[0, ["patient", "device"]] = ["NA", 'a "B",\nKöln']
         write_split(table, tmp_path / "split.csv")
         back = read_split(tmp_path / "split.csv", "data/set")
-        assert back.drop(columns="group").to_numpy().tolist() == table[[*COLUMNS, "part"]].to_numpy().tolist()
-        assert back["group"].to_list() == group_names(table, across_centers=False).to_list()
-        assert back.attrs["root"] == "data/set"
+        assert back.rows.drop(columns="group").to_numpy().tolist() == table.rows[[*COLUMNS, "part"]].to_numpy().tolist()
+        assert back.rows["group"].to_list() == group_names(table.rows, across_centers=False).to_list()
+        assert back.root == Path("data/set")
 
 
 def test_a_split_file_may_be_edited(tmp_path):
@@ -314,7 +316,7 @@ def test_a_table_of_images_and_labels_alone_is_split(tmp_path):
     (tmp_path / "table.csv").write_text("image,label\n" + "\n".join(lines) + "\n")
     for number in range(30):
         (tmp_path / f"{number}.png").touch()
-    parts = split_table(read_table(tmp_path), "stratified")
+    parts = split_table(read_table(tmp_path), "stratified").rows
     assert shares(parts["part"]) == pytest.approx([0.70, 0.15, 0.15], abs=0.06)
     assert set(parts["label"][parts["part"] == "test"]) == set(CLASSES)
 
@@ -322,4 +324,4 @@ def test_a_table_of_images_and_labels_alone_is_split(tmp_path):
 def test_a_center_with_a_comma_in_its_name_is_told_where_to_go():
     table = joined(tiny_table(4, 4, 4, center="Hospital, North"), tiny_table(4, 4, 4, center="beta"))
     assert "A name with a comma goes into the pipeline file" in refusal(table, "center_holdout", holdout=("Hospital",))
-    assert split_table(table, "center_holdout", holdout=("Hospital, North",)).attrs["holdout"] == ["Hospital, North"]
+    assert split_table(table, "center_holdout", holdout=("Hospital, North",)).holdout == ("Hospital, North",)

@@ -2,7 +2,6 @@
 
 import pytest
 
-from busfast.data.paths import image_paths
 from busfast.data.table import find_table, read_table
 from busfast.errors import UserError
 
@@ -28,33 +27,33 @@ def refusal(data):
 
 def test_columns_that_are_not_there_are_filled_with_nothing(make):
     table = read_table(make("image,label\na.png,benign\nb.png,normal\n"))
-    assert list(table.columns) == ["image", "label", "center", "patient", "device", "mask"]
-    assert table.to_numpy().tolist() == [["a.png", "benign", "", "", "", ""], ["b.png", "normal", "", "", "", ""]]
+    assert list(table.rows.columns) == ["image", "label", "center", "patient", "device", "mask"]
+    assert table.rows.to_numpy().tolist() == [["a.png", "benign", "", "", "", ""], ["b.png", "normal", "", "", "", ""]]
 
 
 def test_root_is_the_folder_of_the_table(make):
     folder = make("image,label\na.png,benign\n")
-    assert read_table(folder).attrs["root"] == read_table(folder / "table.csv").attrs["root"] == str(folder)
+    assert read_table(folder).root == read_table(folder / "table.csv").root == folder
 
 
 def test_a_csv_file_of_any_name_can_be_given_directly(make):
     folder = make("image,label\na.png,benign\nb.png,normal\n")
     (folder / "half.CSV").write_text("image,label\na.png,benign\n", encoding="utf-8")
     assert find_table(folder / "half.CSV") == folder / "half.CSV"
-    assert list(read_table(folder / "half.CSV")["image"]) == ["a.png"]
+    assert list(read_table(folder / "half.CSV").rows["image"]) == ["a.png"]
 
 
 def test_values_are_kept_as_text_without_the_space_around_them(make):
     table = read_table(make("image , label,patient,center\n a.png,benign ,007,NA\n"))
-    assert table.iloc[0].to_dict() == {"image": "a.png", "label": "benign", "patient": "007", "center": "NA",
+    assert table.rows.iloc[0].to_dict() == {"image": "a.png", "label": "benign", "patient": "007", "center": "NA",
                                        "device": "", "mask": ""}
 
 
 def test_other_columns_are_kept_as_they_stand(make):
     table = read_table(make("age,image,label,note\n051,a.png,benign,\n"))
-    assert list(table.columns) == ["age", "image", "label", "note", "center", "patient", "device", "mask"]
-    assert table["age"].tolist() == ["051"]
-    assert table["note"].tolist() == [""]
+    assert list(table.rows.columns) == ["age", "image", "label", "note", "center", "patient", "device", "mask"]
+    assert table.rows["age"].tolist() == ["051"]
+    assert table.rows["note"].tolist() == [""]
 
 
 @pytest.mark.parametrize("table", [
@@ -65,17 +64,17 @@ def test_other_columns_are_kept_as_they_stand(make):
 ])
 def test_the_same_table_written_otherwise_reads_the_same(make, table):
     table = read_table(make(table))
-    assert table[["image", "label"]].to_numpy().tolist() == [["a.png", "benign"]]
+    assert table.rows[["image", "label"]].to_numpy().tolist() == [["a.png", "benign"]]
 
 
 def test_a_quoted_cell_may_contain_commas_and_quotes(make):
     table = read_table(make('image,label,note\n"c, right.png",benign,"a ""cyst"", small"\n'))
-    assert table[["image", "note"]].to_numpy().tolist() == [["c, right.png", 'a "cyst", small']]
+    assert table.rows[["image", "note"]].to_numpy().tolist() == [["c, right.png", 'a "cyst", small']]
 
 
 def test_the_labels_are_those_of_the_given_classes(make):
     folder = make("image,label\na.png,cyst\n")
-    assert read_table(folder, ("solid", "cyst"))["label"].tolist() == ["cyst"]
+    assert read_table(folder, ("solid", "cyst")).rows["label"].tolist() == ["cyst"]
     assert "Choose from: normal, benign, malignant" in refusal(folder)
 
 
@@ -152,15 +151,15 @@ def test_an_image_listed_twice_is_refused_however_it_is_spelt(make, again):
 
 def test_a_mask_may_serve_two_images(make):
     table = read_table(make("image,label,mask\na.png,benign,mask.png\nb.png,benign,mask.png\n"))
-    assert table["mask"].tolist() == ["mask.png", "mask.png"]
+    assert table.rows["mask"].tolist() == ["mask.png", "mask.png"]
 
 
 def test_a_label_in_other_capitals_or_with_spaces_is_mapped_and_said(make):
     table = read_table(make("image,label\na.png, Benign\nb.png,BENIGN \nmask.png,Benign\n"))
-    assert table["label"].tolist() == ["benign"] * 3
-    assert table.attrs["notes"] == ["label 'Benign' in 2 rows is read as 'benign'",
-                                    "label 'BENIGN' in 1 row is read as 'benign'"]
-    labels = read_table(make("image,label\na.png,Clear cell\n"), ("clear_cell", "other"))["label"]
+    assert table.rows["label"].tolist() == ["benign"] * 3
+    assert table.notes == ("label 'Benign' in 2 rows is read as 'benign'",
+                           "label 'BENIGN' in 1 row is read as 'benign'")
+    labels = read_table(make("image,label\na.png,Clear cell\n"), ("clear_cell", "other")).rows["label"]
     assert labels.tolist() == ["clear_cell"]
 
 
@@ -170,18 +169,19 @@ def test_windows_paths_are_read_and_said(make):
     for name in ("a.png", "b.png"):
         (folder / "sub" / name).touch()
     table = read_table(folder)
-    assert table.loc[0, ["image", "mask"]].tolist() == ["sub/a.png", "sub/b.png"]
-    assert table.attrs["notes"] == ["2 paths written with \\ and read with /"]
+    assert table.rows.loc[0, ["image", "mask"]].tolist() == ["sub/a.png", "sub/b.png"]
+    assert table.notes == ("2 paths written with \\ and read with /",)
 
 
 def test_a_table_of_another_writing_is_read_and_said(make):
     table = read_table(make("image;label;center\r\na.png;benign;Köln\r\n".encode("latin-1")))
-    assert table.loc[0, ["image", "center"]].tolist() == ["a.png", "Köln"]
-    assert [word in " ".join(table.attrs["notes"]) for word in ("Latin-1", "semicolons")] == [True, True]
+    assert table.rows.loc[0, ["image", "center"]].tolist() == ["a.png", "Köln"]
+    assert [word in " ".join(table.notes) for word in ("Latin-1", "semicolons")] == [True, True]
 
 
 def test_without_files_only_the_table_is_read(make):
-    assert read_table(make("image,label,mask\ngone.png,benign,gone too.png\n"), files=False)["image"][0] == "gone.png"
+    table = read_table(make("image,label,mask\ngone.png,benign,gone too.png\n"), files=False)
+    assert table.rows["image"][0] == "gone.png"
 
 
 @pytest.mark.parametrize("link", ["a link.png", "linked/b.png"])
@@ -195,7 +195,7 @@ def test_a_symbolic_link_out_of_the_folder_is_refused_and_named_with_its_target(
     assert f"row 2, column image: '{link}' is reached through a symbolic link" in message and str(outside) in message
     (folder / "sources.csv").write_text(f"name,folder\n{link.partition('/')[0] if '/' in link else '.'},{outside}\n")
     if "/" in link:  # the way out that the message names
-        assert image_paths(read_table(folder)) == [outside / "b.png"]
+        assert read_table(folder).image_paths() == [outside / "b.png"]
 
 
 def test_a_symbolic_link_within_the_folder_and_to_the_folder_is_followed(make, tmp_path_factory):
@@ -203,14 +203,14 @@ def test_a_symbolic_link_within_the_folder_and_to_the_folder_is_followed(make, t
     (folder / "link.png").symlink_to(folder / "a.png")
     other = tmp_path_factory.mktemp("other") / "set"
     other.symlink_to(folder)
-    assert read_table(other)["image"].tolist() == ["link.png"]
+    assert read_table(other).rows["image"].tolist() == ["link.png"]
 
 
 def test_images_may_lie_where_sources_csv_says(make, tmp_path_factory):
     folder, outside = make("image,label\nbusi/x.png,benign\na.png,benign\n"), tmp_path_factory.mktemp("outside")
     (outside / "x.png").touch()
     (folder / "sources.csv").write_text(f"name,folder\nbusi,{outside}\nempty,\n")
-    assert image_paths(read_table(folder)) == [outside / "x.png", folder / "a.png"]
+    assert read_table(folder).image_paths() == [outside / "x.png", folder / "a.png"]
     (folder / "sources.csv").write_text("name,folder\nbusi,moved away\n")
     assert "sources.csv, row 2, column folder: there is no folder 'moved away'" in refusal(folder)
     (folder / "sources.csv").write_text(f"name,folder\nbusi,{outside}\nbusi,{outside}\n")
@@ -224,5 +224,5 @@ def test_rows_are_counted_right_after_a_cell_of_several_lines(make):
 
 def test_other_labels_may_stay_where_that_is_asked_for_and_are_said(make):
     table = read_table(make("image,label\na.png,cyst\nb.png,Benign\nmask.png,cyst\n"), other_labels=True)
-    assert table["label"].tolist() == ["cyst", "benign", "cyst"]
-    assert "labels that are none of the classes normal, benign, malignant: 'cyst' in 2 rows" in table.attrs["notes"]
+    assert table.rows["label"].tolist() == ["cyst", "benign", "cyst"]
+    assert "labels that are none of the classes normal, benign, malignant: 'cyst' in 2 rows" in table.notes

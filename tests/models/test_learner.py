@@ -29,7 +29,7 @@ def test_class_weights_are_those_of_the_experiment():
 
 
 def test_the_loss_is_weighted_by_the_training_part_alone(learn, parts):
-    train = parts["label"][parts["part"] == "train"].tolist()
+    train = parts.only("train").rows["label"].tolist()
     assert torch.allclose(learn.loss_func.func.weight if hasattr(learn.loss_func, "func") else learn.loss_func.weight,
                           class_weights(train, CLASSES))
 

@@ -1,5 +1,6 @@
 """Whichever loader feeds it, fastai's DataLoaders and Learner keep all their habits."""
 
+from dataclasses import replace
 from pathlib import Path
 
 import matplotlib
@@ -52,13 +53,13 @@ def same(a, b) -> bool:
 def test_batches_are_images_and_labels_of_their_rows(dls, parts):
     batches = list(dls.valid)
     labels = [list(dls.vocab)[index] for _, y in batches for index in y]
-    assert labels == parts["label"][parts["part"] == "valid"].tolist()
+    assert labels == parts.only("valid").rows["label"].tolist()
     assert [len(y) for _, y in batches] == [8] * (len(labels) // 8) + [len(labels) % 8]
     assert batches[0][0].shape == (8, 3, SIZE, SIZE) and batches[0][0].dtype == torch.float32
 
 
 def test_an_epoch_shows_each_training_image_once_in_a_new_order(dls, parts):
-    count = int((parts["part"] == "train").sum())
+    count = len(parts.only("train"))
     orders = []
     for _ in range(2):
         seen = []
@@ -102,7 +103,7 @@ def test_shares_follow_each_other_without_a_gap_and_differ_by_one_at_most(of):
 
 
 def test_the_test_part_is_in_no_dataloader(dls, parts):
-    held = set(parts["image"][parts["part"] == "test"])
+    held = set(parts.only("test").rows["image"])
     used = {str(path) for dl in dls.loaders for path in dl.dataset.items["image"]}
     assert held and not any(path.endswith(tuple(held)) for path in used)
 
@@ -145,10 +146,8 @@ def test_validation_is_not_augmented_and_training_is(dls):
 
 
 def test_a_last_batch_of_a_single_training_image_is_dropped(parts):
-    rows = parts[parts["part"] == "train"].head(17)
-    table = pd.concat([rows, parts[parts["part"] == "valid"]])
-    table.attrs = parts.attrs
-    dls = make_dls(table, ImagePipeline(size=32), bs=16, loader="torchvision", device="cpu")
+    rows = pd.concat([parts.only("train").rows.head(17), parts.only("valid").rows])
+    dls = make_dls(replace(parts, rows=rows), ImagePipeline(size=32), bs=16, loader="torchvision", device="cpu")
     assert [len(y) for _, y in dls.train] == [16]
 
 

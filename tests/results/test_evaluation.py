@@ -52,7 +52,7 @@ def trained(tmp_path_factory):
 def test_every_validation_and_test_image_is_predicted_through_the_pixels_of_validation(place):
     run("evaluate", f"--run={NAME}")
     found, split = read_predictions(Run(NAME), CLASSES), read_split(Run(NAME).results / "split.csv", ".")
-    wanted = split[split["part"].isin(["valid", "test"])]
+    wanted = split.only("valid", "test").rows
     assert found[["image", "part", "label", "group"]].to_numpy().tolist() == \
         wanted[["image", "part", "label", "group"]].to_numpy().tolist()
     labels, probabilities = arrays(found, CLASSES)

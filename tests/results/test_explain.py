@@ -1,5 +1,6 @@
 """Probes and maps say what is known of a model that was made to look at one thing alone."""
 
+from dataclasses import replace
 from types import SimpleNamespace
 
 import numpy as np
@@ -12,6 +13,7 @@ from torch import nn
 
 from busfast.cli import main
 from busfast.data.images import load_pixels
+from busfast.data.split import Split
 from busfast.pipelines.image import ImagePipeline
 from busfast.results.explain import check_sanity, choose_cases, localise
 from busfast.results.probes import box, compare_parts, cover, frame, probe_run
@@ -67,9 +69,7 @@ def draw(tmp_path, mark):
         Image.fromarray(pixels.astype(np.uint8)).save(tmp_path / f"{number}.png")
         rows.append({"image": f"{number}.png", "label": CLASSES[malignant], "center": "north" if north else "south",
                      "group": f"g{number}", "mask": "masks/lesion.png", "part": "valid"})
-    table = pd.DataFrame(rows)
-    table.attrs["root"] = str(tmp_path)
-    return table
+    return Split(pd.DataFrame(rows), tmp_path)
 
 
 def learner(model):
@@ -99,15 +99,13 @@ def test_features_that_know_the_center_are_told(marked):
     everywhere = np.s_[8:20, 8:56]  # background, brighter in the north
     found = probe_run(learner(Looks(everywhere)), marked, CLASSES).set_index("probe").loc["center from features"]
     assert found["estimate"] == 1 and found["chance"] == 0.5 and found["images"] == 80
-    lone = marked.assign(center="north")
-    lone.attrs = marked.attrs
+    lone = replace(marked, rows=marked.rows.assign(center="north"))
     found = probe_run(learner(Looks(everywhere)), lone, CLASSES).set_index("probe").loc["center from features"]
     assert np.isnan(found["estimate"]) and "Not possible" in found["reading"]
 
 
 def test_without_masks_only_the_border_is_probed(marked):
-    bare = marked.assign(mask="")
-    bare.attrs = marked.attrs
+    bare = replace(marked, rows=marked.rows.assign(mask=""))
     found = probe_run(learner(Looks(CORNER)), bare, CLASSES).set_index("probe")
     assert "names no masks" in found.loc["lesion covered", "reading"]
     assert np.isnan(found.loc["lesion alone", "estimate"])
@@ -120,7 +118,7 @@ def test_parts_that_go_through_other_pixels_are_noticed(phantom_folder, parts, l
         pytest.importorskip("nvidia.dali")
     learn = learner(Looks(CORNER))
     row = compare_parts(learn, parts, loader)
-    assert row["estimate"] < 1 and row["images"] == sum(parts["part"].value_counts().clip(upper=16))
+    assert row["estimate"] < 1 and row["images"] == sum(parts.rows["part"].value_counts().clip(upper=16))
     learn.dls.valid.image = ImagePipeline(size=SIDE)
     from busfast.results import probes
     monkeypatch.setattr(probes, "load_pixels", lambda path, *fit: 255 - load_pixels(path, *fit))

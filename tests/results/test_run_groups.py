@@ -224,9 +224,9 @@ def test_the_mean_of_folds_claims_no_score(place, capsys):
     run(f"evaluate --run={OF_FOLDS.name}", code=2)
     assert "cannot be scored: its members were trained on different splits" in capsys.readouterr().err
     assert not (OF_FOLDS.results / "predictions.csv").exists()
-    split = read_split(OF_FOLDS.results / "split.csv", "data/phantom")
+    split = read_split(OF_FOLDS.results / "split.csv", "data/phantom").rows
     seen = {image for name in FOLDS for image in
-            read_split(Run(name).results / "split.csv", "").query("part != 'test'")["image"]}
+            read_split(Run(name).results / "split.csv", "").rows.query("part != 'test'")["image"]}
     assert set(split["image"][split["part"] == "train"]) == seen == set(split["image"])
     run(f"export --run={OF_FOLDS.name}")
     facts = json.loads((OF_FOLDS.models / "bundle" / "bundle.json").read_text())
@@ -272,6 +272,6 @@ def test_runs_of_overlapping_splits_claim_no_test_part(place, capsys):
     run(f"ensemble --runs={SEEDS[0]},phantom/stratified")
     assert "it cannot be scored" in capsys.readouterr().out
     made = Run(f"{SEEDS[0]}-ensemble")
-    assert "test" not in set(read_split(made.results / "split.csv", "")["part"])
+    assert "test" not in set(read_split(made.results / "split.csv", "").rows["part"])
     assert not (made.results / "out_of_fold.csv").exists()
     run(f"evaluate --run={made.name}", code=2)

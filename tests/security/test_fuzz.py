@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from busfast.csvfile import read_rows
 from busfast.data.external_splits import read_lists
 from busfast.data.images import read_image
-from busfast.data.paths import image_paths, is_inside
+from busfast.data.paths import is_inside
 from busfast.data.table import read_table
 from busfast.errors import UserError
 from busfast.inference.bundle import read_bundle
@@ -99,7 +99,7 @@ def test_any_cells_as_a_table_and_no_image_outside_its_folders(folder, rows, end
     if table is not None:
         named = may_refuse(read_rows, folder / "sources.csv", ("name", "folder")) if places else None
         allowed = [folder, *(folder / cells[1] for _, cells in (named.rows if named else ()))]
-        for path in image_paths(table):
+        for path in table.image_paths():
             assert any(is_inside(os.path.realpath(path), os.path.realpath(place)) for place in allowed), path
 
 

@@ -110,8 +110,8 @@ def test_training_reads_the_written_split_and_never_the_test_part(workdir, phant
         monkeypatch.setattr(module, "load_pixels", remember)
     run("train", "--split=center_holdout", "--epochs=1", f"--cache={cache}")
     parts = read_split("results/phantom/center_holdout/split.csv", phantom_folder)
-    used = {str(phantom_folder / image) for image in parts["image"][parts["part"] != "test"]}
-    assert opened == used and set(parts["center"][parts["part"] == "test"]) == {"gamma"}
+    used = {str(phantom_folder / image) for image in parts.only("train", "valid").rows["image"]}
+    assert opened == used and set(parts.only("test").rows["center"]) == {"gamma"}
 
 
 def test_the_preset_is_recorded_and_an_epoch_is_profiled(workdir, capsys):

@@ -5,10 +5,8 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
 
-import pandas as pd
-
 from busfast.data.sources import breast, btxrd, bus_bra, bus_uclm, busi, csv_table, dicom, folder
-from busfast.data.sources.common import Options
+from busfast.data.sources.common import Options, SourceTable
 from busfast.data.sources.listing import find_folders
 from busfast.errors import UserError, choose
 
@@ -19,7 +17,7 @@ class Source(NamedTuple):
     title: str  # name in messages
     looks: str  # how it is recognized, for messages
     is_set: Callable[[Path], bool]  # whether a folder is such a set
-    read: Callable[[Path, Options], pd.DataFrame]  # folder of the set -> `make_table`; UserError if it cannot be used
+    read: Callable[[Path, Options], SourceTable]  # folder of the set -> `make_table`; UserError if it cannot be used
     published: Mapping[str, int]  # class -> number of images as published; empty for a user's own files
 
 
@@ -54,7 +52,7 @@ def refuse_source(folder: str | Path) -> None:
                         f"Prepare it: python -m busfast prepare --source={source} --path={folder}")
 
 
-def read_source(name: str, path: str | Path, options: Options | None = None, **changes) -> pd.DataFrame:
+def read_source(name: str, path: str | Path, options: Options | None = None, **changes) -> SourceTable:
     """Reads a source; writes nothing.
 
     Args:
@@ -64,7 +62,7 @@ def read_source(name: str, path: str | Path, options: Options | None = None, **c
         changes: single options, e.g. files=False to read a set's table without its images.
 
     Returns:
-        One row per image: image and mask relative to `attrs["root"]`, label, center, patient, device, then the
+        The table: a row per image, with image and mask relative to its root, label, center, patient, device, then the
         source's other columns. See `make_table`.
 
     Raises:

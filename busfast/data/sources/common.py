@@ -3,6 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -12,7 +13,7 @@ from busfast.csvfile import Rows
 from busfast.data.labels import match_label
 from busfast.data.paths import PathSandbox
 from busfast.data.sources.listing import check_link
-from busfast.data.table import CLASSES, OPTIONAL, REQUIRED
+from busfast.data.table import CLASSES, OPTIONAL, REQUIRED, Table
 from busfast.errors import UserError
 from busfast.progress import progress
 
@@ -40,6 +41,14 @@ def table_from_rows(rows: Rows, to_record: Callable[[dict[str, str]], dict], roo
     records = [(line, to_record(dict(zip(rows.header, cells, strict=True)))) for line, cells in rows.rows]
     kept, missing = keep_present(records, root, file, options, masks)
     return make_table(kept, root, options, [*rows.notes, *missing], masks=masks)
+
+
+@dataclass(frozen=True, eq=False)
+class SourceTable(Table):
+    """A table as a source gives it, before `prepare` writes it."""
+
+    masks: tuple[str, ...] = ("mask",)  # columns of masks: "", a path, a tuple of paths to be joined, a LabelMe file
+    dicom: tuple[str, ...] = ()  # the images that are DICOM files, to be converted
 
 
 def paths_of(cell: str | tuple[str, ...]) -> tuple[str, ...]:
@@ -102,7 +111,7 @@ def _check_inside(name: str, file: Path, line: int, column: str) -> None:
 
 
 def make_table(records: Iterable[dict], root: Path, options: Options, notes: Iterable[str] = (), *,
-               masks: Sequence[str] = ("mask",), dicom: Iterable[str] = ()) -> pd.DataFrame:
+               masks: Sequence[str] = ("mask",), dicom: Iterable[str] = ()) -> SourceTable:
     """Makes the table of a source: labels mapped to the classes, columns in order.
 
     Args:
@@ -114,9 +123,6 @@ def make_table(records: Iterable[dict], root: Path, options: Options, notes: Ite
         masks: columns that name masks.
         dicom: the images that are DICOM files, to be converted.
 
-    Returns:
-        The table; `attrs` has `root`, `notes`, `masks` and `dicom`.
-
     Raises:
         UserError: there are no rows.
     """
@@ -125,10 +131,9 @@ def make_table(records: Iterable[dict], root: Path, options: Options, notes: Ite
         raise UserError(f"{root} has 0 images that can be used. " + " ".join(f"({note}.)" for note in notes) +
                         " Name the folder that holds them: --path=FOLDER.")
     columns = list(dict.fromkeys([*REQUIRED, *OPTIONAL, *(name for record in records for name in record)]))
-    table = pd.DataFrame([dict.fromkeys(columns, "") | record for record in records], columns=columns, dtype=object)
-    table["label"], label_notes = map_labels(table["label"].tolist(), options.classes)
-    table.attrs = {"root": str(root), "notes": [*notes, *label_notes], "masks": list(masks), "dicom": sorted(dicom)}
-    return table
+    rows = pd.DataFrame([dict.fromkeys(columns, "") | record for record in records], columns=columns, dtype=object)
+    rows["label"], label_notes = map_labels(rows["label"].tolist(), options.classes)
+    return SourceTable(rows, root, notes=(*notes, *label_notes), masks=tuple(masks), dicom=tuple(sorted(dicom)))
 
 
 def map_labels(labels: list[str], classes: tuple[str, ...]) -> tuple[list[str], list[str]]:

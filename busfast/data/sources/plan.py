@@ -2,12 +2,11 @@
 
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 
-import pandas as pd
-
-from busfast.data.sources.common import paths_of
+from busfast.data.sources.common import SourceTable, paths_of
 from busfast.data.sources.dicom_pixels import convert_dicom
 from busfast.data.sources.masks import draw_outline, image_size, join_masks, read_outline
 from busfast.errors import UserError
@@ -16,45 +15,48 @@ from busfast.progress import progress
 Made = dict[str, Callable[[Path], object]]  # path in the new folder -> what writes it there
 
 
-def check_files(table: pd.DataFrame) -> None:
-    """Looks at the headers of all images and masks; decodes none. Annotations without an outline leave the table.
-
-    What the user should know goes into `attrs["notes"]`: files that cannot be opened, masks of another size than
-    their image.
+def check_files(table: SourceTable) -> SourceTable:
+    """Reads the headers of all images and masks; decodes none.
 
     Args:
         table: as `make_table` returns it.
 
+    Returns:
+        The table without annotations that have no outline; further notes name files that cannot be opened, and masks
+        whose size is not that of their image.
+
     Raises:
         UserError: a mask that has to be made cannot be.
     """
-    root, dicom, broken, apart, empty = Path(table.attrs["root"]), set(table.attrs["dicom"]), [], [], 0
-    for row in progress(table.index, "looking at headers"):
-        image = table.at[row, "image"]
+    root, rows, dicom, notes = table.root, table.rows.copy(), set(table.dicom), list(table.notes)
+    broken, other_size, empty = [], [], 0
+    for row in progress(rows.index, "reading headers"):
+        image = rows.at[row, "image"]
         size = None if image in dicom else _size(root / image, broken)
-        for column in table.attrs["masks"]:
-            cell = table.at[row, column]
+        for column in table.masks:
+            cell = rows.at[row, column]
             if isinstance(cell, tuple):
                 sizes = [image_size(root / name) for name in cell]
                 if len(set(sizes)) > 1:
                     raise UserError(f"{root}: the masks {', '.join(cell)} are of different sizes ({sizes}), and cannot "
-                                    "be joined. Mend or move away the wrong one.")
+                                    "be joined. Correct or move away the wrong one.")
                 mask = sizes[0]
             elif cell.endswith(".json"):
                 mask, shapes = read_outline(root / cell)
                 if not shapes:
-                    table.at[row, column], mask, empty = "", None, empty + 1
+                    rows.at[row, column], mask, empty = "", None, empty + 1
             else:
                 mask = _size(root / cell, broken) if cell else None
             if size and mask and size != mask:
-                apart.append(f"'{image}' is {size[0]} x {size[1]}, its mask {mask[0]} x {mask[1]}")
+                other_size.append(f"'{image}' is {size[0]} x {size[1]}, its mask {mask[0]} x {mask[1]}")
     if empty:
-        table.attrs["notes"].append(f"{empty} annotations have neither a polygon nor a rectangle: no mask")
-    if apart:
-        table.attrs["notes"].append(f"{len(apart)} masks have another size than their image, e.g. {apart[0]}")
+        notes.append(f"{empty} annotations have neither a polygon nor a rectangle: no mask")
+    if other_size:
+        notes.append(f"{len(other_size)} masks have another size than their image, e.g. {other_size[0]}")
     if broken:
-        table.attrs["notes"].append(f"{len(broken)} files cannot be used, and stay in the table until you replace them "
-                                    f"or remove their rows: {broken[0]}")
+        notes.append(f"{len(broken)} files cannot be read, and stay in the table until you replace them or remove "
+                     f"their rows: {broken[0]}")
+    return replace(table, rows=rows, notes=tuple(notes))
 
 
 def _size(path: Path, broken: list[str]) -> tuple[int, int] | None:
@@ -65,8 +67,8 @@ def _size(path: Path, broken: list[str]) -> tuple[int, int] | None:
         return None
 
 
-def plan(table: pd.DataFrame, name: str, copy: bool) -> tuple[list[dict], Made, dict[str, Path]]:
-    """Says how the table of a source will read in the new folder.
+def plan(table: SourceTable, name: str, copy: bool) -> tuple[list[dict], Made, dict[str, Path]]:
+    """Returns the rows of a source's table in the new folder.
 
     Args:
         table: as `make_table` returns it.
@@ -76,14 +78,15 @@ def plan(table: pd.DataFrame, name: str, copy: bool) -> tuple[list[dict], Made, 
     Returns:
         The rows; what has to be made; and new path -> DICOM file of the images that are converted.
     """
-    root, dicom = Path(table.attrs["root"]), set(table.attrs["dicom"])
-    order = {image: number for number, image in enumerate(sorted(dicom), start=1)}
-    rows, linked = table.to_dict("records"), {}
+    root, rows, linked = table.root, table.rows.to_dict("records"), {}
+    order = {image: number for number, image in enumerate(table.dicom, start=1)}
     made: Made = {}
+
     def point(path: str) -> str:
         if copy:
             made[f"{name}/{path}"] = partial(shutil.copyfile, root / path)
         return f"{name}/{path}"
+
     for row in rows:
         image = row["image"]
         if image in order:  # under a number: the name may be that of a patient
@@ -94,7 +97,7 @@ def plan(table: pd.DataFrame, name: str, copy: bool) -> tuple[list[dict], Made, 
         else:
             row["image"] = point(image)
             new = f"{name}/{image}"
-        for column in table.attrs["masks"]:
+        for column in table.masks:
             cell = row[column]
             if not cell:
                 continue

@@ -70,11 +70,11 @@ def _serve_requests() -> None:
     while (request := store.next_request()) is not None:
         run, config = Run(request["run"]), Config(**request["config"])
         try:
-            parts = read_split(run.results / "split.csv", request["root"])
+            split = read_split(run.results / "split.csv", request["root"])
         except (OSError, UserError) as error:
             raise UserError(f"{run.results}/split.csv, which process 0 wrote, cannot be read here ({error}). "
                             "All machines must see the same folders.") from error
-        learn = build(config, parts, run.models, StartWeights(**request["weights"]))
+        learn = build(config, split, run.models, StartWeights(**request["weights"]))
         learn.remove_cbs(ProgressCallback)
         learn.metrics, learn.logger = [], lambda values: None
         store.barrier()

@@ -82,7 +82,7 @@ def convert(tmp_path, pixels, **tags):
     """The pixels of the PNG that a file with these pixels and tags becomes."""
     dicom(tmp_path / "set" / "benign" / "a", pixels, **tags)
     table = prepare(["dicom"], [tmp_path / "set"], tmp_path / "out")
-    with Image.open(tmp_path / "out" / table["image"][0]) as image:
+    with Image.open(tmp_path / "out" / table.rows["image"][0]) as image:
         assert image.mode in ("L", "RGB") and image.info == {}
         return np.asarray(image)
 
@@ -267,8 +267,8 @@ def test_nothing_tells_who_the_patient_is(tmp_path, capsys):
     for secret in (b"Doe", b"DOE", b"Jane", b"123-45", b"Hospital", b"IM0001", b"a long secret", b"1.2.840", b"/set"):
         assert secret not in written
     table = read_table(tmp_path / "out")
-    assert table["image"].tolist() == [f"images/dicom_00000{number}.png" for number in (1, 2, 3, 4)]
-    assert table["label"].tolist() == ["benign", "benign", "malignant", "malignant"]
+    assert table.rows["image"].tolist() == [f"images/dicom_00000{number}.png" for number in (1, 2, 3, 4)]
+    assert table.rows["label"].tolist() == ["benign", "benign", "malignant", "malignant"]
     said = capsys.readouterr().out
     for words in ("1 files declare some", "1 of 4 DICOM files have an empty PatientID",
                   "1 DICOM files hold no image (e.g. 'malignant/report')", "made with your salt", ".txt (1)"):
@@ -277,7 +277,7 @@ def test_nothing_tells_who_the_patient_is(tmp_path, capsys):
 
 def test_patients_are_keyed_hashes_that_only_the_same_salt_repeats(tmp_path, capsys):
     root = make_set(tmp_path)
-    ids = [prepare(["dicom"], [root], tmp_path / f"out{number}", salt=salt)["patient"].tolist()
+    ids = [prepare(["dicom"], [root], tmp_path / f"out{number}", salt=salt).rows["patient"].tolist()
            for number, salt in enumerate(("s1", "s1", "s2", "", ""))]
     assert ids[0] == ids[1]
     assert len({of[0] for of in ids}) == 4
@@ -290,7 +290,7 @@ def test_patients_are_keyed_hashes_that_only_the_same_salt_repeats(tmp_path, cap
 def test_the_center_is_the_tag_that_the_user_names(tmp_path):
     root = make_set(tmp_path)
     table = prepare(["dicom"], [root], tmp_path / "out", center_tag="InstitutionName")
-    assert table["center"].tolist() == ["Hospital A"] * 3 + [""]
+    assert table.rows["center"].tolist() == ["Hospital A"] * 3 + [""]
     both = prepare(["dicom"], [root], tmp_path / "both", center_tag="InstitutionName", center="other")
     assert both["center"].tolist() == ["Hospital A"] * 3 + ["other"]
 
@@ -307,7 +307,7 @@ def test_which_image_is_of_which_file_is_written_only_where_asked_and_only_for_t
     root, link = make_set(tmp_path), tmp_path / "link.csv"
     table = prepare(["dicom"], [root], tmp_path / "out", link=link)
     rows = pd.read_csv(link).to_numpy().tolist()
-    assert rows[0] == [table["image"][0], str(root / "benign" / "DOE_JANE.dcm")] and len(rows) == 4
+    assert rows[0] == [table.rows["image"][0], str(root / "benign" / "DOE_JANE.dcm")] and len(rows) == 4
     if os.name == "posix":
         assert stat.S_IMODE(link.stat().st_mode) == 0o600
     assert "who the patient is: keep it apart" in capsys.readouterr().out
@@ -325,15 +325,15 @@ def test_dicom_files_are_recognised_whatever_they_are_called(tmp_path):
     dicom(tmp_path / "set" / "benign" / "IM0001", RAMP8)
     dicom(tmp_path / "set" / "malignant" / "x.ima", RAMP8)
     assert guess_source(tmp_path / "set") == "dicom"
-    assert read_source("dicom", tmp_path / "set")["image"].tolist() == ["benign/IM0001", "malignant/x.ima"]
+    assert read_source("dicom", tmp_path / "set").rows["image"].tolist() == ["benign/IM0001", "malignant/x.ima"]
 
 
 def test_a_folder_of_images_and_dicom_files_is_read_whole(tmp_path):
     dicom(tmp_path / "set" / "benign" / "IM0001", RAMP8)
     Image.fromarray(RAMP8).save(tmp_path / "set" / "benign" / "a.png")
     table = prepare(["folder"], [tmp_path / "set"], tmp_path / "out")
-    assert table["image"].tolist() == ["images/folder_000001.png", "folder/benign/a.png"]
-    assert read_table(tmp_path / "out").equals(table)
+    assert table.rows["image"].tolist() == ["images/folder_000001.png", "folder/benign/a.png"]
+    assert read_table(tmp_path / "out").rows.equals(table.rows)
 
 
 def test_a_csv_may_name_dicom_files(tmp_path):
@@ -342,9 +342,9 @@ def test_a_csv_may_name_dicom_files(tmp_path):
     Image.fromarray(RAMP8).save(tmp_path / "set" / "DOE_mask.png")
     (tmp_path / "set" / "t.csv").write_text("image,label,patient,mask\nb/DOE,benign,P7,DOE_mask.png\na/ROE,normal,,\n")
     table = prepare(["csv"], [tmp_path / "set"], tmp_path / "out")
-    assert table["image"].tolist() == ["images/csv_000002.png", "images/csv_000001.png"]  # numbered by sorted path
-    assert table["patient"][0] == "P7" and len(table["patient"][1]) == 12
-    assert table["mask"].tolist() == ["masks/csv_000002.png", ""]  # its name might tell, too
+    assert table.rows["image"].tolist() == ["images/csv_000002.png", "images/csv_000001.png"]  # numbered by sorted path
+    assert table.rows["patient"][0] == "P7" and len(table.rows["patient"][1]) == 12
+    assert table.rows["mask"].tolist() == ["masks/csv_000002.png", ""]  # its name might tell, too
 
 
 def test_without_pydicom_the_command_that_installs_it_is_named(tmp_path, monkeypatch):

@@ -16,7 +16,7 @@ def test_class_folders_of_any_name_are_labels(tmp_path):
     assert rows(table, "image", "label") == [
         ["Benign/a.png", "benign"], ["Benign/b.JPG", "benign"], ["cyst/e.png", "cyst"],
         ["malignant/c.png", "malignant"], ["malignant/deep/er/d.bmp", "malignant"]]
-    notes = "; ".join(table.attrs["notes"])
+    notes = "; ".join(table.notes)
     assert "Benign -> benign (2)" in notes and "kept: cyst (1)" in notes and "classes: [benign, cyst" in notes
     assert "1 files are not images, and are left out: .txt (1)" in notes
 
@@ -26,15 +26,15 @@ def test_folders_of_a_split_above_the_classes_are_kept_as_a_column(tmp_path):
         image(tmp_path / part / label / f"{part}.png")
     table = read_source("folder", tmp_path)
     assert rows(table, "label", "original_split") == [["benign", "valid"], ["malignant", "test"], ["benign", "train"]]
-    assert "makes its own split" in "; ".join(table.attrs["notes"])
+    assert "makes its own split" in "; ".join(table.notes)
 
 
 def test_images_in_no_class_folder_are_left_out_and_said(tmp_path):
     for name in ("a.png", "train/b.png", "train/benign/c.png"):
         image(tmp_path / name)
     table = read_source("folder", tmp_path)
-    assert table["image"].tolist() == ["train/benign/c.png"]
-    assert "2 images outside the class folders are left out, e.g. 'a.png'" in table.attrs["notes"]
+    assert table.rows["image"].tolist() == ["train/benign/c.png"]
+    assert "2 images outside the class folders are left out, e.g. 'a.png'" in table.notes
 
 
 def test_masks_beside_the_images_are_not_taken_for_images(tmp_path):
@@ -42,7 +42,7 @@ def test_masks_beside_the_images_are_not_taken_for_images(tmp_path):
     image(tmp_path / "Benign" / "a_mask.png")
     image(tmp_path / "Benign" / "gone_mask.png")
     table = read_source("folder", tmp_path)
-    assert any("1 files are named like masks of missing images" in note for note in table.attrs["notes"])
+    assert any("1 files are named like masks of missing images" in note for note in table.notes)
     assert rows(table, "image", "mask")[0] == ["Benign/a.png", "Benign/a_mask.png"]
     assert len(table) == 4
 
@@ -106,10 +106,10 @@ def test_an_image_that_a_table_names_twice_is_refused_with_both_rows(tmp_path):
 
 def test_columns_of_a_csv_are_named_by_the_user(tmp_path):
     table = read_source("csv", make_csv(tmp_path, "file,dx,pid,age\na.png,benign,007,51\n"), columns=COLUMNS)
-    assert table.iloc[0].to_dict() == {"image": "a.png", "label": "benign", "center": "", "patient": "007",
+    assert table.rows.iloc[0].to_dict() == {"image": "a.png", "label": "benign", "center": "", "patient": "007",
                                        "device": "", "mask": "", "age": "51"}
-    assert "columns read: file as image, dx as label, pid as patient" in table.attrs["notes"]
-    assert "other columns, kept: age" in table.attrs["notes"]
+    assert "columns read: file as image, dx as label, pid as patient" in table.notes
+    assert "other columns, kept: age" in table.notes
 
 
 def test_columns_of_a_csv_that_have_the_names_are_found_whatever_their_capitals(tmp_path):
@@ -148,13 +148,13 @@ def test_a_csv_of_a_windows_spreadsheet_is_read(tmp_path):
     text = "image;label;Größe\r\nsub\\c.png;benign;1\r\na.png;malignant;2\r\n"
     table = read_source("csv", make_csv(tmp_path, text, "latin-1"))
     assert rows(table, "image", "label", "Größe") == [["sub/c.png", "benign", "1"], ["a.png", "malignant", "2"]]
-    notes = "; ".join(table.attrs["notes"])
+    notes = "; ".join(table.notes)
     assert "semicolons" in notes and "Latin-1" in notes and "1 paths are written with \\" in notes
 
 
 def test_an_absolute_path_inside_the_folder_is_made_relative(tmp_path):
     table = read_source("csv", make_csv(tmp_path, f"image,label\n{tmp_path / 'sub' / 'c.png'},benign\n"))
-    assert table["image"].tolist() == ["sub/c.png"]
+    assert table.rows["image"].tolist() == ["sub/c.png"]
 
 
 def test_a_csv_is_named_itself_or_by_a_folder_with_exactly_one(tmp_path):

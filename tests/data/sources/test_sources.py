@@ -6,7 +6,6 @@ busfast/data/sources/sheets.py.
 """
 
 import sys
-from pathlib import Path
 
 import pandas as pd
 import pytest
@@ -40,7 +39,7 @@ def test_a_set_is_found_up_to_two_levels_below_the_folder_that_is_named(name, ab
     root.mkdir(parents=True, exist_ok=True)
     MAKERS[name](root)
     assert guess_source(tmp_path) == name
-    assert read_source(name, tmp_path).attrs["root"] == str(root)
+    assert read_source(name, tmp_path).root == root
 
 
 def test_nothing_is_guessed_of_a_folder_without_images(tmp_path):
@@ -52,9 +51,9 @@ def test_masks_of_several_lesions_of_busi_are_given_together(tmp_path):
     assert rows(table, "image", "label", "mask")[:2] == [
         ["benign/benign (1).png", "benign", "benign/benign (1)_mask.png"],
         ["benign/benign (2).png", "benign", ("benign/benign (2)_mask.png", "benign/benign (2)_mask_1.png")]]
-    assert table["label"].value_counts().to_dict() == {"normal": 2, "benign": 2, "malignant": 2}
-    assert set(table["mask"][table["label"] == "normal"]) == {""}  # they are black
-    assert set(table["center"]) == {"BUSI"} and set(table["patient"]) == {""}
+    assert table.rows["label"].value_counts().to_dict() == {"normal": 2, "benign": 2, "malignant": 2}
+    assert set(table.rows["mask"][table.rows["label"] == "normal"]) == {""}  # they are black
+    assert set(table.rows["center"]) == {"BUSI"} and set(table.rows["patient"]) == {""}
 
 
 def test_a_mask_of_busi_without_its_image_is_missing_data(tmp_path):
@@ -66,11 +65,11 @@ def test_a_mask_of_busi_without_its_image_is_missing_data(tmp_path):
 
 def test_bus_bra_has_patients_devices_and_findings(tmp_path):
     table = read_source("bus_bra", make_bus_bra(tmp_path))
-    assert table.iloc[0].to_dict() == {
+    assert table.rows.iloc[0].to_dict() == {
         "image": "Images/bus_0001-l.png", "label": "malignant", "center": "BUS-BRA", "patient": "bus_bra_1",
         "device": "GE Logiq 7 @10-14MHz", "mask": "Masks/mask_0001-l.png", "birads": "4",
         "histology": "cyst, simple", "side": "left"}
-    assert table["patient"].nunique() == 2
+    assert table.rows["patient"].nunique() == 2
 
 
 def test_bus_uclm_has_patients_and_no_masks_of_normal_images(tmp_path):
@@ -79,7 +78,7 @@ def test_bus_uclm_has_patients_and_no_masks_of_normal_images(tmp_path):
         ["images/ALWI_000.png", "benign", "bus_uclm_ALWI", "masks/ALWI_000.png", "yes"],
         ["images/ALWI_001.png", "normal", "bus_uclm_ALWI", "", "yes"],
         ["images/AL_WI_002.png", "malignant", "bus_uclm_AL_WI", "masks/AL_WI_002.png", "yes"]]
-    assert "Benign -> benign (1)" in table.attrs["notes"][0]
+    assert "Benign -> benign (1)" in table.notes[0]
 
 
 def test_breast_has_one_patient_a_row_and_masks_of_two_kinds(tmp_path):
@@ -90,7 +89,7 @@ def test_breast_has_one_patient_a_row_and_masks_of_two_kinds(tmp_path):
         [f"{at}case002.png", "breast_2", (f"{at}case002_tumor1.png", f"{at}case002_tumor2.png"),
          f"{at}case002_other1.png", "", "4b", "Cyst"],
         [f"{at}case045.png", "breast_45", "", "", "32", "1", ""]]
-    assert table.attrs["masks"] == ["mask", "mask_other"]
+    assert table.masks == ("mask", "mask_other")
 
 
 def test_a_workbook_without_openpyxl_names_the_command_that_installs_it(tmp_path, monkeypatch):
@@ -115,7 +114,7 @@ def test_labels_of_btxrd_come_from_its_flags_and_images_are_found_by_their_name(
         ["images/IMG000001.jpeg", "normal", "1", "", "F", "0"],
         ["images/IMG000002.jpg", "benign", "2", "Annotations/IMG000002.json", "F", "1"],
         ["images/IMG000003.jpeg", "malignant", "3", "Annotations/IMG000003.json", "F", "1"]]
-    assert "1 images have another suffix" in table.attrs["notes"][0]
+    assert "1 images have another suffix" in table.notes[0]
 
 
 def test_flags_of_btxrd_that_contradict_each_other_are_refused_by_row(tmp_path):
@@ -129,7 +128,7 @@ def test_the_table_of_a_set_can_be_read_where_its_images_are_not(tmp_path):
         path.unlink()
     table = read_source("btxrd", tmp_path, files=False)
     assert rows(table, "image", "label", "center")[1] == ["images/IMG000002.jpeg", "benign", "2"]
-    assert table.attrs["root"] == str(tmp_path)
+    assert table.root == tmp_path
 
 
 @pytest.mark.parametrize(("name", "gone", "said"), [
@@ -146,8 +145,8 @@ def test_a_set_that_is_not_whole_is_refused_unless_part_of_it_is_asked_for(name,
     table = read_source(name, tmp_path, partial=True, columns=columns)
     whole = 2 if name == "csv" else 3
     assert len(table) == (whole if "asks/" in gone or "tumor" in gone else whole - 1)
-    assert gone not in table["image"].tolist() and gone not in table["mask"].tolist()
-    assert any("are left out" in note for note in table.attrs["notes"])
+    assert gone not in table.rows["image"].tolist() and gone not in table.rows["mask"].tolist()
+    assert any("are left out" in note for note in table.notes)
 
 
 def test_a_wrong_set_is_told_which_one_it_looks_like(tmp_path):
@@ -184,19 +183,19 @@ def test_every_image_and_mask_of_the_original_layouts_is_accounted_for(name):
     if name == "breast":
         pytest.importorskip("openpyxl")
     table = read_source(name, DATA / "layouts" / name)
-    named = {path for column in ("image", *table.attrs["masks"]) for cell in table[column]
+    named = {path for column in ("image", *table.masks) for cell in table.rows[column]
              for path in (cell if isinstance(cell, tuple) else [cell]) if path}
-    there = {path.relative_to(table.attrs["root"]).as_posix() for path in Path(table.attrs["root"]).rglob("*.png")}
+    there = {path.relative_to(table.root).as_posix() for path in table.root.rglob("*.png")}
     normal = {"busi": "normal/", "bus_uclm": "masks/"}.get(name, "none")
     assert {path for path in there - named if not path.startswith(normal)} == set()
     assert all("mask" in path for path in there - named)  # the black ones of normal images
     assert guess_source(DATA / "layouts" / name) == name
-    assert set(table["label"]) <= {"normal", "benign", "malignant"}
+    assert set(table.rows["label"]) <= {"normal", "benign", "malignant"}
 
 
 @originals
 def test_the_two_lesions_of_an_original_of_busi_have_two_masks():
-    table = read_source("busi", DATA / "layouts" / "busi").set_index("image")
+    table = read_source("busi", DATA / "layouts" / "busi").rows.set_index("image")
     assert table.loc["benign/benign (100).png", "mask"] == ("benign/benign (100)_mask.png",
                                                             "benign/benign (100)_mask_1.png")
 
@@ -205,17 +204,17 @@ def test_the_two_lesions_of_an_original_of_busi_have_two_masks():
                     reason=f"no BTXRD: {DATA / 'btxrd'} (BUSFAST_TEST_DATA) is not there")
 def test_the_whole_table_of_btxrd_has_the_published_counts():
     table = read_source("btxrd", DATA / "btxrd", files=False)
-    counts = table.groupby(["center", "label"]).size().unstack()[["normal", "benign", "malignant"]]
+    counts = table.rows.groupby(["center", "label"]).size().unstack()[["normal", "benign", "malignant"]]
     assert counts.to_numpy().tolist() == [[1593, 1110, 235], [259, 214, 76], [27, 201, 31]]
-    assert table["label"].value_counts().to_dict() == SOURCES["btxrd"].published
-    assert len(table.columns) == 6 + 36 + 1  # "center" is in both; group is added
+    assert table.rows["label"].value_counts().to_dict() == SOURCES["btxrd"].published
+    assert len(table.rows.columns) == 6 + 36 + 1  # "center" is in both; group is added
 
 
 @pytest.mark.skipif(not (DATA / "btxrd").is_dir(),
                     reason=f"no BTXRD: {DATA / 'btxrd'} (BUSFAST_TEST_DATA) is not there")
 def test_neighbours_of_btxrd_agree_far_more_often_than_chance_would_have_it():
     table = read_source("btxrd", DATA / "btxrd", files=False)
-    tumors = table[table["tumor"] == "1"].drop(columns=["image", "image_id", "mask", "group", *btxrd.VIEWS])
+    tumors = table.rows[table.rows["tumor"] == "1"].drop(columns=["image", "image_id", "mask", "group", *btxrd.VIEWS])
     def neighbours(rows):
         return int((rows == rows.shift()).all(axis=1).sum())
     shuffled = [neighbours(tumors.sample(frac=1, random_state=seed).sort_values(["center", "label"], kind="stable"))
@@ -230,5 +229,5 @@ def test_images_of_btxrd_that_differ_in_the_view_alone_are_one_group(tmp_path):
                                         "lateral"]).assign(center=1)
     table.to_csv(tmp_path / "dataset.csv", index=False)
     read = read_source("btxrd", tmp_path, files=False)
-    assert read["group"].tolist() == [f"neighbours of {first}" for first in (1, 1, 3, 4)] + ["", ""]
-    assert any(note.startswith("no patient ids, but 1 images of dataset.csv equal") for note in read.attrs["notes"])
+    assert read.rows["group"].tolist() == [f"neighbours of {first}" for first in (1, 1, 3, 4)] + ["", ""]
+    assert any(note.startswith("no patient ids, but 1 images of dataset.csv equal") for note in read.notes)
