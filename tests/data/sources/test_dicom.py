@@ -292,7 +292,7 @@ def test_the_center_is_the_tag_that_the_user_names(tmp_path):
     table = prepare(["dicom"], [root], tmp_path / "out", center_tag="InstitutionName")
     assert table.rows["center"].tolist() == ["Hospital A"] * 3 + [""]
     both = prepare(["dicom"], [root], tmp_path / "both", center_tag="InstitutionName", center="other")
-    assert both["center"].tolist() == ["Hospital A"] * 3 + ["other"]
+    assert both.rows["center"].tolist() == ["Hospital A"] * 3 + ["other"]
 
 
 @pytest.mark.parametrize(("tag", "said"), [
