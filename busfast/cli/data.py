@@ -2,6 +2,7 @@
 
 import os
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -145,8 +146,6 @@ def cache(*, pipeline: str = None, folder: str = None, clear: bool = False, **se
         folder: cache folder, as given to train by --cache. Default: this user's cache folder.
         clear: delete the whole cache (with --folder: only that folder's).
     """
-    import time
-
     from busfast.files import cache_folder
     from busfast.pipelines.cache import Cache, clear_cache, list_caches, pixels_folder
 
@@ -166,7 +165,7 @@ def cache(*, pipeline: str = None, folder: str = None, clear: bool = False, **se
     prints = [] if folder else sorted(cache_folder().glob("fingerprints-*.npz"))
     found = list_caches(base)
     for row in found:
-        used = time.strftime("%Y-%m-%d", time.localtime(row["used"]))
+        used = date.fromtimestamp(row["used"])
         print(f"{row['mb']:10,.1f} MB  {row['size']:4} px  used {used}  pixels of {row['images']}")
     if prints:
         print(f"{sum(path.stat().st_size for path in prints) / 1e6:10,.1f} MB  fingerprints of {len(prints)} folders")
@@ -205,8 +204,7 @@ def _read(config, metadata_only: bool, other_labels: bool = False):
         refuse_source(folder)
     source = guess_source(folder) if os.path.isdir(folder) and not (folder / "table.csv").is_file() else ""
     if source:
-        table = read_source(source, folder, files=False, classes=config.classes)
-        table = replace(table, file=folder / "table.csv")
+        table = replace(read_source(source, folder, files=False, classes=config.classes), file=folder / "table.csv")
     else:
         table = read_table(folder, config.classes, files=not metadata_only, other_labels=other_labels)
     print(f"data: {len(table)} images in {table.root}")

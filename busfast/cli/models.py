@@ -7,6 +7,7 @@ from busfast.cli.flags import MODEL, model_flags, with_settings
 from busfast.errors import UserError, check_range
 from busfast.pipelines.config import Config
 from busfast.pipelines.settings import convert
+from busfast.training.runs import find_run
 
 
 @with_settings(("device", "threads"), device="cpu")
@@ -21,8 +22,6 @@ def export(*, run: str, format: str = "bundle", target: float = 0.9, positive: s
         positive: the class that the threshold is for. Default: malignant, else the last class.
         settings: how to run the model for the outlier score.
     """
-    from busfast.training.runs import find_run
-
     found = find_run(run)
     flags = model_flags(**settings)
     from busfast.results.evaluation import check_request
@@ -99,11 +98,7 @@ def predict(inputs: str, *, run: str = None, model: str = None, out: str = "pred
     out, jobs = Path(out), max(1, convert("jobs", jobs, int))
     number = None if target is None else convert("target", target, float)
     complete = check_output(out, overwrite, resume)
-    found = None
-    if run is not None:
-        from busfast.training.runs import find_run
-
-        found = find_run(run)
+    found = find_run(run) if run is not None else None
     from busfast.inference.inputs import list_inputs
     from busfast.inference.predictor import load_predictor, write_predictions
 

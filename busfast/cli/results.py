@@ -5,6 +5,7 @@ from typing import Any
 
 from busfast.cli.flags import MODEL, model_flags, with_settings
 from busfast.errors import UserError
+from busfast.training.runs import find_run
 
 
 @with_settings(MODEL, device="as in training", threads="as in training")
@@ -20,8 +21,6 @@ def evaluate(*, run: str, target: float = 0.9, positive: str = None, again: bool
         again: predict again even if these weights were scored before.
         settings: how to run the model.
     """
-    from busfast.training.runs import find_run
-
     found = find_run(run)
     flags = model_flags(**settings)
     from busfast.results.evaluation import evaluate_run
@@ -44,8 +43,6 @@ def explain(*, run: str, images: str = None, out: str = None, **settings: Any) -
         out: folder for the pictures of these images. Default: results/RUN/explain.
         settings: how to run the model.
     """
-    from busfast.training.runs import find_run
-
     found = find_run(run)
     if out and not images:
         raise UserError(f"--out={out} does not apply without --images. Leave it out.")
@@ -72,8 +69,6 @@ def report(*, run: str, target: float = 0.9, positive: str = None) -> None:
         target: sensitivity for the positive class on the validation part for which to choose a threshold, besides 0.9.
         positive: the class that the thresholds are for. Default: malignant, else the last class.
     """
-    from busfast.training.runs import find_run
-
     found = find_run(run)
     from busfast.results.report import write_report
     from busfast.training.trackers import track_results

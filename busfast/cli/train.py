@@ -7,7 +7,7 @@ from typing import Any
 from busfast import processes
 from busfast.cli import parse
 from busfast.cli.flags import configure, flatten, with_settings, without
-from busfast.cli.results import evaluate, explain, report
+from busfast.cli.results import compare, evaluate, explain, report
 from busfast.errors import UserError, choose
 from busfast.imports import require_package
 from busfast.pipelines.config import Config
@@ -53,7 +53,6 @@ def train(*, split: str = "stratified", pipeline: str = None, preset: str = None
     following = [choose("verb after train", name.strip(), THEN) for name in (then or "").split(",") if name.strip()]
     name, config, splits = _configure(split, pipeline, preset, settings, several=True)
     from busfast.pipelines.splits import list_seeds, name_run, split_data
-    from busfast.results.compare import compare_runs, print_comparison
     from busfast.training.parallel_runs import check_jobs, run_jobs
     from busfast.training.trackers import choose_trackers
     from busfast.training.train import check_environment, load_table, train_run
@@ -74,7 +73,7 @@ def train(*, split: str = "stratified", pipeline: str = None, preset: str = None
         try:
             failed = run_jobs({run: _argv(given, seed_config, parts) for run, seed_config, parts in runs}, jobs, device)
         except (KeyboardInterrupt, SystemExit):
-            print(f"\n  to go on with all of them: {typed} --resume", flush=True)
+            print(f"\n  to continue all of them: {typed} --resume", flush=True)
             raise
     else:
         for run, seed_config, parts in runs:
@@ -83,7 +82,7 @@ def train(*, split: str = "stratified", pipeline: str = None, preset: str = None
                 if verb in following or (following and verb == "evaluate"):  # which the others need
                     function(run=done.name)
     if 1 < len(runs) > len(failed):
-        print_comparison(*compare_runs())
+        compare()
     if failed:
         raise UserError(f"{len(failed)} of {len(runs)} runs failed: {', '.join(failed)}. The reasons are above; the "
                         f"other runs are finished. To continue the failed ones: {typed} --resume")

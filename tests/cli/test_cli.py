@@ -1,7 +1,7 @@
 """What is misspelt or out of range is refused before anything runs, with the nearest right word.
 
-Covers busfast/cli/__init__.py, busfast/cli/train.py, busfast/cli/results.py, busfast/cli/models.py and
-busfast/__main__.py; what the verbs do is tested with what they call.
+Covers busfast/cli/__init__.py, busfast/cli/train.py, busfast/cli/results.py, busfast/cli/models.py, busfast/__init__.py
+and busfast/__main__.py; what the verbs do is tested with what they call.
 """
 
 import os
