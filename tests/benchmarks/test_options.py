@@ -34,7 +34,7 @@ def learn(parts) -> Learner:
 
 def test_every_option_is_scored_by_the_validation_part_and_compared_seed_by_seed(workdir, phantom_folder):
     few = "label,mixup,averaged,mirrored,balanced,head"
-    run_options(f"--data={phantom_folder}", "--seeds=1,2", "--size=32", f"--only={few}", "--out=out")
+    run_options(f"--data={phantom_folder}", "--size=32", "--seeds=1,2", f"--only={few}", "--out=out")
     table = pd.read_csv("out/options.csv").set_index("name")
     assert len(table) == 7 and (table["seeds"] == 2).all()
     assert table["macro_auc"].between(0, 1).all() and table["macro_auc"].nunique() > 4

@@ -18,10 +18,10 @@ def test_a_hundredth_a_tenth_and_all_images_are_measured(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr(job, "MIN_SECONDS", 0)
     monkeypatch.setattr(size, "compete", compete_here)
-    flags = ["--images=200", "--size=32", "--bs=2", "--rounds=1", "--threads=1", f"--arch={ARCH}"]
+    flags = ["--images=400", "--size=32", "--bs=2", "--rounds=1", "--threads=1", f"--arch={ARCH}"]
     run_study("size", size.__doc__, size.DEFAULTS, size.run, flags)
     table = pd.read_csv("results/bench/size.csv")
-    assert table["images"].tolist() == [2, 20, 200] * 2 and table["own_mb"].tolist() == [1] * 6
+    assert table["images"].tolist() == [4, 40, 400] * 2 and table["own_mb"].tolist() == [1] * 6
     assert table["ratio"].tolist()[::3] == [1, 1]
 
 
