@@ -4,6 +4,7 @@ import argparse
 import shlex
 import sys
 import tempfile
+import warnings
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ from busfast.bench import read_settings
 from busfast.bench.report import Report, publish
 from busfast.errors import UserError
 from busfast.files import make_folder
+
+warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")  # fastai's import
 
 HELP = {
     "data": "folder with table.csv and the images", "images": "number of images", "arch": "any timm model",

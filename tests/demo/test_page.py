@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 from conftest import write_pipeline
 from PIL import Image
-from test_demo import MB, png
 
 from busfast.cli import main
 from busfast.inference.predictor import load_predictor
+from demo.test_demo import MB, png
 
 pytest.importorskip("gradio")
 
