@@ -24,26 +24,12 @@ class DamagedError(Exception):
     """A file that is not the checkpoint that was written; the message says why."""
 
 
-def save_tensors(state: Any, file: BinaryIO | io.RawIOBase) -> None:
+def save_tensors(state: Any, file: BinaryIO) -> None:
     """Writes tensors and plain values with `torch.save`; raises the system's OSError, which torch hides."""
     try:
         torch.save(state, file)
     except RuntimeError as error:  # such as "unexpected pos ..." on a full disk
         raise OSError(None, f"{error.__cause__ or error.__context__ or error}") from error
-
-
-class _Hashed(io.RawIOBase):
-    """Hashes what is written to a file."""
-
-    def __init__(self, file: BinaryIO):
-        self.file, self.hash = file, hashlib.sha256()
-
-    def write(self, data) -> int:
-        self.hash.update(data)
-        return self.file.write(data)
-
-    def flush(self) -> None:
-        self.file.flush()
 
 
 def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
@@ -58,12 +44,14 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
     Raises:
         UserError: the disk is full, the folder is read-only or gone; the old files are untouched.
     """
-    with atomic(path, "wb") as file:
+    with atomic(path, "w+b") as file:
         file.write(_header("0" * _DIGITS))
-        hashed = _Hashed(file)
-        save_tensors(state, hashed)
+        start = file.tell()
+        save_tensors(state, file)
+        file.seek(start)
+        digest = hashlib.sha256(file.read()).hexdigest()
         file.seek(0)
-        file.write(_header(hashed.hash.hexdigest()))
+        file.write(_header(digest))
         file.flush()
         os.fsync(file.fileno())
         if path.exists():

@@ -71,14 +71,7 @@ def read_valid(run: Run, classes: tuple[str, ...], images: pd.Series) -> np.ndar
 
 
 def print_summary(run: Run, rows: list[dict], best: SaveBest, config: Config, phantom: bool) -> None:
-    """Prints a run's best epoch and where its files are.
-
-    Args:
-        run, config: the run and its configuration.
-        rows: of the log.
-        best: of the run's fit.
-        phantom: whether its images are synthetic.
-    """
+    """Prints a run's best epoch, from the rows of its log, and where its files are."""
     print(f"\n{run.name}: {len(rows)} epochs" + (" of a PHANTOM (synthetic images; says nothing of patients)"
                                                  if phantom else ""))
     if best.best_epoch is None:

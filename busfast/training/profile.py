@@ -13,6 +13,10 @@ BOTTLENECK = 0.1  # share of an epoch spent waiting for data from which the load
 _SYNCHRONIZE = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}
 
 
+def _lap(phase):
+    return lambda callback: callback.lap(phase)
+
+
 class Profile(Callback):
     """Measures each epoch's phases and prints them as a small table at its end.
 
@@ -38,36 +42,15 @@ class Profile(Callback):
     def before_train(self):
         self.learn.dl = _Watched(self.learn.dl, self.lap)
 
-    def before_batch(self):
-        self.lap("to_device")
-
-    def after_pred(self):
-        self.lap("forward")
-
-    def after_loss(self):
-        self.lap("forward")
-
-    def before_backward(self):
-        self.lap("callbacks")
-
-    def after_backward(self):
-        self.lap("backward")
-
-    def before_step(self):
-        self.lap("callbacks")
-
-    def after_step(self):
-        self.lap("optimizer")
-
-    def after_batch(self):
-        self.lap("optimizer")  # zero_grad
+    before_batch = _lap("to_device")
+    after_pred = after_loss = _lap("forward")
+    before_backward = before_step = after_epoch = _lap("callbacks")
+    after_backward = _lap("backward")
+    after_step = after_batch = _lap("optimizer")  # the step, then zero_grad
 
     def before_validate(self):
         self.lap("callbacks")
         self._validating = True
-
-    def after_epoch(self):
-        self.lap("callbacks")
 
     def after_fit(self):
         self.end_epoch()  # if a callback ended the fit in after_epoch, before `_Last`
@@ -97,7 +80,7 @@ class _Last(Callback):
     order = 1000
 
     def __init__(self, profile: Profile):
-        self.profile = profile
+        self.profile, self.lap = profile, profile.lap
 
     def __call__(self, event_name):
         if self.profile.learn is None:  # left over from a fit that failed
@@ -105,14 +88,11 @@ class _Last(Callback):
         else:
             super().__call__(event_name)
 
-    def _callbacks(self):
-        self.profile.lap("callbacks")
-
-    before_batch = after_pred = after_loss = before_backward = after_backward = _callbacks
-    before_step = after_step = after_batch = before_train = after_train = before_validate = _callbacks
+    before_batch = after_pred = after_loss = before_backward = after_backward = _lap("callbacks")
+    before_step = after_step = after_batch = before_train = after_train = before_validate = _lap("callbacks")
 
     def after_validate(self):
-        self.profile.lap("validation")
+        self.lap("validation")
         self.profile._validating = False
 
     def after_epoch(self):
