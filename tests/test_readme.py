@@ -143,8 +143,7 @@ def workplace(exported_once, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
         patch.setenv("BUSFAST_CACHE", str(place.with_name("cache")))
-        for split in ("stratified", "center_holdout"):
-            assert main(f"train --data=data/bus --split={split}".split()) == 0
+        assert main(["train", "--data=data/bus", "--split=stratified"]) == 0
         yield place
 
 
