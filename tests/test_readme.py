@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+from training.forks import draw_blank_curves
 
 from busfast.bench import WHATS
 from busfast.cli import VERBS, main
@@ -26,6 +27,7 @@ from busfast.data.sources import SOURCES
 from busfast.errors import choose
 from busfast.pipelines.config import PRESETS, Config
 from busfast.results.export import FORMATS
+from busfast.training import log
 
 ROOT = Path(__file__).parents[1]
 GENERATED = [ROOT / "docs" / "reference" / f"{name}.md" for name in ("cli", "pipeline", "python")]
@@ -143,6 +145,7 @@ def workplace(exported_once, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
         patch.setenv("BUSFAST_CACHE", str(place.with_name("cache")))
+        patch.setattr(log, "draw_curves", draw_blank_curves)  # exported_once draws real ones
         assert main(["train", "--data=data/bus", "--split=stratified"]) == 0
         yield place
 
@@ -192,7 +195,7 @@ def test_every_file_folder_and_name_of_the_code_that_a_page_mentions_exists(page
     spans = set(re.findall(r"`([^`\n]+)`", re.sub(r"^```.*?^```$", "", text, flags=re.DOTALL | re.MULTILINE)))
     files = {name for span in spans for name in re.findall(r"[a-z0-9_/]+\.py\b", span)}
     assert [name for name in files if not any(file.endswith(f"/{name}") for file in FILES)] == []
-    folders = {name for name in spans if re.fullmatch(r"(?:busfast|tests)/[\w/]*", name)}
+    folders = {name for name in spans if re.fullmatch(r"(?:busfast|tests|benchmarks)/[\w/]*", name)}
     assert [name for name in folders if not (ROOT / name).is_dir()] == []
     for name in re.findall(r"\b(?<!/)busfast\.(?!csv|yaml)[a-z_]+[\w.]*\w", text):
         pkgutil.resolve_name(name)
