@@ -34,19 +34,12 @@ POINT_KEYS = {"class", "target", "threshold", "test"}
 
 @dataclass(frozen=True)
 class Bundle:
-    """A bundle without its weights.
-
-    Attributes:
-        folder: of the bundle.
-        facts: the checked content of bundle.json.
-        image: the image pipeline.
-        outlier: scores how unlike the training images an image is; None: the bundle has no such score.
-    """
+    """A bundle without its weights."""
 
     folder: Path
-    facts: dict[str, Any]
+    facts: dict[str, Any]  # the checked content of bundle.json
     image: ImagePipeline
-    outlier: Outlier | None
+    outlier: Outlier | None  # None: the bundle has no outlier score
 
     def model(self) -> nn.Module:
         """Returns the model, in eval mode; raises as `read_bundle`."""
@@ -89,18 +82,10 @@ def describe_input(image: ImagePipeline) -> dict[str, Any]:
 
 def write_bundle(folder: Path, model: nn.Module, facts: Mapping[str, Any], outlier: Outlier | None = None,
                  onnx: bytes | None = None) -> None:
-    """Writes the files of a bundle, bundle.json last. Within `atomic_folder`, all of them appear at once.
+    """Writes the files of a bundle into an empty folder, bundle.json last; raises UserError if it cannot.
 
-    Args:
-        folder: an empty folder.
-        model: its weights are written.
-        facts: all keys of bundle.json but format, version, intended_use and files; `members`, their number, only if the
-            model is an `Ensemble`, which makes it version 2.
-        outlier: see `Outlier`.
-        onnx: the content of model.onnx.
-
-    Raises:
-        UserError: a file cannot be written.
+    `facts` has all keys of bundle.json but format, version, intended_use and files; `members`, their number, only if
+    the model is an `Ensemble`, which makes it version 2. Within `atomic_folder`, all files appear at once.
     """
     weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
     files = {"weights.safetensors": write_tensors(weights)}
@@ -120,11 +105,7 @@ def write_bundle(folder: Path, model: nn.Module, facts: Mapping[str, Any], outli
 
 @contextmanager
 def atomic_folder(path: Path) -> Iterator[Path]:
-    """Yields a hidden folder that replaces `path` at the end; after an error `path` is unchanged.
-
-    Raises:
-        UserError: the folder cannot be written.
-    """
+    """Yields a hidden folder that replaces `path` at the end; after an error `path` is unchanged."""
     try:
         fresh = Path(tempfile.mkdtemp(prefix=f".{path.name}-", dir=path.parent))
         try:

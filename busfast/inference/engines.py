@@ -24,26 +24,14 @@ STAGES = 3  # whose feature maps describe an image
 
 
 class Outputs(NamedTuple):
-    """The outputs for N images.
+    """The outputs for N images."""
 
-    Attributes:
-        logits: float32, (N, classes).
-        features: float32, (N, d), see `WithFeatures`; None if the engine has none.
-    """
-
-    logits: np.ndarray
-    features: np.ndarray | None
+    logits: np.ndarray  # float32, (N, classes)
+    features: np.ndarray | None  # float32, (N, d), see `WithFeatures`; None: the engine has none
 
 
 class TorchEngine:
-    """A model in torch.
-
-    Args:
-        model: returns logits, (N, classes).
-        image: its image pipeline.
-        device: where it runs.
-        features: also return features; see `WithFeatures`.
-    """
+    """A model in torch that returns logits; with `features`, those of `WithFeatures`, too."""
 
     def __init__(self, model: nn.Module, image: ImagePipeline, device: torch.device, features: bool = False):
         self.image, self.device, self.features = image, device, features
@@ -68,15 +56,9 @@ class TorchEngine:
 
 
 class OnnxEngine:
-    """A model in ONNX Runtime, on the CPU.
+    """A model in ONNX Runtime, on the CPU; raises UserError if that is not installed, or cannot read the file.
 
-    Args:
-        content: model.onnx, with the output `logits` and, optionally, `features`.
-        image: its image pipeline.
-        threads: of ONNX Runtime; 0: one per core.
-
-    Raises:
-        UserError: ONNX Runtime is not installed, or cannot read the file.
+    `content` is model.onnx, with the output `logits` and, optionally, `features`. 0 `threads`: one per core.
     """
 
     def __init__(self, content: bytes, image: ImagePipeline, threads: int = 0):
@@ -104,11 +86,7 @@ class OnnxEngine:
 
 
 class LearnerEngine:
-    """A fastai learner, which resizes and normalizes images itself.
-
-    Args:
-        learn: returns logits.
-    """
+    """A fastai learner, which resizes and normalizes images itself."""
 
     def __init__(self, learn: Learner):
         self.learn = learn
@@ -133,11 +111,7 @@ def _to_numpy(values: torch.Tensor) -> np.ndarray:
 
 
 def load_pickle(path: Path) -> Learner:
-    """Loads an exported learner, which runs any code in the file.
-
-    Raises:
-        UserError: it cannot be loaded.
-    """
+    """Loads an exported learner, which runs any code in the file; raises UserError if it cannot."""
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", UserWarning)  # that pickles are unsafe: the caller has checked --trust

@@ -19,9 +19,7 @@ def fold_batchnorm(model: nn.Module, size: int = 64) -> nn.Module:
     Both are linear in inference, so one convolution with other weights computes the same. Their order is traced with
     one image; an activation that timm keeps within the normalization stays.
 
-    Args:
-        model: takes (N, 3, size, size), returns logits (N, classes).
-        size: side of the traced image, pixels; must match for a model of one fixed size.
+    The model must take (N, 3, size, size) and return logits.
 
     Returns:
         The copy, in eval mode; or the model itself, unchanged, if there is nothing to fold or the probabilities of the

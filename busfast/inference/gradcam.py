@@ -20,11 +20,7 @@ SPOT_PIXELS = 8  # of `make_noise_images`
 
 
 def last_feature_layer(model: nn.Module, arch: str) -> nn.Module:
-    """Returns the layer that Grad-CAM explains: the last one of a CNN with feature maps.
-
-    Raises:
-        UserError: timm lists no feature maps of the model.
-    """
+    """Returns a CNN's last layer with feature maps; raises UserError if timm lists none of the model."""
     stages = getattr(model, "feature_info", None)
     if not stages:
         raise UserError(f"Grad-CAM needs a CNN, but timm lists no feature maps of {arch}. Explain a run of another "
@@ -125,17 +121,8 @@ def _shift(maps: np.ndarray, offset: tuple[int, int]) -> np.ndarray:
 class Explainer:
     """Explains a model with Grad-CAM; the offset of its maps is measured once, at the start.
 
-    The map of an ensemble is the unweighted mean of its members' maps.
-
-    Args:
-        model: returns logits.
-        arch: its timm name.
-        image: its image pipeline.
-        device: where it runs.
-        samples: resized images, uint8 (S, S, 1 or 3) each; the first `OFFSET_IMAGES` serve `find_offset`.
-
-    Raises:
-        UserError: as `last_feature_layer`.
+    The map of an ensemble is the unweighted mean of its members' maps. `samples` are resized images, uint8
+    (S, S, 1 or 3) each; the first `OFFSET_IMAGES` serve `find_offset`. Raises as `last_feature_layer`.
     """
 
     def __init__(self, model: nn.Module, arch: str, image: ImagePipeline, device: torch.device,

@@ -31,13 +31,8 @@ def export_onnx(model: nn.Module, facts: Mapping[str, Any], features: bool) -> b
     The file's metadata has the keys `busfast` (JSON: classes, input, temperature, operating_points, outlier) and
     `preprocessing` (how an image becomes `images`, in English).
 
-    Args:
-        model: in eval mode, on the CPU.
-        facts: as for `write_bundle`.
-        features: also export those of `WithFeatures`.
-
-    Raises:
-        UserError: packages are missing, or torch cannot export the model.
+    The model must be in eval mode, on the CPU; `facts` as for `write_bundle`. Raises UserError if packages are missing
+    or torch cannot export the model.
     """
     # torch's exporter needs it, and finds that out only after a while
     require_package("onnxscript", "--format=onnx needs ONNX and ONNX Runtime", INSTALL_ONNX)

@@ -11,25 +11,18 @@ DIRECTIONS, QUANTILE = 64, 0.99
 class Outlier:
     """A normal distribution of the training images' features, narrow in most directions.
 
-    It stores averages over all images, never the features of one.
-
-    Attributes:
-        mean: float32, (d,).
-        directions: float32, (k, d), orthonormal, along which the features vary most.
-        variances: float32, (k,), along each of them.
-        rest: float32, (1,), the variance along any other direction.
-        threshold: float32, (1,), the quantile `QUANTILE` of the validation images' distances.
+    It stores averages over all images, never the features of one; float32.
 
     Source:
         Tipping and Bishop 1999, "Probabilistic principal component analysis"; as a score of outliers Lee et al. 2018
         (arXiv 1807.03888).
     """
 
-    mean: np.ndarray
-    directions: np.ndarray
-    variances: np.ndarray
-    rest: np.ndarray
-    threshold: np.ndarray
+    mean: np.ndarray  # (d,)
+    directions: np.ndarray  # (k, d), orthonormal, along which the features vary most
+    variances: np.ndarray  # (k,), along each of them
+    rest: np.ndarray  # (1,), the variance along any other direction
+    threshold: np.ndarray  # (1,), the quantile `QUANTILE` of the validation images' distances
 
     def __post_init__(self):
         k, d = self.directions.shape if self.directions.ndim == 2 else (-1, -1)
@@ -52,11 +45,7 @@ class Outlier:
 
 
 def fit_outlier(train: np.ndarray, valid: np.ndarray) -> Outlier:
-    """Fits the distribution to the training images, and the threshold to the validation images.
-
-    Args:
-        train, valid: features, (n, d) and (m, d).
-    """
+    """Fits the distribution to the features of training images, (n, d), the threshold to validation images', (m, d)."""
     train = np.asarray(train, float)
     mean = train.mean(0)
     values, vectors = np.linalg.eigh(np.cov(train.T))

@@ -27,23 +27,14 @@ PICKLES = (".pkl", ".pickle", ".pth", ".pt", ".ckpt")
 
 @dataclass(frozen=True)
 class Predictor:
-    """A model and what turns its outputs into a table.
+    """A model and what turns its outputs into a table."""
 
-    Attributes:
-        engine: one of `busfast.inference.engines`.
-        classes: in the model's order.
-        temperature: of the probabilities; None: they are not calibrated.
-        operating_points: as in bundle.json; the first one decides.
-        outlier: scores how unlike the training images an image is; None: no score.
-        identity: JSON values that change whenever the predictions may.
-    """
-
-    engine: Any
-    classes: tuple[str, ...]
-    temperature: float | None = None
-    operating_points: Sequence[dict[str, Any]] = ()
+    engine: Any  # one of `busfast.inference.engines`
+    classes: tuple[str, ...]  # in the model's order
+    temperature: float | None = None  # None: the probabilities are not calibrated
+    operating_points: Sequence[dict[str, Any]] = ()  # as in bundle.json; the first one decides
     outlier: Outlier | None = None
-    identity: Any = None
+    identity: Any = None  # JSON values that change whenever the predictions may
 
     @property
     def columns(self) -> list[str]:
@@ -82,16 +73,10 @@ class Predictor:
         return [name, "ok", *row, ""]
 
     def format_outputs(self, outputs: Outputs, count: int) -> Iterator[list[str] | None]:
-        """Yields, for each image, the cells predicted, p_CLASS for each class, decision and outlier.
+        """Yields, for each of `count` images, the cells predicted, p_CLASS for each class, decision and outlier.
 
-        None: the probabilities are not finite, and must not look like a prediction.
-
-        Args:
-            outputs: of the engine.
-            count: number of images.
-
-        Raises:
-            UserError: the outputs have another shape than `count` images, the classes and the outlier score.
+        None: the probabilities are not finite, and must not look like a prediction. Raises UserError if the outputs do
+        not have the shape of the images, the classes and the outlier score.
         """
         if outputs.logits.shape != (count, len(self.classes)):
             raise UserError(f"The model gives logits of the shape {outputs.logits.shape} for {count} images of "
@@ -119,16 +104,10 @@ def write_predictions(predictor: Predictor, names: Sequence[str], paths: Sequenc
                       resume: bool = False, **options) -> tuple[int, int]:
     """Writes the table of images as CSV, batch by batch; an interrupted file can be resumed.
 
-    Args:
-        predictor, names, paths, options: see `Predictor.rows`.
-        out: the CSV file; see `busfast.inference.resumable_csv`.
-        resume: continue an interrupted file.
+    Arguments as for `Predictor.rows` and `ResumableCsv`, which raises UserError.
 
     Returns:
         The number of rows written before, and of unreadable images among the new ones.
-
-    Raises:
-        UserError: the file cannot be written or resumed.
     """
     file = ResumableCsv(out, predictor.columns, [predictor.identity, names], resume)
     old, unreadable = file.rows, 0

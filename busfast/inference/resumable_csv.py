@@ -77,19 +77,10 @@ def _complete_rows(path: Path) -> tuple[int, int]:
 
 
 class ResumableCsv:
-    """Writes `OUT.part`; `OUT.part.json` beside it identifies what it belongs to.
+    """Writes `OUT.part`; `OUT.part.json` beside it identifies what it belongs to. `rows` counts those written.
 
-    Args:
-        out: the file to write.
-        columns: its header.
-        about: JSON values that determine the rows; only a file with the same values is resumed.
-        resume: continue an interrupted file, if there is one: an unfinished last row is dropped.
-
-    Attributes:
-        rows: number of rows written, without the header.
-
-    Raises:
-        UserError: the interrupted file has other `columns` or `about`; the file cannot be written.
+    With `resume`, an interrupted file is continued, without its unfinished last row, if its columns and `about`, JSON
+    values that determine the rows, are the same. Raises UserError if they are not, or the file cannot be written.
     """
 
     def __init__(self, out: Path, columns: Sequence[str], about: Any, resume: bool):

@@ -11,12 +11,7 @@ from busfast.errors import UserError
 
 
 def should_freeze(count: int, start: str) -> bool:
-    """Returns whether to freeze stages; random weights are never frozen, which is printed.
-
-    Args:
-        count: number of stages asked for.
-        start: `StartWeights.text`.
-    """
+    """Returns whether to freeze `count` stages: never of random weights (by `StartWeights.text`), which is printed."""
     random = start.startswith("random")
     if count and random:
         print(f"freeze={count} ignored: random weights", flush=True)

@@ -18,24 +18,15 @@ PROBE_SECONDS = 3
 
 @dataclass(frozen=True)
 class StartWeights:
-    """What a model starts from.
+    """What a model starts from, with the normalization that it expects of pixels from 0 to 1, for R, G, B."""
 
-    Attributes:
-        text: a description, for the screen and the run's record.
-        mean, std: the normalization that the weights expect, of pixels from 0 to 1; a value each for R, G, B.
-    """
-
-    text: str
+    text: str  # a description, for the screen and the run's record
     mean: tuple[float, float, float]
     std: tuple[float, float, float]
 
 
 def check_arch(arch: str) -> str:
-    """Returns the name if timm has such a model, with or without the tag of its pretrained weights.
-
-    Raises:
-        UserError: it has not; the message names the nearest.
-    """
+    """Returns the name of a timm model, with or without a tag; else raises UserError with the nearest name."""
     tagged = "." in arch and arch in timm.list_pretrained()
     try:
         return arch if tagged else choose("model", arch, timm.list_models())
