@@ -98,10 +98,7 @@ def write_csv(table: pd.DataFrame, path: str | Path, **options) -> None:
     Text that begins with =, +, - or @ (also after space) and is not a number, or with a tab or a line end, may be run
     by a spreadsheet as a formula: it gets an apostrophe in front (see OWASP, "CSV Injection").
 
-    Args:
-        table: the rows; its index is not written.
-        path: the file; its folder exists.
-        options: of `DataFrame.to_csv`.
+    The index is not written; `options` are those of `DataFrame.to_csv`.
     """
     # Most columns hold no such cell, and checking one character is cheap.
     suspect = [name for name, column in table.items() if any(map(_may_be_formula, column))]
@@ -128,16 +125,12 @@ def _unescape(cell: str) -> str:
 
 
 def read_frame(path: str | Path, columns: Sequence[str] = (), *, empty: bool = False, **options) -> pd.DataFrame:
-    """Reads a table of numbers that busfast wrote.
+    """Reads a table of numbers that busfast wrote; UserError if it is not one.
 
     Args:
         path: the CSV file.
-        columns: that must exist.
-        empty: accept a file without rows.
+        columns, empty: columns that must exist, and whether the table may have no rows.
         options: of `pandas.read_csv`.
-
-    Raises:
-        UserError: it is not such a table.
     """
     try:
         table = pd.read_csv(path, **options)

@@ -28,11 +28,7 @@ def cache_folder() -> Path:
 
 
 def make_folder(folder: Path) -> None:
-    """Makes an output folder and its parents.
-
-    Raises:
-        UserError: it cannot be made.
-    """
+    """Makes an output folder and its parents; UserError if that fails."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -72,8 +68,7 @@ def atomic(path: Path, mode: str = "w") -> Iterator:
 
 
 def share(path: str | Path, permissions: int) -> None:
-    """Gives a file (`permissions`: 0o666) or folder (0o777) that `tempfile` made private its user's usual permissions.
-    """
+    """Gives a private file (0o666) or folder (0o777) of `tempfile` the usual permissions of its user."""
     umask = os.umask(0)
     os.umask(umask)
     os.chmod(path, permissions & ~umask)

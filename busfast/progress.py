@@ -18,9 +18,8 @@ def progress(items: Iterable[T], label: str, total: int | None = None) -> Iterat
     """Yields `items`, and shows on stderr how many are done.
 
     Args:
-        items: to work through.
+        items, total: what to work through, and its length; default: `len(items)`.
         label: names the work, such as "fingerprinting images".
-        total: number of items; default: the length of `items`.
     """
     total = len(cast(Sized, items)) if total is None else total
     if sys.stderr.isatty():

@@ -74,14 +74,10 @@ def audit_table(table: pd.DataFrame, prints: pd.DataFrame | None, duplicates: pd
     Args:
         table: with a column `group`, as `add_groups` returns it.
         prints: fingerprints of the images, in order; None: the images were not read.
-        duplicates: as `find_duplicates` returns them.
-        decisions: as `read_decisions` returns them; those on pairs that are no longer found are kept, too.
+        duplicates, decisions: as `find_duplicates` and `read_decisions` return them.
         classes: the labels, in the order of the tables.
         links: image -> target of a symbolic link that leads out of the data folder.
         root: folder that the paths of images are relative to.
-
-    Returns:
-        The audit.
     """
     decisions = decisions or {}
     confounding, v, by_center, by_class = confound(table, classes)

@@ -33,12 +33,8 @@ def write_audit(audit: Audit, folder: Path, leaks: tuple[str, pd.DataFrame] | No
     """Writes audit.csv, one row per finding, and audit.html; replaces those of an earlier audit.
 
     Args:
-        audit: the audit.
-        folder: created if needed.
+        audit, folder: the audit, and where to write it; created if needed.
         leaks: name and leaks of a split; also written to leaks.csv.
-
-    Returns:
-        The files.
 
     Raises:
         UserError: they cannot be written, or the folder has an audit.html that busfast did not write.

@@ -18,11 +18,7 @@ NO_DUPLICATES = pd.DataFrame({"a": np.empty(0, int), "b": np.empty(0, int)}).rei
 
 
 def find_duplicates(table: pd.DataFrame, prints: pd.DataFrame) -> pd.DataFrame:
-    """Finds pairs of images that show the same picture.
-
-    Args:
-        table: as `read_table` returns it.
-        prints: fingerprints of its images, in order.
+    """Finds pairs of images that show the same picture, by the fingerprints of a table's images, in order.
 
     Returns:
         One row per pair: a, b (row positions), image, other (names), kind (identical or near-duplicate), similarity

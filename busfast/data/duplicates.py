@@ -27,12 +27,9 @@ TILE = (1024, 2048)  # rows and columns of a tile that fits a processor's cache
 def exact_duplicates(prints: pd.DataFrame) -> list[list[int]]:
     """Groups images with the same 8-bit pixels, whatever their file format.
 
-    Args:
-        prints: as `fingerprint_images` returns them.
-
     Returns:
-        Row positions of each group of two or more, ascending, ordered by their first. Unreadable and constant images
-        are left out: all black frames are equal and say nothing about a patient.
+        Row positions in `prints` of each group of two or more, ascending, ordered by their first. Unreadable and
+        constant images are left out: all black frames are equal and say nothing about a patient.
     """
     pixels = prints["pixels"].to_numpy()
     groups: dict[str, list[int]] = {}

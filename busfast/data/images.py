@@ -62,10 +62,7 @@ def read_image(source: Any, keep_gray: bool = False, enough: int = 0) -> Image.I
 
 
 def open_image(source: Any) -> Image.Image:
-    """Opens an image file: reads its header, not its pixels.
-
-    Args:
-        source: a path, or encoded bytes.
+    """Opens an image file (a path, or encoded bytes): reads its header, not its pixels.
 
     Raises:
         OSError: there is no such file, or its format is not one of `FORMATS`.

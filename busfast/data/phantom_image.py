@@ -43,9 +43,7 @@ def make_image(rng: np.random.Generator, label: str, center: Center,
     """Draws one image and its lesion mask.
 
     Args:
-        rng: source of all randomness.
-        label: one of CLASSES.
-        center: the site whose device is imitated.
+        rng, label, center: source of all randomness, one of CLASSES, the site whose device is imitated.
         tissue: the patient's breast; default: sampled from `rng`.
 
     Returns:

@@ -18,11 +18,7 @@ BROKEN = ("missing", "unreadable", "constant", "link out of the folder")
 
 
 def clean_folder(home: Path) -> Path:
-    """Returns the folder for the clean table of a data set: NAME-clean beside the folder of its audit.
-
-    Raises:
-        UserError: it is not empty.
-    """
+    """Returns the folder for the clean table of a data set, NAME-clean beside `home`; UserError if it is not empty."""
     out = home.with_name(f"{home.name}-clean")
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         raise UserError(f"{out} already exists, and busfast does not overwrite it. Move or delete it.")
@@ -57,15 +53,8 @@ def write_clean(audit: Audit, out: Path) -> tuple[Path, int]:
     Also writes `out/sources.csv` with the folders of the images, `out/left_out.csv` with the other rows and why, and
     the decisions of the audit.
 
-    Args:
-        audit: the audit.
-        out: as `clean_folder` returns it.
-
     Returns:
         The table, and the number of rows left out.
-
-    Raises:
-        UserError: the folder cannot be written.
     """
     reasons = find_broken(audit)
     table = audit.table

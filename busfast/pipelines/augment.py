@@ -32,7 +32,7 @@ def augment_and_normalize(pixels: torch.Tensor, pipeline: ImagePipeline,
 
     Args:
         pixels: uint8, (N, S, S, 1 or 3), on any device.
-        pipeline: gives mean and std.
+        pipeline: of which only mean and std are used.
         augmentation: as `sample_augmentation` returns it; None: only normalize.
 
     Returns:

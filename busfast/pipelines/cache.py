@@ -37,13 +37,7 @@ GRAY = ("1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 
 
 class Pixels:
-    """The resized pixels of a set of images, from the cache.
-
-    Args:
-        fit: the arguments of `load_pixels`.
-        shards: the files that hold the pixels.
-        numbers: path -> index of its image, counted through all shards.
-    """
+    """The resized pixels of a set of images, from the cache; `numbers`: path -> index, counted through all shards."""
 
     def __init__(self, fit: tuple[int, str, str], shards: list[Shard], numbers: dict[str, int]):
         self.fit, self.shards, self.numbers = fit, shards, numbers

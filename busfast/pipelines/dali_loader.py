@@ -25,8 +25,7 @@ class DaliLoader:
     On a CPU, Pillow decodes JPEGs much larger than needed: libjpeg can decode at reduced size, DALI cannot.
 
     Args:
-        pipeline: the image pipeline.
-        bs: largest batch.
+        pipeline, bs: the image pipeline, and the largest batch.
         device: a CUDA device: DALI decodes and resizes there; any other: on the CPU.
         threads: number of threads, of DALI and for reading files; 0: one per core.
         exact: decode every JPEG at full size. (DALI's resizing is within .2/255 of the reference.)
@@ -50,9 +49,6 @@ class DaliLoader:
 
         Args:
             sources: batches of paths, Pillow images, arrays or encoded bytes.
-
-        Raises:
-            UserError: a file cannot be read; names it.
         """
         batches = read_batches(name_unreadable(self._encoded), sources, self.threads)
         pipes: dict[bool, object] = {}  # gray? -> its DALI pipeline: gray is a third of the work
@@ -119,9 +115,7 @@ def raw_batches(feeds: Iterable[list[np.ndarray]], pipeline: ImagePipeline, bs: 
     Args:
         feeds: batches of arrays, uint8: 1-D, an encoded file; or (S, S, 1 or 3), resized pixels. All of one kind, and
             all gray or all color.
-        pipeline: the image pipeline.
-        bs: largest batch.
-        threads: number of DALI's threads; 0: one per core.
+        pipeline, bs, threads: see `DaliLoader`.
 
     Yields:
         float32 (N, 3, size, size), normalized, channels last, in DALI's memory: valid until the next batch.
@@ -181,9 +175,8 @@ def _pixels(encoded, gray: bool, on_gpu: bool, spec: ImagePipeline):
         return fn.resize(pixels, size=(spec.size, spec.size), roi_start=middle - side / 2,
                          roi_end=middle + side / 2, **options)
     fitted = dali_math.max(dali_math.floor(shape * spec.size / fn.reductions.max(shape) + 0.5), 1.0)
-    pixels = fn.resize(pixels, size=fitted, **options)
-    return fn.crop(pixels, crop=(spec.size, spec.size), rounding="truncate", out_of_bounds_policy="pad",
-                   fill_values=0)
+    return fn.crop(fn.resize(pixels, size=fitted, **options), crop=(spec.size, spec.size), rounding="truncate",
+                   out_of_bounds_policy="pad", fill_values=0)
 
 
 def _check_decodes(data: np.ndarray, source) -> None:

@@ -18,10 +18,7 @@ SETTLED = 2_000_000_000  # ns: a file changed less than this ago may change agai
 def hash_images(paths: Sequence[str], memo: Path, threads: int) -> dict[str, str]:
     """Returns the hash of each image's file; reads only files that are new or changed.
 
-    Args:
-        paths: image files.
-        memo: the file that remembers hashes, JSON lines of path, hash and stamp; updated.
-        threads: number of reading threads.
+    `memo` remembers the hashes, in JSON lines of path, hash and stamp.
     """
     wanted = set(paths)
     # Line by line: all lines at once would take 50 MB for 100,000 images.

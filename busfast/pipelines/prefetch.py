@@ -13,13 +13,7 @@ AHEAD = 2  # batches that are read while one is used
 
 
 def read_batches(read: Callable, sources: Iterable[list], threads: int) -> Iterator[list]:
-    """Yields `[read(source) for source in batch]` of each batch, in order.
-
-    Args:
-        read: called in threads.
-        sources: batches of arguments of `read`.
-        threads: their number.
-    """
+    """Yields `[read(source) for source in batch]` of each batch, in order; calls `read` in threads."""
     pending: deque = deque()
     with ThreadPoolExecutor(threads) as pool:
         try:

@@ -28,18 +28,11 @@ class Damaged(ValueError):
 
 
 def write_shard(folder: Path, meta: dict, images: Iterable[tuple[str, np.ndarray]]) -> Path:
-    """Writes a shard.
+    """Writes a shard to a new file in `folder`.
 
     Args:
-        folder: where to write it.
-        meta: what all images share, JSON values with `size`; the reader compares them.
+        folder, meta: the folder, and what all images share: JSON values with `size`, which the reader compares.
         images: key and pixels, uint8 (size, size, 1 or 3), of each image.
-
-    Returns:
-        The new file.
-
-    Raises:
-        UserError: it cannot be written; no partial file is left.
     """
     path, rows = folder / f"{uuid.uuid4().hex}{SUFFIX}", []
     with atomic(path, "wb") as file:
@@ -54,10 +47,6 @@ def write_shard(folder: Path, meta: dict, images: Iterable[tuple[str, np.ndarray
 
 class Shard:
     """A shard opened for reading. Its index is in arrays: Python objects would take ten times the memory.
-
-    Args:
-        path: its file.
-        meta: must equal that of `write_shard`.
 
     Raises:
         Damaged: the file is not a complete shard with this `meta`.
@@ -102,15 +91,7 @@ class Shard:
         return self._keys.astype(str).tolist()
 
     def read(self, number: int) -> np.ndarray:
-        """Returns the pixels of an image, uint8 (size, size, channels); the first read verifies their checksum.
-
-        Args:
-            number: index in `keys`.
-
-        Raises:
-            Damaged: the file has changed since it was written.
-            OSError: it cannot be read.
-        """
+        """Returns the pixels of image `number`, uint8 (size, size, channels); checks them at the first read."""
         start, end = int(self._ends[number - 1]) if number else 0, int(self._ends[number])
         data = self._read_at(start, end - start)
         if not self._checked[number]:

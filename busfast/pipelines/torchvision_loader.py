@@ -13,15 +13,7 @@ from busfast.processes import cores
 
 
 class TorchvisionLoader:
-    """Decodes batches in threads, a few ahead of the consumer.
-
-    Args:
-        pipeline: the image pipeline.
-        bs: unused (DALI needs it).
-        device: unused.
-        threads: number of decoding threads; 0: one per core.
-        exact: decode every JPEG at full size; see `load_pixels`.
-    """
+    """Decodes batches in threads, a few ahead of the consumer; arguments as those of `DaliLoader`."""
 
     def __init__(self, pipeline: ImagePipeline, bs: int, device: torch.device, threads: int = 0, exact: bool = True):
         self.threads = threads or cores()
@@ -29,9 +21,5 @@ class TorchvisionLoader:
         self.read = name_unreadable(partial(load_pixels, size=size, resize=resize, channels=channels, exact=exact))
 
     def batches(self, sources: Iterable[list]) -> Iterator[torch.Tensor]:
-        """Returns resized pixels, uint8 (N, size, size, 1 or 3), in the order of `sources`.
-
-        Args:
-            sources: batches of paths, Pillow images, arrays or encoded bytes.
-        """
+        """Returns resized pixels, uint8 (N, size, size, 1 or 3), of batches of paths, images, arrays or bytes."""
         return map(collate, read_batches(self.read, sources, self.threads))

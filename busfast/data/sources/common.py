@@ -31,13 +31,8 @@ class Options(NamedTuple):
 
 
 def table_from_rows(rows: Rows, to_record: Callable[[dict[str, str]], dict], root: Path, file: Path,
-                    options: Options, masks: Sequence[str] = ("mask",)) -> pd.DataFrame:
-    """Makes the table of a set from the rows of its own table; arguments, results and errors as in the next two.
-
-    Args:
-        rows: as `read_rows` returns them.
-        to_record: cells of a row by column -> cells of busfast, with `image` and `label`.
-    """
+                    options: Options, masks: Sequence[str] = ("mask",)) -> "SourceTable":
+    """Makes the table of a set from its own rows (see `keep_present`, `make_table`); `to_record` renames cells."""
     records = [(line, to_record(dict(zip(rows.header, cells, strict=True)))) for line, cells in rows.rows]
     kept, missing = keep_present(records, root, file, options, masks)
     return make_table(kept, root, options, [*rows.notes, *missing], masks=masks)
@@ -58,14 +53,7 @@ def paths_of(cell: str | tuple[str, ...]) -> tuple[str, ...]:
 
 def keep_present(rows: Sequence[tuple[int, dict]], root: Path, file: Path, options: Options,
                  masks: Sequence[str] = ("mask",)) -> tuple[list[dict], list[str]]:
-    """Checks the rows of a table against the files that they name.
-
-    Args:
-        rows: number and cells of each row, paths relative to `root`.
-        root: folder of the set.
-        file: the table, for messages.
-        options: without `files`, no file needs to exist; with `partial`, rows of missing images are left out.
-        masks: columns that name masks.
+    """Checks rows (number and cells, paths relative to `root`) of the table `file` against the files that they name.
 
     Returns:
         The rows to keep, and notes.
@@ -112,19 +100,9 @@ def _check_inside(name: str, file: Path, line: int, column: str) -> None:
 
 def make_table(records: Iterable[dict], root: Path, options: Options, notes: Iterable[str] = (), *,
                masks: Sequence[str] = ("mask",), dicom: Iterable[str] = ()) -> SourceTable:
-    """Makes the table of a source: labels mapped to the classes, columns in order.
+    """Makes the table of a source: labels mapped to the classes, columns in order; UserError if there are no rows.
 
-    Args:
-        records: cells of each row, at least `image` and `label`; paths relative to `root`. A mask is "", one path, a
-            tuple of paths to be joined, or a LabelMe file (.json) to be drawn.
-        root: folder of the set.
-        options: see `Options`.
-        notes: for the user.
-        masks: columns that name masks.
-        dicom: the images that are DICOM files, to be converted.
-
-    Raises:
-        UserError: there are no rows.
+    `records` are the cells of each row, at least `image` and `label`; see `SourceTable` for masks and DICOM files.
     """
     records = [dict(record) for record in records]
     if not records:
@@ -137,11 +115,7 @@ def make_table(records: Iterable[dict], root: Path, options: Options, notes: Ite
 
 
 def map_labels(labels: list[str], classes: tuple[str, ...]) -> tuple[list[str], list[str]]:
-    """Maps labels to classes; keeps labels that match none.
-
-    Returns:
-        The labels, and notes on which were mapped and which kept.
-    """
+    """Maps labels to classes; keeps labels that match none. Returns the labels, and notes on both."""
     counts, matches = Counter(labels), {}
     for label in counts:
         try:

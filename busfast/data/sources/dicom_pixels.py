@@ -11,15 +11,7 @@ from busfast.errors import UserError
 
 
 def convert_dicom(source: Path, target: Path) -> None:
-    """Writes the image in a DICOM file as PNG, without any metadata.
-
-    Args:
-        source: a DICOM file of one frame.
-        target: the PNG; its folder exists.
-
-    Raises:
-        UserError: the file cannot be decoded.
-    """
+    """Writes the image in a DICOM file of one frame as PNG, without any metadata."""
     pydicom = need_pydicom()
     syntax, advice = "unknown", ""
     try:
@@ -40,9 +32,6 @@ def render(dataset: Any) -> np.ndarray:
 
     With neither of the latter, gray of more than 8 bits is stretched from its darkest to its brightest value, as in
     `read_image`; 8-bit gray is unchanged.
-
-    Args:
-        dataset: a pydicom dataset of one frame with pixels.
 
     Returns:
         uint8, (H, W) gray or (H, W, 3) RGB.

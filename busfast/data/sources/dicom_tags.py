@@ -41,12 +41,7 @@ def is_dicom(path: Path) -> bool:
 
 
 def read_tags(root: Path, names: list[str], options: Options) -> Tags:
-    """Reads the headers of DICOM files, and checks that each can be converted to an image.
-
-    Args:
-        root: folder of the source.
-        names: DICOM files in it.
-        options: see `Options`; `key` and `center_tag`.
+    """Reads the headers of DICOM files in `root`, and checks that each can be converted to an image.
 
     Returns:
         See `Tags`. The id is a keyed hash of the PatientID, 12 hexadecimal digits, which cannot be reversed by trying

@@ -23,11 +23,7 @@ class Outline(NamedTuple):
 
 
 def image_size(path: str | Path) -> tuple[int, int]:
-    """Returns width and height from the header of an image file, without decoding it.
-
-    Raises:
-        UserError: it is not an image, or has more pixels than `PIL.Image.MAX_IMAGE_PIXELS`.
-    """
+    """Returns width and height from the header of an image file; UserError if it is not one, or too large."""
     try:
         with open_image(path) as image:
             return image.size
@@ -39,11 +35,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
 
 
 def join_masks(sources: Sequence[Path], target: Path) -> None:
-    """Joins masks: 255 where any is neither black nor transparent, else 0; writes 8-bit gray PNG.
-
-    Raises:
-        UserError: a mask cannot be read, or their sizes differ.
-    """
+    """Joins masks of one size: 255 where any is neither black nor transparent, else 0; writes 8-bit gray PNG."""
     joined = None
     for source in sources:
         try:
@@ -65,9 +57,6 @@ def read_outline(path: Path) -> Outline:
     """Reads a LabelMe annotation.
 
     Rectangles count only if there is no polygon: beside polygons they are bounding boxes of the same lesions.
-
-    Raises:
-        UserError: the file is not such an annotation, or its numbers are impossible.
     """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
@@ -94,11 +83,7 @@ def read_outline(path: Path) -> Outline:
 
 
 def draw_outline(source: Path, target: Path) -> None:
-    """Draws the lesions of a LabelMe annotation as a mask: 255 inside, else 0; writes 8-bit gray PNG.
-
-    Raises:
-        UserError: see `read_outline`.
-    """
+    """Draws the lesions of a LabelMe annotation as a mask: 255 inside, else 0; writes 8-bit gray PNG."""
     size, shapes = read_outline(source)
     image = Image.new("L", size)
     draw = ImageDraw.Draw(image)

@@ -7,10 +7,7 @@ MASK = re.compile(r"(?P<image>.+)_mask(_\d+)?", re.IGNORECASE | re.DOTALL)
 
 
 def pair_masks(names: list[str]) -> tuple[dict[str, tuple[str, ...]], list[str]]:
-    """Finds the masks of each image.
-
-    Args:
-        names: paths of images and masks, with /.
+    """Finds the masks of each image among the paths of images and masks.
 
     Returns:
         Image -> its masks, in the order of `names`; and the masks without an image.

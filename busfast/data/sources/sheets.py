@@ -11,11 +11,7 @@ UNPACKED = 500_000_000  # bytes; a larger workbook is an attack (zip bomb)
 
 
 def read_sheet(path: Path, required: tuple[str, ...]) -> Rows:
-    """Reads a CSV file (see `read_rows`) or the first sheet of a workbook (.xlsx); formulas give their saved values.
-
-    Raises:
-        UserError: it cannot be read, openpyxl is not installed, a required column is missing, or there are no rows.
-    """
+    """Reads a CSV file (see `read_rows`) or the first sheet of a workbook (.xlsx); formulas give their saved values."""
     if path.suffix.lower() != ".xlsx":
         return read_rows(path, required)
     cells, notes = _read_workbook(path)
