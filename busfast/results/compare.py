@@ -1,4 +1,4 @@
-"""The table of runs, as CSV and Markdown; every figure comes from the runs' own logs."""
+"""The table of runs, as CSV and Markdown, from the files in each run's folder."""
 
 from pathlib import Path
 
@@ -8,48 +8,48 @@ from busfast.csvfile import read_frame, write_csv
 from busfast.errors import UserError
 from busfast.files import atomic
 from busfast.results.differences import compare_tests, headline
-from busfast.results.predictions import FILE
 from busfast.results.run_groups import NOTE as SPREAD
-from busfast.results.run_groups import aggregate, find_groups, format_groups
+from busfast.results.run_groups import aggregate, find_groups, format_groups, is_scored, read_test_scores
+from busfast.text import markdown_table
 from busfast.training.runs import RESULTS, Run, all_runs, find_run
 from busfast.yamlfile import read_yaml
 
-NOTE = ("Columns that begin with test_ are of the test part (macro AUC with its 95% interval, drawing patients again), "
-        "where `evaluate` has scored it; all others are of the validation part. For center_holdout that is images of "
-        "the training centers: it does not show how the model does on the held-out center.")
+NOTE = ("Columns that begin with test_ are of the test part (macro AUC with its 95% interval, by a bootstrap over "
+        "patients), if `evaluate` has scored it; all others are of the validation part. For center_holdout that is "
+        "images of the training centers: it does not show the performance on the held-out center.")
 
 
 def compare_runs(names: str | None = None) -> tuple[pd.DataFrame, list[str], list[Path]]:
-    """Gathers runs below results/; writes compare.csv and compare.md there, and, where two or more of them were
-    evaluated, differences.csv and compare.png; of seeds, folds or centers (see `find_groups`) aggregate.csv.
+    """Compares the runs below results/; writes compare.csv and compare.md there; if two or more were evaluated,
+    differences.csv and compare.png; for groups of seeds, folds or centers (see `find_groups`), aggregate.csv.
 
     Args:
         names: of the runs, separated by commas; None: all.
 
     Returns:
-        The table, a row a run; the gaps to held-out centers and the spread of groups of runs, in words; and the files.
+        The table, a row per run; lines on the gaps to held-out centers and the spread of groups; and the files.
 
     Raises:
-        UserError: there is no run yet, or none of that name.
+        UserError: there is no run, or none of that name.
     """
     runs = all_runs() if names is None else [find_run(name.strip()) for name in names.split(",")]
     rows = [row for row in map(_row, runs) if row]
     if not rows:
-        raise UserError(f"There is no trained run below {RESULTS}/ yet. Train one: python -m busfast train.")
+        raise UserError(f"There is no trained run below {RESULTS}/. Train one: python -m busfast train.")
     table = pd.DataFrame(rows)
     csv, markdown = RESULTS / "compare.csv", RESULTS / "compare.md"
     write_csv(table, csv)
     differences = compare_tests(runs)
     gaps, files, groups = headline(differences), [csv, markdown], find_groups(runs)
     spreads = aggregate(groups)
-    said = format_groups(groups, spreads)
+    group_texts = format_groups(groups, spreads)
     with atomic(markdown) as file:
-        file.write("".join(f"**{gap}**\n\n" for gap in gaps) + _markdown(table) + f"\n{NOTE}\n")
+        file.write("".join(f"**{gap}**\n\n" for gap in gaps) + _markdown(table) + f"\n\n{NOTE}\n")
         if len(differences):
-            file.write("\n" + _markdown(differences) + "\nDifferences are b - a, with 95% intervals; images: whether "
-                       "both have the same test images, so that each draw of patients is the same for both.\n")
+            file.write("\n" + _markdown(differences) + "\n\nDifferences are b - a, with 95% intervals; images: whether "
+                       "both have the same test images, and so the same draws of patients.\n")
         if groups:
-            file.write("".join(f"\n```\n{text}\n```\n" for text in said) + f"\n{SPREAD}\n")
+            file.write("".join(f"\n```\n{text}\n```\n" for text in group_texts) + f"\n{SPREAD}\n")
     if groups:
         write_csv(spreads, RESULTS / "aggregate.csv", float_format="%.6g")
         files.append(RESULTS / "aggregate.csv")
@@ -59,7 +59,7 @@ def compare_runs(names: str | None = None) -> tuple[pd.DataFrame, list[str], lis
         write_csv(differences, RESULTS / "differences.csv", float_format="%.6g")
         draw_tests(table.dropna(subset="test_macro_auc"), RESULTS / "compare.png")
         files += [RESULTS / "differences.csv", RESULTS / "compare.png"]
-    return table, gaps + said, files
+    return table, gaps + group_texts, files
 
 
 def print_comparison(table: pd.DataFrame, differences: list[str], files: list[Path]) -> None:
@@ -79,9 +79,9 @@ def _row(run: Run) -> dict | None:
     summary_file = run.results / "summary.yaml"
     summary = read_yaml(summary_file) if summary_file.is_file() else {}
     members = record.get("members") or []
-    if members:  # it has no epochs; what stands for the last is the mean of its members' best
-        of = summary.get("valid") or {}
-        log = pd.DataFrame([{"epoch": 0, "val_loss": None, "val_acc": None, "macro_auc": None, "seconds": 0} | of])
+    if members:  # an ensemble has no epochs: one row with the validation scores of the mean
+        log = pd.DataFrame([{"epoch": 0, "val_loss": None, "val_acc": None, "macro_auc": None, "seconds": 0}
+                            | (summary.get("valid") or {})])
     elif log_file.is_file():
         log = read_frame(log_file, ("epoch", "val_loss", "val_acc", "macro_auc", "seconds"))
     else:
@@ -97,19 +97,12 @@ def _row(run: Run) -> dict | None:
            "final_val_acc": last["val_acc"]}
     row |= {f"final_{name}": last[name] for name in log if name.startswith("recall_")}
     row |= dict.fromkeys(("test_macro_auc", "test_low", "test_high"))
-    if (run.results / FILE).is_file() and (run.results / "metrics.csv").is_file():
-        found = read_frame(run.results / "metrics.csv", ("part", "by", "score", "estimate", "low", "high"),
-                           keep_default_na=False, na_values=[""])
-        of = found[(found["part"] == "test") & (found["by"] == "all") & (found["score"] == "macro_auc")].iloc[0]
-        row |= {"test_macro_auc": of["estimate"], "test_low": of["low"], "test_high": of["high"]}
+    if is_scored(run):
+        auc = read_test_scores(run).loc["macro_auc"]
+        row |= {"test_macro_auc": auc["estimate"], "test_low": auc["low"], "test_high": auc["high"]}
     return row | {"minutes": round(log["seconds"].sum() / 60, 2)}
 
 
 def _markdown(table: pd.DataFrame) -> str:
-    """A Markdown table (pandas' own needs one more package)."""
-    def cell(value) -> str:
-        text = f"{value:.3f}" if isinstance(value, float) else str(value)
-        return text.replace("|", "\\|")
-    lines = [list(table.columns), ["---"] * len(table.columns), *([cell(v) for v in row] for row in
-                                                                 table.itertuples(index=False))]
-    return "".join(f"| {' | '.join(line)} |\n" for line in lines)
+    return markdown_table(table.columns, [[f"{value:.3f}" if isinstance(value, float) else value for value in row]
+                                          for row in table.itertuples(index=False)])

@@ -1,4 +1,4 @@
-"""Several trained runs -> one run whose model is the mean of theirs, which every verb takes like any other."""
+"""Several trained runs -> one run, an ensemble: the mean of their probabilities; every verb takes it like any run."""
 
 from dataclasses import replace
 from pathlib import Path
@@ -20,6 +20,7 @@ from busfast.results.evaluation import choose_positive, format_interval
 from busfast.results.predictions import check_weights
 from busfast.results.run_groups import find_groups, is_scored, pool_tests
 from busfast.results.scores import score
+from busfast.results.written import FORMAT
 from busfast.training.callbacks import save_weights
 from busfast.training.finish import VALID_FILE, finish_run, read_valid
 from busfast.training.runs import (
@@ -36,32 +37,32 @@ from busfast.training.runs import (
 from busfast.yamlfile import read_yaml
 
 OUT_OF_FOLD = "out_of_fold.csv"
-UNSCORED = ("its members were trained on different splits, so that an image that one has not seen was another's to "
-            "train on, and none is left to test their mean on")
+UNSCORED = ("its members were trained on different splits, so each image has trained at least one of them and none is "
+            "left to test their mean")
 
 
 def make_ensemble(names: str) -> Run:
-    """Makes a run whose model is the mean of the probabilities of others, which stay as they are.
+    """Makes a run whose model is the mean of the probabilities of others; the others stay unchanged.
 
-    Members with the very same split keep it, and `evaluate` scores their mean on its test part as it does any run.
-    Where their splits differ, all images that trained or chose one of them are the training part, and there is no
-    other one; what the members say of the images that they did not see goes into out_of_fold.csv, where each image was
-    in the test part of one of them and `evaluate` has scored them.
+    If all members have the same split, the ensemble has it, too, and `evaluate` scores it on its test part. If their
+    splits differ, every image that trained or selected a member is in its training part, and it has no other part; the
+    scores of the members on images that they did not see are written to out_of_fold.csv, if each image was in the test
+    part of one of them and `evaluate` has scored them.
 
     Args:
-        names: of runs, separated by commas, or of a group as `find_groups` names it.
+        names: of runs, separated by commas, or of a group (see `find_groups`).
 
     Returns:
         The new run.
 
     Raises:
-        UserError: fewer than two runs; one that is not done, was changed, or does not fit the others.
+        UserError: there are fewer than two runs, or one is unfinished, was changed, or does not fit the others.
     """
     runs = _find_members(names)
-    read = [run.read_config() for run in runs]
-    sums = {run.name: _check_member(run, record) for run, (_, record) in zip(runs, read, strict=True)}
-    _check_fit(runs, read)
-    config, first = read[0]
+    configs = [run.read_config() for run in runs]
+    sums = {run.name: _check_member(run, record) for run, (_, record) in zip(runs, configs, strict=True)}
+    _check_fit(runs, configs)
+    config, first = configs[0]
     same = len({file_sha256(run.results / "split.csv") for run in runs}) == 1
     table = find_table(config.data)
     splits = [read_split(run.results / "split.csv", table.parent) for run in runs]
@@ -69,72 +70,74 @@ def make_ensemble(names: str) -> Run:
     record = first | provenance(table) | {
         "table_sha256": first["table_sha256"], "fold": first["fold"] if same else "",
         "holdout": first["holdout"] if same else [],
-        "leaks": "; ".join(sorted({one["leaks"] for _, one in read} - {""})),
+        "leaks": "; ".join(sorted({record["leaks"] for _, record in configs} - {""})),
         "counts": count_parts(parts, config.classes).to_dict("index"), "members": [run.name for run in runs],
         "members_sha256": sums, "unscored": "" if same else UNSCORED}
-    made = new_run(*_name(runs))
+    ensemble = new_run(*_name(runs))
     try:
-        save_weights(join_states([run.best_weights() for run in runs]), made.models / "best.pth")
-        write_csv(parts.rows, made.results / "split.csv")
-        write_config(made, config, record)
+        save_weights(join_states([run.best_weights() for run in runs]), ensemble.models / "best.pth")
+        write_csv(parts.rows, ensemble.results / "split.csv")
+        write_config(ensemble, config, record)
         if not same:
-            _write_out_of_fold(made, runs, splits, config)
+            _write_out_of_fold(ensemble, runs, splits, config)
         mean, valid = _mean_valid(runs, config, parts) if same else (None, {})
-        finish_run(made, {"state": DONE[0], "valid": valid}, config, parts, mean)
+        finish_run(ensemble, {"state": DONE[0], "valid": valid}, config, parts, mean)
     except BaseException:
-        discard_run(made)
+        discard_run(ensemble)
         raise
-    return made
+    return ensemble
 
 
 def _find_members(names: str) -> list[Run]:
-    found = [group for group in find_groups(all_runs()) if group.name == names.strip()]
-    runs = list(found[0].runs) if found else [find_run(name.strip()) for name in names.split(",") if name.strip()]
-    if found and len(runs) < found[0].whole:
-        raise UserError(f"{names} has {len(runs)} of {found[0].whole} runs. Train the others first (--resume), or name "
-                        "the runs, separated by commas.")
+    groups = {group.name: group for group in find_groups(all_runs())}
+    if group := groups.get(names.strip()):
+        runs = list(group.runs)
+        if len(runs) < group.expected:
+            raise UserError(f"{names} has {len(runs)} of {group.expected} runs. Train the others first (--resume), or "
+                            "name the runs, separated by commas.")
+    else:
+        runs = [find_run(name.strip()) for name in names.split(",") if name.strip()]
     if not 2 <= len(set(runs)) == len(runs) <= MAX_MEMBERS:
-        groups = ", ".join(group.name for group in find_groups(all_runs()))
-        raise UserError(f"--runs={names} does not name 2 to {MAX_MEMBERS} different runs, separated by commas, or a "
-                        f"group of them (groups here: {groups or 'none'}).")
+        raise UserError(f"--runs={names} does not name 2 to {MAX_MEMBERS} different runs, separated by commas, or a group "
+                        f"of them (groups here: {', '.join(groups) or 'none'}).")
     return runs
 
 
 def _check_member(run: Run, record: dict[str, Any]) -> str:
-    """Returns the hash of a run's weights, if it may be a member."""
+    """Returns the SHA-256 of a run's weights; raises if it cannot be a member."""
     path = run.results / "summary.yaml"
     summary = read_yaml(path) if path.is_file() else {}
     if record.get("members"):
-        raise UserError(f"{run.name} is an ensemble itself. Name its members: {', '.join(record['members'])}.")
+        raise UserError(f"{run.name} is an ensemble. Name its members: {', '.join(record['members'])}.")
     if summary.get("state") not in DONE:
-        raise UserError(f"{run.name} is not done ({summary.get('state', 'running or killed')}). Let it end first "
+        raise UserError(f"{run.name} is unfinished ({summary.get('state', 'running or killed')}). Finish it first "
                         "(train --resume).")
     if file_sha256(run.results / "split.csv") != (summary.get("sha256") or {}).get("split.csv"):
         raise UserError(f"{run.results / 'split.csv'} is not the split that {run.name} was trained with: it was "
-                        "changed since. Bring the old file back, or train again.")
+                        "changed since. Restore the file, or train again.")
     return check_weights(run, record)
 
 
-def _check_fit(runs: list[Run], read: list[tuple[Config, dict]]) -> None:
-    """Refuses members that see images, or name classes, in different ways."""
+def _check_fit(runs: list[Run], configs: list[tuple[Config, dict]]) -> None:
+    """Raises if members differ in classes, model, data or image pipeline."""
     facts = [{"classes": ", ".join(config.classes), "architecture": config.arch,
               "data": str(Path(config.data).resolve()), **describe_input(run_image(config, record))}
-             for config, record in read]
-    for run, own in zip(runs[1:], facts[1:], strict=True):
-        for key, value in own.items():
+             for config, record in configs]
+    for run, run_facts in zip(runs[1:], facts[1:], strict=True):
+        for key, value in run_facts.items():
             if value != facts[0][key]:
                 raise UserError(f"{run.name} cannot be averaged with {runs[0].name}: {key} is {value} there and "
                                 f"{facts[0][key]} here. Members need the same classes, model, data and image pipeline.")
 
 
 def _join_splits(splits: list[Split]) -> Split:
-    """Makes a split whose training part is all that any of some splits is trained or chosen by."""
+    """Returns a split whose training part is every image of the train and valid parts of some splits."""
     rows = pd.concat([split.rows for split in splits], ignore_index=True)
-    known = [name for name in ("label", "pixels") if name in rows]
-    differ = rows.groupby("image")[known].nunique().max(axis=1) > 1
+    columns = [name for name in ("label", "pixels") if name in rows]
+    differ = rows.groupby("image")[columns].nunique().max(axis=1) > 1
     if differ.any():
-        raise UserError(f"{differ.idxmax()} has not the same label and pixels in all splits of these runs. Train them "
-                        "on the same images.")
+        raise UserError(f"{differ.idxmax()} has different labels or pixels in the splits of these runs. Train them on "
+                        "the same images.")
     used = set(rows["image"][rows["part"].isin(("train", "valid"))])
     joined = rows.drop_duplicates("image").reset_index(drop=True)
     joined["part"] = np.where(joined["image"].isin(used), "train", UNUSED).astype(object)
@@ -142,36 +145,36 @@ def _join_splits(splits: list[Split]) -> Split:
 
 
 def _name(runs: list[Run]) -> tuple[str, str]:
-    """Returns the pipeline and the name of an ensemble: that of the group, or else of its first member."""
+    """Returns the pipeline and the name of an ensemble, after its group or else its first member."""
     groups = [group.name for group in find_groups(runs) if len(group.runs) == len(runs)]
-    pipeline, own = (groups[0] if groups else runs[0].name).split("/")
-    return pipeline, folder_name(f"{own}-ensemble")
+    pipeline, name = (groups[0] if groups else runs[0].name).split("/")
+    return pipeline, folder_name(f"{name}-ensemble")
 
 
 def _mean_valid(runs: list[Run], config: Config, parts: Split) -> tuple[np.ndarray | None, dict[str, float]]:
-    """What training said of the validation part, on average over the members, and how good that is."""
+    """Returns the members' mean probabilities of the validation part, as training wrote them, and their scores."""
     if not all((run.results / VALID_FILE).is_file() for run in runs):
         return None, {}
     valid = parts.only("valid").rows
     mean = np.mean([read_valid(run, config.classes, valid["image"]) for run in runs], axis=0)
     labels = valid["label"].map(list(config.classes).index).to_numpy(int)
-    found = score(labels, mean, np.ones((1, len(valid))), config.classes)
+    scores = score(labels, mean, np.ones((1, len(valid))), config.classes)
     logged = {"val_loss": -np.log(np.maximum(mean[np.arange(len(labels)), labels], 1e-38)).mean(),
-              "val_acc": found["accuracy"][0], "macro_auc": found["macro_auc"][0],
-              **{f"recall_{name}": found[f"sensitivity_{name}"][0] for name in config.classes}}
+              "val_acc": scores["accuracy"][0], "macro_auc": scores["macro_auc"][0],
+              **{f"recall_{name}": scores[f"sensitivity_{name}"][0] for name in config.classes}}
     return mean, {name: round(float(value), 6) for name, value in logged.items()}
 
 
-def _write_out_of_fold(made: Run, runs: list[Run], splits: list[Split], config: Config) -> None:
-    """Scores what the members say of the images that they did not see, if each image was in one test part."""
+def _write_out_of_fold(ensemble: Run, runs: list[Run], splits: list[Split], config: Config) -> None:
+    """Scores the members on the images that they did not see, unless an image is in two test parts."""
     if pd.concat([split.only("test").rows["image"] for split in splits]).duplicated().any():
         return
     unscored = [run.name for run in runs if not is_scored(run)]
     if unscored:
-        print(f"no {OUT_OF_FOLD}: not scored yet is {', '.join(unscored)} (python -m busfast evaluate --run=RUN)")
+        print(f"no {OUT_OF_FOLD}: first score {', '.join(unscored)} (python -m busfast evaluate --run=RUN)")
         return
-    found = pool_tests(runs)
-    write_csv(found.reset_index(names="score"), made.results / OUT_OF_FOLD, float_format="%.6g")
+    scores = pool_tests(runs)
+    write_csv(scores.reset_index(names="score"), ensemble.results / OUT_OF_FOLD, float_format=FORMAT)
     shown = ("macro_auc", f"sensitivity_{choose_positive(config.classes)}")
     print("out of fold (each image by the member that did not see it; these are scores of the members, not of their "
-          "mean): " + ", ".join(f"{name} {format_interval(found.loc[name])}" for name in shown), flush=True)
+          "mean): " + ", ".join(f"{name} {format_interval(scores.loc[name])}" for name in shown), flush=True)

@@ -1,4 +1,4 @@
-"""Where a model looks: Grad-CAM, held against lesion masks and against a model that has learned nothing."""
+"""Where a model looks: Grad-CAM, compared with lesion masks and with an untrained model."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -25,15 +25,16 @@ from busfast.inference.run_model import load_run_model
 from busfast.inference.stream import predict_logits
 from busfast.results.bootstrap import intervals
 from busfast.results.predictions import read_parts, read_predictions
-from busfast.results.probes import compare_parts, draw_some, logits_of, probe_run, read_pixels
+from busfast.results.probes import compare_parts, draw_sample, predict_pixels, probe_run, read_pixels
+from busfast.results.written import FORMAT
 from busfast.training.runs import Run
 
-EACH = 3  # pictures of a class, right or wrong, in the gallery
-LOOKED = 30  # images that are compared with an untrained model
+CASES = 3  # of each class, right and wrong, in the gallery
+SANITY_IMAGES = 30  # that are compared with an untrained model
 
 
 def explain_run(run: Run, **flags) -> list[Path]:
-    """Explains a run that `evaluate` has predicted: a gallery, the maps against lesion masks, the shortcut probes.
+    """Explains a run that `evaluate` has predicted: a gallery, maps compared with lesion masks, the shortcut probes.
 
     Args:
         run: an evaluated run.
@@ -43,7 +44,7 @@ def explain_run(run: Run, **flags) -> list[Path]:
         explain.png, localisation.csv and probes.csv, written into the run's folder.
 
     Raises:
-        UserError: no predictions, no CNN, images that are gone or were changed.
+        UserError: there are no predictions, the model is no CNN, or images are missing or changed.
     """
     config, record = run.read_config()
     predictions = read_predictions(run, config.classes)
@@ -54,37 +55,37 @@ def explain_run(run: Run, **flags) -> list[Path]:
     learn = load_run_model(run.best_weights(), config, record, **flags)
     cases = choose_cases(table, config.classes)
     masked = table[(table["mask"] != "") & ~table.index.isin(cases.index)]
-    shown = pd.concat([cases, draw_some(masked, config.seed)])
+    shown = pd.concat([cases, draw_sample(masked, config.seed)])
     pixels, masks = read_pixels(learn, shown, parts.root)
     targets = np.array([config.classes.index(name) for name in shown["predicted"]])
     maps = explain_images(learn, config.arch, pixels, targets)
     files = [run.results / name for name in ("explain.png", "localisation.csv", "probes.csv")]
     draw_gallery(cases, pixels, maps, masks, config.classes, run.name, files[0])
-    found = localise(maps, masks, shown["group"].to_numpy())
-    sanity = check_sanity(learn, config.arch, pixels, targets, maps)
-    found.loc["likeness to an untrained model's maps", ["estimate", "images"]] = sanity, min(LOOKED, len(pixels))
-    write_csv(found.reset_index(names="measure"), files[1], float_format="%.6g")
+    measures = localize(maps, masks, shown["group"].to_numpy())
+    sanity = check_sanity(learn, config.arch, pixels, targets, maps), min(SANITY_IMAGES, len(pixels))
+    measures.loc["likeness to an untrained model's maps", ["estimate", "images"]] = sanity
+    write_csv(measures.reset_index(names="measure"), files[1], float_format=FORMAT)
     probes = probe_run(learn, parts, config.classes, config.seed)
     split = read_split(run.results / "split.csv", parts.root)
     probes.loc[len(probes)] = compare_parts(learn, split, record["loader"])
-    write_csv(probes, files[2], float_format="%.6g")
+    write_csv(probes, files[2], float_format=FORMAT)
     return files
 
 
 def explain_inputs(run: Run, inputs: str, folder: Path, **flags) -> list[Path]:
-    """Explains images of the user's own: a picture each, beside its map for the predicted class.
+    """Explains the user's images: a picture for each, beside its map for the predicted class.
 
     Args:
         run: a trained run.
-        inputs: as that of `list_inputs`.
-        folder: to write to; is made.
+        inputs: see `list_inputs`.
+        folder: of the pictures; created if missing.
         flags: bs, device and threads of `load_model`.
 
     Returns:
-        The pictures. One that is there is replaced.
+        The pictures; existing ones are replaced.
 
     Raises:
-        UserError: nothing to read, or one that cannot be.
+        UserError: there are no images, or one cannot be read.
     """
     config, record = run.read_config()
     names, paths = list_inputs(inputs)
@@ -97,12 +98,12 @@ def explain_inputs(run: Run, inputs: str, folder: Path, **flags) -> list[Path]:
     maps = explain_images(learn, config.arch, pixels, logits.argmax(1))
     make_folder(folder)
     files = []
-    for number, (path, one, where) in enumerate(zip(paths, pixels, maps, strict=True)):
+    for number, path in enumerate(paths):
         shares = softmax(logits[number])
         called = f"{config.classes[shares.argmax()]} ({shares.max():.2f})"
         figure, (row,) = image_grid(1, 2, (3, 3.3), f"{path.name}: {called}. Research only, not a medical device")
-        for axes, on in zip(row, (None, where), strict=True):
-            _show(axes, one, on)
+        for axes, heatmap in zip(row, (None, maps[number]), strict=True):
+            _show(axes, pixels[number], heatmap)
         files.append(folder / f"{number + 1:04}-{path.stem}.png")
         save_figure(figure, files[-1])
     return files
@@ -112,50 +113,50 @@ def draw_maps(learn: Learner, arch: str, images: Sequence[str | Path], columns: 
     """Draws images, each beside its map for the predicted class.
 
     Args:
-        learn: as `run_learner` or `make_learner` gives it; where its cells look is measured on validation images.
+        learn: from `run_learner` or `make_learner`; where its cells look is measured on validation images.
         arch: the model's timm name.
-        images: files, as many as fit a batch.
-        columns: images a row.
+        images: files, no more than fit into a batch.
+        columns: images per row.
 
     Returns:
         A figure, which a notebook shows.
 
     Raises:
-        UserError: no CNN.
+        UserError: the model is no CNN.
     """
     image = learn.dls.valid.image
-    pixels, some = ([load_pixels(path, *image.fit) for path in paths]
-                    for paths in (images, learn.dls.valid_ds.items["image"][:OFFSET_IMAGES]))
-    shares = softmax(logits_of(learn, pixels), axis=1)
-    maps = Explainer(learn.model, arch, image, learn.dls.device, some).explain(pixels, shares.argmax(1))
+    pixels, reference = ([load_pixels(path, *image.fit) for path in paths]
+                         for paths in (images, learn.dls.valid_ds.items["image"][:OFFSET_IMAGES]))
+    shares = softmax(predict_pixels(learn, pixels), axis=1)
+    maps = Explainer(learn.model, arch, image, learn.dls.device, reference).explain(pixels, shares.argmax(1))
     figure, grid = image_grid(-(-len(pixels) // columns), 2 * columns, (1.8, 2))
     grid = grid.ravel()
-    for number, (one, where, share) in enumerate(zip(pixels, maps, shares, strict=True)):
-        for axes, on in zip(grid[2 * number:2 * number + 2], (None, where), strict=True):
-            _show(axes, one, on)
+    for number, share in enumerate(shares):
+        for axes, heatmap in zip(grid[2 * number:2 * number + 2], (None, maps[number]), strict=True):
+            _show(axes, pixels[number], heatmap)
         grid[2 * number].set_title(f"called {learn.dls.vocab[share.argmax()]} ({share.max():.2f})", fontsize=8)
     return figure
 
 
-def _show(axes, pixels: np.ndarray, where: np.ndarray | None = None) -> None:
-    """Draws a fitted image, and a map over it."""
+def _show(axes, pixels: np.ndarray, heatmap: np.ndarray | None = None) -> None:
+    """Draws a resized image, and a map over it."""
     axes.imshow(pixels.squeeze(), cmap="gray", vmin=0, vmax=255)
-    if where is not None:
-        axes.imshow(where, cmap="viridis", alpha=0.45, vmin=0, vmax=1)
+    if heatmap is not None:
+        axes.imshow(heatmap, cmap="viridis", alpha=0.45, vmin=0, vmax=1)
 
 
-def localise(maps: np.ndarray, masks: Sequence[np.ndarray | None], groups: np.ndarray) -> pd.DataFrame:
-    """Holds maps against lesion masks.
+def localize(maps: np.ndarray, masks: Sequence[np.ndarray | None], groups: np.ndarray) -> pd.DataFrame:
+    """Compares maps with lesion masks.
 
     Args:
         maps: (n, S, S).
-        masks: bool, (S, S) each; None or empty: no lesion is known, the image is left out.
+        masks: bool, (S, S) each; images whose mask is None or empty are skipped.
         groups: (n,), of patients.
 
     Returns:
         Rows pointing (share of images whose brightest point lies in the lesion), energy (share of the map inside it),
-        iou (with the map's brightest pixels, as many as the lesion has) and area (the lesion's share of the image:
-        what pointing and energy would be by chance), with estimate, low, high and images.
+        iou (with as many of the map's brightest pixels as the lesion has) and area (the lesion's share of the image,
+        which is pointing and energy by chance), with estimate, low, high and images.
 
     Source:
         Pointing game: Zhang et al. 2018 (arXiv 1608.00507).
@@ -165,12 +166,12 @@ def localise(maps: np.ndarray, masks: Sequence[np.ndarray | None], groups: np.nd
         return pd.DataFrame(columns=["estimate", "low", "high", "images"])
     values = []
     for number in rows:
-        one, mask = maps[number], masks[number]
+        heatmap, mask = maps[number], masks[number]
         bright = np.zeros(mask.size, bool)
-        bright[np.argsort(one.ravel())[-mask.sum():]] = True
+        bright[np.argsort(heatmap.ravel())[-mask.sum():]] = True
         bright = bright.reshape(mask.shape)
-        values.append([mask[np.unravel_index(one.argmax(), one.shape)] and one.max() > 0,
-                       one[mask].sum() / one.sum() if one.sum() > 0 else 0.0,
+        values.append([mask[np.unravel_index(heatmap.argmax(), heatmap.shape)] and heatmap.max() > 0,
+                       heatmap[mask].sum() / heatmap.sum() if heatmap.sum() > 0 else 0.0,
                        (bright & mask).sum() / (bright | mask).sum(), mask.mean()])
     values = np.array(values, float)
 
@@ -183,49 +184,49 @@ def localise(maps: np.ndarray, masks: Sequence[np.ndarray | None], groups: np.nd
 
 def check_sanity(learn: Learner, arch: str, pixels: Sequence[np.ndarray], targets: np.ndarray,
                  maps: np.ndarray) -> float:
-    """Returns how much the maps are like those of the same model with random weights: mean rank correlation.
+    """Returns the mean rank correlation of the maps with those of the same model with random weights.
 
-    Near 0 the maps depend on what was learned; near 1 they show the image's own edges and nothing else.
+    Near 0 the maps depend on what was learned; near 1 they show only the edges of the image.
 
     Source:
         Adebayo et al. 2018, "Sanity checks for saliency maps" (arXiv 1810.03292).
     """
-    own = learn.model
+    trained = learn.model
     try:
         with torch.random.fork_rng():
             torch.manual_seed(0)
             learn.model = timm.create_model(arch, num_classes=len(learn.dls.vocab)).to(learn.dls.device)
-        others = explain_images(learn, arch, pixels[:LOOKED], targets[:LOOKED])
+        others = explain_images(learn, arch, pixels[:SANITY_IMAGES], targets[:SANITY_IMAGES])
     finally:
-        learn.model = own
-    # Every eighth pixel, for maps are made from fewer. Where one is empty they are unlike; two empty ones say nothing.
+        learn.model = trained
+    # Every eighth pixel, since maps have fewer cells. An empty map is unlike any other; two empty ones are skipped.
     pairs = [(a[::8, ::8].ravel(), b[::8, ::8].ravel()) for a, b in zip(maps, others, strict=False)]
-    alike = [spearmanr(a, b).statistic if np.ptp(a) and np.ptp(b) else 0.0 for a, b in pairs if np.ptp(a) or np.ptp(b)]
-    return float(np.mean(alike)) if alike else float("nan")
+    correlations = [spearmanr(a, b).statistic if np.ptp(a) and np.ptp(b) else 0.0 for a, b in pairs
+                    if np.ptp(a) or np.ptp(b)]
+    return float(np.mean(correlations)) if correlations else float("nan")
 
 
 def choose_cases(predictions: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
-    """Returns right and wrong cases of each class: the surest of each center, then the next; one a patient at most."""
+    """Returns right and wrong cases of each class: surest of each center, then the next; at most one per patient."""
     sure = predictions[[f"p_{name}" for name in classes]].max(axis=1)
     table = predictions.assign(sure=sure, right=predictions["predicted"] == predictions["label"])
     table = table.sort_values("sure", ascending=False).drop_duplicates(["label", "right", "group"])
     table = table.assign(turn=table.groupby(["label", "right", "center"]).cumcount())
     table = table.sort_values(["turn", "sure"], ascending=[True, False])
-    chosen = [of.head(EACH) for name in classes for right in (True, False)
-              for of in [table[(table["label"] == name) & (table["right"] == right)]]]
-    return pd.concat(chosen)
+    return pd.concat([table[(table["label"] == name) & (table["right"] == right)].head(CASES)
+                      for name in classes for right in (True, False)])
 
 
 def draw_gallery(cases: pd.DataFrame, pixels: Sequence[np.ndarray], maps: np.ndarray, masks: Sequence,
                  classes: Sequence[str], caption: str, path: Path) -> None:
-    """Draws the cases: a row a class, right ones at the left and wrong ones at the right, each with its map."""
-    figure, grid = image_grid(len(classes), 2 * EACH, (2.1, 2.6), "Grad-CAM for the predicted class (yellow: most; all "
-                              "violet: nothing spoke for it; white line: lesion mask)\nsurest right (left) and wrong "
+    """Draws the cases: a row per class, right ones at the left and wrong ones at the right, each with its map."""
+    figure, grid = image_grid(len(classes), 2 * CASES, (2.1, 2.6), "Grad-CAM for the predicted class (yellow: most "
+                              "evidence; all violet: none; white line: lesion mask)\nsurest right (left) and wrong "
                               f"(right) cases; {caption}")
     for number, (_, case) in enumerate(cases.iterrows()):
         row = list(classes).index(case["label"])
-        of = cases[(cases["label"] == case["label"]) & (cases["right"] == case["right"])]
-        axes = grid[row, (0 if case["right"] else EACH) + list(of.index).index(case.name)]
+        alike = cases[(cases["label"] == case["label"]) & (cases["right"] == case["right"])]
+        axes = grid[row, (0 if case["right"] else CASES) + list(alike.index).index(case.name)]
         _show(axes, pixels[number], maps[number])
         if masks[number] is not None and masks[number].any():
             axes.contour(masks[number], [0.5], colors="white", linewidths=1)

@@ -1,63 +1,62 @@
-"""What a reader must know before any score: how few images, patients and centers stand behind it."""
+"""The limits of an evaluation: how few images, patients and centers are behind its scores."""
+
+import numpy as np
+import pandas as pd
 
 from busfast.results.evaluation import Evaluation
 from busfast.text import counted
 
-FEW = 20  # groups of a class in a center or part, below which its scores are hardly a number
+MIN_GROUPS = 20  # of a class in a center or part; scores of fewer mean little
 
 
 def find_limits(found: Evaluation) -> list[str]:
-    """Says the limits of an evaluation, the gravest first, each in a sentence."""
+    """Returns the limits of an evaluation, the gravest first, each in a sentence."""
     test = found.test
-    limits = [*_width(found, test), *_classes(found, test), *_center(found, test)]
+    limits = [*_positive_limits(found, test), *_class_limits(found, test), *_center_limits(found, test)]
     weights = (found.record.get("weights") or {}).get("text", "")
     if "random" in weights or "out of reach" in weights:
         limits.append(f"The model did not start from its own pretrained weights ({weights}).")
     if (unknown := int((test["patient"] == "").sum())):
-        limits.append(f"{unknown} of {len(test)} test images have no patient id: each counts as a patient, and if some "
-                      "are of one person the intervals are too narrow.")
+        limits.append(f"{unknown} of {len(test)} test images have no patient id: each counts as a patient, so the "
+                      "intervals are too narrow if some are of the same person.")
     limits.append("The epoch was chosen, and temperature and thresholds fitted, on the validation part: its scores "
-                  "are too good to be compared with those of the test part.")
+                  "are optimistic and not comparable with those of the test part.")
     if len(found.history) > 1:
-        limits.append(f"The test part was scored {counted(len(found.history), 'time')}. Whoever changed something in "
-                      "between has chosen by it.")
+        limits.append(f"The test part was scored {counted(len(found.history), 'time')}. Any change made in between was "
+                      "selected on the test part.")
     limits.append("Images from other centers, devices and populations may give other scores.")
     return limits
 
 
-def _width(found: Evaluation, test) -> list[str]:
+def _positive_limits(found: Evaluation, test: pd.DataFrame) -> list[str]:
     row = found.pick(f"sensitivity_{found.positive}")
-    of = test[test["label"] == found.positive]
-    if of.empty:
+    positive = test[test["label"] == found.positive]
+    if positive.empty:
         return [f"The test part holds no {found.positive} image: what matters most was not tested."]
-    points = 100 * (row["high"] - row["low"])
-    wide = f"the interval of their sensitivity is {points:.0f} points wide" if points == points else \
-        "their sensitivity has no interval"
-    return [f"{counted(len(of), f'{found.positive} test image')} of {counted(of['group'].nunique(), 'group')} "
-            f"(patients, or copies that belong together): {wide}."]
+    width = 100 * (row["high"] - row["low"])
+    text = "their sensitivity has no interval" if np.isnan(width) else \
+        f"the interval of their sensitivity is {width:.0f} points wide"
+    return [f"{counted(len(positive), f'{found.positive} test image')} of "
+            f"{counted(positive['group'].nunique(), 'group')} (patients, or duplicates): {text}."]
 
 
-def _classes(found: Evaluation, test) -> list[str]:
-    said = []
-    for name in found.config.classes:
-        count = test.loc[test["label"] == name, "group"].nunique()
-        if count < FEW and name != found.positive:
-            said.append(f"Only {counted(count, 'group')} with images of class {name} in the test part: what is said of "
-                        "it is hardly a number.")
-    return said
+def _class_limits(found: Evaluation, test: pd.DataFrame) -> list[str]:
+    counts = {name: test.loc[test["label"] == name, "group"].nunique() for name in found.config.classes}
+    return [f"Only {counted(count, 'group')} with images of class {name} in the test part: its scores mean little."
+            for name, count in counts.items() if count < MIN_GROUPS and name != found.positive]
 
 
-def _center(found: Evaluation, test) -> list[str]:
+def _center_limits(found: Evaluation, test: pd.DataFrame) -> list[str]:
     centers = test["center"].nunique()
     if centers == 1:
         name = test["center"].iloc[0]
         return [f"All test images come from one center{f' ({name})' if name else ''}."]
-    said = []
-    for name, of in test.groupby("center"):
-        missing = [label for label in found.config.classes if label not in set(of["label"])]
+    limits = []
+    for name, rows in test.groupby("center"):
+        missing = [label for label in found.config.classes if label not in set(rows["label"])]
         if missing:
-            said.append(f"Center {name} has no test image of class {', '.join(missing)}: scores that need it are not "
-                        "defined there.")
-        elif of["group"].nunique() < FEW:
-            said.append(f"Center {name} has only {counted(of['group'].nunique(), 'group')} in the test part.")
-    return said
+            limits.append(f"Center {name} has no test image of class {', '.join(missing)}: scores that need it are not "
+                          "defined there.")
+        elif rows["group"].nunique() < MIN_GROUPS:
+            limits.append(f"Center {name} has only {counted(rows['group'].nunique(), 'group')} in the test part.")
+    return limits

@@ -1,4 +1,4 @@
-"""predictions.csv: what a run's best weights say of each validation and test image; all figures come from it."""
+"""predictions.csv: the logits and probabilities of each validation and test image, from which all scores come."""
 
 import datetime
 from collections.abc import Sequence
@@ -18,17 +18,17 @@ from busfast.results.calibration import calibrate
 from busfast.training.runs import Run, file_sha256, write_record
 from busfast.yamlfile import read_yaml
 
-FILE = "predictions.csv"
+FILE, RECORD = "predictions.csv", "evaluation.yaml"
 PARTS = ("valid", "test")
-KNOWN = ("image", "part", "center", "device", "patient", "group", "label")
+COLUMNS = ("image", "part", "center", "device", "patient", "group", "label")
 
 
 def read_parts(run: Run, root: str | Path) -> Split:
-    """Reads the rows of the validation and test part of a run.
+    """Reads the rows of the validation and test part of a run's split.
 
     Args:
         run: a trained run.
-        root: folder of the table, that image paths are relative to.
+        root: folder of the table, to which image paths are relative.
 
     Raises:
         UserError: one of the parts is empty.
@@ -40,7 +40,7 @@ def read_parts(run: Run, root: str | Path) -> Split:
         if part not in set(rows["part"]):
             raise UserError(f"The run {run.name} has no image in part '{part}' ({path}), so there is nothing to "
                             "report. Train a split that has one, such as --split=stratified.")
-    for column in KNOWN:
+    for column in COLUMNS:
         if column not in rows:
             rows[column] = "image " + rows["image"] if column == "group" else ""
     return split
@@ -50,43 +50,43 @@ def write_predictions(run: Run, classes: Sequence[str], rows: pd.DataFrame, logi
     """Writes predictions.csv: a row an image, with its logits and probabilities (logit_CLASS, p_CLASS).
 
     Args:
-        run: where to write.
+        run: to whose folder.
         classes: in the model's order.
         rows: of what `read_parts` returns.
         logits: (n, k), in the order of `rows`.
     """
-    table = rows[list(KNOWN)].assign(predicted=np.array(classes)[logits.argmax(1)])
+    table = rows[list(COLUMNS)].assign(predicted=np.array(classes)[logits.argmax(1)])
     for prefix, values in (("logit_", logits), ("p_", calibrate(logits, 1))):
         table = table.assign(**{f"{prefix}{name}": values[:, index] for index, name in enumerate(classes)})
     write_csv(table, run.results / FILE, float_format="%.9g")
 
 
 def read_predictions(run: Run, classes: Sequence[str]) -> pd.DataFrame:
-    """Reads predictions.csv back; the columns logit_CLASS and p_CLASS are numbers, all others text.
+    """Reads predictions.csv; the columns logit_CLASS and p_CLASS are numbers, all others text.
 
     Raises:
-        UserError: it is not there, or a cell is not what it should be; names row and column.
+        UserError: it is missing, or a cell is invalid; names row and column.
     """
     path = run.results / FILE
     if not path.is_file():
-        raise UserError(f"The run {run.name} has no {FILE}. Make it: python -m busfast evaluate --run={run.name}")
+        raise UserError(f"The run {run.name} has no {FILE}. Write it: python -m busfast evaluate --run={run.name}")
     numbers = [f"{prefix}{name}" for prefix in ("logit_", "p_") for name in classes]
-    header, rows, _ = read_rows(path, (*KNOWN, *numbers))
+    header, rows, _ = read_rows(path, (*COLUMNS, *numbers))
     table = pd.DataFrame([cells for _, cells in rows], columns=header, dtype=object)
     for name in numbers:
         values = pd.to_numeric(table[name], errors="coerce").astype(float)
-        _refuse(path, table, name, np.isfinite(values), "a finite number")
+        _check(path, table, name, np.isfinite(values), "a finite number")
         table[name] = values
-    _refuse(path, table, "label", table["label"].isin(classes), "one of " + ", ".join(classes))
-    _refuse(path, table, "part", table["part"].isin(PARTS), "one of " + ", ".join(PARTS))
+    _check(path, table, "label", table["label"].isin(classes), "one of " + ", ".join(classes))
+    _check(path, table, "part", table["part"].isin(PARTS), "one of " + ", ".join(PARTS))
     return table
 
 
-def _refuse(path: Path, table: pd.DataFrame, column: str, good: pd.Series, wanted: str) -> None:
-    if not good.all():
-        row = int(np.flatnonzero(~good.to_numpy())[0])
+def _check(path: Path, table: pd.DataFrame, column: str, valid: pd.Series, wanted: str) -> None:
+    if not valid.all():
+        row = int(np.flatnonzero(~valid.to_numpy())[0])
         raise UserError(f"{path}, row {row + 2}, column {column}: '{table[column].iloc[row]}' is not {wanted}. "
-                        "Write the file anew: python -m busfast evaluate --again")
+                        "Write the file again: python -m busfast evaluate --again")
 
 
 def arrays(predictions: pd.DataFrame, classes: Sequence[str], prefix: str = "p_") -> tuple[np.ndarray, np.ndarray]:
@@ -95,34 +95,32 @@ def arrays(predictions: pd.DataFrame, classes: Sequence[str], prefix: str = "p_"
     return labels, predictions[[f"{prefix}{name}" for name in classes]].to_numpy(float)
 
 
-RECORD = "evaluation.yaml"
-
-
 def predict_parts(run: Run, *, again: bool = False, **flags) -> None:
-    """Predicts the validation and test part of a run, unless that was done with these very weights.
+    """Predicts the validation and test part of a run, unless these weights have predicted them already.
 
-    Writes predictions.csv and, before it, evaluation.yaml: that the test part was seen is known even if what follows
+    Writes evaluation.yaml before predictions.csv, so that each look at the test part is on record even if what follows
     fails.
 
     Args:
         run: a trained run.
-        again: predict even if it was done.
-        flags: bs, device and threads of `load_model`, if they shall be others than in training.
+        again: predict in any case.
+        flags: bs, device and threads of `load_model`, where they differ from training.
 
     Raises:
-        UserError: no weights, no test part, another version of busfast, images that are gone or were changed.
+        UserError: weights or the test part are missing, another version of busfast trained the run, images are missing
+            or changed.
     """
     config, record = run.read_config()
     if record.get("unscored"):
         raise UserError(f"{run.name} cannot be scored: {record['unscored']}. Evaluate its "
-                        "members: what each says of images that it did not see is in the lines 'test, pooled' of "
+                        "members: their scores on images that they did not see are in the lines 'test, pooled' of "
                         "python -m busfast compare.")
     files = {"weights_sha256": check_weights(run, record), "split_sha256": file_sha256(run.results / "split.csv")}
     history = read_history(run)
-    made = [entry for entry in history if files.items() <= entry.items()]
-    if made and (run.results / FILE).is_file() and not again:
-        print(f"{run.name}: these weights were scored on {made[-1]['when']}; their {FILE} is used (--again: predict "
-              "once more)", flush=True)
+    earlier = [entry for entry in history if files.items() <= entry.items()]
+    if earlier and (run.results / FILE).is_file() and not again:
+        print(f"{run.name}: these weights were scored on {earlier[-1]['when']}; their {FILE} is reused (to predict "
+              "again: --again)", flush=True)
         return
     parts = read_parts(run, find_table(config.data).parent)
     paths, rows = check_unchanged(run.name, parts), parts.rows
@@ -132,7 +130,7 @@ def predict_parts(run: Run, *, again: bool = False, **flags) -> None:
     logits, reasons = predict_logits(load_run_model(run.best_weights(), config, record, **flags), paths)
     for name, reason in zip(rows["image"], reasons, strict=True):
         if reason:
-            raise UserError(f"{name} of {run.name} cannot be read: {reason}. Nothing was scored. Bring it back.")
+            raise UserError(f"{name} of {run.name} cannot be read: {reason}. Nothing was scored. Restore it.")
     history.append({"when": datetime.datetime.now().astimezone().isoformat(timespec="seconds"), "busfast": __version__,
                     **files, "images": {part: int((rows["part"] == part).sum()) for part in PARTS}})
     write_record(run.results / RECORD, {"test_scored": len(history), "evaluations": history})
@@ -140,31 +138,31 @@ def predict_parts(run: Run, *, again: bool = False, **flags) -> None:
 
 
 def read_history(run: Run) -> list[dict[str, Any]]:
-    """Returns each time that a run's test part was scored, the first one first: when, and with which weights.
+    """Returns when, and with which weights, a run's test part was scored, oldest first.
 
     Raises:
-        UserError: the record is damaged.
+        UserError: evaluation.yaml is damaged.
     """
     path = run.results / RECORD
     history = read_yaml(path).get("evaluations") or [] if path.is_file() else []
     if not isinstance(history, list) or not all(isinstance(entry, dict) and {"when", "weights_sha256"} <= entry.keys()
                                                 for entry in history):
-        raise UserError(f"{path} does not list when the test part was scored. Bring the old file back.")
+        raise UserError(f"{path} does not list when the test part was scored. Restore the file.")
     return history
 
 
 def check_weights(run: Run, record: dict[str, Any]) -> str:
-    """Returns the hash of a run's best weights.
+    """Returns the SHA-256 of a run's best weights.
 
     Raises:
-        UserError: they are not there, or another version of busfast made them.
+        UserError: they are missing, or another version of busfast made them.
     """
     weights = run.best_weights()
     if not weights.is_file():
-        raise UserError(f"The run {run.name} has no {weights}: it ended before its first epoch did, or the file was "
+        raise UserError(f"The run {run.name} has no {weights}: it stopped within its first epoch, or the file was "
                         "moved. Train again: python -m busfast train.")
-    made = str((record.get("versions") or {}).get("busfast", "an unknown version"))
-    if made.split(".")[:2] != __version__.split(".")[:2]:
-        raise UserError(f"The run {run.name} was made by busfast {made}; this is {__version__}, which may see other "
-                        "pixels. Use that version, or train again.")
+    version = str((record.get("versions") or {}).get("busfast", "an unknown version"))
+    if version.split(".")[:2] != __version__.split(".")[:2]:
+        raise UserError(f"The run {run.name} was made by busfast {version}; this is {__version__}, which may "
+                        "preprocess images differently. Use that version, or train again.")
     return file_sha256(weights)

@@ -1,9 +1,8 @@
-"""Shortcut probes: does the model look at the lesion, or at what gives the center or the machine away?
+"""Shortcut probes: does the model look at the lesion, or at traces of the center or the machine?
 
-All of them use the validation part, so that looking at them costs nothing of the test part.
+All of them use the validation part, so that the test part stays unseen.
 """
 
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -14,6 +13,7 @@ import pandas as pd
 import torch
 from fastai.learner import Learner
 from PIL import Image
+from scipy.special import softmax
 
 from busfast.data.images import load_pixels, read_image, resize_image, why_unreadable
 from busfast.data.paths import locate, read_source_folders
@@ -22,25 +22,26 @@ from busfast.errors import UserError
 from busfast.pipelines.augment import augment_and_normalize, collate
 from busfast.pipelines.backends import LOADERS
 from busfast.pipelines.image import ImagePipeline
+from busfast.processes import cores
 from busfast.progress import progress
 from busfast.results.bootstrap import intervals
 from busfast.results.scores import score
 
 BORDER = 0.12  # of the side: the frame in which text and marks are burned in
-AROUND = 0.06  # of the side, that a lesion's cover reaches beyond it
+MARGIN = 0.06  # of the side, by which a lesion's cover is larger than the lesion
 FOLDS = 5
-MOST = 2000  # images that are looked at, drawn at random: enough for any interval, and they fit into memory
+MAX_IMAGES = 2000  # drawn at random: enough for any interval, and they fit into memory
 COMPARED = 16  # images of each part whose pixels are compared
-READ = {
+READING = {
     "as it is": "For comparison.",
-    "lesion covered": "Far below the first: the model reads the lesion. Nearly as good: it reads something else.",
-    "lesion alone": "Close to the first: the lesion and its edge are what the model needs.",
-    "border covered": "Far below the first: it reads text, marks or the frame of the image.",
-    "border alone": "Near 0.5: the border says nothing. Above it: it gives the class away.",
-    "center from features": "Share of images whose center a linear model finds in the model's features. Far above "
-                            "chance: it knows where an image comes from, and may use it.",
-    "preprocessing": "How far the training loader's pixels are from those of validation, at most, in train, valid and "
-                     "test: a few tenths are rounding; more would let a model tell the parts apart.",
+    "lesion covered": "Far below the first: the model uses the lesion. Nearly as good: it uses something else.",
+    "lesion alone": "Close to the first: the lesion and its edge are all that the model needs.",
+    "border covered": "Far below the first: the model uses text, marks or the frame of the image.",
+    "border alone": "Near 0.5: the border carries no information. Above: it reveals the class.",
+    "center from features": "Share of images whose center a linear model finds from the model's features. Far above "
+                            "chance: the features hold the center, and the model may use it.",
+    "preprocessing": "Largest distance of the training loader's pixels from those of validation, in train, valid and "
+                     "test: a few tenths are rounding; more would let a model distinguish the parts.",
 }
 
 
@@ -48,28 +49,28 @@ def probe_run(learn: Learner, parts: Split, classes: Sequence[str], seed: int = 
     """Runs every probe that the validation part allows.
 
     Args:
-        learn: as `load_run_model` gives it.
-        parts: as `read_parts` returns it.
+        learn: from `load_run_model`.
+        parts: as `read_parts` returns them.
         classes: in the model's order.
-        seed: of the covers that images without a lesion get.
+        seed: of the covers of images without a lesion.
 
     Returns:
-        A row a probe: probe, score ("macro AUC" or "accuracy"), estimate, low, high, chance, images, how to read it.
-        A probe that cannot be is a row without an estimate, with the reason.
+        A row per probe: probe, score ("macro AUC" or "accuracy"), estimate, low, high, chance, images, reading (how to
+        read it). A probe that is not possible has no estimate, and the reason in reading.
     """
-    valid = draw_some(parts.only("valid").rows, seed).reset_index(drop=True)
+    valid = draw_sample(parts.only("valid").rows, seed).reset_index(drop=True)
     pixels, masks = read_pixels(learn, valid, parts.root)
     return pd.DataFrame([*_covers(learn, valid, pixels, masks, classes, seed),
                          _center(learn, valid, pixels, seed)])
 
 
-def draw_some(table: pd.DataFrame, seed: int) -> pd.DataFrame:
-    """Returns the rows, or `MOST` of them at random where there are more."""
-    return table if len(table) <= MOST else table.sample(MOST, random_state=seed)
+def draw_sample(table: pd.DataFrame, seed: int) -> pd.DataFrame:
+    """Returns the rows, or `MAX_IMAGES` of them at random if there are more."""
+    return table if len(table) <= MAX_IMAGES else table.sample(MAX_IMAGES, random_state=seed)
 
 
 def cover(pixels: np.ndarray, region: np.ndarray) -> np.ndarray:
-    """Returns a copy with a region in the mean gray of the rest.
+    """Returns a copy with a region filled with the mean gray of the rest.
 
     Args:
         pixels: uint8, (S, S, C).
@@ -90,77 +91,75 @@ def frame(size: int) -> np.ndarray:
 
 
 def box(mask: np.ndarray) -> np.ndarray:
-    """Returns the rectangle around a lesion, a little larger, so that its outline does not show."""
+    """Returns the rectangle around a lesion with a margin, so that its outline does not show."""
     rows, columns = np.flatnonzero(mask.any(1)), np.flatnonzero(mask.any(0))
-    more = max(1, round(AROUND * len(mask)))
+    margin = max(1, round(MARGIN * len(mask)))
     region = np.zeros_like(mask)
-    region[max(0, rows[0] - more):rows[-1] + more + 1, max(0, columns[0] - more):columns[-1] + more + 1] = True
+    region[max(0, rows[0] - margin):rows[-1] + margin + 1,
+           max(0, columns[0] - margin):columns[-1] + margin + 1] = True
     return region
 
 
-def logits_of(learn: Learner, pixels: Sequence[np.ndarray], features: bool = False) -> np.ndarray:
-    """Returns logits (n, k), or what goes into the classifier, of fitted pixels."""
-    model, found = learn.model.eval(), []
+def predict_pixels(learn: Learner, pixels: Sequence[np.ndarray], features: bool = False) -> np.ndarray:
+    """Returns the logits, (n, k), or the classifier's inputs, of resized images."""
+    model, outputs = learn.model.eval(), []
     with torch.inference_mode():
         for start in range(0, len(pixels), learn.dls.valid.bs):
             batch = collate(pixels[start:start + learn.dls.valid.bs]).to(learn.dls.device)
             x = augment_and_normalize(batch, learn.dls.valid.image)
             y = model.forward_head(model.forward_features(x), pre_logits=True) if features else model(x)
-            found.append(y.float().cpu().numpy())
-    return np.concatenate(found)
+            outputs.append(y.float().cpu().numpy())
+    return np.concatenate(outputs)
 
 
 def compare_parts(learn: Learner, split: Split, loader: str) -> dict:
-    """Holds the pixels that the training loader makes against those of validation, for some images of each part.
+    """Compares the pixels of the training loader with those of validation, for some images of each part.
 
     Args:
-        learn: as `load_run_model` gives it.
+        learn: from `load_run_model`.
         split: with all parts.
         loader: the loader that the run was trained with.
 
     Returns:
-        A row as those of `probe_run`; estimate is the largest mean difference of a part, of 255.
+        A row like those of `probe_run`; estimate is the largest mean difference of a part, of 255.
     """
-    image, apart, count = learn.dls.valid.image, [], 0
+    image, differences, count = learn.dls.valid.image, [], 0
     folders = read_source_folders(split.root)
     for _, rows in split.only(*PARTS).rows.groupby("part"):
         paths = [str(locate(split.root, name, folders)) for name in rows["image"][:COMPARED]]
-        made, = LOADERS[loader](image, COMPARED, learn.dls.device, 0, False).batches(iter([paths]))
-        wanted = collate([load_pixels(path, *image.fit) for path in paths])
-        apart.append(float((made.cpu().float() - wanted.float()).abs().mean()))
+        batch, = LOADERS[loader](image, COMPARED, learn.dls.device, 0, False).batches(iter([paths]))
+        expected = collate([load_pixels(path, *image.fit) for path in paths])
+        differences.append(float((batch.cpu().float() - expected.float()).abs().mean()))
         count += len(paths)
-    return {"probe": "preprocessing", "score": "mean difference, of 255", "estimate": max(apart), "low": np.nan,
-            "high": np.nan, "chance": 0.0, "images": count, "reading": READ["preprocessing"]}
+    return {"probe": "preprocessing", "score": "mean difference, of 255", "estimate": max(differences), "low": np.nan,
+            "high": np.nan, "chance": 0.0, "images": count, "reading": READING["preprocessing"]}
 
 
 def _covers(learn: Learner, valid: pd.DataFrame, pixels: list, masks: list, classes: Sequence[str], seed: int):
     size = learn.dls.valid.image.size
     boxes = [box(mask) for mask in masks if mask is not None and mask.any()]
     border, rng = frame(size), np.random.default_rng(seed)
-    # An image without a lesion gets the cover of another one's: the cover itself must say nothing.
+    # An image without a lesion gets the cover of another's, so that the presence of a cover carries no information.
     regions = [box(mask) if mask is not None and mask.any() else boxes[rng.integers(len(boxes))] if boxes else None
                for mask in masks]
     variants = {"as it is": pixels, "lesion covered": None, "lesion alone": None,
-                "border covered": [cover(one, border) for one in pixels],
-                "border alone": [cover(one, ~border) for one in pixels]}
+                "border covered": [cover(image, border) for image in pixels],
+                "border alone": [cover(image, ~border) for image in pixels]}
     if boxes:
-        variants["lesion covered"] = [cover(*pair) for pair in zip(pixels, regions, strict=True)]
-        variants["lesion alone"] = [cover(one, ~region) for one, region in zip(pixels, regions, strict=True)]
+        variants["lesion covered"] = [cover(image, region) for image, region in zip(pixels, regions, strict=True)]
+        variants["lesion alone"] = [cover(image, ~region) for image, region in zip(pixels, regions, strict=True)]
     labels = valid["label"].map({name: number for number, name in enumerate(classes)}).to_numpy(int)
     for name, variant in progress(list(variants.items()), "probing"):
-        row = {"probe": name, "score": "macro AUC", "chance": 0.5, "images": len(valid), "reading": READ[name]}
+        row = {"probe": name, "score": "macro AUC", "chance": 0.5, "images": len(valid), "reading": READING[name]}
         if variant is None:
-            yield row | {"images": 0, "reading": "Not possible: the table names no masks of lesions."}
+            yield row | {"images": 0, "reading": "Not possible: the table names no lesion masks."}
             continue
-        logits = logits_of(learn, variant)
-        probabilities = np.exp(logits - logits.max(1, keepdims=True))
-        measure = partial(score, labels, probabilities / probabilities.sum(1, keepdims=True), classes=classes)
-        found = intervals(measure, valid["group"].to_numpy(), labels).loc["macro_auc"]
-        yield row | found.to_dict()
+        measure = partial(score, labels, softmax(predict_pixels(learn, variant), axis=1), classes=classes)
+        yield row | intervals(measure, valid["group"].to_numpy(), labels).loc["macro_auc"].to_dict()
 
 
 def _center(learn: Learner, valid: pd.DataFrame, pixels: list, seed: int) -> dict:
-    """How well a linear model tells the center from the features, patients kept apart."""
+    """How well a linear model finds the center from the features, cross-validated over patients."""
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedGroupKFold, cross_val_predict
     from sklearn.pipeline import make_pipeline
@@ -169,11 +168,11 @@ def _center(learn: Learner, valid: pd.DataFrame, pixels: list, seed: int) -> dic
     counts = valid.groupby("center")["group"].nunique()
     known = valid["center"].isin(counts.index[counts >= FOLDS]).to_numpy() & (valid["center"] != "").to_numpy()
     row = {"probe": "center from features", "score": "accuracy", "images": int(known.sum()),
-           "reading": READ["center from features"]}
+           "reading": READING["center from features"]}
     center, group = valid["center"][known].to_numpy(), valid["group"][known].to_numpy()
     if len(set(center)) < 2:
         return row | {"images": 0, "reading": f"Not possible: fewer than two centers have {FOLDS} patients."}
-    features = logits_of(learn, [one for one, keep in zip(pixels, known, strict=True) if keep], features=True)
+    features = predict_pixels(learn, [pixels[row] for row in np.flatnonzero(known)], features=True)
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
     right = cross_val_predict(model, features, center, groups=group, cv=folds) == center
@@ -186,20 +185,20 @@ def _center(learn: Learner, valid: pd.DataFrame, pixels: list, seed: int) -> dic
 
 
 def read_pixels(learn: Learner, table: pd.DataFrame, root: str | Path) -> tuple[list[np.ndarray], list]:
-    """Returns the fitted pixels of the images of a table, and their masks (None where there is none)."""
+    """Returns the resized pixels of the images of a table, and their masks (None if there is none)."""
     places, image = read_source_folders(root), learn.dls.valid.image
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
+    with ThreadPoolExecutor(cores()) as pool:
         pixels = list(pool.map(lambda name: load_pixels(locate(root, name, places), *image.fit), table["image"]))
         masks = list(pool.map(lambda name: read_mask(root, name, places, image), table["mask"]))
     return pixels, masks
 
 
 def read_mask(root: str | Path, name: str, places: dict[str, Path], image: ImagePipeline) -> np.ndarray | None:
-    """Returns a lesion's mask at the model's size: bool, (S, S); None if the table names none, or it is gone.
+    """Returns a lesion's mask at the model's size: bool, (S, S); None if the table names none, or it is missing.
 
     Args:
-        root, name, places: as those of `locate`.
-        image: the image pipeline that the images go through.
+        root, name, places: see `locate`.
+        image: the image pipeline of the run.
     """
     path = locate(root, name, places) if name else None
     if path is None or not path.is_file():
@@ -207,7 +206,7 @@ def read_mask(root: str | Path, name: str, places: dict[str, Path], image: Image
     try:
         mask = np.asarray(read_image(path, keep_gray=True).convert("L")) > 0
     except Exception as error:  # a broken file raises nearly anything
-        raise UserError(f"The mask {path} cannot be read: {why_unreadable(error)}. Bring the old one back, or remove "
-                        "it: then its image counts as one without a mask.") from error
-    fitted = resize_image(Image.fromarray(mask.astype(np.uint8) * 255), image.size, image.resize)
-    return np.asarray(fitted) > 127
+        raise UserError(f"The mask {path} cannot be read: {why_unreadable(error)}. Restore it, or remove it: its image "
+                        "then counts as one without a mask.") from error
+    resized = resize_image(Image.fromarray(mask.astype(np.uint8) * 255), image.size, image.resize)
+    return np.asarray(resized) > 127

@@ -1,8 +1,8 @@
 """Labels and probabilities -> every score, for many weightings of the images at once.
 
-A bootstrap asks for the same scores a thousand times, each time with other weights of the same images. One sort serves
-them all, so that 1,000 replicates of 3,000 predictions take about a second; scikit-learn's functions, one call a score
-and replicate, take minutes. With weights of one these are scikit-learn's values (the tests compare them).
+A bootstrap computes the same scores a thousand times, with other weights of the same images each time. With one sort
+for all of them, 1,000 replicates of 3,000 predictions take about a second; scikit-learn, one call per score and
+replicate, takes minutes. The values are scikit-learn's (the tests compare them).
 """
 
 from collections.abc import Sequence
@@ -24,20 +24,20 @@ def score(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray,
     """Computes all scores for each weighting of the images.
 
     Args:
-        labels: int, (n,), the right class.
+        labels: int, (n,).
         probabilities: (n, k), rows sum to 1.
         weights: (b, n), how often each image counts.
         classes: the k names.
 
     Returns:
-        Name (see `names`) -> float, (b,); NaN where a score is not defined: a class without images, a predictive
-        value of a class that is never predicted, a mean over classes of which one is not defined. `brier` is the sum
-        over classes, 0 to 2; `ece` has 15 bins of the highest probability.
+        Float, (b,), by name (see `names`); NaN where a score is undefined: a class without images, the predictive value
+        of a class that is never predicted, a mean over classes of which one is undefined. `brier` is the sum over
+        classes, 0 to 2; `ece` has 15 bins of the highest probability.
     """
     weights = np.asarray(weights, float)
-    found = _counted(labels, probabilities.argmax(1), weights, classes)
+    found = _confusion_scores(labels, probabilities.argmax(1), weights, classes)
     for index, name in enumerate(classes):
-        found[f"auc_{name}"], found[f"ap_{name}"] = _ranked(labels == index, probabilities[:, index], weights)
+        found[f"auc_{name}"], found[f"ap_{name}"] = _rank_scores(labels == index, probabilities[:, index], weights)
     for macro, each in (("macro_auc", "auc"), ("macro_ap", "ap")):
         found[macro] = np.mean([found[f"{each}_{name}"] for name in classes], axis=0)
     total = weights.sum(1)
@@ -48,55 +48,60 @@ def score(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray,
 
 
 def confusion(labels: np.ndarray, predicted: np.ndarray, weights: np.ndarray, k: int) -> np.ndarray:
-    """Returns the confusion matrices, (b, k, k): right class in rows, predicted class in columns."""
+    """Returns the confusion matrices, (b, k, k): labels in rows, predicted classes in columns."""
     cells = np.eye(k * k)[labels * k + predicted]
     return (weights @ cells).reshape(-1, k, k)
 
 
 def divide(above: np.ndarray, below: np.ndarray) -> np.ndarray:
-    """Returns the quotient, NaN where nothing is divided by nothing."""
+    """Returns the quotient, NaN where the divisor is 0."""
     return np.divide(above, below, out=np.full(np.shape(above), np.nan), where=below > 0)
 
 
 def rates(hits: np.ndarray, misses: np.ndarray, alarms: np.ndarray, passes: np.ndarray) -> dict[str, np.ndarray]:
-    """Returns sensitivity, specificity, ppv, npv of true and false positives and negatives (arrays of one shape)."""
+    """Returns sensitivity, specificity, ppv and npv.
+
+    Args:
+        hits, misses, alarms, passes: true positives, false negatives, false positives, true negatives; of one shape.
+    """
     return {"sensitivity": divide(hits, hits + misses), "specificity": divide(passes, passes + alarms),
             "ppv": divide(hits, hits + alarms), "npv": divide(passes, passes + misses)}
 
 
 def rate_groups(positive: np.ndarray, called: np.ndarray, groups: np.ndarray) -> dict[str, int]:
-    """Returns of how many groups each of `rates` is a share.
+    """Returns the number of groups that each of `rates` is a share of.
 
     Args:
-        positive, called: bool, (n,), whether an image is of the class, and is taken for it.
+        positive: bool, (n,), whether the label is the class.
+        called: bool, (n,), whether the class is predicted.
         groups: (n,).
     """
-    of = {"sensitivity": positive, "specificity": ~positive, "ppv": called, "npv": ~called}
-    return {name: len(set(groups[rows])) for name, rows in of.items()}
+    denominators = {"sensitivity": positive, "specificity": ~positive, "ppv": called, "npv": ~called}
+    return {name: len(set(groups[rows])) for name, rows in denominators.items()}
 
 
-def _counted(labels, predicted, weights, classes) -> dict[str, np.ndarray]:
-    """The scores that need the confusion matrix alone."""
+def _confusion_scores(labels, predicted, weights, classes) -> dict[str, np.ndarray]:
+    """The scores that need only the confusion matrix."""
     matrix = confusion(labels, predicted, weights, len(classes))
-    total, right = matrix.sum((1, 2)), np.trace(matrix, axis1=1, axis2=2)
-    of_class, as_class = matrix.sum(2), matrix.sum(1)
-    found = {"accuracy": right / total}
+    total, correct = matrix.sum((1, 2)), np.trace(matrix, axis1=1, axis2=2)
+    labeled, called = matrix.sum(2), matrix.sum(1)
+    found = {"accuracy": correct / total}
     for index, name in enumerate(classes):
         hits = matrix[:, index, index]
-        misses, alarms = of_class[:, index] - hits, as_class[:, index] - hits
+        misses, alarms = labeled[:, index] - hits, called[:, index] - hits
         for key, value in rates(hits, misses, alarms, total - hits - misses - alarms).items():
             found[f"{key}_{name}"] = value
         found[f"f1_{name}"] = divide(2 * hits, 2 * hits + misses + alarms)
     found["balanced_accuracy"] = np.mean([found[f"sensitivity_{name}"] for name in classes], axis=0)
     found["macro_f1"] = np.mean([found[f"f1_{name}"] for name in classes], axis=0)
-    # Gorodkin 2004, the correlation of two sets of classes.
-    spread = (total**2 - (of_class**2).sum(1)) * (total**2 - (as_class**2).sum(1))
-    found["mcc"] = divide(right * total - (of_class * as_class).sum(1), np.sqrt(np.maximum(spread, 0)))
+    # Gorodkin 2004: the correlation of two assignments to classes.
+    spread = (total**2 - (labeled**2).sum(1)) * (total**2 - (called**2).sum(1))
+    found["mcc"] = divide(correct * total - (labeled * called).sum(1), np.sqrt(np.maximum(spread, 0)))
     return found
 
 
-def _ranked(positive: np.ndarray, values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Area under the ROC curve and average precision of one class against the rest; equal values count as a tie."""
+def _rank_scores(positive: np.ndarray, values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Area under the ROC curve and average precision of one class against the rest; equal values are ties."""
     order = np.argsort(-values, kind="stable")
     starts = np.flatnonzero(np.r_[True, np.diff(values[order]) != 0])
     hits = np.add.reduceat((weights * positive)[:, order], starts, axis=1)
@@ -110,7 +115,7 @@ def _ranked(positive: np.ndarray, values: np.ndarray, weights: np.ndarray) -> tu
 
 def _calibration_error(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray) -> np.ndarray:
     """Expected calibration error times the weights' sum."""
-    best = probabilities.max(1)
-    bins = np.eye(BINS)[np.minimum((best * BINS).astype(int), BINS - 1)]
-    gap = (probabilities.argmax(1) == labels) - best
+    confidence = probabilities.max(1)
+    bins = np.eye(BINS)[np.minimum((confidence * BINS).astype(int), BINS - 1)]
+    gap = (probabilities.argmax(1) == labels) - confidence
     return np.abs(weights @ (bins * gap[:, None])).sum(1)

@@ -15,7 +15,7 @@ from busfast.cli import main
 from busfast.data.images import load_pixels
 from busfast.data.split import Split
 from busfast.pipelines.image import ImagePipeline
-from busfast.results.explain import check_sanity, choose_cases, localise
+from busfast.results.explain import check_sanity, choose_cases, localize
 from busfast.results.probes import box, compare_parts, cover, frame, probe_run
 
 CLASSES = ("benign", "malignant")
@@ -107,7 +107,7 @@ def test_features_that_know_the_center_are_told(marked):
 def test_without_masks_only_the_border_is_probed(marked):
     bare = replace(marked, rows=marked.rows.assign(mask=""))
     found = probe_run(learner(Looks(CORNER)), bare, CLASSES).set_index("probe")
-    assert "names no masks" in found.loc["lesion covered", "reading"]
+    assert "names no lesion masks" in found.loc["lesion covered", "reading"]
     assert np.isnan(found.loc["lesion alone", "estimate"])
     assert found.loc["border alone", "estimate"] == 1
 
@@ -141,9 +141,9 @@ def test_maps_are_held_against_masks_as_counted_by_hand():
     mask[2:4, 2:4] = True
     maps[0, 2, 2], maps[0, 3, 3] = 1.0, 0.5  # all inside
     maps[1, 2, 2], maps[1, 9, 9] = 0.5, 1.0  # a third inside, its peak outside
-    found = localise(maps, [mask, mask], np.array(["a", "b"]))["estimate"]
+    found = localize(maps, [mask, mask], np.array(["a", "b"]))["estimate"]
     assert found["pointing"] == 0.5 and found["energy"] == pytest.approx((1 + 1 / 3) / 2) and found["area"] == 0.04
-    assert localise(maps, [None, np.zeros((10, 10), bool)], np.array(["a", "b"])).empty
+    assert localize(maps, [None, np.zeros((10, 10), bool)], np.array(["a", "b"])).empty
 
 
 def test_maps_of_the_model_itself_are_not_taken_for_those_of_an_untrained_one():

@@ -146,7 +146,7 @@ def test_runs_of_another_recipe_and_runs_that_are_not_done_are_not_mixed_in(plac
     run("compare")
     said = capsys.readouterr().out
     assert "phantom/stratified-seeds: 2 seeds" in said
-    assert re.search("phantom/stratified-seeds-2: 2 seeds.*; apart from phantom/stratified-seeds: lr", said)
+    assert re.search("phantom/stratified-seeds-2: 2 seeds.*; differs from phantom/stratified-seeds in: lr", said)
     rows = pd.read_csv("results/aggregate.csv")
     assert set(rows["part"][rows["group"] == "phantom/kfold-2folds"]) == {"valid"}  # not of the fold that was scored
 
