@@ -1,14 +1,99 @@
-"""The report in a real browser, where one is installed: it loads, fits, and screen readers can read it."""
+"""The report needs no model, no images and no network, shows what is undefined, and is accessible in a real browser.
 
+Covers busfast/results/report.py and busfast/results/limits.py.
+"""
+
+import re
+import shutil
+
+import numpy as np
+import pandas as pd
 import pytest
 
 from busfast.cli import main
+from busfast.csvfile import write_csv
+from busfast.results.evaluation import summarize
 from busfast.training.runs import Run
 
+NAME = "phantom/center_holdout"
+CLASSES = ("normal", "benign", "malignant")
 
-def test_the_report_is_whole_at_any_width_and_accessible(workdir, browser):
+
+def run(*words, code=0):
+    assert main(list(words)) == code
+
+
+@pytest.mark.parametrize(("column", "value", "message"), [
+    ("p_benign", "high", "column p_benign: 'high' is not a finite number"),
+    ("label", "odd", "column label: 'odd' is not one of"), ("part", "train", "column part: 'train' is not one of"),
+])
+def test_predictions_that_were_meddled_with_are_refused_by_row_and_column(evaluated, column, value, message, capsys):
+    path = Run(NAME).results / "predictions.csv"
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    table.loc[2, column] = value
+    write_csv(table, path)
+    run("report", f"--run={NAME}", code=2)
+    error = capsys.readouterr().err
+    assert message in error and "row 4" in error
+
+
+def test_the_report_needs_no_model_no_images_and_no_network(evaluated):
+    shutil.rmtree("models")
+    shutil.rmtree("data/phantom/images")
+    run("report", f"--run={NAME}")
+    page = (Run(NAME).results / "report.html").read_text()
+    assert not re.search(r"<script|https?://(?!arxiv)|src=\"(?!data:image/png;base64,)", page)
+    assert page.count("<img ") == 9 and all(re.findall(r'<img [^>]*alt="([^"]+)"', page))
+    for words in ("PHANTOM", "not a medical device", "Limits", "All test images come from one center (gamma)",
+                  "macro AUC", "python -m busfast evaluate --run=phantom/center_holdout", "was scored 1 time"):
+        assert words in page
+    card = (Run(NAME).results / "model_card.md").read_text()
+    headings = ["Model details", "Intended use", "Factors", "Metrics", "Evaluation data", "Training data",
+                "Quantitative analyses", "Ethical considerations", "Caveats and recommendations"]
+    assert re.findall(r"^## (.+)$", card, flags=re.MULTILINE) == headings
+
+
+def test_a_report_that_somebody_else_wrote_stays(evaluated, capsys):
+    page = Run(NAME).results / "report.html"
+    page.write_text("my own words")
+    run("report", f"--run={NAME}", code=2)
+    assert "was not written by busfast" in capsys.readouterr().err and page.read_text() == "my own words"
+
+
+def test_a_run_that_was_not_evaluated_says_what_to_do(place, capsys):
+    run("report", f"--run={NAME}", code=2)
+    assert f"python -m busfast evaluate --run={NAME}" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("missing", [["malignant"], ["normal", "benign"]])
+def test_a_test_part_without_a_class_is_reported_all_the_same(evaluated, missing):
+    path = Run(NAME).results / "predictions.csv"
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    write_csv(table[(table["part"] == "valid") | ~table["label"].isin(missing)], path)
+    run("report", f"--run={NAME}")
+    found = summarize(Run(NAME))
+    assert np.isnan(found.pick("macro_auc")["estimate"]) and not np.isnan(found.pick("accuracy")["estimate"])
+    page = (Run(NAME).results / "report.html").read_text()
+    assert "not defined" in page and not re.search(r"\bnan\b", re.sub(r"base64,[^\"]+", "", page))
+    if "malignant" in missing:
+        assert "The test part holds no malignant image: what matters most was not tested." in page
+
+
+def test_a_center_may_be_called_anything(evaluated):
+    path = Run(NAME).results / "predictions.csv"
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    rows = table.index[table["part"] == "test"][::2]
+    table.loc[rows, "center"] = "<script>alert(1)</script>|x $a_ $"
+    write_csv(table, path)
+    run("report", f"--run={NAME}")
+    assert "<script" not in (Run(NAME).results / "report.html").read_text()
+    card = (Run(NAME).results / "model_card.md").read_text()
+    assert "<script" not in card and "\\|x" in card
+
+
+def test_the_report_is_whole_at_any_width_and_accessible(evaluated, browser):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
-    assert main(["train", "--split=center_holdout", "--epochs=1", "--then=evaluate,report"]) == 0
+    run("report", f"--run={NAME}")
     page = browser.new_page()
     said, asked = [], []
     page.on("console", lambda message: said.append(message.text))
@@ -16,7 +101,7 @@ def test_the_report_is_whole_at_any_width_and_accessible(workdir, browser):
     page.on("request", lambda request: asked.append(request.url))
     for width in (400, 1400):
         page.set_viewport_size({"width": width, "height": 900})
-        page.goto((Run("phantom/center_holdout").results / "report.html").absolute().as_uri())
+        page.goto((Run(NAME).results / "report.html").absolute().as_uri())
         assert page.evaluate("[...document.images].every(one => one.complete && one.naturalWidth > 300)")
         assert page.evaluate("document.documentElement.scrollWidth") <= width  # tables scroll by themselves
         assert page.locator("h1").count() == 1 and page.locator("#limits").is_visible()

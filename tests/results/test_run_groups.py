@@ -1,4 +1,7 @@
-"""Several runs at once: seeds on one split, jobs side by side, their mean and spread, and their ensemble."""
+"""Several runs of one kind: seeds on one split, folds, jobs side by side, their spread, and their ensemble.
+
+Covers busfast/results/run_groups.py and busfast/results/ensemble.py, which share the trained runs.
+"""
 
 import csv
 import json
@@ -252,9 +255,9 @@ def move_one_to_train():
     (unfit(arch="test_resnet"), [SEEDS[0], "phantom/other"], "architecture is test_resnet there"),
     (unfit(classes=["normal", "malignant", "benign"]), [SEEDS[0], "phantom/other"], "classes is normal, malignant"),
     (unfit(resize="crop"), [SEEDS[0], "phantom/other"], "resize is crop there"),
-    (lambda: (Run(SEEDS[1]).results / "summary.yaml").write_text("state: interrupted\n"), SEEDS, "is not done"),
+    (lambda: (Run(SEEDS[1]).results / "summary.yaml").write_text("state: interrupted\n"), SEEDS, "is unfinished"),
     (lambda: (Run(SEEDS[1]).models / "best.pth").write_bytes(b"other"), SEEDS, "is not the file that"),
-    (lambda: None, [SEEDS[0], OF_SEEDS.name], "is an ensemble itself. Name its members"),
+    (lambda: None, [SEEDS[0], OF_SEEDS.name], "is an ensemble. Name its members"),
     (lambda: None, [SEEDS[0], SEEDS[0]], "does not name 2 to 100 different runs"),
     (lambda: None, SEEDS[:1], "(groups here: phantom/kfold-2folds, phantom/stratified-seeds)"),
 ])

@@ -1,0 +1,48 @@
+"""What evaluate has written is not computed again, and is not mistaken for what was asked.
+
+Covers busfast/results/written.py and busfast/results/facts.py.
+"""
+
+import pandas as pd
+
+from busfast.cli import main
+from busfast.results import bootstrap
+from busfast.results.evaluation import summarize
+from busfast.results.facts import describe_run
+from busfast.results.report import gather
+from busfast.training.runs import Run
+
+NAME = "phantom/center_holdout"
+
+
+def run(*words, code=0):
+    assert main(list(words)) == code
+
+
+def test_the_report_and_the_bundle_take_the_intervals_that_evaluate_wrote(evaluated, capsys, monkeypatch):
+    drawn, draw = [], bootstrap.draw_weights
+    monkeypatch.setattr(bootstrap, "draw_weights", lambda *args: drawn.append(1) or draw(*args))
+    facts = describe_run(Run(NAME))
+    page, reused = gather(summarize(Run(NAME), decimals=3), {}), len(drawn)
+    drawn.clear()
+    assert page == gather(summarize(Run(NAME)), {})  # the same to the digit
+    assert reused <= len(drawn) / 2  # a few may be halfway between two digits
+    drawn.clear()
+    describe_run(Run(NAME), scores=False)
+    assert not drawn  # for `predict --run`
+    capsys.readouterr()
+    for name in ("metrics.csv", "operating_points.csv"):
+        (Run(NAME).results / name).unlink()
+    assert describe_run(Run(NAME)) == facts and drawn
+    assert "computed again what metrics.csv, operating_points.csv did not hold" in capsys.readouterr().out
+
+
+def test_intervals_of_another_target_or_class_are_not_reused(evaluated, capsys):
+    capsys.readouterr()
+    run("report", f"--run={NAME}")
+    assert "computed again" not in capsys.readouterr().out
+    run("report", f"--run={NAME}", "--target=0.8", "--positive=benign")
+    assert "computed again what operating_points.csv did not hold" in capsys.readouterr().out
+    wanted = summarize(Run(NAME), target=0.8, positive="benign").points
+    reused = summarize(Run(NAME), target=0.8, positive="benign", decimals=3).points
+    pd.testing.assert_frame_equal(wanted, reused)
