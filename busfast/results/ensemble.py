@@ -98,8 +98,8 @@ def _find_members(names: str) -> list[Run]:
     else:
         runs = [find_run(name.strip()) for name in names.split(",") if name.strip()]
     if not 2 <= len(set(runs)) == len(runs) <= MAX_MEMBERS:
-        raise UserError(f"--runs={names} does not name 2 to {MAX_MEMBERS} different runs, separated by commas, or a group "
-                        f"of them (groups here: {', '.join(groups) or 'none'}).")
+        raise UserError(f"--runs={names} does not name 2 to {MAX_MEMBERS} different runs, separated by commas, or a "
+                        f"group of them (groups here: {', '.join(groups) or 'none'}).")
     return runs
 
 
