@@ -76,8 +76,7 @@ def _row(run: Run) -> dict | None:
     log_file = run.results / "training_log.csv"
     config = read_yaml(run.results / "config.yaml")
     record = config.get("run") or {}
-    summary_file = run.results / "summary.yaml"
-    summary = read_yaml(summary_file) if summary_file.is_file() else {}
+    summary = run.read_summary()
     members = record.get("members") or []
     if members:  # an ensemble has no epochs: one row with the validation scores of the mean
         log = pd.DataFrame([{"epoch": 0, "val_loss": None, "val_acc": None, "macro_auc": None, "seconds": 0}

@@ -34,7 +34,6 @@ from busfast.training.runs import (
     provenance,
     write_config,
 )
-from busfast.yamlfile import read_yaml
 
 OUT_OF_FOLD = "out_of_fold.csv"
 UNSCORED = ("its members were trained on different splits, so each image has trained at least one of them and none is "
@@ -105,8 +104,7 @@ def _find_members(names: str) -> list[Run]:
 
 def _check_member(run: Run, record: dict[str, Any]) -> str:
     """Returns the SHA-256 of a run's weights; raises if it cannot be a member."""
-    path = run.results / "summary.yaml"
-    summary = read_yaml(path) if path.is_file() else {}
+    summary = run.read_summary()
     if record.get("members"):
         raise UserError(f"{run.name} is an ensemble. Name its members: {', '.join(record['members'])}.")
     if summary.get("state") not in DONE:

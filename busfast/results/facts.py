@@ -13,7 +13,6 @@ from busfast.pipelines.config import Config
 from busfast.results.evaluation import TARGET, Evaluation, print_stale, summarize
 from busfast.results.predictions import FILE, read_history
 from busfast.training.runs import Run, file_sha256
-from busfast.yamlfile import read_yaml
 
 DECIMALS = 6  # of the scores in bundle.json
 # A threshold is the probability of one validation image: another engine, which rounds differently, must not flip it.
@@ -81,11 +80,10 @@ def _describe_training(run: Run, config: Config, record: dict[str, Any]) -> dict
         settings["weights"] = Path(config.weights).name
         record = record | {"weights": record["weights"] | {"text": f"file {settings['weights']}"}}
     record = record | {"split": Path(str(record.get("split"))).name}  # a list of images is named by its path
-    summary = run.results / "summary.yaml"
     members = {"members": record["members"]} if record.get("members") else {}
     return {"name": run.name, **{key: record.get(key) for key in RECORDED}, **members, "config": settings,
             "split_sha256": file_sha256(run.results / "split.csv"),
-            "summary": read_yaml(summary) if summary.is_file() else None}
+            "summary": run.read_summary() or None}
 
 
 def _operating_points(found: Evaluation, target: float, scores: bool) -> list[dict[str, Any]]:

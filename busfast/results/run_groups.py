@@ -17,7 +17,6 @@ from busfast.results.evaluation import choose_positive
 from busfast.results.metrics import assess_rows
 from busfast.results.predictions import FILE, read_predictions
 from busfast.training.runs import DONE, Run
-from busfast.yamlfile import read_yaml
 
 COLUMNS = ["group", "runs", "part", "score", "mean", "sd", "low", "high", "lowest", "highest", "interval"]
 OVER_RUNS, BY_PATIENT = "t over runs", "bootstrap by patient"
@@ -59,14 +58,12 @@ def find_groups(runs: list[Run]) -> list[Group]:
     """
     members_by_key = {}
     for run in runs:
-        summary = run.results / "summary.yaml"
-        if not summary.is_file() or not (run.results / "training_log.csv").is_file():
+        summary = run.read_summary()
+        if summary.get("state") not in DONE or not (run.results / "training_log.csv").is_file():
             continue
-        outcome, (config, record) = read_yaml(summary), run.read_config()
-        if outcome.get("state") not in DONE:
-            continue
+        config, record = run.read_config()
         started = (run.results / "config.yaml").stat().st_mtime_ns
-        for kind, base, shared, member in _memberships(config, record, outcome):
+        for kind, base, shared, member in _memberships(config, record, summary):
             start = (record.get("weights") or {}).get("text", "").partition(" (")[0]  # in brackets: why these
             key = (kind, f"{run.name.split('/')[0]}/{base}", *shared, _recipe(config), start)
             members = members_by_key.setdefault(key, {})
@@ -83,10 +80,10 @@ def find_groups(runs: list[Run]) -> list[Group]:
     return [group for namesakes in groups.values() for group in namesakes]
 
 
-def _memberships(config: Config, record: dict, outcome: dict):
+def _memberships(config: Config, record: dict, summary: dict):
     """Yields each group that a run may be in: its kind, its name, what the members share, and the run's own key."""
     split, fold = record.get("split", ""), record.get("fold", "")
-    split_sha256 = (outcome.get("sha256") or {}).get("split.csv")
+    split_sha256 = (summary.get("sha256") or {}).get("split.csv")
     yield "seeds", f"{name_split(split, fold, config)}-seeds", (split_sha256,), config.seed
     seed = f"-seed{config.seed}" if config.split_seed >= 0 else ""
     shared = (record.get("table_sha256"), seed_of_split(config), config.seed)
@@ -134,7 +131,7 @@ def aggregate(groups: list[Group]) -> pd.DataFrame:
 
 def _best_epoch(run: Run) -> pd.Series:
     log = read_frame(run.results / "training_log.csv", ("epoch", "val_loss", "val_acc", "macro_auc"))
-    best = read_yaml(run.results / "summary.yaml").get("best_epoch")
+    best = run.read_summary().get("best_epoch")
     row = log[log["epoch"] == best]
     measured = [name for name in log if name in ("val_loss", "val_acc", "macro_auc") or name.startswith("recall_")]
     return row.iloc[0][measured] if len(row) else pd.Series(np.nan, measured)

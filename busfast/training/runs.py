@@ -52,17 +52,22 @@ class Run:
         path = self.results / "config.yaml"
         return load_config(str(path))[1], read_yaml(path).get("run") or {}
 
+    def read_summary(self) -> dict[str, Any]:
+        """Returns the content of summary.yaml; {} while the run is unfinished."""
+        path = self.results / "summary.yaml"
+        return read_yaml(path) if path.is_file() else {}
+
     def best_weights(self) -> Path:
         """Returns best.pth, which may be missing.
 
         Raises:
             UserError: its checksum is not the one in summary.yaml.
         """
-        path, summary = self.models / "best.pth", self.results / "summary.yaml"
-        expected = (read_yaml(summary).get("sha256") or {}).get(path.name) if summary.is_file() else None
+        path = self.models / "best.pth"
+        expected = (self.read_summary().get("sha256") or {}).get(path.name)
         if expected and path.is_file() and file_sha256(path) != expected:
             raise UserError(f"{path} is not the file that {self.name} was trained to (its SHA-256 is not the one in "
-                            f"{summary}): it was replaced or damaged. Restore it, or train again.")
+                            f"{self.results / 'summary.yaml'}): it was replaced or damaged. Restore it, or train again.")
         return path
 
 
