@@ -67,7 +67,8 @@ class Run:
         expected = (self.read_summary().get("sha256") or {}).get(path.name)
         if expected and path.is_file() and file_sha256(path) != expected:
             raise UserError(f"{path} is not the file that {self.name} was trained to (its SHA-256 is not the one in "
-                            f"{self.results / 'summary.yaml'}): it was replaced or damaged. Restore it, or train again.")
+                            f"{self.results / 'summary.yaml'}): it was replaced or damaged. Restore it, or train "
+                            "again.")
         return path
 
 
