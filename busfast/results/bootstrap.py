@@ -88,7 +88,7 @@ def widen(found: pd.DataFrame, counts: Mapping[str, float]) -> pd.DataFrame:
 
     Args:
         found: as `intervals` returns it; changed in place.
-        counts: for each score that is a share, the number of groups that it is a share of.
+        counts: number of groups that each share is a share of.
 
     Source:
         Wilson 1927, "Probable inference, the law of succession, and statistical inference".

@@ -42,13 +42,7 @@ def calibrate(logits: np.ndarray, temperature: float) -> np.ndarray:
 
 
 def choose_threshold(positive: np.ndarray, values: np.ndarray, target: float) -> float:
-    """Returns the highest threshold that reaches a sensitivity.
-
-    Args:
-        positive: bool, (n,), of the validation part; at least one is True.
-        values: probability of the positive class, (n,).
-        target: sensitivity to reach, above 0, at most 1.
-    """
+    """Returns the highest threshold at which a share `target` of the positive images of validation is reached."""
     descending = np.sort(values[positive])[::-1]
     needed = int(np.ceil(target * len(descending) - 1e-9))
     return float(descending[needed - 1])

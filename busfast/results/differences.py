@@ -21,18 +21,14 @@ NOT_RECIPE = ("data", "source", "splits", "holdout", "folds", "device", "threads
 
 
 def compare_tests(runs: list[Run]) -> pd.DataFrame:
-    """Computes the differences between the test scores of evaluated runs.
+    """Computes the differences between the test scores of evaluated runs; others are skipped.
 
     Two runs of a pipeline are compared if their test images are the same (paired: the same draws of patients for both),
     or if one was tested on its training centers and the other on a held-out one.
 
-    Args:
-        runs: those without predictions.csv are skipped.
-
     Returns:
         A row per pair and score (macro AUC, balanced accuracy, sensitivity of the positive class), columns `COLUMNS`:
-        difference is b - a, low and high hold 95% of the draws, images is "same" or "different", recipe names the other
-        settings in which the two differ.
+        difference is b - a, low and high hold 95% of the draws, recipe names the settings in which the two differ.
     """
     evaluated = [(run, *_read(run)) for run in runs if (run.results / FILE).is_file()]
     rows = []

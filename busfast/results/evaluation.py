@@ -24,29 +24,17 @@ POSITIVE = "malignant"
 
 @dataclass(frozen=True)
 class Evaluation:
-    """The scores of a run; each table is computed when it is first asked for.
-
-    Attributes:
-        run: which.
-        config: what it was trained with.
-        record: the `run:` of its config.yaml.
-        history: each time that its test part was scored.
-        predictions: as `read_predictions` returns them, with calibrated probabilities c_CLASS.
-        temperature: fitted on the validation part.
-        positive: the class that thresholds are for.
-        targets: sensitivities that thresholds reach.
-        written: intervals to reuse; None: all are drawn.
-    """
+    """The scores of a run; each table is computed when it is first asked for."""
 
     run: Run
     config: Config
-    record: dict[str, Any]
-    history: list[dict[str, Any]]
-    predictions: pd.DataFrame
-    temperature: float
-    positive: str
-    targets: tuple[float, ...]
-    written: WrittenIntervals | None = None
+    record: dict[str, Any]  # the `run:` of its config.yaml
+    history: list[dict[str, Any]]  # each time that its test part was scored
+    predictions: pd.DataFrame  # as `read_predictions` returns them, with calibrated probabilities c_CLASS
+    temperature: float  # fitted on the validation part
+    positive: str  # the class that thresholds are for
+    targets: tuple[float, ...]  # sensitivities that thresholds reach
+    written: WrittenIntervals | None = None  # intervals to reuse; None: all are drawn
 
     def part(self, name: str) -> pd.DataFrame:
         """Returns the predictions of a part."""
@@ -115,12 +103,7 @@ class Evaluation:
 
 
 def check_request(classes: tuple[str, ...], target: float | str, positive: str | None) -> tuple[float, str]:
-    """Returns the target and the class that thresholds are for; called before a model is run.
-
-    Args:
-        classes: of the run.
-        target: sensitivity to reach.
-        positive: a class; None: malignant, else the last one.
+    """Checks the target and the positive class (None: the default) before a model is run, and returns them.
 
     Raises:
         UserError: the class is unknown, or the target is no sensitivity.

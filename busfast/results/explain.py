@@ -78,11 +78,8 @@ def explain_inputs(run: Run, inputs: str, folder: Path, **flags) -> list[Path]:
     Args:
         run: a trained run.
         inputs: see `list_inputs`.
-        folder: of the pictures; created if missing.
+        folder: of the pictures; created if missing, existing pictures are replaced.
         flags: bs, device and threads of `load_model`.
-
-    Returns:
-        The pictures; existing ones are replaced.
 
     Raises:
         UserError: there are no images, or one cannot be read.

@@ -22,13 +22,7 @@ RECORDED = ("pipeline", "split", "fold", "holdout", "leaks", "phantom", "counts"
 
 
 def run_predictor(run: Run, *, target: float | None = None, **flags) -> Predictor:
-    """Makes a Predictor of a run's best weights, without an export (and without an outlier score).
-
-    Args:
-        run: a trained run.
-        target: decide by the threshold for this sensitivity; None: for 0.9.
-        flags: bs, device and threads of `load_model`.
-    """
+    """Makes a Predictor of a run's best weights, without an outlier score; it decides by the threshold of `target`."""
     learn = load_run_model(run.best_weights(), *run.read_config(), **flags)
     facts = describe_run(run, target=TARGET if target is None else target, scores=False)
     return make_predictor(TorchEngine(learn.model, learn.dls.valid.image, learn.dls.device), facts)
@@ -39,8 +33,7 @@ def describe_run(run: Run, *, target: float = TARGET, positive: str | None = Non
     """Returns the content of a run's bundle.json, except for what `write_bundle` adds.
 
     Args:
-        run: a trained run. If `evaluate` has not scored these weights, temperature and metrics are None, there are no
-            operating points, and a line on the screen says so.
+        run: a trained run. If `evaluate` has not scored these weights, temperature and metrics are None.
         target, positive: see `summarize`; the operating point of `target` comes first.
         scores: include the scores of the test part; predicting needs only temperature and thresholds.
 

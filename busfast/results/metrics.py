@@ -26,12 +26,7 @@ def by_patient(predictions: pd.DataFrame, classes: Sequence[str]) -> pd.DataFram
 
 
 def assess(predictions: pd.DataFrame, classes: Sequence[str], written: WrittenIntervals | None = None) -> pd.DataFrame:
-    """Computes every score of every part.
-
-    Args:
-        predictions: as `read_predictions` returns them.
-        classes: in the model's order.
-        written: intervals of metrics.csv to reuse.
+    """Computes every score of every part of some predictions, with the intervals of metrics.csv to reuse.
 
     Returns:
         Rows with part, by ("all", "center", "device", "patient"), value (of center or device, else ""), score,
@@ -47,12 +42,7 @@ def assess(predictions: pd.DataFrame, classes: Sequence[str], written: WrittenIn
 
 def assess_rows(rows: pd.DataFrame, classes: Sequence[str], written: WrittenIntervals | None = None,
                 *key: str) -> pd.DataFrame:
-    """Computes the scores of some rows, indexed by name; see `assess`.
-
-    Args:
-        rows, classes, written: see `assess`.
-        key: part, by and value of these rows in metrics.csv.
-    """
+    """Computes the scores of some rows, indexed by name; `key`: their part, by and value in metrics.csv."""
     labels, probabilities = arrays(rows, classes)
     groups = rows["group"].to_numpy()
     counts = {"images": len(rows), "groups": len(set(groups))}

@@ -1,6 +1,7 @@
-"""The pictures of an evaluation, drawn from its tables: readable in grey print and by color-blind people."""
+"""The pictures of an evaluation, drawn from its tables: readable in gray print and by color-blind people."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,62 +16,50 @@ from busfast.results.predictions import PARTS, arrays
 from busfast.results.scores import BINS, confusion
 
 GRID = np.linspace(0, 1, 101)
-LEAST = 10  # images of a bin that is drawn
+MIN_BIN = 10  # images of a bin that is drawn
 BAND = 200  # bootstrap replicates of a curve's band
 
 
 def draw_all(found: Evaluation, folder: Path) -> dict[str, str]:
-    """Draws every picture of an evaluation.
-
-    Args:
-        found: the evaluation.
-        folder: where they are written.
-
-    Returns:
-        File name -> what it shows, for those who cannot see it.
-    """
-    said = {}
+    """Draws every picture of an evaluation into a folder; returns the alternative text of each file."""
+    texts = {}
     for name, draw in PICTURES.items():
-        figure, text = draw(found)
+        figure, texts[f"{name}.png"] = draw(found)
         save_figure(figure, folder / f"{name}.png")
-        said[f"{name}.png"] = text
-    return said
+    return texts
 
 
 def _band(found: Evaluation, curve: Callable) -> tuple[np.ndarray, np.ndarray]:
-    """The middle 95% of a curve's heights over GRID, drawing groups again."""
+    """The middle 95% of a curve's heights over GRID, by a bootstrap over groups."""
     test = found.test
     weights = np.concatenate(list(draw_weights(test["group"].to_numpy(), test["label"].to_numpy(), BAND)))
     heights = np.array([curve(row) for row in weights])
     return np.quantile(heights, 0.025, axis=0), np.quantile(heights, 0.975, axis=0)
 
 
-def _curves(found: Evaluation, curve: Callable, title: str, labels: tuple[str, str], score: str):
+def _curves(found: Evaluation, curve: Callable, title: str, axis_labels: tuple[str, str], score: str):
     test, classes = found.test, found.config.classes
-    right, probabilities = arrays(test, classes)
+    labels, probabilities = arrays(test, classes)
     figure, (axes,) = new_figure(title, f"{found.run.name}, test part; bands: 95%, patients drawn again")
-    said = []
+    texts = []
     for index, name in enumerate(classes):
-        positive = right == index
+        positive, style = labels == index, STYLES[index % len(STYLES)]
         if not 0 < positive.sum() < len(positive):
             continue
-        style = STYLES[index % len(STYLES)]
-        of = {"positive": positive, "values": probabilities[:, index]}
-        value = format_interval(found.pick(f"{score}_{name}"))
-        axes.plot(GRID, curve(np.ones(len(test)), **of), label=f"{name} {value}", color=style["color"],
+        class_curve = partial(curve, positive, probabilities[:, index])
+        texts.append(f"{name} {format_interval(found.pick(f'{score}_{name}'))}")
+        axes.plot(GRID, class_curve(np.ones(len(test))), label=texts[-1], color=style["color"],
                   linestyle=style["linestyle"])
-        low, high = _band(found, lambda weights, of=of: curve(weights, **of))
-        axes.fill_between(GRID, low, high, color=style["color"], alpha=0.15, linewidth=0)
-        said.append(f"{name} {value}")
-    axes.set(xlabel=labels[0], ylabel=labels[1], xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
-    if said:
+        axes.fill_between(GRID, *_band(found, class_curve), color=style["color"], alpha=0.15, linewidth=0)
+    axes.set(xlabel=axis_labels[0], ylabel=axis_labels[1], xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+    if texts:
         add_legend(axes, "lower right" if score == "auc" else "lower left")
-    return figure, axes, f"{title}, test part: {', '.join(said) or 'not defined'}."
+    return figure, axes, f"{title}, test part: {', '.join(texts) or 'not defined'}."
 
 
 def draw_roc(found: Evaluation) -> tuple[Figure, str]:
     """ROC curves, one class against the rest."""
-    def curve(weights, positive, values):
+    def curve(positive, values, weights):
         alarms, hits, _ = roc_curve(positive, values, sample_weight=weights)
         return np.interp(GRID, alarms, hits)
 
@@ -82,7 +71,7 @@ def draw_roc(found: Evaluation) -> tuple[Figure, str]:
 
 def draw_pr(found: Evaluation) -> tuple[Figure, str]:
     """Precision against recall, one class against the rest."""
-    def curve(weights, positive, values):
+    def curve(positive, values, weights):
         precision, recall, _ = precision_recall_curve(positive, values, sample_weight=weights)
         return np.interp(GRID, recall[::-1], precision[::-1])
 
@@ -96,9 +85,8 @@ def draw_confusion(found: Evaluation) -> tuple[Figure, str]:
     classes = found.config.classes
     figure, axes = new_figure("Confusion matrices", size=(8.4, 4.4), columns=2, grid=None)
     for one, part in zip(axes, PARTS, strict=True):
-        of = found.predictions[found.predictions["part"] == part]
-        right, probabilities = arrays(of, classes)
-        counts = confusion(right, probabilities.argmax(1), np.ones((1, len(of))), len(classes))[0].astype(int)
+        labels, probabilities = arrays(found.part(part), classes)
+        counts = confusion(labels, probabilities.argmax(1), np.ones((1, len(labels))), len(classes))[0].astype(int)
         share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
         one.imshow(share, cmap="Blues", vmin=0, vmax=1)
         for row, column in np.ndindex(counts.shape):
@@ -113,38 +101,39 @@ def draw_confusion(found: Evaluation) -> tuple[Figure, str]:
 
 
 def draw_reliability(found: Evaluation) -> tuple[Figure, str]:
-    """How often the model is right against how sure it is, before and after calibration."""
-    test = found.test
+    """How often the model is right against its confidence, before and after calibration."""
     figure, (axes,) = new_figure("Reliability", f"{found.run.name}, test part; temperature {found.temperature:.2f}; "
-                                 f"bins of {LEAST} images or more")
+                                 f"bins of {MIN_BIN} images or more")
     axes.plot([0, 1], [0, 1], color="0.7", linewidth=1, zorder=0)
-    said = []
+    texts = []
     for (state, prefix), style in zip((("as trained", "p_"), ("calibrated", "c_")), STYLES, strict=False):
-        right, probabilities = arrays(test, found.config.classes, prefix)
-        sure, hit = probabilities.max(1), probabilities.argmax(1) == right
-        bins = np.minimum((sure * BINS).astype(int), BINS - 1)
-        means = pd.DataFrame({"sure": sure, "hit": hit}).groupby(bins).filter(lambda of: len(of) >= LEAST)
-        means = means.groupby(bins[means.index]).mean()
+        labels, probabilities = arrays(found.test, found.config.classes, prefix)
+        confidence = probabilities.max(1)
+        bins = pd.DataFrame({"confidence": confidence, "right": probabilities.argmax(1) == labels}).groupby(
+            np.minimum((confidence * BINS).astype(int), BINS - 1))
+        means = bins.mean()[bins.size() >= MIN_BIN]
         error = found.calibration.query("part == 'test' and probabilities == @state")["ece"].iloc[0]
-        axes.plot(means["sure"], means["hit"], label=f"{state} (expected calibration error {error:.3f})", **style)
-        said.append(f"{state} {error:.3f}")
-    axes.set(xlabel="probability of the predicted class", ylabel="share that is right", xlim=(0.3, 1.01),
+        axes.plot(means["confidence"], means["right"], label=f"{state} (expected calibration error {error:.3f})",
+                  **style)
+        texts.append(f"{state} {error:.3f}")
+    axes.set(xlabel="probability of the predicted class", ylabel="share of correct predictions", xlim=(0.3, 1.01),
              ylim=(-0.01, 1.01))
     add_legend(axes)
-    return figure, f"Reliability, test part; expected calibration error: {', '.join(said)}."
+    return figure, f"Reliability, test part; expected calibration error: {', '.join(texts)}."
 
 
 def draw_centers(found: Evaluation) -> tuple[Figure, str]:
     """Macro AUC and the positive class's sensitivity of each center, with intervals."""
     scores = {"macro_auc": "macro AUC", f"sensitivity_{found.positive}": f"{found.positive} sensitivity"}
-    of = found.metrics[(found.metrics["part"] == "test") & found.metrics["by"].isin(["all", "center"])]
-    places = list(dict.fromkeys(zip(of["by"], of["value"], strict=True)))
+    table = found.metrics[(found.metrics["part"] == "test") & found.metrics["by"].isin(["all", "center"])]
+    table = table.set_index(["by", "value"])
+    centers = table.index.unique()
     figure, (axes,) = new_figure("Each center", f"{found.run.name}, test part; 95% intervals, patients drawn again",
                                  grid="x")
-    said = []
+    texts = []
     for number, ((score, label), style) in enumerate(zip(scores.items(), STYLES, strict=False)):
-        rows = of[of["score"] == score].set_index(["by", "value"]).loc[places]
-        heights = np.arange(len(places)) + 0.18 * (2 * number - 1)
+        rows = table[table["score"] == score].loc[centers]
+        heights = np.arange(len(centers)) + 0.18 * (2 * number - 1)
         shown = rows[["estimate", "low", "high"]].round(3)  # the same picture whether intervals were read or drawn
         gaps = np.nan_to_num([shown["estimate"] - shown["low"], shown["high"] - shown["estimate"]]).clip(0)
         axes.errorbar(shown["estimate"], heights, xerr=gaps, label=label, color=style["color"], marker=style["marker"],
@@ -152,16 +141,15 @@ def draw_centers(found: Evaluation) -> tuple[Figure, str]:
         for height, value in zip(heights, rows["estimate"], strict=True):
             if np.isnan(value):
                 axes.annotate("not defined", (0.01, height), fontsize=8, color=style["color"], va="center")
-        said.append(f"{label}: " + ", ".join(
+        texts.append(f"{label}: " + ", ".join(
             f"{value or 'all'} " + ("not defined" if np.isnan(row.estimate) else f"{row.estimate:.2f}")
-            for (_, value), row in zip(places, rows.itertuples(), strict=True)))
-    counts = of[of["score"] == "macro_auc"].set_index(["by", "value"]).loc[places, "images"]
-    axes.set_yticks(range(len(places)), [f"{plain(value) or 'all'} ({count} images)"
-                                         for (_, value), count in zip(places, counts, strict=True)])
+            for (_, value), row in zip(centers, rows.itertuples(), strict=True)))
+    axes.set_yticks(range(len(centers)), [f"{plain(value) or 'all'} ({count} images)"
+                                          for (_, value), count in zip(centers, rows["images"], strict=True)])
     axes.set(xlim=(0, 1.01), xlabel="score")
     axes.invert_yaxis()
     add_legend(axes, "below")
-    return figure, "Each center, test part. " + ". ".join(said) + "."
+    return figure, "Each center, test part. " + ". ".join(texts) + "."
 
 
 def draw_operating(found: Evaluation) -> tuple[Figure, str]:
@@ -170,22 +158,23 @@ def draw_operating(found: Evaluation) -> tuple[Figure, str]:
     is_positive, values = (test["label"] == positive).to_numpy(), test[f"c_{positive}"].to_numpy()
     figure, (axes,) = new_figure(f"Operating points for {positive}",
                                  f"{found.run.name}, test part; thresholds chosen on validation")
-    for (label, rate), style in zip((("sensitivity", lambda cut: (values[is_positive] >= cut).mean()),
-                                     ("specificity", lambda cut: (values[~is_positive] < cut).mean())), STYLES,
-                                    strict=False):
-        heights = [rate(cut) for cut in GRID] if 0 < is_positive.sum() < len(test) else np.full(len(GRID), np.nan)
-        axes.plot(GRID, heights, label=label, color=style["color"], linestyle=style["linestyle"])
-    said = []
+    defined = 0 < is_positive.sum() < len(test)
+    called = values[:, None] >= GRID
+    for label, shares, style in (("sensitivity", called[is_positive], STYLES[0]),
+                                 ("specificity", ~called[~is_positive], STYLES[1])):
+        axes.plot(GRID, shares.mean(0) if defined else np.full(len(GRID), np.nan), label=label, color=style["color"],
+                  linestyle=style["linestyle"])
+    texts = []
     for (target, threshold), rows in found.points.query("part == 'test'").groupby(["target", "threshold"]):
         axes.axvline(threshold, color="0.5", linewidth=1)
         axes.annotate(f"for {target:.0%}", (threshold, 0.02), rotation=90, fontsize=8, color=GRAY, ha="right")
-        reached = {row["score"]: format_interval(row) for _, row in rows.iterrows()}
-        said.append(f"threshold {threshold:.3f}: sensitivity {reached['sensitivity']}, specificity "
-                    f"{reached['specificity']}")
-    axes.set(xlabel=f"calibrated probability of {positive} from which it is called", ylabel="share of the test part",
+        rates = {row["score"]: format_interval(row) for _, row in rows.iterrows()}
+        texts.append(f"threshold {threshold:.3f}: sensitivity {rates['sensitivity']}, specificity "
+                     f"{rates['specificity']}")
+    axes.set(xlabel=f"calibrated probability of {positive} from which it is predicted", ylabel="share of the test part",
              xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
     add_legend(axes)
-    return figure, f"Sensitivity and specificity for {positive} against the threshold. " + "; ".join(said) + "."
+    return figure, f"Sensitivity and specificity for {positive} against the threshold. " + "; ".join(texts) + "."
 
 
 PICTURES = {"roc": draw_roc, "pr": draw_pr, "confusion": draw_confusion, "reliability": draw_reliability,
@@ -193,12 +182,7 @@ PICTURES = {"roc": draw_roc, "pr": draw_pr, "confusion": draw_confusion, "reliab
 
 
 def draw_tests(table: pd.DataFrame, path: Path) -> None:
-    """Draws the test macro AUC of several runs with their intervals.
-
-    Args:
-        table: columns run, test_macro_auc, test_low, test_high.
-        path: the picture.
-    """
+    """Draws test_macro_auc with test_low and test_high of each run of a table (columns of compare.csv)."""
     figure, (axes,) = new_figure("Macro AUC of each run", "test parts; 95% intervals, patients drawn again", grid="x")
     value = table["test_macro_auc"].astype(float)
     gaps = [(value - table["test_low"].astype(float)).fillna(0), (table["test_high"].astype(float) - value).fillna(0)]

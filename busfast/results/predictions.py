@@ -24,11 +24,7 @@ COLUMNS = ("image", "part", "center", "device", "patient", "group", "label")
 
 
 def read_parts(run: Run, root: str | Path) -> Split:
-    """Reads the rows of the validation and test part of a run's split.
-
-    Args:
-        run: a trained run.
-        root: folder of the table, to which image paths are relative.
+    """Reads the validation and test part of a run's split; `root` is the folder of the table.
 
     Raises:
         UserError: one of the parts is empty.
@@ -47,14 +43,7 @@ def read_parts(run: Run, root: str | Path) -> Split:
 
 
 def write_predictions(run: Run, classes: Sequence[str], rows: pd.DataFrame, logits: np.ndarray) -> None:
-    """Writes predictions.csv: a row an image, with its logits and probabilities (logit_CLASS, p_CLASS).
-
-    Args:
-        run: to whose folder.
-        classes: in the model's order.
-        rows: of what `read_parts` returns.
-        logits: (n, k), in the order of `rows`.
-    """
+    """Writes predictions.csv: logit_CLASS and p_CLASS of each of `rows`; `logits`: (n, k), in their order."""
     table = rows[list(COLUMNS)].assign(predicted=np.array(classes)[logits.argmax(1)])
     for prefix, values in (("logit_", logits), ("p_", calibrate(logits, 1))):
         table = table.assign(**{f"{prefix}{name}": values[:, index] for index, name in enumerate(classes)})

@@ -46,13 +46,7 @@ READING = {
 
 
 def probe_run(learn: Learner, parts: Split, classes: Sequence[str], seed: int = 0) -> pd.DataFrame:
-    """Runs every probe that the validation part allows.
-
-    Args:
-        learn: from `load_run_model`.
-        parts: as `read_parts` returns them.
-        classes: in the model's order.
-        seed: of the covers of images without a lesion.
+    """Runs every probe that the validation part allows; `seed`: of the covers of images without a lesion.
 
     Returns:
         A row per probe: probe, score ("macro AUC" or "accuracy"), estimate, low, high, chance, images, reading (how to
@@ -70,12 +64,7 @@ def draw_sample(table: pd.DataFrame, seed: int) -> pd.DataFrame:
 
 
 def cover(pixels: np.ndarray, region: np.ndarray) -> np.ndarray:
-    """Returns a copy with a region filled with the mean gray of the rest.
-
-    Args:
-        pixels: uint8, (S, S, C).
-        region: bool, (S, S).
-    """
+    """Returns a copy of pixels, uint8 (S, S, C), whose region, bool (S, S), has the mean gray of the rest."""
     covered = pixels.copy()
     if region.any() and not region.all():
         covered[region] = pixels[~region].mean(axis=0).round().astype(np.uint8)
@@ -114,11 +103,6 @@ def predict_pixels(learn: Learner, pixels: Sequence[np.ndarray], features: bool 
 
 def compare_parts(learn: Learner, split: Split, loader: str) -> dict:
     """Compares the pixels of the training loader with those of validation, for some images of each part.
-
-    Args:
-        learn: from `load_run_model`.
-        split: with all parts.
-        loader: the loader that the run was trained with.
 
     Returns:
         A row like those of `probe_run`; estimate is the largest mean difference of a part, of 255.
@@ -194,12 +178,7 @@ def read_pixels(learn: Learner, table: pd.DataFrame, root: str | Path) -> tuple[
 
 
 def read_mask(root: str | Path, name: str, places: dict[str, Path], image: ImagePipeline) -> np.ndarray | None:
-    """Returns a lesion's mask at the model's size: bool, (S, S); None if the table names none, or it is missing.
-
-    Args:
-        root, name, places: see `locate`.
-        image: the image pipeline of the run.
-    """
+    """Returns a lesion's mask at the model's size: bool, (S, S); None if the table names none, or it is missing."""
     path = locate(root, name, places) if name else None
     if path is None or not path.is_file():
         return None

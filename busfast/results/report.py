@@ -81,12 +81,7 @@ def _escape(text: str) -> str:
 
 
 def gather(found: Evaluation, pictures: dict[str, str]) -> dict[str, Any]:
-    """Collects what the templates show, with every number formatted.
-
-    Args:
-        found: the evaluation.
-        pictures: file name -> what it shows, of pictures in the run's folder.
-    """
+    """Collects what the templates show, with every number formatted; `pictures`: alternative text of each file."""
     folder, config, record = found.run.results, found.config, found.record
     shown = pictures | {name: alt for name, alt in CURVES.items() if (folder / name).is_file()}
     return {

@@ -33,21 +33,13 @@ NOTE = ("Groups: mean and standard deviation of the runs' scores (validation: at
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ only in their seed, fold or center.
+    """Runs that differ only in their seed, fold or center."""
 
-    Attributes:
-        name: such as "phantom/stratified-seeds", "phantom/kfold-5folds", "phantom/leave_one_center_out-centers".
-        kind: what they differ in, a key of `MEANING`.
-        runs: the latest of each seed, fold or center.
-        expected: number of runs of the complete group.
-        note: how it differs from another group of that name.
-    """
-
-    name: str
-    kind: str
-    runs: tuple[Run, ...]
-    expected: int
-    note: str = ""
+    name: str  # such as "phantom/stratified-seeds", "phantom/kfold-5folds", "phantom/leave_one_center_out-centers"
+    kind: str  # what they differ in, a key of `MEANING`
+    runs: tuple[Run, ...]  # the latest of each seed, fold or center
+    expected: int  # number of runs of the complete group
+    note: str = ""  # how it differs from another group of that name
 
 
 def find_groups(runs: list[Run]) -> list[Group]:
@@ -110,11 +102,9 @@ def _recipe(config: Config) -> str:
 
 
 def aggregate(groups: list[Group]) -> pd.DataFrame:
-    """Computes mean and spread of the scores of each group.
+    """Computes mean and spread of the scores of each group: a row per group, part and score, columns `COLUMNS`.
 
-    Returns:
-        A row per group, part and score, columns `COLUMNS`. Parts: valid (at each run's best epoch), test, and `POOLED`
-        for folds and centers, if `evaluate` has scored every run of the group.
+    Parts: valid (at each run's best epoch), test, and `POOLED` for folds and centers, if all runs are scored.
     """
     rows = []
     for group in groups:

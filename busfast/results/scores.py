@@ -59,23 +59,13 @@ def divide(above: np.ndarray, below: np.ndarray) -> np.ndarray:
 
 
 def rates(hits: np.ndarray, misses: np.ndarray, alarms: np.ndarray, passes: np.ndarray) -> dict[str, np.ndarray]:
-    """Returns sensitivity, specificity, ppv and npv.
-
-    Args:
-        hits, misses, alarms, passes: true positives, false negatives, false positives, true negatives; of one shape.
-    """
+    """Returns sensitivity, specificity, ppv and npv of the numbers of true and false positives and negatives."""
     return {"sensitivity": divide(hits, hits + misses), "specificity": divide(passes, passes + alarms),
             "ppv": divide(hits, hits + alarms), "npv": divide(passes, passes + misses)}
 
 
 def rate_groups(positive: np.ndarray, called: np.ndarray, groups: np.ndarray) -> dict[str, int]:
-    """Returns the number of groups that each of `rates` is a share of.
-
-    Args:
-        positive: bool, (n,), whether the label is the class.
-        called: bool, (n,), whether the class is predicted.
-        groups: (n,).
-    """
+    """Returns the number of groups that each of `rates` is a share of; `positive`, `called`: bool, (n,)."""
     denominators = {"sensitivity": positive, "specificity": ~positive, "ppv": called, "npv": ~called}
     return {name: len(set(groups[rows])) for name, rows in denominators.items()}
 

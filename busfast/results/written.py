@@ -9,8 +9,7 @@ import pandas as pd
 from busfast.csvfile import read_rows
 from busfast.errors import UserError
 
-# Columns that identify the rows of one set of images; together with the estimates they tell whether the file belongs
-# to these predictions, this positive class and this target.
+# Columns that identify some rows; with the estimates, they tell whether these are of the same images and request.
 KEYS = {"metrics.csv": ("part", "by", "value", "images", "groups"),
         "operating_points.csv": ("target", "threshold", "part"),
         "referral.csv": ("wanted", "threshold", "coverage")}
@@ -19,15 +18,10 @@ DIGITS = 6
 
 
 class WrittenIntervals:
-    """The intervals in the tables that `evaluate` has written.
+    """The intervals in the tables that `evaluate` has written into a folder.
 
-    Args:
-        folder: of the run's results.
-        decimals: number of decimals that are shown. Six significant digits were written; an interval that these may
-            round otherwise than all digits did is drawn again.
-
-    Attributes:
-        stale: names of files that lack what was looked up.
+    Six significant digits were written; an interval that they round otherwise than all digits did, to the `decimals`
+    that are shown, is drawn again. `stale` collects the files that lack what was looked up.
     """
 
     def __init__(self, folder: Path, decimals: int):
@@ -35,12 +29,7 @@ class WrittenIntervals:
         self.rows = {name: _read(folder / name, keys) for name, keys in KEYS.items()}
 
     def finder(self, name: str, *key: str | float) -> Callable[[pd.Series], pd.DataFrame | None]:
-        """Returns the argument `written` of `intervals` for one set of images.
-
-        Args:
-            name: of the file.
-            key: values of its columns `KEYS`.
-        """
+        """Returns the argument `written` of `intervals` for the rows of a file with a key, the values of `KEYS`."""
         wanted = tuple(map(_cell, key))
 
         def find(estimate: pd.Series) -> pd.DataFrame | None:
@@ -52,8 +41,7 @@ class WrittenIntervals:
             return found if self._rounds_alike(found.to_numpy()) else None
         return find
 
-    def _rounds_alike(self, values: np.ndarray) -> bool:
-        """Whether rounding gives the same as it did before six digits were kept: none lies halfway between two."""
+    def _rounds_alike(self, values: np.ndarray) -> bool:  # else one lies halfway between two
         halfway = np.abs(values * 10**self.decimals % 1 - 0.5) < 1e-9
         return not (halfway | (values > 10.0 ** (DIGITS - self.decimals))).any()
 
