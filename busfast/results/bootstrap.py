@@ -49,16 +49,14 @@ def _join(members: Iterable[np.ndarray]) -> list[np.ndarray]:
 
 
 def intervals(measure: Callable[[np.ndarray], dict[str, np.ndarray]], groups: np.ndarray, strata: np.ndarray,
-              replicates: int = REPLICATES, seed: int = 0, biased: Sequence[str] = (),
-              written: Callable[[pd.Series], pd.DataFrame | None] | None = None) -> pd.DataFrame:
+              replicates: int = REPLICATES, seed: int = 0, biased: Sequence[str] = ()) -> pd.DataFrame:
     """Computes scores with percentile intervals.
 
     Args:
         measure: maps weights, (b, n), to the values, (b,), of each score by its name.
-        groups, strata, replicates, seed: see `draw_weights`.
+        groups, strata, replicates, seed: see `draw_weights`; no replicates, no intervals.
         biased: names of scores (0 or more) that a draw inflates because it repeats images; their interval is shifted by
             the distance of the draws' median from the estimate.
-        written: maps estimates to the low and high that a file has for them; None: draw.
 
     Returns:
         A row per score, indexed by its name: estimate, low, high (95%; NaN where the score is undefined in a tenth of
@@ -66,8 +64,8 @@ def intervals(measure: Callable[[np.ndarray], dict[str, np.ndarray]], groups: np
     """
     groups = np.asarray(groups)
     estimate = pd.Series({name: values[0] for name, values in measure(np.ones((1, len(groups)))).items()})
-    if written is not None and (found := written(estimate)) is not None:
-        return pd.DataFrame({"estimate": estimate, "low": found["low"], "high": found["high"]})
+    if not replicates:
+        return pd.DataFrame({"estimate": estimate, "low": np.nan, "high": np.nan})
     drawn = pd.concat([pd.DataFrame(measure(weights)) for weights in draw_weights(groups, strata, replicates, seed)])
     low, high = bounds(drawn)
     for name in biased:

@@ -1,6 +1,5 @@
 """Calibrated probabilities and what they decide: temperature, thresholds and referral, all chosen on validation."""
 
-from collections.abc import Callable
 from functools import partial
 
 import numpy as np
@@ -8,9 +7,8 @@ import pandas as pd
 from scipy.optimize import minimize_scalar
 from scipy.special import log_softmax, softmax
 
-from busfast.results.bootstrap import intervals, widen
+from busfast.results.bootstrap import REPLICATES, intervals, widen
 from busfast.results.scores import divide, rate_groups, rates
-from busfast.results.written import WrittenIntervals
 
 LOG_RANGE = (-3.0, 3.0)  # of the temperature's logarithm: 0.05 to 20
 COVERAGES = (1.0, 0.9, 0.8, 0.7, 0.6, 0.5)
@@ -49,26 +47,25 @@ def choose_threshold(positive: np.ndarray, values: np.ndarray, target: float) ->
 
 
 def operate(positive: np.ndarray, values: np.ndarray, threshold: float, groups: np.ndarray, strata: np.ndarray,
-            written: Callable[[pd.Series], pd.DataFrame | None] | None = None) -> pd.DataFrame:
-    """Computes sensitivity, specificity, ppv and npv at a threshold, with intervals; `written`: see `intervals`."""
+            replicates: int = REPLICATES) -> pd.DataFrame:
+    """Computes sensitivity, specificity, ppv and npv at a threshold, with intervals; see `intervals`."""
     called = values >= threshold
     cells = np.stack([positive & called, positive & ~called, ~positive & called, ~positive & ~called], axis=1)
 
     def measure(weights: np.ndarray) -> dict[str, np.ndarray]:
         return rates(*(weights @ cells).T)
 
-    return widen(intervals(measure, groups, strata, written=written),
+    return widen(intervals(measure, groups, strata, replicates),
                  rate_groups(positive, called, np.asarray(groups)))
 
 
 def refer(valid: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray], groups: np.ndarray,
-          strata: np.ndarray, written: WrittenIntervals | None = None) -> pd.DataFrame:
+          strata: np.ndarray, replicates: int = REPLICATES) -> pd.DataFrame:
     """Computes the error that is left if the images that the model is least sure of are referred to a human.
 
     Args:
         valid, test: labels, (n,), and calibrated probabilities, (n, k), of each part.
-        groups, strata: of the test part; see `intervals`.
-        written: intervals of referral.csv to reuse.
+        groups, strata, replicates: of the test part; see `intervals`.
 
     Returns:
         A row per coverage: wanted (share of the validation images that the model keeps), threshold (of the highest
@@ -81,8 +78,7 @@ def refer(valid: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarr
     for wanted in COVERAGES:
         threshold = 0.0 if wanted == 1 else float(np.quantile(valid[1].max(1), 1 - wanted))
         kept = confidence >= threshold
-        reuse = written.finder("referral.csv", wanted, threshold, kept.mean()) if written else None
-        error = intervals(partial(_error, kept, wrong), groups, strata, written=reuse)
+        error = intervals(partial(_error, kept, wrong), groups, strata, replicates)
         error = widen(error, {"error": len(set(np.asarray(groups)[kept]))}).loc["error"]
         rows.append({"wanted": wanted, "threshold": threshold, "coverage": kept.mean(), "error": error["estimate"],
                      "low": error["low"], "high": error["high"]})

@@ -1,7 +1,8 @@
 """predictions.csv -> scores, calibration, operating points, referral; needs no model and no GPU."""
 
+from collections.abc import Callable
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,12 @@ import pandas as pd
 from busfast.csvfile import read_frame, write_csv
 from busfast.errors import UserError, choose
 from busfast.pipelines.config import Config
+from busfast.results.bootstrap import REPLICATES
 from busfast.results.calibration import calibrate, choose_threshold, fit_temperature, operate, refer
-from busfast.results.metrics import assess, assess_rows
+from busfast.results.metrics import assess
 from busfast.results.predictions import PARTS, arrays, predict_parts, read_history, read_predictions
 from busfast.results.scores import score
-from busfast.results.written import FORMAT, WrittenIntervals
+from busfast.results.written import FORMAT, read_intervals
 from busfast.text import counted
 from busfast.training.runs import Run
 
@@ -34,7 +36,7 @@ class Evaluation:
     temperature: float  # fitted on the validation part
     positive: str  # the class that thresholds are for
     targets: tuple[float, ...]  # sensitivities that thresholds reach
-    written: WrittenIntervals | None = None  # intervals to reuse; None: all are drawn
+    reuse: bool = False  # whether to take the intervals that `evaluate` wrote
 
     def part(self, name: str) -> pd.DataFrame:
         """Returns the predictions of a part."""
@@ -48,12 +50,17 @@ class Evaluation:
     @cached_property
     def metrics(self) -> pd.DataFrame:
         """The scores of both parts, as `assess` returns them."""
-        return assess(self.predictions, self.config.classes, self.written)
+        return self._table("metrics", partial(assess, self.predictions, self.config.classes))
 
-    @cached_property
-    def test_scores(self) -> pd.DataFrame:
-        """The rows of `metrics` of the whole test part, indexed by score, without computing the others."""
-        return assess_rows(self.test, self.config.classes, self.written, "test", "all", "")
+    def _table(self, name: str, compute: Callable[..., pd.DataFrame]) -> pd.DataFrame:
+        """Computes a table, with the intervals that `evaluate` wrote where they belong to it."""
+        if self.reuse:
+            table = read_intervals(self.run.results / f"{name}.csv", compute(replicates=0))
+            if table is not None:
+                return table
+            print(f"{self.run.name}: {name}.csv holds other scores than these; computing its intervals again",
+                  flush=True)
+        return compute()
 
     @cached_property
     def calibration(self) -> pd.DataFrame:
@@ -78,14 +85,17 @@ class Evaluation:
     @cached_property
     def points(self) -> pd.DataFrame:
         """A row per target, part and score: target, threshold, part, score, estimate, low, high."""
+        return self._table("operating_points", self._points)
+
+    def _points(self, replicates: int = REPLICATES) -> pd.DataFrame:
         columns = ["target", "threshold", "part", "score", "estimate", "low", "high"]
         rows = [pd.DataFrame(columns=columns)]
         for target, threshold in self.thresholds.items():
             for part in PARTS:
                 of_part = self.part(part)
-                reuse = self.written.finder("operating_points.csv", target, threshold, part) if self.written else None
                 labels, values = of_part["label"].to_numpy(), of_part[f"c_{self.positive}"].to_numpy()
-                found = operate(labels == self.positive, values, threshold, of_part["group"].to_numpy(), labels, reuse)
+                found = operate(labels == self.positive, values, threshold, of_part["group"].to_numpy(), labels,
+                                replicates)
                 rows.append(found.reset_index(names="score").assign(target=target, threshold=threshold, part=part))
         return pd.concat(rows[1:] or rows, ignore_index=True)[columns]
 
@@ -93,7 +103,8 @@ class Evaluation:
     def referral(self) -> pd.DataFrame:
         """Coverage against error, as `refer` returns it."""
         valid, test = (arrays(self.part(part), self.config.classes, "c_") for part in PARTS)
-        return refer(valid, test, self.test["group"].to_numpy(), self.test["label"].to_numpy(), self.written)
+        return self._table("referral", partial(refer, valid, test, self.test["group"].to_numpy(),
+                                               self.test["label"].to_numpy()))
 
     def pick(self, name: str, part: str = "test", by: str = "all", value: str = "") -> pd.Series:
         """Returns a row of the metrics."""
@@ -123,14 +134,14 @@ def choose_positive(classes: tuple[str, ...]) -> str:
 
 
 def summarize(run: Run, *, target: float | str = TARGET, positive: str | None = None,
-              decimals: int | None = None) -> Evaluation:
+              reuse: bool = False) -> Evaluation:
     """Reads predictions.csv and evaluates it.
 
     Args:
         run: a run that `predict_parts` has predicted.
         target: a sensitivity for `positive` to reach on the validation part, in addition to 0.9.
         positive: the class that thresholds are for; None: malignant, else the last one.
-        decimals: reuse the intervals that `evaluate` wrote, exact to this many decimals; None: draw all of them.
+        reuse: take the intervals that `evaluate` wrote, where they belong to these predictions and this request.
 
     Raises:
         UserError: see `read_predictions` and `check_request`.
@@ -144,8 +155,7 @@ def summarize(run: Run, *, target: float | str = TARGET, positive: str | None = 
     calibrated = calibrate(logits, temperature)
     table = table.assign(**{f"c_{name}": calibrated[:, index] for index, name in enumerate(config.classes)})
     return Evaluation(run, config, record, read_history(run), table, temperature, positive,
-                      tuple(sorted({TARGET, target})),
-                      None if decimals is None else WrittenIntervals(run.results, decimals))
+                      tuple(sorted({TARGET, target})), reuse)
 
 
 def evaluate_run(run: Run, *, target: float | str = TARGET, positive: str | None = None, again: bool = False,
@@ -173,13 +183,6 @@ def write_tables(found: Evaluation) -> None:
     for name, table in (("metrics", found.metrics), ("operating_points", found.points), ("referral", found.referral),
                         ("calibration", found.calibration.assign(temperature=found.temperature))):
         write_csv(table, found.run.results / f"{name}.csv", float_format=FORMAT)
-
-
-def print_stale(found: Evaluation) -> None:
-    """Prints which tables do not belong to predictions.csv and the request, so that intervals were drawn again."""
-    if found.written and found.written.stale:
-        print(f"{found.run.name}: computed again what {', '.join(sorted(found.written.stale))} did not hold for these "
-              "predictions and this request", flush=True)
 
 
 def print_evaluation(found: Evaluation) -> None:

@@ -10,7 +10,7 @@ from busfast.inference.engines import TorchEngine
 from busfast.inference.predictor import Predictor, make_predictor
 from busfast.inference.run_model import load_run_model, run_image
 from busfast.pipelines.config import Config
-from busfast.results.evaluation import TARGET, Evaluation, print_stale, summarize
+from busfast.results.evaluation import TARGET, Evaluation, summarize
 from busfast.results.predictions import FILE, read_history
 from busfast.training.runs import Run, file_sha256
 
@@ -57,12 +57,12 @@ def describe_run(run: Run, *, target: float = TARGET, positive: str | None = Non
         print(f"{run.name}: these weights were not scored, {without} (python -m busfast evaluate --run={run.name})",
               flush=True)
         return facts
-    found = summarize(run, target=target, positive=positive, decimals=DECIMALS)
+    found = summarize(run, target=target, positive=positive, reuse=True)
     facts |= {"temperature": found.temperature, "operating_points": _operating_points(found, target, scores)}
     if scores:
+        whole = found.metrics[(found.metrics["part"] == "test") & (found.metrics["by"] == "all")]
         facts["metrics"] = {"part": "test", "images": len(found.test), "groups": found.test["group"].nunique(),
-                            "scores": _intervals(found.test_scores)}
-        print_stale(found)
+                            "scores": _intervals(whole.set_index("score"))}
     return facts
 
 

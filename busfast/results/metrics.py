@@ -6,10 +6,9 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from busfast.results.bootstrap import intervals, widen
+from busfast.results.bootstrap import REPLICATES, intervals, widen
 from busfast.results.predictions import arrays
 from busfast.results.scores import rate_groups, score
-from busfast.results.written import WrittenIntervals
 
 SUBSETS = ("center", "device")  # columns, for each of whose values there are scores
 
@@ -25,30 +24,28 @@ def by_patient(predictions: pd.DataFrame, classes: Sequence[str]) -> pd.DataFram
     return grouped[[f"p_{name}" for name in classes]].mean().assign(group=grouped["group"].first()).reset_index()
 
 
-def assess(predictions: pd.DataFrame, classes: Sequence[str], written: WrittenIntervals | None = None) -> pd.DataFrame:
-    """Computes every score of every part of some predictions, with the intervals of metrics.csv to reuse.
+def assess(predictions: pd.DataFrame, classes: Sequence[str], replicates: int = REPLICATES) -> pd.DataFrame:
+    """Computes every score of every part of some predictions; `replicates`: see `intervals`.
 
     Returns:
         Rows with part, by ("all", "center", "device", "patient"), value (of center or device, else ""), score,
         estimate, low, high (95%, by a bootstrap over groups), images (rows counted) and groups. NaN where a score is
         undefined for those images.
     """
-    tables = [assess_rows(rows, classes, written, part, by, value).reset_index(names="score").assign(
+    tables = [assess_rows(rows, classes, replicates).reset_index(names="score").assign(
         part=part, by=by, value=value) for part, part_rows in predictions.groupby("part", sort=False)
         for by, value, rows in _subsets(part_rows, classes)]
     columns = ["part", "by", "value", "score", "estimate", "low", "high", "images", "groups"]
     return pd.concat(tables, ignore_index=True)[columns]
 
 
-def assess_rows(rows: pd.DataFrame, classes: Sequence[str], written: WrittenIntervals | None = None,
-                *key: str) -> pd.DataFrame:
-    """Computes the scores of some rows, indexed by name; `key`: their part, by and value in metrics.csv."""
+def assess_rows(rows: pd.DataFrame, classes: Sequence[str], replicates: int = REPLICATES) -> pd.DataFrame:
+    """Computes the scores of some rows, indexed by name; see `assess`."""
     labels, probabilities = arrays(rows, classes)
     groups = rows["group"].to_numpy()
     counts = {"images": len(rows), "groups": len(set(groups))}
-    reuse = written.finder("metrics.csv", *key, *counts.values()) if written else None
     found = intervals(partial(score, labels, probabilities, classes=classes), groups, rows["label"].to_numpy(),
-                      biased=("ece",), written=reuse)
+                      replicates, biased=("ece",))
     return widen(found, _share_groups(labels, probabilities.argmax(1), groups, classes)).assign(**counts)
 
 

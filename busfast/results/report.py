@@ -19,7 +19,6 @@ from busfast.results.evaluation import (
     TARGET,
     Evaluation,
     format_interval,
-    print_stale,
     read_explanation,
     summarize,
 )
@@ -34,7 +33,6 @@ CURVES = {"loss_curve.png": "Loss of training and validation in each epoch.",
           "recall_curve.png": "Recall of each class on the validation part in each epoch.",
           "lr_curve.png": "Learning rate at the end of each epoch.",
           "explain.png": "Grad-CAM of the surest right and wrong cases of each class."}
-DECIMALS = 3  # of the scores on the page
 TITLES = {"macro_auc": "macro AUC", "macro_ap": "macro average precision", "macro_f1": "macro F1",
           "balanced_accuracy": "balanced accuracy", "mcc": "Matthews correlation", "brier": "Brier score (0 to 2)",
           "ece": "expected calibration error"}
@@ -58,14 +56,13 @@ def write_report(run: Run, *, target: float = TARGET, positive: str | None = Non
     Raises:
         UserError: there are no predictions, or a file of these names was not written by busfast.
     """
-    found = summarize(run, target=target, positive=positive, decimals=DECIMALS)
+    found = summarize(run, target=target, positive=positive, reuse=True)
     page, card = run.results / "report.html", run.results / "model_card.md"
     for path in (page, card):
         if path.is_file() and MARK not in path.read_text(encoding="utf-8", errors="replace")[:200]:
             raise UserError(f"{path} was not written by busfast and is not overwritten. Move it away.")
     read_explanation(run)  # raises on a damaged file before anything is written
     facts = gather(found, draw_all(found, run.results))
-    print_stale(found)
     templates = Environment(loader=PackageLoader("busfast.results"), autoescape=lambda name: ".html" in name,
                             undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     templates.filters |= {"escape_html": _escape, "table": lambda table: markdown_table(

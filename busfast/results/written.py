@@ -1,65 +1,35 @@
-"""Intervals that `evaluate` has written, reused instead of drawn again, where the outcome is the same to the digit."""
+"""Tables of scores that `evaluate` has written, read again instead of drawing 2,000 replicates."""
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from busfast.csvfile import read_rows
+from busfast.csvfile import read_frame
 from busfast.errors import UserError
 
-# Columns that identify some rows; with the estimates, they tell whether these are of the same images and request.
-KEYS = {"metrics.csv": ("part", "by", "value", "images", "groups"),
-        "operating_points.csv": ("target", "threshold", "part"),
-        "referral.csv": ("wanted", "threshold", "coverage")}
 FORMAT = "%.6g"  # of every number in these files
-DIGITS = 6
+TOLERANCE = 1e-5  # relative: what six digits leave of a number
 
 
-class WrittenIntervals:
-    """The intervals in the tables that `evaluate` has written into a folder.
+def read_intervals(path: Path, estimates: pd.DataFrame) -> pd.DataFrame | None:
+    """Returns a table with the low and high of the file that `evaluate` wrote of it.
 
-    Six significant digits were written; an interval that they round otherwise than all digits did, to the `decimals`
-    that are shown, is drawn again. `stale` collects the files that lack what was looked up.
+    Args:
+        path: the file.
+        estimates: the table without intervals; computing it costs one of the 2,000 replicates.
+
+    Returns:
+        None if the file is missing or damaged, or is of other predictions, another target or another class.
     """
-
-    def __init__(self, folder: Path, decimals: int):
-        self.decimals, self.stale = decimals, set()
-        self.rows = {name: _read(folder / name, keys) for name, keys in KEYS.items()}
-
-    def finder(self, name: str, *key: str | float) -> Callable[[pd.Series], pd.DataFrame | None]:
-        """Returns the argument `written` of `intervals` for the rows of a file with a key, the values of `KEYS`."""
-        wanted = tuple(map(_cell, key))
-
-        def find(estimate: pd.Series) -> pd.DataFrame | None:
-            rows = self.rows[name].get(wanted)
-            if rows is None or rows["estimate"].to_dict() != {score: _cell(value) for score, value in estimate.items()}:
-                self.stale.add(name)
-                return None
-            found = rows.loc[estimate.index, ["low", "high"]].apply(pd.to_numeric).astype(float)
-            return found if self._rounds_alike(found.to_numpy()) else None
-        return find
-
-    def _rounds_alike(self, values: np.ndarray) -> bool:  # else one lies halfway between two
-        halfway = np.abs(values * 10**self.decimals % 1 - 0.5) < 1e-9
-        return not (halfway | (values > 10.0 ** (DIGITS - self.decimals))).any()
-
-
-def _read(path: Path, keys: tuple[str, ...]) -> dict[tuple[str, ...], pd.DataFrame]:
-    """Returns the cells of a table by key and score; none of a table that is missing or damaged."""
+    numeric = [name for name in estimates if pd.api.types.is_numeric_dtype(estimates[name])]
     try:
-        header, rows, _ = read_rows(path, keys)
-        table = pd.DataFrame([cells for _, cells in rows], columns=header)
-        table = table.rename(columns={"error": "estimate"}) if "error" in table else table
-        table = table if "score" in table else table.assign(score="error")
-        return {key: of.set_index("score") for key, of in table.groupby(list(keys), sort=False)}
-    except (UserError, KeyError):
-        return {}
-
-
-def _cell(value: str | float) -> str:
-    """Returns a value as `write_csv` writes it."""
-    if isinstance(value, str | int | np.integer):
-        return str(value)
-    return "" if np.isnan(value) else FORMAT % value
+        written = read_frame(path, list(estimates), keep_default_na=False, na_values={name: [""] for name in numeric},
+                             dtype={name: str for name in estimates if name not in numeric})
+        same = len(written) == len(estimates) and all(
+            np.allclose(written[name], estimates[name], rtol=TOLERANCE, atol=0, equal_nan=True) if name in numeric
+            else (written[name] == estimates[name].to_numpy()).all()
+            for name in estimates.columns.drop(["low", "high"]))
+    except (UserError, TypeError):
+        return None
+    return estimates.assign(low=written["low"].to_numpy(), high=written["high"].to_numpy()) if same else None

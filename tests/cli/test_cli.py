@@ -64,7 +64,7 @@ from busfast.cli import VERBS, main
     ("export", "export needs --run=VALUE"),
     ("export --run=phantom/stratified", "There are no runs here yet"),
     ("predict", "predict needs an image, folder or table"),
-    ("predict x", "predict needs either --run=RUN (a run) or --model=FOLDER"),
+    ("predict x", "predict needs --run=RUN (a run) or --model=FOLDER"),
     ("predict x y --run=z", "Unexpected argument 'y'"),
     ("demo", "demo needs --model=VALUE"),
     ("demo --model=learner.pkl", "learner.pkl is not a bundle"),

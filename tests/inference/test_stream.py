@@ -205,7 +205,7 @@ def test_whole_numbers_may_be_written_as_everywhere_else(trained, phantom_folder
     (["predict", ".", f"--run={RUN}", "--bs=x"], "bs=x is not a whole number"),
     (["predict", ".", f"--run={RUN}", "--jobs=x"], "jobs=x is not a whole number"),
     (["predict", "*.nothing", f"--run={RUN}"], "No file matches the pattern '*.nothing'"),
-    (["predict", "."], "predict needs either --run=RUN (a run) or --model=FOLDER"),
+    (["predict", "."], "predict needs --run=RUN (a run) or --model=FOLDER"),
     (["predict", ".", f"--run={RUN}", "--engine=onnx"], "do not apply to --run"),
     (["predict", ".", f"--run={RUN}", "--resume", "--overwrite"], "exclude each other"),
     (["export", "--run=../../etc"], "There is no run '../../etc'"),
