@@ -66,16 +66,8 @@ def bench(what: str, *, data: str = None, images: int = None, arch: str = None, 
 
 
 def read_settings(name: str, defaults: dict[str, Any], given: dict[str, Any]) -> dict[str, Any]:
-    """Returns the checked settings of a bench or a study.
-
-    Args:
-        name: of the bench, for messages.
-        defaults: flag -> default.
-        given: flag -> value; numbers or their text.
-
-    Raises:
-        UserError: an unknown flag, or a value out of its range.
-    """
+    """Returns the checked settings of a bench or study called `name`: `defaults`, with those `given` (numbers or text).
+    Raises UserError for an unknown flag, or a value out of its range."""
     from busfast.pipelines.settings import convert
 
     settings = dict(defaults)

@@ -29,54 +29,33 @@ MAX_REASON = 300  # characters of an error that are shown
 
 
 class Ready(NamedTuple):
-    """A contender that is ready to be measured.
+    """A contender that is ready to be measured."""
 
-    Attributes:
-        measure: measures once; returns the figure, such as img/s.
-        facts: values for columns and checks.
-    """
-
-    measure: Callable[[], float]
-    facts: dict[str, Any]
+    measure: Callable[[], float]  # measures once; returns the figure, such as img/s
+    facts: dict[str, Any]  # values for columns and checks
 
 
 @dataclass(frozen=True)
 class Contender:
-    """One way to do the job.
+    """One way to do the job."""
 
-    Attributes:
-        name: names its row.
-        make: a function of a module (its process imports it by name); returns a `Ready`.
-        settings: its keyword arguments.
-        packages: optional packages, as Python imports them -> as pip installs them.
-    """
-
-    name: str
-    make: Callable[..., Ready]
-    settings: dict[str, Any]
-    packages: dict[str, str] = field(default_factory=dict)
+    name: str  # names its row
+    make: Callable[..., Ready]  # a function of a module: its process imports it by name
+    settings: dict[str, Any]  # keyword arguments of `make`
+    packages: dict[str, str] = field(default_factory=dict)  # optional; import name -> pip name
 
 
 @dataclass
 class Outcome:
-    """What a contender measured.
-
-    Attributes:
-        name: of the contender.
-        values: one per round; none if it was skipped.
-        facts: its `Ready.facts`.
-        peak: peak resident memory while measuring, with the private memory of its workers, bytes.
-        own, mapped: resident memory after the last round, bytes: anonymous, and pages of mapped files.
-        reason: why it was skipped, or "".
-    """
+    """What a contender measured; memory in bytes."""
 
     name: str
-    values: list[float] = field(default_factory=list)
-    facts: dict[str, Any] = field(default_factory=dict)
-    peak: int = 0
-    own: int = 0
-    mapped: int = 0
-    reason: str = ""
+    values: list[float] = field(default_factory=list)  # one per round; none if it was skipped
+    facts: dict[str, Any] = field(default_factory=dict)  # its `Ready.facts`
+    peak: int = 0  # resident memory while measuring, with the private memory of its workers
+    own: int = 0  # anonymous resident memory after the last round
+    mapped: int = 0  # pages of mapped files after the last round
+    reason: str = ""  # why it was skipped, or ""
 
 
 class _Failed(Exception):
@@ -84,16 +63,8 @@ class _Failed(Exception):
 
 
 def compete(contenders: Sequence[Contender], rounds: int, *, at_once: int = 2) -> list[Outcome]:
-    """Measures all contenders, interleaved, after a warm-up round.
-
-    Args:
-        contenders: with different names.
-        rounds: counted rounds; each begins with another contender.
-        at_once: how many may get ready at the same time.
-
-    Returns:
-        The outcomes, in order. A contender that is absent or fails is reported and skipped; the others go on.
-    """
+    """Measures contenders (of different names), interleaved, after a warm-up round; each round begins with another.
+    One that is absent or fails is reported and skipped. `at_once`: how many may get ready at the same time."""
     outcomes = {contender.name: Outcome(contender.name) for contender in contenders}
     with tempfile.TemporaryDirectory(prefix="busfast-arena-") as folder:
         workers: dict[str, _Worker] = {}
@@ -143,11 +114,7 @@ def compete(contenders: Sequence[Contender], rounds: int, *, at_once: int = 2) -
 
 
 def pick(contenders: Sequence[Contender], words: Sequence[str]) -> list[Contender]:
-    """Returns the contenders whose name contains one of the words; all of them if there are no words.
-
-    Raises:
-        UserError: no name contains any.
-    """
+    """Returns the contenders whose name contains one of the words; all if there are none. UserError if none matches."""
     picked = [one for one in contenders if not words or any(word in one.name for word in words)]
     if not picked:
         raise UserError(f"No contender matches --only={','.join(words)}. The names are: "
@@ -180,11 +147,7 @@ class _Worker:
         return self.answer()
 
     def answer(self):
-        """Returns what the process sends.
-
-        Raises:
-            _Failed: it failed, ended, or did not answer in time.
-        """
+        """Returns what the process sends; raises _Failed if it failed, ended, or did not answer in time."""
         if not wait([self.pipe, self.process.sentinel], TIMEOUT):
             raise _Failed(f"no answer in {TIMEOUT} seconds")
         try:

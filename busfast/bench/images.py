@@ -21,21 +21,13 @@ VALID = 8  # images that are also in the validation part: DataLoaders need one, 
 
 @dataclass(frozen=True)
 class Images:
-    """The images of a bench; picklable, for its processes.
+    """The images of a bench; picklable, for its processes."""
 
-    Attributes:
-        root: folder of the table.
-        paths: their files.
-        names: their names in the table.
-        labels: their labels.
-        description: for people.
-    """
-
-    root: Path
-    paths: tuple[str, ...]
-    names: tuple[str, ...]
+    root: Path  # folder of the table
+    paths: tuple[str, ...]  # their files
+    names: tuple[str, ...]  # in the table
     labels: tuple[str, ...]
-    description: str
+    description: str  # for people
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -50,16 +42,8 @@ class Images:
 
 
 def gather(data: str | None, count: int, folder: Path) -> Images:
-    """Takes images of a data folder, at random if it has more than `count`, or generates some.
-
-    Args:
-        data: a data folder with any labels; None or "": images are generated.
-        count: how many at most.
-        folder: where they are generated.
-
-    Raises:
-        UserError: the table is wrong.
-    """
+    """Takes images of a data folder, at random if it has more than `count`; without one, generates them in `folder`.
+    Raises UserError if the table is wrong."""
     table = read_table(data or make_images(folder, count), other_labels=True)
     if len(table) > count:
         chosen = np.random.default_rng(SEED).permutation(len(table))[:count]
@@ -78,13 +62,7 @@ def gather(data: str | None, count: int, folder: Path) -> Images:
 
 
 def make_images(folder: Path, count: int, width: int = WIDTH, height: int = HEIGHT) -> Path:
-    """Writes seeded JPEGs and their table.csv; returns the data folder.
-
-    Args:
-        folder: is created.
-        count: number of images.
-        width, height: pixels.
-    """
+    """Writes seeded JPEGs and their table.csv into a new folder; returns it."""
     (folder / "images").mkdir(parents=True)
     names = [f"images/{number:05}.jpg" for number in range(count)]
 
@@ -100,15 +78,8 @@ def make_images(folder: Path, count: int, width: int = WIDTH, height: int = HEIG
 
 
 def draw_radiograph(number: int, width: int = WIDTH, height: int = HEIGHT) -> Image.Image:
-    """Draws a limb: soft tissue that fades out, a bone with a bright cortex and a spongy interior, film noise.
-
-    Args:
-        number: the seed; each number gives another image.
-        width, height: pixels.
-
-    Returns:
-        A Pillow image in mode L.
-    """
+    """Draws a limb in gray: soft tissue that fades out, a bone with a bright cortex and a spongy interior, film noise.
+    Each `number` gives another image."""
     rng = np.random.default_rng([SEED, number])
     y = np.linspace(-1, 1, height, dtype=np.float32)[:, None]
     x = np.linspace(-1, 1, width, dtype=np.float32)[None, :]

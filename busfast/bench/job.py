@@ -22,21 +22,13 @@ SLACK = 0.05  # beyond the range of normalized pixels
 
 @dataclass(frozen=True)
 class Job:
-    """Every image once an epoch, in random order, as batches of float32 (bs, 3, size, size), normalized.
-
-    Attributes:
-        images: what is loaded.
-        size: side of the result, pixels.
-        bs: images per batch.
-        workers: threads of busfast and DALI, worker processes of the others.
-        folder: where contenders write.
-    """
+    """Every image once an epoch, in random order, as batches of float32 (bs, 3, size, size), normalized."""
 
     images: Images
     size: int
     bs: int
-    workers: int
-    folder: str
+    workers: int  # threads of busfast and DALI, worker processes of the others
+    folder: str  # where contenders write
 
     def pipeline(self, augment: bool = True) -> ImagePipeline:
         """Returns busfast's pipeline: squash, flip, rotate by up to 15 degrees, normalize; or without augmentation."""
@@ -45,18 +37,9 @@ class Job:
 
 def ready(job: Job, epoch: Callable[[], Iterable[torch.Tensor]],
           reference: Callable[[], Iterable[torch.Tensor]] | None = None, **facts) -> Ready:
-    """Checks what a loader delivers; returns it ready to be measured.
-
-    Args:
-        job: what it is to deliver.
-        epoch: starts an epoch; yields batches of pixels.
-        reference: the same pixels without augmentation and in the order of the table; None where the loader crops at
-            random, so that its pixels cannot be compared.
-        facts: further facts.
-
-    Raises:
-        UserError: the batches have another shape, type or content.
-    """
+    """Checks what a loader delivers, and returns it ready to be measured; UserError for another shape, type or content.
+    `epoch` yields batches of pixels; `reference` the same without augmentation, in the table's order. None: the loader
+    crops at random, so that its pixels cannot be compared."""
     check_batch(job, next(iter(epoch()), torch.empty(0)))
     if reference is not None:
         facts["apart"] = mean_difference(job, reference())

@@ -23,14 +23,7 @@ SEED = 42
 
 
 class ResidentBatch:
-    """A DataLoader that returns one batch in memory again and again, so that loading costs nothing.
-
-    Args:
-        size: side of the images, pixels.
-        bs: images per batch.
-        steps: batches per epoch.
-        channels_last: memory layout.
-    """
+    """A DataLoader that returns one batch in memory `steps` times an epoch, so that loading costs nothing."""
 
     device = torch.device("cpu")
 
@@ -53,11 +46,7 @@ class ResidentBatch:
 
 
 class TrainTimer(Callback):
-    """Times the training of an epoch, and skips validation.
-
-    Attributes:
-        seconds: from the request of the first batch to the end of the last step.
-    """
+    """Times an epoch's training, from the request of the first batch to the end of the last step; skips validation."""
 
     order = 1000  # after all other callbacks
 
@@ -97,14 +86,7 @@ def epoch_seconds(learn: Learner) -> float:
 
 class BareLoop:
     """The ceiling: busfast's model with every part of the fast step, in a bare loop on a resident batch.
-
-    Args:
-        arch: timm model.
-        batches: the resident batch.
-        autocast: whether the forward pass runs in bfloat16.
-        foreach: whether Adam uses torch's foreach kernels in place of the fused one.
-        compiled: whether torch.compile compiles the model.
-    """
+    `autocast`: to bfloat16; `foreach`: Adam's foreach kernels in place of the fused one; `compiled`: torch.compile."""
 
     def __init__(self, arch: str, batches: ResidentBatch, *, autocast: bool = False, foreach: bool = False,
                  compiled: bool = False):

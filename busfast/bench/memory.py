@@ -13,11 +13,8 @@ _PROC = Path("/proc")
 
 class WorkerMemory:
     """Measures the memory of this process' workers in the background, while it is entered.
-
-    Attributes:
-        peak: the most private memory that they held at one time, bytes. Pages that they share with this process (those
-            they have not written to since the fork) are not counted.
-    """
+    `peak`: the most private memory that they held at one time, bytes. Pages that they share with this process (not
+    written to since the fork) are not counted."""
 
     def __init__(self):
         self.peak = 0

@@ -20,13 +20,7 @@ TOLERANCE = 1e-4  # of two passes over the same pixels
 
 
 def busfast(job: Job, loader: str = "auto", cache: str = "off") -> Ready:
-    """busfast's fastai DataLoaders, keeping freed memory, as `make_learner` sets it before training.
-
-    Args:
-        job: what is loaded.
-        loader: as that of `make_dls`.
-        cache: "off", or a folder for the decoded pixels, which is filled here.
-    """
+    """busfast's fastai DataLoaders, keeping freed memory, as `make_learner` sets it. A `cache` folder is filled now."""
     keep_freed_memory()
 
     def loaders(augment: bool):
@@ -64,12 +58,7 @@ def _checksums(batches) -> np.ndarray:
 
 
 def raw_dali(job: Job, cached: bool = False) -> Ready:
-    """The same graph in DALI without fastai, fed with files, or with resized pixels in memory.
-
-    Args:
-        job: what is loaded.
-        cached: whether resized pixels are fed.
-    """
+    """The same graph in DALI without fastai, fed with files or, if `cached`, with resized pixels in memory."""
     from busfast.pipelines.dali_loader import raw_batches
 
     fit, paths = job.pipeline().fit, job.images.paths
@@ -89,12 +78,7 @@ def raw_dali(job: Job, cached: bool = False) -> Ready:
 
 
 def decode(job: Job, resize: bool = False) -> Ready:
-    """The limit of loading without a cache, not a peer: JPEGs decoded in threads as busfast decodes them.
-
-    Args:
-        job: what is loaded.
-        resize: whether they are also resized to the model's size.
-    """
+    """The limit of loading without a cache, not a peer: JPEGs decoded (and resized) in threads as busfast does it."""
     read = partial(load_pixels, size=job.size, exact=False) if resize else \
         partial(read_image, keep_gray=True, enough=MARGIN * job.size)
 

@@ -40,12 +40,7 @@ def _fastai(job: Job, item_tfms, batch_tfms: list) -> Ready:
 
 
 def fastai_dls(job: Job, item_tfms, batch_tfms: list):
-    """Makes DataLoaders with fastai's DataBlock.
-
-    Args:
-        job: what is loaded.
-        item_tfms, batch_tfms: fastai's transforms; batches are also normalized.
-    """
+    """Makes DataLoaders with fastai's DataBlock and transforms; batches are also normalized."""
     from fastai.data.block import CategoryBlock, DataBlock
     from fastai.data.transforms import ColReader, Normalize
     from fastai.vision.data import ImageBlock
@@ -63,13 +58,7 @@ def _all_train(items) -> tuple[list[int], list[int]]:
 
 
 class Files(Dataset):
-    """Image files, each opened and transformed; its label is its number.
-
-    Args:
-        paths: files.
-        open_file: path -> image.
-        transform: image -> tensor; timm's `create_loader` puts its own here.
-    """
+    """Image files, each opened and transformed to a tensor; its label is its number. timm sets its own `transform`."""
 
     def __init__(self, paths, open_file, transform=None):
         self.paths, self.open_file, self.transform = paths, open_file, transform

@@ -60,9 +60,7 @@ def _ready(probabilities, job: Job) -> Ready:
 
 def write_weights(job: Job, arch: str) -> None:
     """Writes a model and timm's probabilities of all images with it.
-
-    The weights are random, but batch normalization has seen the images, so that their probabilities differ.
-    """
+    The weights are random, but batch normalization has seen the images, so that their probabilities differ."""
     torch.manual_seed(0)
     model = timm.create_model(arch, num_classes=len(job.images.classes)).to(memory_format=torch.channels_last)
     loader = DataLoader(Files(job.images.paths, open_pillow, pillow_transform(job, augment=False)), job.bs)

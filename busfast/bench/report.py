@@ -22,58 +22,31 @@ MEMORY = "memory_mb: peak resident memory of the process, with the private memor
 
 @dataclass(frozen=True)
 class Target:
-    """A ratio of two rows that should be reached.
+    """A ratio of two rows that should be reached."""
 
-    Attributes:
-        over, under: names of rows.
-        bound: the smallest ratio over / under,
-        at_most: or the largest.
-        column: of the rows.
-    """
-
-    over: str
-    under: str
-    bound: float
-    at_most: bool = False
+    over: str  # name of a row
+    under: str  # name of another
+    bound: float  # the smallest ratio over / under
+    at_most: bool = False  # whether `bound` is the largest
     column: str = "img_per_s"
 
 
 @dataclass
 class Report:
-    """The results of a bench.
+    """The results of a bench."""
 
-    Attributes:
-        title: of the chart and the page.
-        rows: one per contender; the first column is `name`.
-        drawn: the column that the chart shows, and the label of its axis; the whiskers show `<column>_iqr` or
-            `<column>_sd`, if there is one.
-        targets: ratios to print.
-        notes: lines to read with the figures.
-        skipped: name -> reason.
-        packages: optional packages whose versions matter.
-    """
-
-    title: str
-    rows: pd.DataFrame
-    drawn: tuple[str, str]
+    title: str  # of the chart and the page
+    rows: pd.DataFrame  # one per contender; the first column is `name`
+    drawn: tuple[str, str]  # column and its label; whiskers: `<column>_iqr` or `<column>_sd`, if any
     targets: Sequence[Target] = ()
-    notes: Sequence[str] = ()
-    skipped: dict[str, str] = field(default_factory=dict)
-    packages: Sequence[str] = ()
+    notes: Sequence[str] = ()  # to read with the figures
+    skipped: dict[str, str] = field(default_factory=dict)  # name -> reason
+    packages: Sequence[str] = ()  # optional ones whose versions matter
 
 
 def tabulate(outcomes: Sequence[Outcome], base: str, facts: Sequence[str] = (), memory: bool = True) -> pd.DataFrame:
-    """Makes the rows of a report.
-
-    Args:
-        outcomes: of the contenders; those that were skipped get no row.
-        base: the row that ratios are taken to.
-        facts: which facts become columns.
-        memory: whether memory_mb is a column (see `Outcome.peak`).
-
-    Returns:
-        name, img_per_s (median over the rounds), img_per_s_iqr, ratio, the facts, memory_mb.
-    """
+    """Makes the rows of a report: name, img_per_s (median), img_per_s_iqr, ratio, the `facts`, memory_mb.
+    Ratios are taken to the row `base`; contenders that were skipped get no row. For `memory` see `Outcome.peak`."""
     rows = []
     for outcome in outcomes:
         if outcome.values:
@@ -95,11 +68,7 @@ def reasons(outcomes: Sequence[Outcome]) -> dict[str, str]:
 
 
 def judge(report: Report) -> pd.DataFrame:
-    """Compares the rows with the targets.
-
-    Returns:
-        One row per target: what, ratio (NaN where one of the two was not measured), wanted, verdict.
-    """
+    """Returns a row per target: what, ratio (NaN where one of the two was not measured), wanted, verdict."""
     verdicts = []
     for target in report.targets:
         values = dict(zip(report.rows["name"], report.rows[target.column], strict=True))
@@ -115,17 +84,8 @@ def judge(report: Report) -> pd.DataFrame:
 
 
 def publish(report: Report, folder: Path, what: str, command: str) -> None:
-    """Prints a report and writes WHAT.csv, WHAT.md and WHAT.png; those of an earlier run are replaced.
-
-    Args:
-        report: the results.
-        folder: to write to; exists.
-        what: names the files.
-        command: which makes these figures.
-
-    Raises:
-        UserError: a file cannot be written.
-    """
+    """Prints a report and writes WHAT.csv, WHAT.md and WHAT.png into an existing folder, in place of an earlier run's.
+    `command` is the one that makes these figures. Raises UserError if a file cannot be written."""
     verdicts = judge(report)
     print("\n" + _format_cells(report.rows).to_string(index=False))
     if len(verdicts):

@@ -20,17 +20,9 @@ FINE = (0.5, 2.0)  # sigma of blur and surround in pixels of the full thumbnail,
 
 def similarities(thumbnails: np.ndarray, common: np.ndarray, a: np.ndarray, b: np.ndarray, mirrored: np.ndarray,
                  threads: int | None = None) -> np.ndarray:
-    """Aligns pairs of thumbnails at half size, and measures their similarity at full size.
-
-    Args:
-        thumbnails: uint8, (N, S, S).
-        common: float32, (S, S), subtracted from the fine contrast of each.
-        a, b: int, (P,), indices of the pairs.
-        mirrored: bool, (P,), whether the second image is mirrored first.
-        threads: number of threads; all cores by default.
-
-    Returns:
-        float32, (P,): correlation of fine local contrast in the overlap, -1 to 1; 0 if the overlap is too small.
+    """Returns float32 (P,): correlation, -1 to 1, of the fine local contrast of the pairs `thumbnails[a]`,
+    `thumbnails[b]`, uint8 (N, S, S). They are aligned at half size, b mirrored first where `mirrored` says so, and
+    `common`, float32 (S, S), is subtracted; 0: the overlap is too small.
     """
     def score(start: int) -> np.ndarray:
         batch = slice(start, start + BATCH)
@@ -56,8 +48,7 @@ def similarities(thumbnails: np.ndarray, common: np.ndarray, a: np.ndarray, b: n
 def halve(thumbnails: np.ndarray) -> np.ndarray:
     """Returns thumbnails at half size, uint8 (N, S / 2, S / 2)."""
     count, side, _ = thumbnails.shape
-    return np.round(thumbnails.reshape(count, side // 2, 2, side // 2, 2).mean((2, 4), dtype=np.float32)
-                    ).astype(np.uint8)
+    return thumbnails.reshape(count, side // 2, 2, side // 2, 2).mean((2, 4), dtype=np.float32).round().astype(np.uint8)
 
 
 def local_contrast(thumbnails: np.ndarray, blur: float, surround: float) -> np.ndarray:
@@ -71,11 +62,8 @@ def local_contrast(thumbnails: np.ndarray, blur: float, surround: float) -> np.n
 
 
 def warp(images: np.ndarray, transform: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Resamples images, (P, S, S); returns them, and a mask of the pixels inside the source.
-
-    Args:
-        images: float32, (P, S, S).
-        transform: (P, 4): scale - 1 and shift in y, then in x, of coordinates from -1 to 1; independent of S.
+    """Resamples images, (P, S, S); returns them, and a mask of the pixels inside the source. `transform`, (P, 4), is
+    scale - 1 and shift in y, then in x, of coordinates from -1 to 1.
     """
     side = images.shape[-1]
     position = ((1 + transform[:, ::2, None]) * grid(side) + transform[:, 1::2, None] + 1) * ((side - 1) / 2)

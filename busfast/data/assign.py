@@ -12,27 +12,15 @@ CLASS_WEIGHT = 4.0  # how much more even the classes shall come out than centers
 
 def assign(table: pd.DataFrame, names: pd.Series, parts: tuple[str, ...], shares: tuple[float, ...], seed: int,
            classes: tuple[str, ...], where: str) -> np.ndarray:
-    """Gives each group to a part so that class, and class-by-center, shares come out alike.
+    """Returns the part of each row; each group (`names`) goes to one part, so that class, and class-by-center, shares
+    come out alike.
 
-    A group's first place is decided by a hash of the seed and its name alone: the order of rows and other groups do
-    not matter to it. Chance leaves the shares uneven; so groups are moved, one at a time, each time the one whose
-    move makes the shares most even (of those alike, the one whose hash lies nearest to the other part), until no move
-    makes them more even. Few are moved: with rows added or taken away, most groups stay where they were.
+    A group's first place is decided by a hash of the seed and its name alone: the order of rows and other groups do not
+    matter to it. Chance leaves the shares uneven; so groups are moved, one at a time, each time the one whose move
+    makes the shares most even (of those alike, the one whose hash lies nearest to the other part), until no move makes
+    them more even. Few are moved: with rows added or taken away, most groups stay where they were.
 
-    Args:
-        table: columns label and center.
-        names: the group of each row.
-        parts: names of the parts.
-        shares: the share of each part; they sum to 1.
-        seed: of the hash.
-        classes: every part shall have each of them.
-        where: names the table in an error.
-
-    Returns:
-        The part of each row.
-
-    Raises:
-        UserError: a class has fewer groups than there are parts, or cannot be given to every part.
+    Raises UserError, which names the table as `where`, if not every part can be given each of the classes.
     """
     groups, keys = pd.factorize(names, sort=True)
     counts = _count(table, groups, len(keys))
@@ -71,7 +59,7 @@ def _count(table: pd.DataFrame, groups: np.ndarray, number: int) -> np.ndarray:
 
 
 def _even_out(part_of: np.ndarray, place: np.ndarray, counts: np.ndarray, shares: np.ndarray) -> None:
-    """Augmentation groups (in `part_of`) until no move lessens the squared distance to the parts' target counts.
+    """Moves groups (in `part_of`) until no move lessens the squared distance to the parts' target counts.
 
     Groups with the same counts are alike, so moves are weighed for each kind of group, not for each group.
     """

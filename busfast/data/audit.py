@@ -41,19 +41,10 @@ class Audit:
 def audit_images(table: Table, classes: Sequence[str] = CLASSES, *,
                  decisions: dict[frozenset, str] | None = None,
                  metadata_only: bool = False) -> tuple[Audit, pd.DataFrame]:
-    """Reads every image of a table and audits the set; problems become findings, not errors.
+    """Reads every image of a table and audits it; returns the audit, and the pairs of duplicates for `split_table`.
 
-    Args:
-        table: as `read_table` returns it.
-        classes: the expected labels; other labels in the table follow them.
-        decisions: as `read_decisions` returns them; default: those of the table's last audit.
-        metadata_only: open no image.
-
-    Returns:
-        The audit, and the pairs of duplicates for `split_table`.
-
-    Raises:
-        UserError: the decisions cannot be read.
+    Problems become findings, not errors. Labels that are none of `classes` follow them; `decisions` (default: those of
+    the table's last audit) are as `read_decisions` returns them.
     """
     if decisions is None:
         decisions = read_decisions(audit_file(table.file))
@@ -69,15 +60,8 @@ def audit_images(table: Table, classes: Sequence[str] = CLASSES, *,
 def audit_table(table: pd.DataFrame, prints: pd.DataFrame | None, duplicates: pd.DataFrame,
                 decisions: Mapping[frozenset, str] | None = None, classes: Sequence[str] = CLASSES,
                 links: Mapping[str, str] | None = None, root: Path = Path()) -> Audit:
-    """Audits a table, given the fingerprints and duplicates of its images.
-
-    Args:
-        table: with a column `group`, as `add_groups` returns it.
-        prints: fingerprints of the images, in order; None: the images were not read.
-        duplicates, decisions: as `find_duplicates` and `read_decisions` return them.
-        classes: the labels, in the order of the tables.
-        links: image -> target of a symbolic link that leads out of the data folder.
-        root: folder that the paths of images are relative to.
+    """Audits a table with a column `group`, given the fingerprints (None: not read) and duplicates of its images.
+    `links`: image -> target of a symbolic link that leads out of the data folder.
     """
     decisions = decisions or {}
     confounding, v, by_center, by_class = confound(table, classes)
@@ -95,13 +79,9 @@ def audit_table(table: pd.DataFrame, prints: pd.DataFrame | None, duplicates: pd
 
 
 def confound(table: pd.DataFrame, classes: Sequence[str]) -> tuple[pd.DataFrame, float, float, float]:
-    """Measures how well the center predicts the class.
-
-    Returns:
-        Number of images per center (rows) and class (columns); Cramer's V of that table; the accuracy of guessing the
-        most common class of each center; and of guessing the most common class overall.
-
-    Source: Cramer 1946, Mathematical Methods of Statistics, chapter 21; here by SciPy.
+    """Returns images per center (rows) and class (columns); Cramer's V of that table; and the accuracy of guessing the
+    most common class of each center, and the most common one overall. Source: Cramer 1946, Mathematical Methods of
+    Statistics, chapter 21.
     """
     with_center = table[table["center"] != ""]
     counts = pd.crosstab(with_center["center"], with_center["label"])

@@ -30,14 +30,8 @@ KINDS = (("identical", "Identical images"), ("near-duplicate", "Near-duplicates"
 
 
 def write_audit(audit: Audit, folder: Path, leaks: tuple[str, pd.DataFrame] | None = None) -> list[Path]:
-    """Writes audit.csv, one row per finding, and audit.html; replaces those of an earlier audit.
-
-    Args:
-        audit, folder: the audit, and where to write it; created if needed.
-        leaks: name and leaks of a split; also written to leaks.csv.
-
-    Raises:
-        UserError: they cannot be written, or the folder has an audit.html that busfast did not write.
+    """Writes audit.csv and audit.html, and the leaks of a split (its name, leaks) to leaks.csv; returns the files.
+    UserError if they cannot be written, or an audit.html is there that busfast did not write.
     """
     table, page, leaks_table = (folder / name for name in ("audit.csv", "audit.html", "leaks.csv"))
     if page.is_file() and MARK not in page.read_text(encoding="utf-8", errors="replace")[:200]:

@@ -18,11 +18,8 @@ NO_DUPLICATES = pd.DataFrame({"a": np.empty(0, int), "b": np.empty(0, int)}).rei
 
 
 def find_duplicates(table: pd.DataFrame, prints: pd.DataFrame) -> pd.DataFrame:
-    """Finds pairs of images that show the same picture, by the fingerprints of a table's images, in order.
-
-    Returns:
-        One row per pair: a, b (row positions), image, other (names), kind (identical or near-duplicate), similarity
-        (1: the same) and mirrored. k identical images are k - 1 pairs.
+    """Finds pairs of images that show the same picture, by their fingerprints; k identical images are k - 1 pairs.
+    `COLUMNS`: a, b are row positions; kind is identical or near-duplicate; similarity 1 is the same.
     """
     names = table["image"].to_numpy()
     exact = [(a, b) for group in exact_duplicates(prints) for a, b in zip(group, group[1:], strict=False)]
@@ -52,13 +49,8 @@ def audit_file(table_file: str | Path) -> Path | None:
 
 
 def read_decisions(file: Path | None) -> dict[frozenset, str]:
-    """Reads the column `decision` of audit.csv, which a person fills in.
-
-    Returns:
-        Pair of images -> same or different; empty if there is no file.
-
-    Raises:
-        UserError: a decision is neither, or the file is not an audit.
+    """Returns pair of images -> same or different, from the column `decision` of audit.csv, which a person fills in.
+    Empty if there is no file; UserError if a decision is neither.
     """
     if file is None or not file.is_file():
         return {}

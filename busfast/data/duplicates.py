@@ -5,10 +5,10 @@ Three steps on the local contrast of gray thumbnails, which brightness, gain and
 1. Compare every image with every other and its mirror image: the correlation of 256-number descriptors.
 2. Align the candidates of step 1 by shift and scale along each axis, which also undoes a crop.
 3. Decide by the correlation of fine detail in the overlap, after subtracting what all images of the data set have in
-   common (the frame of the scanner's screen, the anatomy of a standard view).
+common (the frame of the scanner's screen, the anatomy of a standard view).
 
-Shared low frequencies (bright above, dark below) make 64-bit perceptual hashes of ultrasound images collide.
-`python benchmarks/duplicates.py` measures it.
+Shared low frequencies (bright above, dark below) make 64-bit perceptual hashes of ultrasound images collide; `python
+benchmarks/duplicates.py` measures it.
 """
 
 import numpy as np
@@ -25,11 +25,8 @@ TILE = (1024, 2048)  # rows and columns of a tile that fits a processor's cache
 
 
 def exact_duplicates(prints: pd.DataFrame) -> list[list[int]]:
-    """Groups images with the same 8-bit pixels, whatever their file format.
-
-    Returns:
-        Row positions in `prints` of each group of two or more, ascending, ordered by their first. Unreadable and
-        constant images are left out: all black frames are equal and say nothing about a patient.
+    """Returns the row positions of each group of images with the same 8-bit pixels, ascending, ordered by their first.
+    Unreadable and constant images are left out: all black frames are equal and say nothing about a patient.
     """
     pixels = prints["pixels"].to_numpy()
     groups: dict[str, list[int]] = {}
@@ -41,15 +38,10 @@ def exact_duplicates(prints: pd.DataFrame) -> list[list[int]]:
 def near_duplicates(prints: pd.DataFrame, same: float = SAME, threads: int | None = None) -> pd.DataFrame:
     """Finds pairs of images of one picture: saved again, resized, brightened, marked, cropped or mirrored.
 
-    Args:
-        prints: as `fingerprint_images` returns them.
-        same: smallest correlation of a pair after alignment, 0 to 1.
-        threads: number of threads; all cores by default. The result does not depend on it.
-
-    Returns:
-        One row per pair, most similar first: a, b (row positions, a < b), similarity (correlation after alignment)
-        and mirrored (left and right are exchanged). Exact duplicates are included; unreadable and constant images are
-        not. k images with the same thumbnail are chained by k - 1 pairs; `busfast.data.groups.connected` gives groups.
+    Returns a row per pair, most similar first: a, b (row positions in `prints`, a < b), similarity (correlation after
+    alignment, at least `same`) and mirrored (left and right are exchanged). Exact duplicates are included; unreadable
+    and constant images are not. k images with the same thumbnail are chained by k - 1 pairs;
+    `busfast.data.groups.connected` gives groups.
     """
     rows = comparable(prints)
     last_row: dict[bytes, int] = {}  # thumbnail -> the last row that has it
@@ -103,13 +95,10 @@ def describe(thumbnails: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def candidate_pairs(vectors: np.ndarray, least: float = CANDIDATE, nearest: int = NEAREST) -> tuple[np.ndarray, ...]:
-    """Finds the pairs whose vectors correlate by `least` or more, of each image's `nearest` most similar images.
+    """Returns a, b (a < b) and mirrored of the pairs that correlate by `least` or more, of each image's `nearest` ones.
 
     Brute force by matrix products of tiles: no index can prune at so wide a radius (60 degrees), and up to about
     100,000 images this takes less time than reading them.
-
-    Returns:
-        a and b (int, a < b), and whether the mirror image is the similar one (bool).
     """
     count = len(vectors)
     even, odd = (np.ascontiguousarray(vectors[:, part]) for part in (0, 1))

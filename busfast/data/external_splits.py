@@ -28,28 +28,17 @@ def is_list_path(split: str) -> bool:
 
 
 def read_lists(path: str | Path, table: Table, classes: tuple[str, ...]) -> Split:
-    """Reads lists made elsewhere.
+    """Reads lists made elsewhere; a row on no list is unused, a row on the lists of several parts is in each of them.
 
-    Args:
-        path: a CSV file with a column image and a column part (or split, set): train, val, test; or a folder that has
-            a list for each part, named such as train.csv, val.txt, test.csv; or, where a folder has several such sets
-            (`mine_train.csv`, `mine_val.csv`, ...), the folder and the name: FOLDER/mine. A .txt file has a path a
-            line.
-        table: as `read_table` returns it; its labels count, those of the lists must be the same.
-        classes: the labels.
-
-    Returns:
-        The split; rows on no list are unused; a row on the lists of several parts is in it once for each.
-
-    Raises:
-        UserError: no such lists; an image that is not in the table, or not told apart; another label than in the
-            table; no list for training or validation.
+    `path` is a CSV file with a column image and a column part (or split, set): train, val, test; or a folder that has a
+    list for each part, named such as train.csv, val.txt, test.csv; or, where a folder has several such sets
+    (`mine_train.csv`, `mine_val.csv`, ...), the folder and the name: FOLDER/mine. A .txt file has a path a line. The
+    table's labels count; UserError if a list has another one, or names an image that is not in the table.
     """
     name, path, rows = str(path), Path(path), table.rows
     files = _find(path)
     find = _Finder(rows)
-    wanted: dict[int, list[str]] = {}
-    twice = 0
+    wanted, twice = {}, 0  # wanted: row -> its parts
     for file, part in files:
         for line, name, label, given in _entries(file, part):
             position = find(file, line, name)
@@ -110,8 +99,7 @@ def _entries(file: Path, part: str) -> Iterable[tuple[int, str, str, str]]:
     for line, cells in rows:
         given = part
         if own is not None and not part:
-            given = NAMES.get(cells[own].lower(), "")
-            if not given:
+            if not (given := NAMES.get(cells[own].lower(), "")):
                 raise UserError(f"{file}, row {line}, column {header[own]}: '{cells[own]}' is none of "
                                 f"{', '.join(PARTS)}, {UNUSED}.")
         yield line, cells[image], "" if label is None else cells[label], given

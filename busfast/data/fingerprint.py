@@ -26,24 +26,14 @@ MODES = {"1": "gray 1", "L": "gray 8", "LA": "gray 8", "La": "gray 8", "I": "gra
 
 
 def fingerprint_images(paths: Sequence[str | Path], threads: int | None = None) -> pd.DataFrame:
-    """Decodes every image once, in parallel; caches the results for the next call.
+    """Decodes every image once, in parallel; returns a row per path, in order, and caches the rows for the next call.
 
     The cache, thumbnails included, is one file per data folder in `cache_folder()`, which only its user can read. An
-    image is read again when its size in bytes or its modification time differs. Without a writable cache, nothing is
-    cached.
+    image is read again when its size in bytes or its modification time differs.
 
-    Args:
-        paths: image files.
-        threads: number of decoding threads; all cores by default.
-
-    Returns:
-        One row per path, in order:
-        reason: why the image cannot be read; "" if it can.
-        width, height: int, pixels, after EXIF rotation; 0 if unreadable.
-        mode: kind and bits per channel of the file: "gray 1", "gray 8", "gray 16", "gray 32" or "color 8".
-        low, high: int, 0 to 255, the darkest and the brightest gray value; equal for a constant image.
-        pixels: text, a hash of size and 8-bit RGB pixels.
-        thumbnail: bytes, SIDE x SIDE gray values, row by row.
+    Columns: reason (why it cannot be read, else ""), width and height (pixels, after EXIF rotation), mode (kind and
+    bits per channel of the file, such as "gray 16" or "color 8"), low and high (gray values, 0 to 255; equal for a
+    constant image), pixels (a hash of size and 8-bit RGB pixels), thumbnail (bytes, SIDE x SIDE gray values).
     """
     names = [os.path.abspath(path) for path in paths]
     stamps = {name: file_stamp(name) for name in names}
@@ -97,9 +87,8 @@ def file_stamp(path: str) -> tuple[int, int] | None:
 
 
 def cache_file(names: list[str]) -> Path | None:
-    """Returns the cache file of the deepest folder that holds all files, so that each data set has its own.
-
-    None: caching is switched off (BUSFAST_CACHE=off), or there is no cache folder.
+    """Returns the cache file of the deepest folder that holds all files, so that each data set has its own; None:
+    caching is off (BUSFAST_CACHE=off), or there is no cache folder.
     """
     if os.environ.get("BUSFAST_CACHE") == "off":
         return None

@@ -15,15 +15,10 @@ def connected(count: int, a: Sequence[int], b: Sequence[int]) -> np.ndarray:
 
 
 def group_names(table: pd.DataFrame, *, across_centers: bool) -> pd.Series:
-    """Names the group of each row: rows are one group if they share a patient or a value of the column `group`.
+    """Names the group of each row: rows are one group if they share a patient or a value of the column `group`, if any.
 
-    Args:
-        table: columns image, center, patient and, if there is one, group ("" where nothing is known).
-        across_centers: whether the same patient id at two centers is the same person.
-
-    Returns:
-        A name for each row. It depends on the rows of its own group alone: not on their order, nor on other groups.
-        An image without patient and group is a group of its own.
+    A name depends on the rows of its own group alone: not on their order, nor on other groups. An image without both is
+    its own group. `across_centers`: the same patient id at two centers is the same person.
     """
     alone = "image " + table["image"]
     place = "" if across_centers else " of center " + table["center"]
@@ -43,15 +38,8 @@ def group_names(table: pd.DataFrame, *, across_centers: bool) -> pd.Series:
 
 
 def add_groups(table: pd.DataFrame, a: Sequence[int], b: Sequence[int]) -> pd.DataFrame:
-    """Returns the table with a column `group` that joins duplicates, patients and any group it had before.
-
-    Args:
-        table: as `read_table` returns it.
-        a, b: positions of rows that are duplicates of each other, pair by pair.
-
-    Returns:
-        A copy with `group`: the same name for rows of the same patient (within a center), pair or group; "" for a row
-        that is alone.
+    """Returns the table with a column `group`: the same name for rows of the same patient (within a center), duplicates
+    (row positions a[i], b[i]) or group it had before; "" for a row that is alone.
     """
     before = group_names(table, across_centers=False)
     codes, _ = pd.factorize(before)

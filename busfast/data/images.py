@@ -26,8 +26,8 @@ def read_image(source: Any, keep_gray: bool = False, enough: int = 0) -> Image.I
     """Reads an image upright (by its EXIF orientation), as RGB of 8 bits per channel.
 
     Args:
-        source: a path, encoded bytes, a Pillow image, or an array (H, W) or (H, W, 3). Gray of more than 8 bits (12-
-            or 16-bit PNG and TIFF, floats) is stretched from the image's darkest to its brightest value, so that 12-bit
+        source: a path, encoded bytes, a Pillow image, or an array (H, W) or (H, W, 3). Gray of more than 8 bits (12- or
+            16-bit PNG and TIFF, floats) is stretched from the image's darkest to its brightest value, so that 12-bit
             data in a 16-bit file is not read as black. Of a file of several images, the first.
         keep_gray: leave gray in one channel: the same values in a third of the time.
         enough: pixels; a JPEG may be decoded at 1/2, 1/4 or 1/8 of its size if no side gets shorter than this. 0: at
@@ -62,12 +62,8 @@ def read_image(source: Any, keep_gray: bool = False, enough: int = 0) -> Image.I
 
 
 def open_image(source: Any) -> Image.Image:
-    """Opens an image file (a path, or encoded bytes): reads its header, not its pixels.
-
-    Raises:
-        OSError: there is no such file, or its format is not one of `FORMATS`.
-        TooManyPixels: it has more than `PIL.Image.MAX_IMAGE_PIXELS` (None: no limit).
-        ValueError: it is not a regular file.
+    """Opens an image file (a path, or encoded bytes): reads its header, not its pixels. Raises OSError if its format is
+    none of `FORMATS`, TooManyPixels above `PIL.Image.MAX_IMAGE_PIXELS`, ValueError if it is no regular file.
     """
     if isinstance(source, bytes):
         file = io.BytesIO(source)
@@ -100,8 +96,7 @@ def resize_image(image: Image.Image, size: int, resize: str = "squash", channels
     """Resizes an image to size x size pixels, bilinear with antialiasing.
 
     Args:
-        image: in mode RGB or L.
-        size: side of the result in pixels.
+        image, size: the image, in mode RGB or L, and the side of the result in pixels.
         resize: "squash" (ignores the aspect ratio), "crop" (center square) or "pad" (longer side to `size`, black
             borders).
         channels: "rgb", or "gray" to drop color (the mode stays).
@@ -121,26 +116,16 @@ def resize_image(image: Image.Image, size: int, resize: str = "squash", channels
     longer = max(width, height)
     width, height = (max(1, int(length * size / longer + 0.5)) for length in (width, height))
     canvas = Image.new(image.mode, (size, size))
-    canvas.paste(image.resize((width, height), Image.Resampling.BILINEAR),
-                 ((size - width) // 2, (size - height) // 2))
+    canvas.paste(image.resize((width, height), Image.Resampling.BILINEAR), ((size - width) // 2, (size - height) // 2))
     return canvas
 
 
 def load_pixels(source: Any, size: int, resize: str = "squash", channels: str = "rgb",
                 exact: bool = True) -> np.ndarray:
-    """Reads and resizes an image; the values of `resize_image(read_image(source))`, with gray in one channel.
+    """Returns `resize_image(read_image(source))` as uint8, (size, size, 3), or (size, size, 1) if all of it is gray.
 
-    Args:
-        source: see `read_image`.
-        size, resize, channels: see `resize_image`.
-        exact: decode a JPEG at full size. Otherwise a large one is decoded at 1/2, 1/4 or 1/8 of its size, but no
-            smaller than `MARGIN * size`: faster, and off by about .2/255.
-
-    Returns:
-        uint8, (size, size, 1) for gray (also if a color file holds only gray), else (size, size, 3).
-
-    Raises:
-        OSError, SyntaxError, ValueError: see `read_image`.
+    Unless `exact`, a large JPEG is decoded at 1/2, 1/4 or 1/8 of its size, but no smaller than `MARGIN * size`: faster,
+    and off by about .2/255. Raises as `read_image`.
     """
     image = read_image(source, keep_gray=True, enough=0 if exact else MARGIN * size)
     if channels == "gray":

@@ -8,11 +8,7 @@ CLASSES = ("normal", "benign", "malignant")  # the default, of breast ultrasound
 
 
 def match_label(label: str, classes: tuple[str, ...]) -> str:
-    """Returns the class that a label names, ignoring case, spaces, '-' and '_'.
-
-    Raises:
-        UserError: it names none; the message names the nearest, and all.
-    """
+    """Returns the class that a label names, ignoring case, spaces, '-' and '_'; UserError if it names none."""
     if label in classes:
         return label
     return {plain(name): name for name in classes}.get(plain(label)) or choose("label", label, classes)

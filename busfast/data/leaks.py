@@ -15,16 +15,10 @@ NOUNS = {"same file": "file", "patient": "patient", "group": "group", "identical
 
 
 def find_leaks(split: Split | pd.DataFrame, duplicates: pd.DataFrame) -> pd.DataFrame:
-    """Finds what is on two sides of a split.
+    """Returns a row (`COLUMNS`) for each thing on two sides of a split; `duplicates` has columns image, other, kind.
 
-    Args:
-        split: the split, or its rows: columns image, center, patient, part and, if there is one, group.
-        duplicates: pairs of duplicates: columns image, other, kind (identical or near-duplicate).
-
-    Returns:
-        A row a leak: leak (same file, patient, group, identical or near-duplicate), image, part, other, other_part.
-        A patient (a group, a file) on several sides is one row, which names an image of each of two sides; so is a
-        chain of duplicates whose ends are on two sides though no pair of it is.
+    A patient (a group, a file) on several sides is one row, which names an image of each of two sides; so is a chain of
+    duplicates whose ends are on two sides though no pair of it is.
     """
     rows = as_table(split).rows
     used = rows[rows["part"].isin(PARTS)].reset_index(drop=True)
@@ -37,11 +31,7 @@ def find_leaks(split: Split | pd.DataFrame, duplicates: pd.DataFrame) -> pd.Data
 
 
 def check_leaks(leaks: pd.DataFrame, allow: bool) -> None:
-    """Refuses a split that leaks, unless that is allowed; then warns.
-
-    Raises:
-        UserError: it leaks; counts the leaks of each kind and names up to ten.
-    """
+    """Raises UserError, with up to ten of the leaks, if a split leaks and that is not allowed; else prints it."""
     if leaks.empty:
         return
     shown = [f"  {row.leak}: {row.image} ({row.part}), {row.other} ({row.other_part})"

@@ -13,16 +13,10 @@ OWNER_FILE = "about.txt"
 
 
 def read_source_folders(root: str | Path) -> dict[str, Path]:
-    """Reads `root/sources.csv`, if there is one: what the first part of an image's path stands for.
+    """Returns what the first part of an image's path stands for, name -> folder, by `root/sources.csv`, if it is there.
 
     Columns: `name`, the first part of paths ("." for all paths that begin otherwise), and `folder`, absolute or
-    relative to `root`; an empty cell means the folder `root/name` itself, that is, nothing special.
-
-    Returns:
-        Name -> folder.
-
-    Raises:
-        UserError: the file cannot be read, a name stands there twice, or a folder is not there.
+    relative to `root`; an empty cell means the folder `root/name` itself. UserError if it cannot be used.
     """
     file = Path(root) / SOURCES_FILE
     if not file.is_file():
@@ -42,13 +36,7 @@ def read_source_folders(root: str | Path) -> dict[str, Path]:
 
 
 def locate(root: str | Path, name: str, folders: dict[str, Path]) -> Path:
-    """Returns the file of a path in a table.
-
-    Args:
-        root: folder of the table.
-        name: the path as the table gives it, with /.
-        folders: as `read_source_folders` returns it.
-    """
+    """Returns the file of a path, with /, of the table in `root`; `folders` as `read_source_folders` returns them."""
     first, _, rest = name.partition("/")
     if rest and first in folders:
         return folders[first] / rest.lstrip("/")  # "busi//etc" is in busi, not in /
@@ -64,10 +52,7 @@ def path_problem(name: str) -> str:
 
 def home_of(table_file: str | Path) -> Path:
     """Returns the folder for what busfast writes about a data set: that of the table if it lies below data/, else
-    data/about-NAME here, so that nothing is written into a folder that is not busfast's.
-
-    Raises:
-        UserError: data/about-NAME is about another folder of that name.
+    data/about-NAME here, since folders of others are left alone. UserError if that is about another data set.
     """
     folder = Path(table_file).resolve().parent
     here = Path("data").resolve()
@@ -99,11 +84,7 @@ def links_out(root: str | Path, names: Iterable[str]) -> dict[str, str]:
 
 
 class PathSandbox:
-    """Tells whether files lie where they seem to, however many symbolic links there are.
-
-    Args:
-        folders: the folders that a file may be in.
-    """
+    """Tells whether files lie in the given folders, as they seem to, however many symbolic links there are."""
 
     def __init__(self, *folders: str | Path):
         self._folders = [os.path.realpath(folder) for folder in folders]

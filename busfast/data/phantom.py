@@ -62,22 +62,10 @@ class _Patient:
 
 def write_phantom(folder: str | os.PathLike, images: int = 640, seed: int = 0,
                   progress: Callable[[int, int], None] | None = None) -> Path:
-    """Writes the phantom data set, unless `folder` already holds it.
+    """Writes the phantom data set, unless `folder` already holds it; returns the path of its table.
 
     The same `images` and `seed` give byte-identical files. They are written to a temporary folder that is renamed at
-    the end, so that an interrupted run leaves no partial data set.
-
-    Args:
-        folder: must be missing or empty, or hold the same phantom.
-        images: number of images, at least 1.
-        seed: of all randomness, 0 or more.
-        progress: called as progress(done, total) after each image.
-
-    Returns:
-        Path of the table, `folder/table.csv`.
-
-    Raises:
-        UserError: `folder` holds other files (they are left unchanged) or cannot be made.
+    the end. `progress` is called as progress(done, total) after each image. UserError if `folder` holds other files.
     """
     if images < 1 or seed < 0:
         raise UserError(f"The phantom needs images >= 1 and seed >= 0 (got images={images}, seed={seed}).")

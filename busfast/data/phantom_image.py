@@ -40,14 +40,8 @@ class Center:
 
 def make_image(rng: np.random.Generator, label: str, center: Center,
                tissue: Tissue | None = None) -> tuple[np.ndarray, np.ndarray]:
-    """Draws one image and its lesion mask.
-
-    Args:
-        rng, label, center: source of all randomness, one of CLASSES, the site whose device is imitated.
-        tissue: the patient's breast; default: sampled from `rng`.
-
-    Returns:
-        Image, uint8 (H, W), and mask, uint8 (H, W), 0 or 255; all zero for "normal".
+    """Draws an image and its lesion mask, uint8 (H, W); the mask is 0 or 255, all zero for "normal". `tissue`: the
+    patient's breast; default: sampled from `rng`.
     """
     if label not in CLASSES:
         raise ValueError(f"label must be one of {CLASSES}, not {label!r}")

@@ -31,25 +31,8 @@ def prepare(sources: Sequence[str], paths: Sequence[str | Path], out: str | Path
             classes: Sequence[str] = CLASSES) -> Table:
     """Makes a data folder of one or several sources: table.csv, sources.csv, and masks and images that must be made.
 
-    Args:
-        sources: keys of `SOURCES`; one may stand there twice.
-        paths: the folder (for csv also the file) of each.
-        out: the new folder, missing or empty; in none of the sources.
-        copy: whether images and masks are copied into it; else they stay where they are and sources.csv says where.
-        partial: take what is there of a set that is not whole.
-        columns: for csv: names of busfast -> names of the file's columns, where they differ.
-        center: name of the center where a source does not tell; or one for each source.
-        center_tag: for DICOM: keyword of the tag that names the center.
-        salt: for DICOM: secret from which patient ids are made; the same gives the same ids. Empty: one that is
-            thrown away.
-        link: for DICOM: a new file that says which image was made of which DICOM file.
-        classes: the labels that are meant.
-
-    Returns:
-        The table as written.
-
-    Raises:
-        UserError: something is wrong with what was asked or what is there; nothing was changed.
+    The arguments are as the flags of the verb `prepare`; `center` is one for all sources, or one for each. Returns the
+    table as written; UserError if something is wrong with what was asked or what is there, and nothing was changed.
     """
     sources = [sources] if isinstance(sources, str) else list(sources)
     paths = [paths] if isinstance(paths, str | Path) else list(paths)
@@ -186,8 +169,7 @@ def _write(out: Path, table: pd.DataFrame, listed: pd.DataFrame, made: Made, lin
         write_csv(listed, work / SOURCES_FILE)
         read_table(work, tuple(table["label"].unique()))  # what is written can be read
         if link:
-            _write_private(link, pd.DataFrame({"image": linked.keys(), "source": [str(path) for path in
-                                                                                  linked.values()]}))
+            _write_private(link, pd.DataFrame({"image": linked.keys(), "source": [*map(str, linked.values())]}))
             linked_file = link
         if target.exists():
             target.rmdir()  # empty; not every system renames onto an empty folder

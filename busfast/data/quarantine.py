@@ -48,16 +48,10 @@ def find_broken(audit: Audit) -> pd.Series:
 
 
 def write_clean(audit: Audit, out: Path) -> tuple[Path, int]:
-    """Writes the clean table, `out/table.csv`; the images stay where they are.
-
-    Also writes `out/sources.csv` with the folders of the images, `out/left_out.csv` with the other rows and why, and
-    the decisions of the audit.
-
-    Returns:
-        The table, and the number of rows left out.
+    """Writes the clean table, `out/table.csv`, beside sources.csv (the images stay where they are), left_out.csv (the
+    other rows, and why) and the audit's decisions; returns it, and the number of rows left out.
     """
-    reasons = find_broken(audit)
-    table = audit.table
+    reasons, table = find_broken(audit), audit.table
     broken = table["image"].isin(reasons.index)
     folders = {".": audit.root} | read_source_folders(audit.root)
     sources = pd.DataFrame({"name": list(folders), "folder": [os.path.abspath(path) for path in folders.values()]})

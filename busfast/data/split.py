@@ -53,9 +53,7 @@ def split_table(table: Table | pd.DataFrame, split: str = "stratified", **option
 def split_folds(table: Table | pd.DataFrame, split: str = "stratified", *, seed: int = 42,
                 classes: Sequence[str] = CLASSES, holdout: Sequence[str] = (), folds: int = 5,
                 duplicates: pd.DataFrame | None = None) -> dict[str, Split]:
-    """Splits a table.
-
-    These stay in one part: the images of a patient, duplicates, and rows with the same value in a column `group`.
+    """Splits a table. The images of a patient, duplicates, and rows with the same `group` (a column) stay in one part.
 
     Args:
         table: as `read_table` returns it, or its rows.
@@ -103,10 +101,8 @@ def stratified(table: Table, *, seed: int, classes: tuple[str, ...], **_) -> dic
 
 def center_holdout(table: Table, *, seed: int, classes: tuple[str, ...], holdout: tuple[str, ...] = (),
                    **_) -> dict[str, Split]:
-    """All images of the held-out centers are the test part; the other centers give train and valid, 85/15.
-
-    Without `holdout`, the smallest center that has every class is held out. Where a group (of duplicates) reaches from
-    a held-out center into another one, its images of the other center are unused.
+    """All images of the held-out centers (default: the smallest with every class) are test; the others are 85/15 train,
+    valid. Where a group (of duplicates) reaches from a held-out center into another, its images there are unused.
     """
     centers = _centers(table.rows, "center_holdout")
     try:
@@ -168,8 +164,8 @@ def kfold(table: Table, *, seed: int, classes: tuple[str, ...], folds: int, **_)
         rest = fold_of != number
         part = np.full(len(rows), "test", dtype=object)
         # Another seed for each fold: else the hash that made the folds would choose the validation part, too.
-        part[rest] = assign(rows[rest], names[rest], PARTS[:2], shares, _derive(seed, number), classes,
-                            f"fold {number}")
+        other_seed = int(np.random.SeedSequence([seed, int(number)]).generate_state(1)[0])
+        part[rest] = assign(rows[rest], names[rest], PARTS[:2], shares, other_seed, classes, f"fold {number}")
         result[number] = _make_split(table, part, PARTS, aims)
     return result
 
@@ -203,10 +199,6 @@ def _make_split(table: Table, part: np.ndarray, parts: tuple[str, ...], shares: 
     return Split(rows, table.root, table.file, (*table.notes, note), table.pixels, **facts)
 
 
-def _derive(seed: int, number: str) -> int:
-    return int(np.random.SeedSequence([seed, int(number)]).generate_state(1)[0])
-
-
 def _centers(rows: pd.DataFrame, split: str) -> list[str]:
     """The centers of a table that can be split by center, sorted."""
     if (rows["center"] == "").all():
@@ -214,8 +206,8 @@ def _centers(rows: pd.DataFrame, split: str) -> list[str]:
                         "Fill it, or use --split=stratified.")
     for row, name in enumerate(rows["center"], start=2):
         if not name:
-            raise UserError(f"{split}: the image of row {row} ('{rows['image'].iloc[row - 2]}') has no "
-                            "center. Fill the column 'center' in every row.")
+            raise UserError(f"{split}: the image of row {row} ('{rows['image'].iloc[row - 2]}') has no center. "
+                            "Fill the column 'center' in every row.")
     if rows["center"].nunique() < 2:
         raise UserError(f"{split} needs two centers or more; the table has only '{rows['center'].iloc[0]}'."
                         " Use --split=stratified.")

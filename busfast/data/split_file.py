@@ -30,18 +30,8 @@ def write_split(split: Split | pd.DataFrame, path: str | Path) -> None:
 
 
 def write_splits(splits: dict[str, Split], folder: Path, overwrite: bool = False) -> list[tuple[Path, str]]:
-    """Writes several splits, `folder/NAME.csv`; all or, where one of them is in the way, none.
-
-    Args:
-        splits: name -> split; the hashes of its pixels are not written.
-        folder: is made if it is not there.
-        overwrite: replace files of other content (which may have been edited).
-
-    Returns:
-        Each file and "wrote", "replaced" or "unchanged".
-
-    Raises:
-        UserError: a file has other content and is not to be overwritten, or cannot be written.
+    """Writes splits, without hashes, as `folder/NAME.csv`; returns each file and "wrote", "replaced" or "unchanged".
+    UserError, and no file is written, if one has other content (which may have been edited), unless `overwrite`.
     """
     make_folder(folder)
     with tempfile.TemporaryDirectory(prefix=".splits-", dir=folder) as fresh:
@@ -83,11 +73,7 @@ def read_split(path: str | Path, root: str | Path) -> Split:
 
 
 def find_images(run_name: str, split: Split) -> list[Path]:
-    """Returns the files of a run's images, in order; `run_name` is for errors.
-
-    Raises:
-        UserError: an image is gone.
-    """
+    """Returns the files of a run's images, in order; UserError, which names `run_name`, if one is gone."""
     paths = split.image_paths()
     gone = [name for name, path in zip(split.rows["image"], paths, strict=True) if not path.is_file()]
     if gone:
@@ -97,17 +83,8 @@ def find_images(run_name: str, split: Split) -> list[Path]:
 
 
 def check_unchanged(run_name: str, split: Split) -> list[Path]:
-    """Makes sure that the images are there, with the pixels that they had when the run was trained.
-
-    Args:
-        run_name: for errors.
-        split: as `read_split` returns it; without a column `pixels`, changes cannot be seen, and a line says so.
-
-    Returns:
-        The files, in order.
-
-    Raises:
-        UserError: an image is gone or was changed.
+    """Returns the files of a run's images, in order; UserError if one is gone or was changed since the run was trained.
+    Without a column `pixels`, changes cannot be seen, and a line says so.
     """
     paths, rows = find_images(run_name, split), split.rows
     if "pixels" not in rows:

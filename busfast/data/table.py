@@ -52,10 +52,8 @@ def as_table(table: Table | pd.DataFrame) -> Table:
 
 
 def find_table(data: str | Path) -> Path:
-    """Returns the table of a data folder: `data` itself if it is a CSV file, else `data/table.csv`.
-
-    Raises:
-        UserError: there is none.
+    """Returns the table of a data folder: `data` itself if it is a CSV file, else `data/table.csv`; or raises
+    UserError.
     """
     path = Path(data)
     if path.suffix.lower() == ".csv" and os.path.isfile(path):
@@ -67,8 +65,7 @@ def find_table(data: str | Path) -> Path:
         raise UserError(
             f"The folder '{data}' has no table.csv. Make one of what you have (python -m busfast prepare --help), or "
             f"write one with a row for each image; columns: {', '.join(REQUIRED)}; if known also: "
-            f"{', '.join(OPTIONAL)}."
-        )
+            f"{', '.join(OPTIONAL)}.")
     return table
 
 
@@ -78,8 +75,7 @@ def read_table(data: str | Path, classes: tuple[str, ...] = CLASSES, *, files: b
 
     Args:
         data: a folder with `table.csv`, or the path of such a CSV file (see `read_rows` for what is read).
-        classes: the labels that may occur, in the model's order; a label in other capitals or with other spaces is
-            taken for the class, with a note.
+        classes: the labels that may occur, in the model's order; other capitals or spaces are accepted, with a note.
         files: whether the images and masks must be there.
         other_labels: whether a label that is none of the classes may stay.
 
@@ -87,8 +83,8 @@ def read_table(data: str | Path, classes: tuple[str, ...] = CLASSES, *, files: b
         The table; its notes say which values were read differently from how they are written.
 
     Raises:
-        UserError: a required column is missing, or a row is empty, of the wrong length, a duplicate, has an
-            unknown label, a path outside the folder, or a file that does not exist; names row and column.
+        UserError: a required column is missing, or a row is empty, of the wrong length, a duplicate, has an unknown
+            label, a path outside the folder, or a file that does not exist; names row and column.
     """
     path = find_table(data)
     header, rows, notes = read_rows(path, REQUIRED)
@@ -99,8 +95,7 @@ def read_table(data: str | Path, classes: tuple[str, ...] = CLASSES, *, files: b
         record = dict.fromkeys(columns, "") | dict(zip(header, cells, strict=True))
         check(line, record)
         records.append(record)
-    return Table(pd.DataFrame(records, columns=columns, dtype=object), path.parent, path,
-                 (*notes, *check.notes()))
+    return Table(pd.DataFrame(records, columns=columns, dtype=object), path.parent, path, (*notes, *check.notes()))
 
 
 class _RowCheck:
@@ -155,8 +150,7 @@ class _RowCheck:
             value, file = slashed, locate(folder, slashed, self.folders)
         if not os.path.isfile(file):
             raise UserError(f"{where}: there is no file '{value}' in {folder}. Mend the path or remove the row.")
-        target = self.sandbox.leads_out(file)
-        if target:
+        if target := self.sandbox.leads_out(file):
             name = value.partition("/")[0] if "/" in value else "."
             raise UserError(f"{where}: '{value}' is reached through a symbolic link that leads out of {folder}, to "
                             f"{target}. If that is meant, say so in {folder / SOURCES_FILE}: a header `name,folder` "

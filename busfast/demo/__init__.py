@@ -21,17 +21,8 @@ WARNING = ("WARNING: the demo is bound to {host}, without password or encryption
 
 def serve(model: str | Path, *, host: str, port: int, most: int, target: float | None = None,
           device: str = "auto") -> None:
-    """Serves the page until it is stopped.
-
-    Args:
-        model: a bundle's folder.
-        host, port: where to listen; port 0: any free one.
-        most: largest size of an image, bytes.
-        target, device: as those of `load_predictor`.
-
-    Raises:
-        UserError: no bundle; Gradio is not installed; the port is taken.
-    """
+    """Serves the page of a bundle until it is stopped. Port 0: any free one; `most`: largest size of an image, bytes.
+    Raises UserError as `load_predictor`, or if Gradio is not installed, or the port is taken."""
     bundle = read_bundle(model)
     require_package("gradio", "The demo needs Gradio", INSTALL)  # before anything that takes time
     with listen(host, port) as listener, private_folder(most) as folder:
@@ -61,11 +52,7 @@ def format_address(host: str, port: int) -> str:
 
 
 def listen(host: str, port: int) -> socket.socket:
-    """Returns a listening socket.
-
-    Raises:
-        UserError: the port is taken, or the address is not one of this machine.
-    """
+    """Returns a listening socket; UserError if the port is taken, or the address is not one of this machine."""
     try:
         return socket.create_server((host, port), family=socket.AF_INET6 if ":" in host else socket.AF_INET)
     except (OSError, OverflowError) as error:

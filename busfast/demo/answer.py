@@ -30,12 +30,7 @@ TEMPLATES = Environment(loader=PackageLoader("busfast.demo"), autoescape=True, u
 
 class Answerer:
     """Answers images with HTML, in which text from a file, its name or the bundle is escaped.
-
-    Args:
-        bundle: describes the model.
-        predictor: of this bundle.
-        most: largest size of an image, bytes.
-    """
+    `most`: largest size of an image, bytes."""
 
     def __init__(self, bundle: Bundle, predictor: Predictor, most: int):
         self.bundle, self.predictor, self.most = bundle, predictor, most
@@ -61,15 +56,7 @@ class Answerer:
                       classes=self.predictor.classes, scored=scored, alarms=format_alarms(run))
 
     def answer(self, name: str, data: bytes) -> str:
-        """Returns the answer to an image.
-
-        Args:
-            name: of its file.
-            data: the file.
-
-        Raises:
-            UserError: it is refused; the message continues after the file's name.
-        """
+        """Returns the answer to an image file. UserError if it is refused, with a message that continues its name."""
         picture = read_upload(data, self.most)
         engine = self.predictor.engine
         pixels = engine.read(picture)
@@ -134,15 +121,7 @@ def _format_test(metrics: Any) -> str:
 
 
 def overlay_heatmap(pixels: np.ndarray, heatmap: np.ndarray) -> np.ndarray:
-    """Blends a heatmap, from violet (least) to yellow (most), with a picture.
-
-    Args:
-        pixels: uint8, (P, P, 1 or 3).
-        heatmap: from 0 to 1, (S, S).
-
-    Returns:
-        uint8, (P, P, 3).
-    """
+    """Blends a heatmap, (S, S), from 0 (violet) to 1 (yellow), with a picture, uint8 (P, P, 1 or 3)."""
     side = pixels.shape[0]
     heatmap = Image.fromarray(np.asarray(heatmap, np.float32)).resize((side, side), Image.Resampling.BILINEAR)
     colors = matplotlib.colormaps["viridis"](np.clip(np.asarray(heatmap), 0, 1))[..., :3] * 255

@@ -33,15 +33,8 @@ REMOTE = re.compile(rb'<meta\s+(?:property|name)="(?:og|twitter):[^>]*>\s*')
 
 
 class Guard:
-    """Lets through what the page needs and refuses everything else.
-
-    Args:
-        app: the ASGI application behind it.
-        host: the address that it is bound to.
-        folder: of the uploads.
-        most: largest size of an upload, bytes.
-        script: JavaScript to add to the page.
-    """
+    """Lets through what the page needs and refuses everything else; an ASGI application around `app`.
+    `host`: the address it is bound to; `folder`: of uploads of at most `most` bytes; `script`: JavaScript to add."""
 
     def __init__(self, app: Callable, host: str, folder: Path, most: int, script: str = ""):
         self.app, self.names, self.folder, self.most, self.script = app, host_names(host), folder, most, script
@@ -69,12 +62,7 @@ class Guard:
         return await self.app({**scope, "headers": headers}, receive, _PageRewriter(send, nonce, self.script))
 
     def refuse(self, method: str, path: str, headers: dict[str, str]) -> tuple[int, str] | None:
-        """Returns why a request is refused, as HTTP status and message; None if it is not.
-
-        Args:
-            method, path: of the request.
-            headers: by lower-case name.
-        """
+        """Returns why a request is refused, as HTTP status and message, or None; `headers` have lower-case names."""
         host, origin = headers.get("host", ""), headers.get("origin")
         if not is_own_host(host, self.names):  # DNS rebinding
             return 421, "The demo was not started for this address. Use the one that it printed."

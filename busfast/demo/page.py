@@ -21,16 +21,7 @@ FONTS = ("system-ui", "sans-serif")  # those of the theme would be downloaded
 
 
 def make_app(answerer: Answerer, folder: Path, port: int) -> Callable:
-    """Makes the ASGI application of the page.
-
-    Args:
-        answerer: answers the images.
-        folder: private; Gradio writes uploads there.
-        port: where it will be served.
-
-    Raises:
-        UserError: Gradio is not installed.
-    """
+    """Makes the page's ASGI application; Gradio writes uploads to the private `folder`. UserError without Gradio."""
     gradio = import_gradio(folder)
     from fastapi import FastAPI
 
@@ -70,11 +61,7 @@ def reply(answerer: Answerer, folder: Path, upload: dict[str, Any] | None) -> st
 
 
 def import_gradio(folder: Path) -> ModuleType:
-    """Imports Gradio, which reads its settings from the environment at that moment.
-
-    Raises:
-        UserError: it is not installed.
-    """
+    """Imports Gradio, which reads its settings from the environment at that moment; UserError if it is absent."""
     for name in [name for name in os.environ if name.startswith("GRADIO_")]:
         del os.environ[name]  # such as GRADIO_SHARE
     os.environ.update(QUIET, GRADIO_TEMP_DIR=str(folder))

@@ -26,25 +26,15 @@ MEMORY = "/dev/shm"
 @contextmanager
 def private_folder(most: int) -> Iterator[Path]:
     """Yields an empty folder that only this user can read, in memory if possible; it is removed at the end.
-
-    Args:
-        most: largest size of an upload, bytes.
-    """
+    `most`: largest size of an upload, bytes."""
     in_memory = os.access(MEMORY, os.W_OK) and shutil.disk_usage(MEMORY).free > MAX_WAITING * most
     with tempfile.TemporaryDirectory(prefix="busfast-demo-", dir=MEMORY if in_memory else None) as folder:
         yield Path(folder).resolve()
 
 
 def take_upload(upload: dict[str, Any], folder: Path) -> bytes:
-    """Returns the bytes of an upload and deletes it.
-
-    Args:
-        upload: its description by the browser, of which only `path` is used, and only if it is inside the folder.
-        folder: the private folder.
-
-    Raises:
-        UserError: there is no such upload.
-    """
+    """Returns the bytes of an upload and deletes it; UserError if it is gone.
+    Of the browser's description, only `path` is used, and only if it is inside the folder."""
     path = Path(str(upload.get("path"))).resolve()
     if not is_inside(path, folder) or not path.is_file():
         raise UserError("The upload is gone. Choose the image again.")
@@ -66,9 +56,7 @@ def is_inside(path: Any, folder: Path) -> bool:
 
 def names_only_uploads(body: bytes, folder: Path) -> bool:
     """Returns whether every file that a JSON request names is an upload.
-
-    Gradio copies named files into its folder and downloads named addresses before it calls the demo.
-    """
+    Gradio copies named files into its folder and downloads named addresses before it calls the demo."""
     try:
         values = [json.loads(body)]
     except (ValueError, RecursionError):
@@ -101,14 +89,7 @@ def total_size(folder: Path) -> int:
 
 def read_upload(data: bytes, most: int) -> Image.Image:
     """Reads an image as `read_image` does, keeping gray; an image that is too large is refused before it is decoded.
-
-    Args:
-        data: the file.
-        most: its largest size, bytes.
-
-    Raises:
-        UserError: it is empty, too large, or cannot be read. The message continues after the file's name.
-    """
+    UserError if it is empty, has more than `most` bytes, or cannot be read; the message continues after its name."""
     if not data:
         raise UserError("is empty. Choose another file.")
     if len(data) > most:

@@ -56,11 +56,7 @@ class Bundle:
 
 def read_bundle(folder: str | Path) -> Bundle:
     """Reads and checks all of a bundle but its weights.
-
-    Raises:
-        UserError: the folder is not a bundle; it has unknown keys or files, values out of range, wrong checksums, or
-            another major version.
-    """
+    UserError for no bundle, unknown keys or files, values out of range, wrong checksums, or another major version."""
     folder = Path(folder)
     if not os.path.isfile(folder / "bundle.json"):
         raise UserError(f"{folder} is not a bundle: it has no bundle.json. Export a run: python -m busfast export "

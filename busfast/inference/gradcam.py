@@ -31,24 +31,9 @@ def last_feature_layer(model: nn.Module, arch: str) -> nn.Module:
 
 def grad_cam(model: nn.Module, layer: nn.Module, x: torch.Tensor, targets: torch.Tensor,
              offset: tuple[int, int] = (0, 0)) -> np.ndarray:
-    """Computes Grad-CAM maps.
-
-    Args:
-        model: in eval mode.
-        layer: from `last_feature_layer`.
-        x: (N, 3, H, W), normalized.
-        targets: int64, (N,), the class that each map explains.
-        offset: of the maps in pixels, from `find_offset`.
-
-    Returns:
-        float, (N, H, W), from 0 to 1 (all 0 if nothing supports the class).
-
-    Raises:
-        UserError: the layer's output has no rows and columns.
-
-    Source:
-        Selvaraju et al. 2017, "Grad-CAM" (arXiv 1610.02391).
-    """
+    """Computes Grad-CAM maps, (N, H, W), from 0 to 1 (all 0 if nothing supports the class), for x, (N, 3, H, W).
+    `targets`: the class that each map explains; `offset`: from `find_offset`. UserError if the layer has no 2D maps.
+    Source: Selvaraju et al. 2017, "Grad-CAM" (arXiv 1610.02391)."""
     from captum.attr import LayerAttribution, LayerGradCam
 
     maps = LayerGradCam(model, layer).attribute(x, target=targets, relu_attributions=True).detach()

@@ -32,12 +32,7 @@ MAX_FILE_BYTES = 2**31  # of any other file; the limit of ONNX
 
 def load_bundle(folder: str | Path) -> tuple[torch.nn.Module, dict]:
     """Returns the model of a bundle, in eval mode, and the content of bundle.json. Runs no code of the bundle.
-
-    Raises:
-        ValueError: the folder is not a bundle, was changed, is of another major version, or holds numbers that are not
-            finite.
-        OSError: a file cannot be read.
-    """
+    ValueError for no bundle, a changed one, another major version or numbers that are not finite; OSError as `open`."""
     facts = read_facts(folder)
     name, members = facts["architecture"], facts.get("members", 0)
     if not re.fullmatch(r"[\w.-]{1,100}", name) or not timm.is_model(name):  # no "hf-hub:", no path

@@ -16,14 +16,8 @@ from busfast.files import atomic, move_file
 
 
 def check_output(out: Path, overwrite: bool, resume: bool) -> bool:
-    """Checks, before any work, that an output file may be written, or resumed.
-
-    Returns:
-        Whether there is nothing to resume: the file is complete.
-
-    Raises:
-        UserError: the file or an interrupted one exists; its folder does not; both flags are set.
-    """
+    """Checks, before any work, that an output file may be written, or resumed; returns whether it is complete already.
+    UserError: the file or an interrupted one exists; its folder does not; both flags are set."""
     if overwrite and resume:
         raise UserError("--overwrite and --resume exclude each other. Give one of them.")
     if resume and out.is_file() and not _part(out).exists():

@@ -22,16 +22,7 @@ from busfast.pipelines.image import ImagePipeline
 def load_model(path: Path, arch: str, image: ImagePipeline, classes: tuple[str, ...], *, bs: int = 32,
                device: str = "auto", threads: int = 0, members: int = 0) -> Learner:
     """Makes a Learner for inference from saved weights (tensors only; no code of the file is run).
-
-    Args:
-        path: the weights.
-        arch, image, classes: timm name, image pipeline and classes of the model.
-        bs, device, threads: how images are read and inferred.
-        members: number of models in the file of an ensemble; 0: one model.
-
-    Raises:
-        UserError: the weights are missing, broken, or of another model.
-    """
+    An ensemble's file has `members` models. UserError if the weights are missing, broken, or of another model."""
     keep_freed_memory()
     model = load_ensemble(arch, path, len(classes), members) if members else \
         make_model(arch, str(path), len(classes), 0.0)[0]

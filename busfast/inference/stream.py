@@ -18,19 +18,9 @@ from busfast.progress import map_ahead, progress
 
 def stream(engine: Engine, paths: Sequence[str | Path], *, bs: int, threads: int = 0,
            jobs: int = 1) -> Iterator[tuple[list[str], Outputs | None]]:
-    """Predicts images batch by batch, with a few batches in memory however many images there are.
-
-    Args:
-        engine: one of `busfast.inference.engines`.
-        paths: image files.
-        bs: images per batch.
-        threads: that read images; 0: one per core.
-        jobs: batches that are inferred in parallel, each with its share of the cores.
-
-    Yields:
-        For each batch, in order: why each image could not be read ("": it was read), and the outputs for those that
-        were (None if there are none).
-    """
+    """Predicts images batch by batch, with a few batches in memory, and `jobs` batches inferred side by side.
+    Yields, in order, why each image of a batch could not be read ("": it was read), and the outputs for the others, or
+    None. 0 `threads`: one per core."""
     def read(path):
         try:
             return engine.read(path)
@@ -50,10 +40,7 @@ def stream(engine: Engine, paths: Sequence[str | Path], *, bs: int, threads: int
 
 def predict_logits(learn: Learner, paths: Sequence[str | Path]) -> tuple[np.ndarray, list[str]]:
     """Predicts images with the pixels of validation; each file is read once, while the model computes.
-
-    Returns:
-        Logits, float32 (n, classes), NaN for unreadable images; and why each image could not be read ("": it was read).
-    """
+    Returns logits, float32 (n, classes), NaN for unreadable images; and why each is unreadable ("": it was read)."""
     dl = learn.dls.valid
     print(f"predicting {len(paths)} images on {learn.dls.device}", flush=True)
     reasons, logits = [], np.full((len(paths), len(learn.dls.vocab)), np.nan, np.float32)

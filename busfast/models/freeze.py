@@ -19,16 +19,8 @@ def should_freeze(count: int, start: str) -> bool:
 
 
 def freeze_stages(model: nn.Module, count: int, arch: str) -> None:
-    """Freezes a model's first stages; the statistics of their batch normalization are still updated.
-
-    Args:
-        model: a timm model.
-        count: number of stages, as timm counts them: the stem is the first, the classifier the last.
-        arch: the model's name, for the error.
-
-    Raises:
-        UserError: no stage would be left to train.
-    """
+    """Freezes a timm model's first stages; the statistics of their batch normalization are still updated.
+    timm counts the stem as the first and the classifier as the last. UserError if no stage would be left to train."""
     from timm.models import group_parameters
 
     stages = group_parameters(model, model.group_matcher(coarse=True)) if hasattr(model, "group_matcher") else {}
@@ -41,15 +33,8 @@ def freeze_stages(model: nn.Module, count: int, arch: str) -> None:
 
 
 class FreezeStages(Callback):
-    """Freezes a model's first stages after some epochs of training.
-
-    Args:
-        count, arch: as for `freeze_stages`.
-        after: number of epochs before the stages are frozen.
-
-    Source:
-        Brock et al. 2017, "FreezeOut: Accelerate training by progressively freezing layers" (arXiv 1706.04983).
-    """
+    """Freezes a model's first `count` stages after `after` epochs of training.
+    Source: Brock et al. 2017, "FreezeOut: Accelerate training by progressively freezing layers" (arXiv 1706.04983)."""
 
     def __init__(self, count: int, after: int, arch: str):
         self.count, self.after, self.arch, self.done = count, after, arch, False

@@ -21,15 +21,7 @@ from busfast.pipelines.dataloaders import TableDataLoaders
 
 
 def class_weights(labels: Sequence[str], classes: Sequence[str]) -> torch.Tensor:
-    """Returns n / (k * count) for each class, so that every class has the same weight in the loss.
-
-    Args:
-        labels: of the n training images.
-        classes: the k labels, in the model's order; each occurs.
-
-    Returns:
-        float32, (k,).
-    """
+    """Returns n / (k * count) for each of the k classes (each must occur): they weigh the same in the loss."""
     counts = [sum(label == name for label in labels) for name in classes]
     return torch.tensor([len(labels) / (len(classes) * count) for count in counts])
 

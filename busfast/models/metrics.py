@@ -63,15 +63,8 @@ class MacroAUC(Metric):
 
 
 def macro_auc(probabilities: np.ndarray, targets: np.ndarray) -> float:
-    """Returns the mean over classes of the area under the ROC curve, one class against the rest.
-
-    Args:
-        probabilities: (N, k).
-        targets: int, (N,).
-
-    Returns:
-        0 to 1; NaN if it is undefined (a class without images, a probability that is NaN).
-    """
+    """Returns the mean over classes of the area under the ROC curve, one class against the rest; probabilities: (N, k).
+    NaN if it is undefined (a class without images, a probability that is NaN)."""
     aucs = []
     for index in range(probabilities.shape[1]):
         if not np.isfinite(probabilities).all() or len(set(targets == index)) < 2:

@@ -55,12 +55,7 @@ def _refuse_zip_bomb(path: Path) -> None:
 def make_from_state(arch: str, path: Path, state: dict[str, torch.Tensor],
                     options: dict[str, Any]) -> tuple[nn.Module, bool]:
     """Makes a timm model with the weights `state` of the file `path`; returns whether its classifier is new, too.
-
-    A classifier of another size is left out; all other tensors must fit.
-
-    Raises:
-        UserError: the weights are of another model, or not finite.
-    """
+    A classifier of another size is left out; UserError if another tensor does not fit, or is not finite."""
     model = timm.create_model(arch, **options)
     own = model.state_dict()
     classifier = model.pretrained_cfg.get("classifier") or "classifier"

@@ -28,16 +28,8 @@ def collate(images: Sequence[np.ndarray]) -> torch.Tensor:
 
 def augment_and_normalize(pixels: torch.Tensor, pipeline: ImagePipeline,
                           augmentation: Augmentation | None = None) -> torch.Tensor:
-    """Augments and normalizes a batch.
-
-    Args:
-        pixels: uint8, (N, S, S, 1 or 3), on any device.
-        pipeline: of which only mean and std are used.
-        augmentation: as `sample_augmentation` returns it; None: only normalize.
-
-    Returns:
-        float32, (N, 3, S, S), channels last in memory, on the same device.
-    """
+    """Augments (None: not) and normalizes a batch, uint8 (N, S, S, 1 or 3), on its device.
+    Of `pipeline` only mean and std are used. Returns float32 (N, 3, S, S), channels last in memory."""
     result = torch.empty((*pixels.shape[:3], 3), device=pixels.device)
     matrices = None if augmentation is None else _matrices(augmentation).to(pixels.device)
     chunk_size = max(1, CHUNK // pixels.shape[1] ** 2) if pixels.device.type == "cpu" else len(pixels)

@@ -30,11 +30,7 @@ LOADERS = {"dali": _dali, "torchvision": _torchvision}
 
 
 def choose_device(device: str = "auto") -> torch.device:
-    """Returns the device to train on: CUDA, else Apple's MPS, else the CPU.
-
-    Raises:
-        UserError: the requested device is not available.
-    """
+    """Returns the device to train on: CUDA, else Apple's MPS, else the CPU; UserError if it is not available."""
     choose("device", device, DEVICES)
     available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
     if device == "auto":
@@ -46,11 +42,7 @@ def choose_device(device: str = "auto") -> torch.device:
 
 
 def choose_loader(loader: str = "auto", device: torch.device | None = None) -> tuple[str, str]:
-    """Returns the loader's name and the reason for the choice.
-
-    Raises:
-        UserError: DALI was requested and cannot be imported.
-    """
+    """Returns the loader's name and the reason; UserError if DALI was requested and cannot be imported."""
     if loader == "auto":
         if device is not None and device.type == "mps":
             return "torchvision", "DALI does not run on MPS"

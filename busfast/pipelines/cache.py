@@ -62,14 +62,8 @@ class Pixels:
 
 
 class Cache:
-    """The decoded cache of a set of images, for any size.
-
-    Args:
-        where: "auto" (this user's cache folder, if at most half of the free disk space is needed) or a folder.
-        root: folder of the set; all splits of a set share its cache.
-        paths: the images.
-        threads: number of decoding threads; 0: one per core.
-    """
+    """The decoded cache of a set of images, for any size; all splits of the set in the folder `root` share it.
+    `where`: a folder, or "auto": this user's cache folder, if at most half of the free disk space is needed."""
 
     def __init__(self, where: str, root: str | Path, paths: Sequence[str], threads: int = 0):
         self.where, self.root, self.paths = where, os.path.abspath(root), list(dict.fromkeys(paths))

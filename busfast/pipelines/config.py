@@ -163,11 +163,7 @@ def _read_default(data: str | None) -> tuple[str, Path, dict[str, Any]]:
 
 
 def _drop_removed(values: dict[str, Any], path: Path) -> dict[str, Any]:
-    """Returns a file's values without keys that were removed since version 0.1; they may be present but unset.
-
-    Raises:
-        UserError: such a key is set.
-    """
+    """Returns a file's values without keys that were removed since version 0.1; UserError if one of them is set."""
     for key, reason in REMOVED.items():
         if values.get(key):
             raise UserError(f"{path}: {key}={values[key]} is no longer possible: {reason}. Remove that line.")

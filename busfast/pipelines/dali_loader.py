@@ -111,15 +111,8 @@ class DaliLoader:
 def raw_batches(feeds: Iterable[list[np.ndarray]], pipeline: ImagePipeline, bs: int,
                 threads: int = 0) -> Iterator[torch.Tensor]:
     """Runs the whole image pipeline as DALI operators, on the CPU: the benchmark for busfast's own loading.
-
-    Args:
-        feeds: batches of arrays, uint8: 1-D, an encoded file; or (S, S, 1 or 3), resized pixels. All of one kind, and
-            all gray or all color.
-        pipeline, bs, threads: see `DaliLoader`.
-
-    Yields:
-        float32 (N, 3, size, size), normalized, channels last, in DALI's memory: valid until the next batch.
-    """
+    `feeds`: uint8 arrays, encoded files, 1-D, or resized pixels, (S, S, 1 or 3); of one kind, all gray or all color.
+    Yields float32 (N, 3, size, size), normalized, channels last, in DALI's memory: valid until the next batch."""
     feeds = iter(feeds)
     first = list(islice(feeds, 2))
     image = first[0][0]

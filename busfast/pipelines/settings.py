@@ -25,11 +25,8 @@ def setting(default: Any, help: str, *, low: float | None = None, high: float | 
 
 
 def check_settings(config: Any) -> None:
-    """Converts the fields of a frozen dataclass to their types, and checks each against its choices and range.
-
-    Raises:
-        UserError: a value of the wrong type, out of range or not among the choices.
-    """
+    """Converts the fields of a frozen dataclass to their types, and checks them.
+    UserError: a value of the wrong type, out of range or not among the choices."""
     for item in fields(config):
         value = convert(item.name, getattr(config, item.name), item.type)
         object.__setattr__(config, item.name, value)
@@ -44,10 +41,7 @@ def check_settings(config: Any) -> None:
 
 def convert(name: str, value: Any, kind: Any) -> Any:
     """Converts a value from YAML, the command line or Python to `kind`: str, int, float or tuple[..., ...].
-
-    Raises:
-        UserError: it is not of that kind.
-    """
+    Raises UserError if it is not of that kind."""
     if kind is str and isinstance(value, str | Path):
         return str(value)
     if get_args(kind):

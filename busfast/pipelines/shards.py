@@ -28,12 +28,8 @@ class Damaged(ValueError):
 
 
 def write_shard(folder: Path, meta: dict, images: Iterable[tuple[str, np.ndarray]]) -> Path:
-    """Writes a shard to a new file in `folder`.
-
-    Args:
-        folder, meta: the folder, and what all images share: JSON values with `size`, which the reader compares.
-        images: key and pixels, uint8 (size, size, 1 or 3), of each image.
-    """
+    """Writes keys and pixels, uint8 (size, size, 1 or 3), to a new shard in `folder`.
+    `meta` is what all images share, JSON values with `size`, which the reader compares."""
     path, rows = folder / f"{uuid.uuid4().hex}{SUFFIX}", []
     with atomic(path, "wb") as file:
         for key, pixels in images:
@@ -47,11 +43,7 @@ def write_shard(folder: Path, meta: dict, images: Iterable[tuple[str, np.ndarray
 
 class Shard:
     """A shard opened for reading. Its index is in arrays: Python objects would take ten times the memory.
-
-    Raises:
-        Damaged: the file is not a complete shard with this `meta`.
-        OSError: it cannot be read.
-    """
+    Raises Damaged if the file is not a complete shard with this `meta`, OSError if it cannot be read."""
 
     def __init__(self, path: Path, meta: dict):
         self.path, self.side = path, meta["size"]

@@ -35,16 +35,9 @@ def name_run(name: str, config: Config) -> str:
 
 
 def list_seeds(seeds: str | int, config: Config, given: bool = False) -> list[Config]:
-    """Returns a configuration for each seed, all with the split of the first one.
-
-    Args:
-        seeds: how many, from the configuration's seed on; or the seeds themselves, separated by commas.
-        config: the checked configuration; a `split_seed` of its own is kept.
-        given: whether its seed was asked for, and not only left as it is.
-
-    Raises:
-        UserError: no number, fewer than two, or more than `MOST_SEEDS`, or one of them twice.
-    """
+    """Returns a configuration for each seed, all with the `split_seed` of `config` or else the first seed's split.
+    `seeds`: how many, or the seeds, separated by commas; `given`: whether the user asked for the seed of `config`.
+    UserError: no number, fewer than two, more than `MOST_SEEDS`, or one of them twice."""
     numbers = convert("seeds", seeds, tuple[int, ...])
     if len(numbers) == 1:
         numbers = range(config.seed, config.seed + min(numbers[0], MOST_SEEDS + 1))
@@ -59,21 +52,8 @@ def list_seeds(seeds: str | int, config: Config, given: bool = False) -> list[Co
 
 def make_folds(table: Table, duplicates: pd.DataFrame | None, config: Config, split: str,
                fold: str | None = None) -> dict[str, Split]:
-    """Splits the table, or reads lists made elsewhere.
-
-    Args:
-        table: as `read_table` returns it.
-        duplicates: as `check_images` returns them; None: not checked.
-        config: the checked configuration.
-        split: a key of `SPLITS`, or the path of lists (see `read_lists`).
-        fold: only this fold of the split.
-
-    Returns:
-        The name of the run -> its split.
-
-    Raises:
-        UserError: the table cannot be split like this.
-    """
+    """Splits the table, or reads lists made elsewhere: name of the run -> its split. Arguments: see `split_data`.
+    Raises UserError if the table cannot be split like this."""
     if is_list_path(split):
         folds = {"": replace(read_lists(split, table, config.classes), name=split)}
     else:
@@ -92,7 +72,10 @@ def split_data(table: Table, duplicates: pd.DataFrame | None, config: Config, sp
     """Makes the folds of a split, prints the size of their parts, and refuses leaks.
 
     Args:
-        table, duplicates, config, split, fold: as those of `make_folds`.
+        table, duplicates: as `read_table` and `check_images` return them; no duplicates (None): not checked.
+        config: the checked configuration.
+        split: a key of `SPLITS`, or the path of lists (see `read_lists`).
+        fold: only this fold of the split.
         allow_leaks: accept lists that leak, with a warning.
 
     Returns:

@@ -27,18 +27,8 @@ PRUNERS = ("median", "none")
 
 def check_request(config: Config, params: str, trials: int | str, jobs: int | str, objective: str,
                   pruner: str) -> Request:
-    """Checks the flags of a sweep, before any image is read.
-
-    Args:
-        config: the checked configuration.
-        params: keys to vary; see `read_space`.
-        trials, jobs: how many trainings, and how many of them side by side; numbers or their text.
-        objective: a logged column.
-        pruner: one of `PRUNERS`.
-
-    Raises:
-        UserError: a value that is not allowed.
-    """
+    """Checks the flags of a sweep, before any image is read; UserError for a value that is not allowed.
+    `params`: see `read_space`; `objective`: a logged column; `trials` and `jobs` may be text."""
     trials, jobs = convert("trials", trials, int), convert("jobs", jobs, int)
     check_range("trials", trials, 1, 10_000)
     check_range("jobs", jobs, 1, cores(), "the cores of this machine")
@@ -86,21 +76,8 @@ def _warn_of_memory(request: Request) -> None:
 
 def run_sweep(pipeline: str, request: Request, name: str, split: Split, resume: bool, command: str) -> Run:
     """Trains the trials, on a table without the test part; writes results/PIPELINE/sweep-NAME/ after each.
-
-    Args:
-        pipeline: its name.
-        request: the sweep's flags.
-        name: the split or fold.
-        split: as `busfast.pipelines.splits.split_data` returns it.
-        resume: whether to continue the latest sweep of that name.
-        command: as typed; printed when the sweep is interrupted.
-
-    Returns:
-        The sweep's folders.
-
-    Raises:
-        UserError: it cannot be resumed; several trials in a row failed; a file cannot be written.
-    """
+    `name`: of the split or fold; `split`: from `split_data`; `command`: as typed, printed after an interruption.
+    UserError if it cannot be resumed, several trials in a row failed, or a file cannot be written."""
     run = latest_run(pipeline, f"sweep-{name}", split) if resume else None
     if resume and run is None:
         print(f"resume: no sweep {pipeline}/sweep-{name} yet: a new one begins", flush=True)
@@ -170,11 +147,7 @@ def _print_start(sweep: Sweep) -> None:
 
 
 def _keep_split(sweep: Sweep, split: Split) -> None:
-    """Writes split.csv, or checks that the split is the one the sweep was begun with.
-
-    Raises:
-        UserError: images were changed, added or removed.
-    """
+    """Writes split.csv; UserError if images were changed, added or removed since the sweep began."""
     path, columns = sweep.run.results / "split.csv", ["image", "label", "part", "pixels"]
     split = hash_pixels(split)
     if not path.is_file():

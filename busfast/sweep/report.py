@@ -25,12 +25,7 @@ BEST_SHARE = 0.25  # of the trials, which importance tells from the others
 
 def write_tables(sweep: Sweep, pipeline: str, record: dict[str, Any]) -> None:
     """Writes trials.csv and, once a trial is finished, best.yaml; called after each trial.
-
-    Args:
-        sweep: the sweep.
-        pipeline: names the runs that best.yaml trains.
-        record: split, fold and leaks, as in a run's record.
-    """
+    `pipeline` names the runs that best.yaml trains; `record`: split, fold and leaks, as in a run's record."""
     folder = sweep.run.results
     write_csv(sweep.table(), folder / TRIALS, float_format="%.6g")
     if (best := sweep.best()) is None:
@@ -62,13 +57,7 @@ def format_trial(sweep: Sweep, trial: FrozenTrial) -> str:
 
 
 def write_end(sweep: Sweep, record: dict[str, Any], caption: str) -> None:
-    """Draws the figures and prints the summary.
-
-    Args:
-        sweep: the sweep.
-        record: as that of `write_tables`.
-        caption: small print of the figures (which data).
-    """
+    """Draws the figures, with `caption` as small print, and prints the summary; `record` as for `write_tables`."""
     done, best, objective = sweep.done(), sweep.best(), sweep.request.objective
     folder = sweep.run.results
     states = [trial.user_attrs["outcome"]["state"] for trial in done]
@@ -98,10 +87,7 @@ def write_end(sweep: Sweep, record: dict[str, Any], caption: str) -> None:
 
 def find_importance(sweep: Sweep) -> dict[str, float]:
     """Returns how much each key decides whether a finished trial is among the best quarter; {} for too few trials.
-
-    Source:
-        Watanabe et al. 2023, "PED-ANOVA" (arXiv 2304.10255), through Optuna.
-    """
+    Source: Watanabe et al. 2023, "PED-ANOVA" (arXiv 2304.10255), through Optuna."""
     finished = [trial for trial in sweep.done() if trial.state == TrialState.COMPLETE]
     if len(finished) < MIN_TRIALS or len(sweep.own) < 2:
         return {}

@@ -50,17 +50,7 @@ SPACES = {
 
 def read_space(params: str, config: Config) -> dict[str, BaseDistribution]:
     """Reads --params: keys separated by commas, each with or without values, such as `lr=1e-4:1e-2` or `bs=16/32/64`.
-
-    Args:
-        params: the text.
-        config: the pipeline's own values, around which keys are varied.
-
-    Returns:
-        Key -> Optuna's distribution.
-
-    Raises:
-        UserError: an unknown key, one given twice, or values out of range.
-    """
+    Without values, a key is varied around that of `config`. UserError: a key is unknown or repeated, a value wrong."""
     space: dict[str, BaseDistribution] = {}
     for item in filter(None, map(str.strip, params.split(","))):
         key, equals, text = item.partition("=")
@@ -130,15 +120,7 @@ def augmentation(config: Config, level: str) -> tuple[float, float, float]:
 
 
 def apply(config: Config, values: dict[str, Any]) -> Config:
-    """Returns the configuration of a trial.
-
-    Args:
-        config: the pipeline's own values.
-        values: key of the space -> value.
-
-    Raises:
-        UserError: a value out of range.
-    """
+    """Returns the configuration of a trial: the pipeline's own, with values of the space; UserError if out of range."""
     values = dict(values)
     if "augment" in values:
         values |= dict(zip(("hflip", "vflip", "rotate"), augmentation(config, values.pop("augment")), strict=True))
@@ -174,18 +156,8 @@ def format_values(values: dict[str, Any]) -> str:
 
 
 def find_random_starts(archs: Iterable[str], config: Config) -> dict[str, str]:
-    """Makes each model once to find those without pretrained weights, which cannot be compared with the others.
-
-    Args:
-        archs: names of timm models.
-        config: has the weights and the classes.
-
-    Returns:
-        Models that would start from random weights although others do not -> reason.
-
-    Raises:
-        UserError: the weights are a file, which fits one model only.
-    """
+    """Returns the models that would start from random weights although others do not, and why: they cannot be compared.
+    Makes each model once. Raises UserError if the weights are a file, which fits one model only."""
     from busfast.models.weights import make_model
 
     if config.weights not in ("auto", "none"):

@@ -34,36 +34,19 @@ LARGE_FILES = ("split.csv", "valid_predictions.csv", "checkpoint.pt", "checkpoin
 
 @dataclass(frozen=True)
 class Request:
-    """The checked flags of a sweep.
+    """The checked flags of a sweep."""
 
-    Attributes:
-        config: the pipeline's own values.
-        space: key to vary -> Optuna's distribution.
-        trials: how many, including those before a resume.
-        jobs: how many side by side.
-        objective: the logged column to optimize.
-        pruner: "median" or "none".
-    """
-
-    config: Config
-    space: dict[str, BaseDistribution]
-    trials: int
-    jobs: int
-    objective: str
-    pruner: str
+    config: Config  # with the pipeline's own values
+    space: dict[str, BaseDistribution]  # key to vary -> distribution
+    trials: int  # including those before a resume
+    jobs: int  # trials side by side
+    objective: str  # the logged column to optimize
+    pruner: str  # "median" or "none"
 
 
 class Sweep:
-    """The study of a sweep.
-
-    Args:
-        run: its folders.
-        request: its flags.
-        fixed: settings that must not change on resume.
-
-    Raises:
-        UserError: the journal is damaged, or was begun with other settings.
-    """
+    """The study of a sweep, in the folders of `run`.
+    UserError if the journal is damaged, or was begun with other `fixed` settings, which must not change on resume."""
 
     def __init__(self, run: Run, request: Request, fixed: dict[str, Any]):
         self.run, self.request, self.config = run, request, request.config
@@ -109,12 +92,9 @@ class Sweep:
         return [trial for trial in self.trials() if trial.state.is_finished()]
 
     def next(self) -> tuple[Trial, Config] | None:
-        """Begins the next trial, if one is left; returns it with its configuration.
-
-        The first trial has the pipeline's own values, if they are in the space. The values of the others depend on the
-        seed, the trial's place and the outcomes so far. An interrupted trial frees its place, so that a resumed sweep
-        draws the same trials.
-        """
+        """Begins the next trial, if one is left. The first has the pipeline's own values, if they are in the space.
+        Those of the others depend on the seed, the trial's place and the outcomes so far. An interrupted trial frees
+        its place, so that a resumed sweep draws the same trials."""
         taken = {trial.user_attrs.get("place") for trial in self.trials()}
         place = next((place for place in range(self.request.trials) if place not in taken), None)
         if place is None:
@@ -149,11 +129,7 @@ class Sweep:
         self.remove_weights()
 
     def check_failures(self) -> None:
-        """Ends a sweep in which nothing works.
-
-        Raises:
-            UserError: the last `MAX_FAILURES` trials failed.
-        """
+        """Ends a sweep in which nothing works: raises UserError if the last `MAX_FAILURES` trials failed."""
         last = sorted(self.done(), key=lambda trial: trial.datetime_complete)[-MAX_FAILURES:]
         if len(last) == MAX_FAILURES and all(trial.state == TrialState.FAIL for trial in last):
             reason = last[-1].user_attrs["outcome"]["reason"]
@@ -201,11 +177,8 @@ def interrupted(trial: FrozenTrial) -> bool:
 
 
 def repair_journal(path: Path) -> None:
-    """Removes an incomplete line that a killed process or a full disk left at the end of a journal.
-
-    Raises:
-        UserError: it is not a journal.
-    """
+    """Removes an incomplete line that a killed process or a full disk left at the end; UserError if it is no
+    journal."""
     path.with_name(f"{path.name}.lock").unlink(missing_ok=True)  # of a killed process; `lock_run` keeps others out
     lines, newline, incomplete = path.read_bytes().rpartition(b"\n")
     try:

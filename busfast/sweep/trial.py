@@ -22,31 +22,17 @@ MAX_REASON = 300  # characters of an error that are kept
 
 @dataclass(frozen=True)
 class Outcome:
-    """How a trial ended.
+    """How a trial ended."""
 
-    Attributes:
-        state: "finished", "pruned" or "failed".
-        value: of the objective at the epoch that the run's monitor chose, or after which it was pruned; None if it
-            failed.
-        epoch: that epoch, from 1.
-        minutes: how long it took.
-        reason: why it failed.
-    """
-
-    state: str
-    value: float | None = None
-    epoch: int | None = None
+    state: str  # "finished", "pruned" or "failed"
+    value: float | None = None  # of the objective, at `epoch`; None: it failed
+    epoch: int | None = None  # from 1; chosen by the run's monitor, or the last one of a pruned trial
     minutes: float = 0.0
-    reason: str = ""
+    reason: str = ""  # why it failed
 
 
 class TrialPruning(Callback):
-    """Reports the objective after each epoch, and ends the fit if the trial is to be pruned.
-
-    Args:
-        objective: a logged column.
-        report: epoch (from 1), value -> whether to prune.
-    """
+    """Reports the objective, a logged column, after each epoch (from 1); ends the fit if `report` says to prune it."""
 
     order = Checkpoint.order  # after it, and before early stopping can end the fit
 
@@ -64,18 +50,8 @@ class TrialPruning(Callback):
 
 def train_trial(sweep: Run, number: int, config: Config, split: Split, objective: str,
                 report: Callable[[int, float], bool]) -> Outcome:
-    """Trains a trial; its output goes to results/SWEEP/trial-NUMBER.txt.
-
-    Args:
-        sweep: the sweep's folders, which hold the trial's.
-        number: Optuna's number of the trial.
-        config: the trial's configuration.
-        split: the split table, without its test part.
-        objective, report: as those of `TrialPruning`.
-
-    Returns:
-        How it ended; an error is an outcome, too.
-    """
+    """Trains a trial on a split without its test part; its output goes to results/SWEEP/trial-NUMBER.txt.
+    An error is an outcome, too. `report` as that of `TrialPruning`."""
     started, pruning, name = time.monotonic(), TrialPruning(objective, report), trial_name(number)
     try:
         with (open(sweep.results / f"{name}.txt", "w", encoding="utf-8") as log, redirect_stdout(log),

@@ -31,15 +31,8 @@ GRACE = 20  # seconds for a worker to end
 def run_workers(jobs: int, sweep: Run, split: Split, objective: str,
                 begin: Callable[[], tuple[Trial, Config] | None], report: Callable[[Trial, int, float], bool],
                 conclude: Callable[[Trial, Outcome], None]) -> None:
-    """Keeps `jobs` workers busy until no trial is left.
-
-    Args:
-        jobs: number of processes.
-        sweep, split, objective: as those of `train_trial`.
-        begin: returns the next trial and its configuration, or None.
-        report: trial, epoch, value -> whether to prune it.
-        conclude: is given a trial and its outcome.
-    """
+    """Keeps `jobs` processes busy with trials until `begin` returns None.
+    `report` is called after each epoch, with its number and value, and returns whether to prune the trial."""
     workers: dict[int, tuple[BaseProcess, Connection]] = {}
     idle, busy = list(range(jobs)), {}  # numbers of workers; pipe -> number, trial
     sys.warnoptions.append("ignore:`torch.jit.script` is deprecated")  # on import of fastai, in the workers

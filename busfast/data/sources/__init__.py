@@ -35,8 +35,7 @@ def guess_source(path: str | Path) -> str:
         return "csv" if path.suffix.lower() in csv_table.SUFFIXES else ""
     if not path.is_dir():
         return ""
-    public = [name for name in SOURCES if name not in OWN and find_folders(path, SOURCES[name].is_set)]
-    if public:
+    if public := [name for name in SOURCES if name not in OWN and find_folders(path, SOURCES[name].is_set)]:
         return public[0] if len(public) == 1 else ""
     own = [name for name in OWN if SOURCES[name].is_set(path)]
     if "csv" in own and "folder" in own:  # a table beside folders of images: does it name them?
@@ -53,21 +52,10 @@ def refuse_source(folder: str | Path) -> None:
 
 
 def read_source(name: str, path: str | Path, options: Options | None = None, **changes) -> SourceTable:
-    """Reads a source; writes nothing.
+    """Reads the source `name`, in the folder `path` or up to two levels below (for csv also a file); writes nothing.
 
-    Args:
-        name: a key of `SOURCES`.
-        path: the folder of the set, or one up to two levels above it; for csv also the file itself.
-        options: see `Options`.
-        changes: single options, e.g. files=False to read a set's table without its images.
-
-    Returns:
-        The table: a row per image, with image and mask relative to its root, label, center, patient, device, then the
-        source's other columns. See `make_table`.
-
-    Raises:
-        UserError: the source is unknown, the folder is missing or looks like another source, or its contents cannot be
-            used.
+    `changes` are single options, e.g. files=False to read a set's table without its images. UserError if there is no
+    such source, or it cannot be used. The table is as `make_table` returns it.
     """
     choose("source", name, SOURCES)
     options = (options or Options())._replace(**changes)

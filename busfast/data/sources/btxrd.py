@@ -69,8 +69,7 @@ def read(root: Path, options: Options) -> pd.DataFrame:
     kept, missing = keep_present(records, root, file, options)
     if options.files:
         lesions = [row for row in kept if row["label"] != "normal"]
-        without_mask = sum(not row["mask"] for row in lesions)
-        if without_mask:
+        if without_mask := sum(not row["mask"] for row in lesions):
             missing.append(f"{without_mask} of {len(lesions)} images of tumors have no annotation in Annotations")
     return make_table(kept, root, options, [*notes, *missing])
 

@@ -37,8 +37,7 @@ def read(root: Path, options: Options) -> pd.DataFrame:
         if not options.partial:
             raise UserError(f"{root}: {problem}. Download the set again, or leave these masks out: --partial.")
         notes.append(f"{problem}; they are left out")
-    records = []
-    without_mask = 0
+    records, without_mask = [], 0
     for name, masks in pairs.items():
         label = _folder(name)
         normal = label.lower() == "normal"

@@ -53,13 +53,8 @@ def paths_of(cell: str | tuple[str, ...]) -> tuple[str, ...]:
 
 def keep_present(rows: Sequence[tuple[int, dict]], root: Path, file: Path, options: Options,
                  masks: Sequence[str] = ("mask",)) -> tuple[list[dict], list[str]]:
-    """Checks rows (number and cells, paths relative to `root`) of the table `file` against the files that they name.
-
-    Returns:
-        The rows to keep, and notes.
-
-    Raises:
-        UserError: a label is empty, a path leads out of `root`, an image is named twice, or files are missing.
+    """Checks the rows (number and cells, paths relative to `root`) of the table `file`; returns those to keep, and
+    notes. UserError: a label is empty, a path leads out of `root`, an image is named twice, or files are missing.
     """
     sandbox, first_rows, kept, missing = PathSandbox(root), {}, [], {"images": [], "masks": []}
     for line, row in progress(rows, "looking for files"):

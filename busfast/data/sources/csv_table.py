@@ -43,10 +43,7 @@ def names_images(file: Path) -> bool:
 
 
 def read(root: Path, options: Options) -> pd.DataFrame:
-    """Reads a user's CSV file or workbook, or a folder with exactly one; keeps all columns.
-
-    `options.columns` maps busfast's names to the file's where they differ.
-    """
+    """Reads a user's CSV file or workbook, or a folder with exactly one; keeps all columns."""
     file = _find(root)
     root = file.parent
     sheet = read_sheet(file, ())

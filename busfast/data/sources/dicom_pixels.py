@@ -28,16 +28,11 @@ def convert_dicom(source: Path, target: Path) -> None:
 
 
 def render(dataset: Any) -> np.ndarray:
-    """Maps stored values to displayed ones: modality LUT or rescale, then VOI LUT or the first window.
+    """Maps stored values to displayed ones, 8-bit gray or RGB: modality LUT or rescale, then VOI LUT or the first
+    window.
 
     With neither of the latter, gray of more than 8 bits is stretched from its darkest to its brightest value, as in
-    `read_image`; 8-bit gray is unchanged.
-
-    Returns:
-        uint8, (H, W) gray or (H, W, 3) RGB.
-
-    Raises:
-        ValueError: the photometric interpretation is unknown, or a value is not finite.
+    `read_image`. ValueError if the photometric interpretation is unknown, or a value not finite.
 
     Source: DICOM PS3.3, C.11.1 (modality LUT), C.11.2 (VOI LUT) and C.7.6.3.1.2 (photometric interpretation).
     """

@@ -41,15 +41,8 @@ def is_dicom(path: Path) -> bool:
 
 
 def read_tags(root: Path, names: list[str], options: Options) -> Tags:
-    """Reads the headers of DICOM files in `root`, and checks that each can be converted to an image.
-
-    Returns:
-        See `Tags`. The id is a keyed hash of the PatientID, 12 hexadecimal digits, which cannot be reversed by trying
-        all PatientIDs without the key.
-
-    Raises:
-        UserError: pydicom is not installed; the tag is unknown or may name a person; a file is damaged, has several
-            frames, or its compression cannot be decoded here.
+    """Reads the headers of DICOM files in `root`; UserError if one cannot be converted to an image. A patient's id is a
+    keyed hash of the PatientID, 12 hexadecimal digits: nobody without the key can find it by trying all PatientIDs.
     """
     if not names:
         return Tags({}, {}, [], [])

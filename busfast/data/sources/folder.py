@@ -100,8 +100,7 @@ def _check_nesting(root: Path, name: str, folders: tuple[str, ...], options: Opt
     outer = folders[0]
     if plain(outer) in classes:
         return
-    inner = next((label for label in folders[1:] if plain(label) in classes), "")
-    if inner:
+    if inner := next((label for label in folders[1:] if plain(label) in classes), ""):
         raise UserError(f"{root}: the class folder '{inner}' lies in '{outer}' (e.g. '{name}'). If '{outer}' is a "
                         "center, prepare the folder of each center as its own source: --source=folder,folder "
                         f"--path={root / outer},...")

@@ -38,8 +38,7 @@ def find_folders(folder: Path, is_set: Callable[[Path], bool]) -> list[Path]:
     """Returns the folders that `is_set` accepts on the first level, from `folder` itself downwards, that has any."""
     level = [folder]
     for _ in range(LEVELS + 1):
-        sets = [path for path in level if is_set(path)]
-        if sets:
+        if sets := [path for path in level if is_set(path)]:
             return sets
         level = [inner for path in level for inner in subfolders(path)]
     return []
@@ -61,11 +60,8 @@ def is_image(name: str) -> bool:
 
 
 def list_files(root: Path) -> list[str]:
-    """Returns all files below a folder, as paths relative to it with /, sorted; without hidden ones.
-
-    Raises:
-        UserError: a folder cannot be read; a link leads out of `root`, to a folder or to nothing; or a name is not
-            UTF-8.
+    """Returns all files below a folder, as paths relative to it with /, sorted; without hidden ones. UserError: a
+    folder cannot be read, a link leads out of `root` or to nothing, or a name is not UTF-8.
     """
     def refuse(error: OSError):
         raise UserError(f"{error.filename} cannot be read: {error.strerror}. Change its permissions.")

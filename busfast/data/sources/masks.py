@@ -54,10 +54,7 @@ def join_masks(sources: Sequence[Path], target: Path) -> None:
 
 
 def read_outline(path: Path) -> Outline:
-    """Reads a LabelMe annotation.
-
-    Rectangles count only if there is no polygon: beside polygons they are bounding boxes of the same lesions.
-    """
+    """Reads a LabelMe annotation. Rectangles count only without polygons, of which they are the bounding boxes."""
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
         size = int(content["imageWidth"]), int(content["imageHeight"])

@@ -7,11 +7,7 @@ MASK = re.compile(r"(?P<image>.+)_mask(_\d+)?", re.IGNORECASE | re.DOTALL)
 
 
 def pair_masks(names: list[str]) -> tuple[dict[str, tuple[str, ...]], list[str]]:
-    """Finds the masks of each image among the paths of images and masks.
-
-    Returns:
-        Image -> its masks, in the order of `names`; and the masks without an image.
-    """
+    """Returns image -> its masks, in the order of `names` (of images and masks), and the masks without an image."""
     by_stem: dict[tuple[str, str], str] = {}
     for name in names:
         path = PurePosixPath(name)

@@ -16,17 +16,8 @@ Made = dict[str, Callable[[Path], object]]  # path in the new folder -> what wri
 
 
 def check_files(table: SourceTable) -> SourceTable:
-    """Reads the headers of all images and masks; decodes none.
-
-    Args:
-        table: as `make_table` returns it.
-
-    Returns:
-        The table without annotations that have no outline; further notes name files that cannot be opened, and masks
-        whose size is not that of their image.
-
-    Raises:
-        UserError: a mask that has to be made cannot be.
+    """Reads the headers of all images and masks; decodes none. Returns the table without annotations that have no
+    outline, with notes on files that cannot be opened and masks of another size; UserError if a mask cannot be made.
     """
     root, rows, dicom, notes = table.root, table.rows.copy(), set(table.dicom), list(table.notes)
     broken, other_size, empty = [], [], 0
@@ -68,15 +59,8 @@ def _size(path: Path, broken: list[str]) -> tuple[int, int] | None:
 
 
 def plan(table: SourceTable, name: str, copy: bool) -> tuple[list[dict], Made, dict[str, Path]]:
-    """Returns the rows of a source's table in the new folder.
-
-    Args:
-        table: as `make_table` returns it.
-        name: the first part of the paths of images that stay where they are.
-        copy: whether images and masks are copied instead.
-
-    Returns:
-        The rows; what has to be made; and new path -> DICOM file of the images that are converted.
+    """Returns a source's rows in the new folder, what has to be made, and new path -> DICOM file of converted images.
+    Paths begin with `name`; with `copy`, images and masks are copied there, else they stay where they are.
     """
     root, rows, linked = table.root, table.rows.to_dict("records"), {}
     order = {image: number for number, image in enumerate(table.dicom, start=1)}
