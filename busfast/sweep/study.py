@@ -177,8 +177,7 @@ def interrupted(trial: FrozenTrial) -> bool:
 
 
 def repair_journal(path: Path) -> None:
-    """Removes an incomplete line that a killed process or a full disk left at the end; UserError if it is no
-    journal."""
+    """Removes an incomplete last line, left by a killed process or a full disk; UserError if it is not a journal."""
     path.with_name(f"{path.name}.lock").unlink(missing_ok=True)  # of a killed process; `lock_run` keeps others out
     lines, newline, incomplete = path.read_bytes().rpartition(b"\n")
     try:
