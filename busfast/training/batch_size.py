@@ -18,17 +18,11 @@ PROBE = 2  # images in the measured batch
 
 @dataclass(frozen=True)
 class Memory:
-    """Free memory and what training needs of it, in bytes.
+    """Free memory and what training needs of it, in bytes."""
 
-    Attributes:
-        image: kept for the backward pass, an image of the batch; with several ranks, each rank's share of that.
-        model: weights, gradients and Adam's two moments.
-        free: free memory of the device; None: unknown.
-    """
-
-    image: int
-    model: int
-    free: int | None
+    image: int  # kept for the backward pass, an image of the batch; with several ranks, each rank's share of that
+    model: int  # weights, gradients and Adam's two moments
+    free: int | None  # of the device; None: unknown
 
     def needed(self, bs: int) -> int:
         """Returns the bytes that training needs with `bs` images a batch."""
@@ -115,13 +109,8 @@ def _cgroup_rest() -> int | None:
 def fit_batch_size(config: Config, auto: bool) -> tuple[Config, int]:
     """Checks before training whether a batch fits: some systems kill a process without an error message.
 
-    Args:
-        config: with the requested batch size.
-        auto: replace a batch size that does not fit; otherwise print a warning.
-
-    Returns:
-        The configuration, with the largest power of two that fits if `auto` and the requested batch size does not; and
-        a smaller batch size that should fit if the estimate was wrong.
+    Returns the configuration, with the largest power of two that fits if `auto` and its batch size does not (else a
+    warning is printed); and a smaller batch size that should fit if the estimate was wrong.
     """
     memory = measure_memory(config)
     fits, largest = memory.fits(config.bs), memory.largest(config.bs)

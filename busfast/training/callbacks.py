@@ -23,11 +23,7 @@ def save_weights(weights: dict[str, torch.Tensor], path: Path) -> Path:
 
 
 def monitor_with(monitor: str, measures: tuple[str, ...]) -> dict:
-    """Returns fastai's arguments for watching a logged column.
-
-    Raises:
-        UserError: there is no such column (before training, not at the end of the first epoch).
-    """
+    """Returns fastai's arguments for watching a logged column; UserError, before training, if there is none."""
     choose("monitor", monitor, measures)
     return {"monitor": monitor, "comp": np.less if monitor.endswith("_loss") else np.greater}
 
@@ -35,11 +31,8 @@ def monitor_with(monitor: str, measures: tuple[str, ...]) -> dict:
 class SaveBest(SaveModelCallback):
     """Saves the best epoch's weights atomically and loads them into the model at the end of the fit.
 
-    Attributes:
-        best_epoch: counted from 1; None while every value was NaN.
-        best_state: the weights of that epoch, on the CPU.
-        probabilities: float32 (N, k), that epoch's predictions for the validation images, in their order; None where
-            `MacroAUC` is not among the metrics.
+    `best_epoch` counts from 1, None while every value was NaN; `best_state` are its weights, on the CPU;
+    `probabilities`, float32 (N, k), its predictions for the validation images, in order; None without `MacroAUC`.
     """
 
     def __init__(self, path: Path, **kwargs):

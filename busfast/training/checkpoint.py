@@ -33,16 +33,8 @@ def save_tensors(state: Any, file: BinaryIO) -> None:
 
 
 def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
-    """Writes a checkpoint; the one before it is kept as checkpoint.previous.pt.
-
-    At every moment one of the two is complete: the new one is on the disk before the old one is moved.
-
-    Args:
-        path: `NAME` in a folder that exists.
-        state: tensors and plain values, nested in dicts, lists and tuples.
-
-    Raises:
-        UserError: the disk is full, the folder is read-only or gone; the old files are untouched.
+    """Writes tensors and plain values; the checkpoint before is kept as checkpoint.previous.pt. At every moment one of
+    the two is complete: the new one is on the disk before the old one is moved. UserError if it cannot be written.
     """
     with atomic(path, "w+b") as file:
         file.write(_header("0" * _DIGITS))
@@ -59,12 +51,7 @@ def write_checkpoint(path: Path, state: dict[str, Any]) -> None:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Reads a checkpoint, on the CPU.
-
-    Raises:
-        DamagedError: the file is not what was written.
-        FileNotFoundError: there is no file.
-    """
+    """Reads a checkpoint, on the CPU; raises DamagedError if it is not what was written, or FileNotFoundError."""
     try:
         data = path.read_bytes()
     except FileNotFoundError:

@@ -8,12 +8,7 @@ from busfast.figures import GRAY, STYLES, add_legend, new_figure, save_figure
 
 
 def draw_curves(folder: Path, caption: str) -> None:
-    """Draws the three curves of a run.
-
-    Args:
-        folder: of training_log.csv and the pictures.
-        caption: in small print under each title (which run, which data).
-    """
+    """Draws the three curves of a run into the folder of its log; `caption` is in small print under each title."""
     log = pd.read_csv(folder / "training_log.csv")
     recalls = [name for name in log if name.startswith("recall_")]
     best = log["val_loss"].idxmin() if log["val_loss"].notna().any() else None

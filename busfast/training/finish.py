@@ -17,15 +17,8 @@ VALID_FILE = "valid_predictions.csv"
 
 def finish_run(run: Run, summary: dict[str, Any], config: Config, split: Split,
                probabilities: np.ndarray | None) -> None:
-    """Writes valid_predictions.csv, then summary.yaml, which marks the run as done.
-
-    Args:
-        run: its weights and log are written.
-        summary: of summary.yaml, without the checksums.
-        config: names the classes.
-        split: that was trained.
-        probabilities: (N, k), of the validation part, in its order, as training itself had them at the best epoch;
-            None: no epoch was best.
+    """Writes valid_predictions.csv, then summary.yaml with checksums, which marks the run as done. `probabilities`, (N,
+    k), are those of the validation part, in its order, at the best epoch; None: no epoch was best.
     """
     if probabilities is not None:
         _write_valid(run, config.classes, split.only("valid").rows, probabilities)
@@ -44,19 +37,7 @@ def _write_valid(run: Run, classes: tuple[str, ...], valid: pd.DataFrame, probab
 
 
 def read_valid(run: Run, classes: tuple[str, ...], images: pd.Series) -> np.ndarray:
-    """Reads the validation predictions of a run's best epoch.
-
-    Args:
-        run: has valid_predictions.csv.
-        classes: in the model's order.
-        images: of the validation part, as the table names them.
-
-    Returns:
-        Probabilities, (N, k).
-
-    Raises:
-        UserError: the file lacks some of them.
-    """
+    """Returns the validation predictions, (N, k), of a run's best epoch for `images`; UserError if some are missing."""
     file, columns = run.results / VALID_FILE, [f"p_{name}" for name in classes]
     header, rows, _ = read_rows(file, ("image", *columns))
     table = pd.DataFrame([cells for _, cells in rows], columns=header, dtype=object).set_index("image")[columns]

@@ -52,20 +52,10 @@ def distributed_callbacks(config: Config, learn: Learner) -> list[Callback]:
 
 def fit_run(run: Run, config: Config, split: Split, learn: Learner, phantom: bool, state: dict[str, Any] | None,
             profile: bool, smaller: int, command: str, more: Sequence[Callback] = ()) -> None:
-    """Trains a run from the first epoch or from a checkpoint, and writes what it ends with.
+    """Trains a run from the first epoch, or from the checkpoint `state`, and writes what it ends with.
 
-    Args:
-        run, config, split: of `busfast.training.resume.Job`.
-        learn: as `busfast.training.train.build` makes it.
-        phantom: whether the images are synthetic.
-        state: the checkpoint; None: start at the first epoch.
-        profile: print after each epoch where its time went, and write profile.csv.
-        smaller: a batch size that should fit if `config.bs` does not, for the error.
-        command: trains the run; with --resume, it continues it.
-        more: further callbacks.
-
-    Raises:
-        UserError: a loss that is not finite, too little memory, an unreadable image, a file that cannot be written.
+    `smaller` is a batch size that should fit if `config.bs` does not, and `command` trains the run; errors name them.
+    UserError: a loss that is not finite, too little memory, an unreadable image, a file that cannot be written.
     """
     monitor = monitor_with(config.monitor, config.measures)
     schedule = cosine(config.lr, config.lr_min).scheds["lr"]

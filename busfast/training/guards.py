@@ -21,10 +21,7 @@ class NonFiniteLoss(UserError):
 
 class StopOnNaN(Callback):
     """Ends the run when the loss of a batch, in training or validation, is not finite; what was saved stays.
-
-    Args:
-        folder: bad_batch.csv, the images of that batch, is written there; None: another rank writes it.
-        lr: initial learning rate; the message suggests a tenth of it.
+    bad_batch.csv, the images of that batch, goes to `folder`; None: another rank writes it.
     """
 
     order = -8
@@ -53,12 +50,8 @@ class StopOnNaN(Callback):
 
 
 class RaiseOnSignal(Callback):
-    """Ends the fit at its next batch if a signal was received and the fit still runs.
-
-    Python drops an exception that a signal handler raises inside a finalizer; Ctrl-C would then be lost.
-
-    Args:
-        signals: as `record_signals` yields them.
+    """Ends the fit at its next batch if a signal was received (see `record_signals`) and the fit still runs. Python
+    drops an exception that a signal handler raises inside a finalizer; Ctrl-C would then be lost.
     """
 
     def __init__(self, signals: list[int]):

@@ -17,18 +17,10 @@ HEARTBEAT = 30.0  # seconds between plain lines within an epoch
 
 
 class TrainingLog(Callback):
-    """Writes the log and updates the curves.
+    """Writes the log and updates the curves; `rows` are column -> value as written.
 
-    Columns: epoch (from 1), train_loss (weighted, mean over the epoch), val_loss (unweighted), val_acc,
-    macro_auc, recall of each class, lr (at the end of the epoch), seconds.
-
-    Args:
-        folder: where training_log.csv and the curves go.
-        schedule: share of the training done (0 to 1) -> learning rate.
-        caption: of every curve (which run, which data).
-
-    Attributes:
-        rows: of the log: column -> value as written.
+    Columns: epoch (from 1), train_loss (weighted, mean over the epoch), val_loss (unweighted), val_acc, macro_auc,
+    recall of each class, lr (at the end of the epoch), seconds. `schedule`: share of the training done -> lr.
     """
 
     order = 55  # after the Recorder, before early stopping can end the fit

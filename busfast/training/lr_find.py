@@ -18,12 +18,8 @@ from busfast.training.train import build, is_phantom
 def find_lr(pipeline: str, config: Config, name: str, split: Split) -> tuple[float, Path]:
     """Trains with a growing learning rate and discards the weights; writes lr_find.png and lr_find.csv.
 
-    Args:
-        pipeline, name, config, split: as those of `train_run`.
-
-    Returns:
-        The suggested learning rate, a tenth of that of the lowest loss, and the folder. fastai's own "valley" is drawn
-        for comparison; it comes too early on the long flat start of the curve, which a zero-initialized head causes.
+    Returns the suggested learning rate, a tenth of that of the lowest loss, and the folder. fastai's own "valley" comes
+    too early on the long flat start of the curve, which a zero-initialized head causes; it is drawn for comparison.
     """
     learn = build(config, split)
     run = new_run(pipeline, f"lr_find-{name}")

@@ -19,11 +19,7 @@ PATIENCE = 60  # seconds that a terminated run may take to write its files
 
 
 def check_jobs(jobs: int | str, device: torch.device) -> int:
-    """Returns the number of jobs, if this machine has room for them.
-
-    Raises:
-        UserError: not a number, or out of range; more jobs than GPUs; this process is one of several.
-    """
+    """Returns the number of jobs; UserError if this machine has no room for them, or this process is one of several."""
     jobs = convert("jobs", jobs, int)
     check_range("jobs", jobs, 1, MOST)
     if jobs > 1 and processes.world_size() > 1:
@@ -36,18 +32,10 @@ def check_jobs(jobs: int | str, device: torch.device) -> int:
 
 
 def run_jobs(commands: dict[str, Sequence[str]], jobs: int, device: torch.device) -> list[str]:
-    """Runs busfast command lines, `jobs` at a time; prints their output, each line with the name of its run.
+    """Runs busfast command lines (name of the run -> arguments), `jobs` at a time; returns the names of failed ones.
 
     Each gets its share of the cores (unless OMP_NUM_THREADS is set) or, on CUDA, its own GPU. If one fails, the others
     continue. Ctrl-C and SIGTERM end them all; --resume continues them.
-
-    Args:
-        commands: name of the run -> arguments after `python -m busfast`.
-        jobs: as `check_jobs` returns it.
-        device: where the runs are trained.
-
-    Returns:
-        The names of the runs that failed.
     """
     threads = processes.cores_per_process(jobs)
     each = "a GPU" if device.type == "cuda" else f"{threads} of {processes.cores()} cores"

@@ -18,14 +18,11 @@ def _lap(phase):
 
 
 class Profile(Callback):
-    """Measures each epoch's phases and prints them as a small table at its end.
+    """Measures each epoch's phases and prints them as a small table at its end; keeps them in `rows`, in seconds.
 
     The time between two borders counts for exactly one phase, so that the phases add up to the epoch. On a GPU every
     border waits for the pending work, which slows an epoch a little. A DataLoader's time counts as waiting, except
     where it sets borders itself: a class with a method `lap(phase)` gets `Profile.lap` instead.
-
-    Attributes:
-        rows: a dict an epoch: epoch (from 1), seconds of each phase (the keys of `PHASES`), seconds (their sum).
     """
 
     order = -1000  # before the other callbacks of each event; `_Last` runs after them

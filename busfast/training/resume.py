@@ -27,38 +27,22 @@ BITS = ("versions", "platform", "device", "loader", "cached_images", "processes"
 
 @dataclass(frozen=True)
 class Job:
-    """A run to be trained.
-
-    Attributes:
-        run, config, split: what to train; of a run that is continued, its own.
-        fresh: its folders were made just now.
-        finished: there is nothing left to do.
-        record: of a run that goes on, what it was begun with (`run:` in config.yaml).
-        state: its last checkpoint; None: it begins at the first epoch.
-    """
+    """A run to be trained."""
 
     run: Run
-    config: Config
+    config: Config  # of a run that is continued, its own; so is the split
     split: Split
-    fresh: bool = False
-    finished: bool = False
-    record: dict[str, Any] | None = None
-    state: dict[str, Any] | None = None
+    fresh: bool = False  # its folders were made just now
+    finished: bool = False  # there is nothing left to do
+    record: dict[str, Any] | None = None  # of a run that goes on, what it was begun with (`run:` in config.yaml)
+    state: dict[str, Any] | None = None  # its last checkpoint; None: it begins at the first epoch
 
 
 @contextmanager
 def open_run(pipeline: str, name: str, config: Config, split: Split, resume: bool,
              free: tuple[str, ...] = ()) -> Iterator[Job]:
-    """Finds or makes the run to train, and keeps other processes from it until the end.
-
-    Args:
-        pipeline, name, config, split: as those of `train_run`.
-        resume: go on with the newest run of that name, if there is one.
-        free: further keys of the configuration that may differ from the run's.
-
-    Raises:
-        UserError: the folders cannot be made; another process trains the run; it was begun with another configuration;
-            its images are gone or were changed.
+    """Finds or makes the run to train, and keeps other processes from it until the end. Keys of the configuration that
+    are in `free` may differ from the run's. UserError if it cannot be made or, with `resume`, cannot go on.
     """
     run = latest_run(pipeline, name, split) if resume else None
     if resume and run is None:
@@ -91,11 +75,7 @@ def latest_run(pipeline: str, name: str, split: Split) -> Run | None:
 
 @contextmanager
 def lock_run(run: Run) -> Iterator[None]:
-    """Keeps other processes from a run, or sweep, until the end.
-
-    Raises:
-        UserError: another process trains it.
-    """
+    """Keeps other processes from a run, or sweep, until the end; UserError if another one trains it."""
     path = run.models / ".lock"
 
     def refuse() -> None:
@@ -168,11 +148,7 @@ def _say(value) -> str:
 
 
 def warn_of_other_bits(begun: dict[str, Any], now: dict[str, Any]) -> None:
-    """Says what of the machine is not as it was when a run began, so that its last bits may differ.
-
-    Args:
-        begun, now: records, as config.yaml keeps them.
-    """
+    """Says what of the machine is not as in the record of when a run began, so that its last bits may differ."""
     old, new = (_flat({key: record.get(key, 1 if key == "processes" else None) for key in BITS})
                 for record in (begun, now))
     differ = [f"{key} {old.get(key)} is now {new.get(key)}" for key in sorted(old.keys() | new.keys())

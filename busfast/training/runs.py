@@ -44,11 +44,7 @@ class Run:
         return MODELS / self.name
 
     def read_config(self) -> tuple[Config, dict[str, Any]]:
-        """Returns the configuration and the record (`run:`) of config.yaml.
-
-        Raises:
-            UserError: the file is missing or cannot be read.
-        """
+        """Returns the configuration and the record (`run:`) of config.yaml; UserError if it cannot be read."""
         path = self.results / "config.yaml"
         return load_config(str(path))[1], read_yaml(path).get("run") or {}
 
@@ -58,11 +54,7 @@ class Run:
         return read_yaml(path) if path.is_file() else {}
 
     def best_weights(self) -> Path:
-        """Returns best.pth, which may be missing.
-
-        Raises:
-            UserError: its checksum is not the one in summary.yaml.
-        """
+        """Returns best.pth, which may be missing; UserError if its checksum is not the one in summary.yaml."""
         path = self.models / "best.pth"
         expected = (self.read_summary().get("sha256") or {}).get(path.name)
         if expected and path.is_file() and file_sha256(path) != expected:
@@ -73,11 +65,7 @@ class Run:
 
 
 def new_run(pipeline: str, split: str) -> Run:
-    """Makes the folders of a new run; a name that exists is never reused (`stratified-2`, ...).
-
-    Raises:
-        UserError: the folders cannot be created.
-    """
+    """Makes the folders of a new run, or raises UserError; no existing name is used again (`stratified-2`, ...)."""
     number = 1
     while True:
         run = Run(f"{pipeline}/{split}" + (f"-{number}" if number > 1 else ""))
@@ -172,11 +160,7 @@ def provenance(data: str | Path) -> dict[str, Any]:
 
 
 def file_sha256(path: str | Path) -> str:
-    """Returns the SHA-256 of a file, in hexadecimal.
-
-    Raises:
-        UserError: it is missing, or no regular file (a pipe might never end).
-    """
+    """Returns a file's SHA-256, hexadecimal; UserError if it is missing or not regular (a pipe might never end)."""
     if not os.path.isfile(path):
         raise UserError(f"{path} is missing. Restore it.")
     return hashlib.sha256(Path(path).read_bytes()).hexdigest()

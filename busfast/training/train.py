@@ -56,16 +56,8 @@ def is_phantom(config: Config) -> bool:
 
 def build(config: Config, split: Split | pd.DataFrame, model_dir: Path | str = "models",
           weights: "StartWeights | None" = None) -> "Learner":
-    """Makes the Learner of a configuration; says which device, loader and weights it got, and why.
-
-    Args:
-        config: the checked configuration.
-        split: see `make_dls`.
-        model_dir: where the Learner saves.
-        weights: the `StartWeights` that a run began with, where it goes on; default: those of the configuration.
-
-    Returns:
-        The Learner.
+    """Makes the Learner of a configuration; says which device, loader and weights it got, and why. `weights` are those
+    that a run began with, where it goes on; default: those of the configuration.
     """
     import torch
     from fastai.torch_core import set_seed
@@ -96,11 +88,7 @@ def build(config: Config, split: Split | pd.DataFrame, model_dir: Path | str = "
 
 
 def check_environment(config: Config) -> "torch.device":
-    """Refuses a model, stage, loader, device or weights file that is not there, before any image is read.
-
-    Returns:
-        The torch device.
-    """
+    """Returns the torch device; UserError, before any image is read, if a model, loader, device or file is missing."""
     import timm
 
     from busfast.models.freeze import freeze_stages
@@ -188,10 +176,7 @@ def train_run(pipeline: str, config: Config, name: str, split: Split, profile: b
 
 
 def _write_split(run: Run, split: Split) -> Split:
-    """Writes split.csv and reads it back.
-
-    It holds the hashes of the pixels, so that the test part is evaluated on the very same images.
-    """
+    """Writes split.csv, with the hashes of the pixels, so that the same images are evaluated, and reads it back."""
     split = hash_pixels(split)
     write_split(split, run.results / "split.csv")
     return replace(split, rows=read_split(run.results / "split.csv", split.root).rows)

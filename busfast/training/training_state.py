@@ -19,14 +19,7 @@ class Checkpoint(Callback):
     """Writes at the end of each epoch everything that the next epochs depend on.
 
     What follows from the epoch is not stored: learning rate, frozen stages, and early stopping's wait, which is the
-    number of epochs since the best one.
-
-    Args:
-        folder: where checkpoint.pt goes.
-        log, best, collapse: callbacks of the same fit, whose state is saved.
-
-    Attributes:
-        seconds: training time up to the last checkpoint, including earlier processes of a resumed run.
+    number of epochs since the best one. `seconds` of training include earlier processes of a resumed run.
     """
 
     order = SaveBest.order + 1  # before early stopping can end the fit
@@ -58,11 +51,6 @@ class Resume(Callback):
     """Restores a checkpoint and continues with the epoch after it, or with none if early stopping was due.
 
     best.pth and the log are written again, since they may be those of an epoch after the checkpoint.
-
-    Args:
-        state: as `Checkpoint` wrote it.
-        checkpoint: of the same fit; it and its callbacks get their state back.
-        stop: early stopping of the same fit.
     """
 
     order = 2000  # after all others, which reset their state in `before_fit`; nothing may draw a random number later

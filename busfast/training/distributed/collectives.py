@@ -16,15 +16,8 @@ from busfast.training.guards import raise_on_signal
 
 @contextmanager
 def process_group(device: torch.device, signals: list[int]) -> Iterator[None]:
-    """Opens the process group (NCCL on CUDA, gloo elsewhere); a single process needs none.
-
-    Args:
-        device: where this rank trains.
-        signals: received so far, as `record_signals` yields them. The other ranks received them, too, and may have
-            ended first.
-
-    Raises:
-        ProcessLost: another rank has ended or cannot be reached.
+    """Opens the process group (NCCL on CUDA, gloo elsewhere); a single process needs none. Raises ProcessLost if
+    another rank cannot be reached, unless `signals` holds one: the other ranks received it, too, and may have ended.
     """
     if processes.world_size() == 1:
         yield
@@ -53,12 +46,7 @@ def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
 
 
 def broadcast_state(state: Any, device: torch.device) -> Any:
-    """Returns the state of rank 0 on the CPU: tensors and plain values, never a pickle.
-
-    Args:
-        state: of this rank; only that of rank 0 is read.
-        device: of the training, through whose memory the state is sent.
-    """
+    """Returns the state of rank 0, tensors and plain values, on the CPU; it is sent through the memory of `device`."""
     file = io.BytesIO()
     if processes.rank() == 0:
         torch.save(state, file)

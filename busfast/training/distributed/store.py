@@ -30,12 +30,7 @@ class ProcessLost(UserError):
 
 
 def check_processes(config: Config) -> None:
-    """Refuses what several processes cannot train, before time is spent.
-
-    Raises:
-        UserError: Accelerate is not installed; the ranks cannot share the device; a batch has fewer images than there
-            are ranks.
-    """
+    """Raises UserError, before time is spent, if several processes cannot train this here."""
     if processes.world_size() == 1:
         return
     if importlib.util.find_spec("accelerate") is None:
@@ -70,13 +65,8 @@ def send_request(request: dict[str, Any] | None) -> None:
 
 
 def start_workers(request: dict[str, Any]) -> None:
-    """Sends a request to the other ranks, if there are any, and waits until they are ready to train.
-
-    Args:
-        request: name of the run, config, root of the images, initial weights; JSON values.
-
-    Raises:
-        ProcessLost: one of them failed.
+    """Sends a request (JSON values: run, config, root of the images, weights) to the other ranks, if there are any, and
+    waits until they are ready to train; ProcessLost if one of them failed.
     """
     if processes.world_size() > 1:
         send_request(request)
@@ -84,11 +74,7 @@ def start_workers(request: dict[str, Any]) -> None:
 
 
 def next_request() -> dict[str, Any] | None:
-    """Waits for the next request of rank 0.
-
-    Raises:
-        ProcessLost: it failed.
-    """
+    """Waits for the next request of rank 0; raises ProcessLost if that failed."""
     request = json.loads(_wait(f"request {_state['requests']}"))
     _state["requests"] += 1
     return request
@@ -101,11 +87,7 @@ def announce_failure() -> None:
 
 
 def barrier() -> None:
-    """Waits until every rank is here.
-
-    Raises:
-        ProcessLost: one of them failed.
-    """
+    """Waits until every rank is here; raises ProcessLost if one of them failed."""
     key = f"barrier {_state['barriers']}"
     _state["barriers"] += 1
     if _state["store"].add(key, 1) == processes.world_size():

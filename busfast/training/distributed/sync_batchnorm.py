@@ -14,17 +14,10 @@ from busfast.errors import UserError
 
 
 def sync_batch_norm(model: nn.Module, device: torch.device) -> nn.Module:
-    """Makes a model's batch normalization use the whole batch; names and values of its state stay as they are.
+    """Makes a model's batch normalization use the whole batch, in place or, on CUDA, in the model that is returned.
 
-    On CUDA it becomes torch's SyncBatchNorm (converted by timm, whose layers contain an activation). SyncBatchNorm
-    refuses other devices; there the sums are exchanged here.
-
-    Args:
-        model: is changed in place.
-        device: where it is trained.
-
-    Returns:
-        The model, or on CUDA its replacement.
+    On CUDA it becomes torch's SyncBatchNorm (converted by timm, whose layers contain an activation), which refuses
+    other devices; there the sums are exchanged here. Names and values of the model's state stay as they are.
     """
     if device.type == "cuda":
         return convert_sync_batchnorm(model)
@@ -40,12 +33,8 @@ def has_batch_norm(model: nn.Module) -> bool:
 
 
 def check_last_batches(learn: Learner) -> None:
-    """Refuses a model that fails on an empty batch, where the last batch has fewer images than there are ranks.
-
-    Without batch normalization, such a rank trains on a blank image (see `ExactDistributedTrainer`).
-
-    Raises:
-        UserError: the model fails.
+    """Raises UserError for a model that fails on an empty batch, where the last one has fewer images than there are
+    ranks. Without batch normalization, such a rank trains on a blank image (see `ExactDistributedTrainer`).
     """
     rest = [dl.n % dl.bs for dl in learn.dls.loaders]
     if not any(0 < count < processes.world_size() for count in rest) or not has_batch_norm(learn.model):

@@ -15,15 +15,7 @@ from busfast.training.runs import Run
 
 
 def run_distributed(verb: str, call: Callable[[], None]) -> None:
-    """Runs a verb in rank 0, and in the other ranks their share of each training that it starts.
-
-    Args:
-        verb: must be train.
-        call: runs it.
-
-    Raises:
-        UserError: another verb; whatever the verb raises.
-    """
+    """Runs a verb in rank 0, and in the other ranks their share of each training; UserError for all verbs but train."""
     if verb != "train":
         raise UserError(f"{verb} runs in one process and was started in {processes.world_size()}. Start it "
                         f"without torchrun or accelerate: python -m busfast {verb} ...")

@@ -36,14 +36,7 @@ def _tracker_class(name: str) -> type["Tracker"]:
 
 
 def choose_trackers(names: str | None) -> tuple[str, ...]:
-    """Returns the trackers that a flag names, without duplicates.
-
-    Args:
-        names: of `TRACKERS`, separated by commas; None: none.
-
-    Raises:
-        UserError: an unknown tracker, or one whose package cannot be imported.
-    """
+    """Returns the trackers that a flag names, separated by commas; UserError if one is unknown or not importable."""
     chosen = tuple(dict.fromkeys(choose("tracker", name.strip(), TRACKERS)
                                  for name in (names or "").split(",") if name.strip()))
     for name in chosen:
@@ -59,15 +52,8 @@ def choose_trackers(names: str | None) -> tuple[str, ...]:
 def track(run: Run, names: Sequence[str] = (), done: int = 0) -> Iterator[list["Tracker"]]:
     """Opens a run's trackers; adds the run's files to them at the end, unless there was an error; closes them.
 
-    tracking.yaml remembers the trackers: a run that is resumed, evaluated or reported on later needs no flag.
-
-    Args:
-        run: has a config.yaml.
-        names: as `choose_trackers` returns them; those that the run has already are added.
-        done: number of epochs that earlier processes trained.
-
-    Yields:
-        The trackers, to be passed to the fit as callbacks.
+    tracking.yaml remembers the trackers: a run that is resumed, evaluated or reported on later needs no flag. Yields
+    them, to be passed to the fit as callbacks; `done` epochs were trained by earlier processes.
     """
     states = _read_states(run)
     states |= {name: {} for name in names if name not in states}

@@ -14,13 +14,8 @@ class Tracker(Callback):
     """A fastai callback that also takes a run's configuration and files.
 
     A tracker defines `add_files` and, where it needs them, `open`, `close` and fastai's events. If fastai has a
-    callback for it, that is its second base: `class TensorBoard(Tracker, TensorBoardCallback)`.
-
-    Args:
-        tracked_run: the run (`run` has another meaning in fastai's callbacks).
-        state: what tracking.yaml keeps of the tracker between processes: plain values, changed in place.
-        done: number of epochs that earlier processes trained.
-        options: of fastai's callback.
+    callback for it, that is its second base: `class TensorBoard(Tracker, TensorBoardCallback)`. `state` is what
+    tracking.yaml keeps of it between processes: plain values, changed in place.
     """
 
     order = 58  # after the log's row, before the checkpoint: the epochs of a checkpoint are all tracked
