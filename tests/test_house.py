@@ -5,6 +5,7 @@ import configparser
 import re
 import subprocess
 import sys
+from collections import Counter
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -143,6 +144,25 @@ def test_a_public_function_says_the_types_of_all_that_it_takes_and_returns():
             if argument.annotation is None] == []
     assert [f"{module}.{one.name}" for module, one, _ in functions
             if one.returns is None and one.name != "__init__"] == []
+
+
+def test_every_file_has_its_test():
+    """tests/ROOM/test_NAME.py, or a test file whose docstring names the path (busfast/ROOM/NAME.py)."""
+    tests = {path.relative_to(ROOT / "tests"): ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""
+             for path in (ROOT / "tests").rglob("test_*.py")}
+    headers = "\n".join(tests.values())
+    paths = [path.relative_to(PACKAGE) for path in FILES.values()]
+    named = {path: path.parent / f"test_{path.parent.name if path.stem == '__init__' else path.stem}.py"
+             for path in paths}
+    assert [f"busfast/{path}" for path in paths
+            if named[path] not in tests and f"busfast/{path}" not in headers] == []
+
+
+def test_no_room_holds_a_third_of_the_house():
+    lines = Counter()
+    for module, path in FILES.items():
+        lines[folder_of(module)] += len(path.read_text(encoding="utf-8").splitlines())
+    assert [f"{room}: {count}" for room, count in lines.items() if count > 0.3 * lines.total()] == []
 
 
 def loaded_after(code):

@@ -1,5 +1,8 @@
 """What prepare promises: a data folder that can be read, of sources that stay as they are; or a clear word, and
-nothing changed."""
+nothing changed.
+
+Covers busfast/data/prepare.py, busfast/data/sources/plan.py and busfast/data/paths.py.
+"""
 
 import json
 import os

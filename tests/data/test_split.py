@@ -1,4 +1,7 @@
-"""What a split promises: nobody on two sides, shares as said, every class everywhere, and the same again by seed."""
+"""What a split promises: nobody on two sides, shares as said, every class everywhere, and the same again by seed.
+
+Covers busfast/data/__init__.py, busfast/data/split.py, busfast/data/split_file.py and busfast/data/groups.py.
+"""
 
 from pathlib import Path
 

@@ -1,4 +1,7 @@
-"""What holds of every split, whatever the table: checked on tables that hypothesis makes up."""
+"""What holds of every split, whatever the table: checked on tables that hypothesis makes up.
+
+Covers busfast/data/split.py and busfast/data/assign.py.
+"""
 
 import os
 import re

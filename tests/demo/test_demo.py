@@ -1,4 +1,7 @@
-"""The demo without a browser and without Gradio: what is refused, what is deleted, what is said."""
+"""The demo without a browser and without Gradio: what is refused, what is deleted, what is said.
+
+Covers busfast/demo/__init__.py, busfast/demo/answer.py, busfast/demo/guard.py and busfast/demo/uploads.py.
+"""
 
 import asyncio
 import io

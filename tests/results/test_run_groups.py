@@ -1,6 +1,7 @@
 """Several runs of one kind: seeds on one split, folds, jobs side by side, their spread, and their ensemble.
 
-Covers busfast/results/run_groups.py and busfast/results/ensemble.py, which share the trained runs.
+Covers busfast/results/run_groups.py and busfast/results/ensemble.py, which share the trained runs,
+busfast/pipelines/splits.py (seeds and folds).
 """
 
 import csv
