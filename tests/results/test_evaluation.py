@@ -1,7 +1,7 @@
 """The test part is scored by evaluate only, recorded each time, through the pixels of validation.
 
-Covers busfast/results/evaluation.py, busfast/results/predictions.py and busfast/results/plots.py,
-busfast/results/__init__.py and busfast/results/evaluation.py.
+Covers busfast/results/__init__.py, busfast/results/evaluation.py, busfast/results/predictions.py and
+busfast/results/plots.py.
 """
 
 import re

@@ -1,6 +1,6 @@
 """Several runs of one kind: seeds on one split, folds, jobs side by side, their spread, and their ensemble.
 
-Covers busfast/results/run_groups.py and busfast/results/ensemble.py, which share the trained runs,
+Covers busfast/results/run_groups.py and busfast/results/ensemble.py, which share the trained runs, and
 busfast/pipelines/splits.py (seeds and folds).
 """
 
