@@ -60,7 +60,7 @@ from busfast.cli import VERBS, main
     ("ensemble --runs=,", "does not name 2 to 100 different runs, separated by commas, or a group of them ("),
     ("lr_find --split=all", "Unknown split 'all'"),
     ("compare --run=x", "Unknown flag of compare '--run'"),
-    ("compare", "There is no trained run below results/ yet"),
+    ("compare", "There is no trained run below results/."),
     ("export", "export needs --run=VALUE"),
     ("export --run=phantom/stratified", "There are no runs here yet"),
     ("predict", "predict needs an image, folder or table"),
