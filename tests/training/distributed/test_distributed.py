@@ -116,7 +116,8 @@ def test_a_process_that_is_killed_ends_the_run_which_is_resumed_to_the_same_bits
     flags = ["--epochs=3", "--seed=1"]
     train(2, *flags)
     second = Run("phantom/stratified-2")
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2", "-m", "busfast"]
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc_per_node=2",
+                "--monitor-interval=2", "-m", "busfast"]  # so that a busy rank 0 is not ended before it has noticed
     killed = subprocess.Popen([*launcher, "train", *flags], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
                               env=os.environ | {"PYTHONPATH": str(ROOT)})
     until = time.monotonic() + 120
