@@ -29,7 +29,7 @@ def draw_blank_curves(folder, caption):
         Image.new("L", (8, 8)).save(folder / f"{name}_curve.png")
 
 
-def start(argv, name="fork", env=None, setup=None, program="busfast.cli"):
+def start(argv, name="fork", env=None, setup=None):
     """Starts a command line in the working folder; its output goes to NAME.out and NAME.err.
 
     Args:
@@ -37,14 +37,13 @@ def start(argv, name="fork", env=None, setup=None, program="busfast.cli"):
         name: of the output files.
         env: environment variables to add.
         setup: an importable function, called before.
-        program: the module whose `main` takes `argv`.
     """
-    process = context.Process(target=_run, args=(argv, str(Path(name).absolute()), env or {}, setup, program))
+    process = context.Process(target=_run, args=(argv, str(Path(name).absolute()), env or {}, setup))
     process.start()
     return process
 
 
-def _run(argv, output, env, setup, program):
+def _run(argv, output, env, setup):
     for stream, ending in ((1, "out"), (2, "err")):
         os.dup2(os.open(f"{output}.{ending}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
@@ -52,7 +51,7 @@ def _run(argv, output, env, setup, program):
     import_module("busfast.training.log").draw_curves = draw_blank_curves
     if setup:
         setup()
-    sys.exit(import_module(program).main(argv))
+    sys.exit(import_module("busfast.cli").main(argv))
 
 
 class Ranks:

@@ -206,7 +206,8 @@ def main(argv: list[str] | None = None) -> int:
     parser.add_argument("--folder", type=Path, required=True, help="an empty folder to work in")
     parser.add_argument("--real", action="store_true", help="kill python -m busfast itself")
     flags = parser.parse_args(argv)
-    os.environ["BUSFAST_CACHE"] = str(flags.folder.resolve() / "cache")
+    flags.folder = flags.folder.resolve()
+    os.environ["BUSFAST_CACHE"] = str(flags.folder / "cache")
     import busfast.cli
     import busfast.training.batch_size  # noqa: F401
     import busfast.training.fit  # noqa: F401

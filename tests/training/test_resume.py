@@ -342,16 +342,11 @@ def test_a_signal_ends_it_with_its_usual_status_and_the_way_on(workdir, number, 
     assert not (RUN.models / ".lock").exists()
 
 
-def test_killed_at_any_moment_it_ends_as_one_that_was_never_stopped(tmp_path, monkeypatch):
+def test_killed_at_any_moment_it_ends_as_one_that_was_never_stopped(tmp_path):
     """Six kills; 60 of `python -m busfast` itself and 200 forked ones are `pytest -m nightly`."""
-    monkeypatch.chdir(tmp_path)
     loader = "dali" if DALI else "torchvision"
-    process = forks.start(["--kills=6", f"--scenarios=early:torchvision,stages:{loader}", "--folder=kills"],
-                          program="training.kills")
-    process.join(300)
-    out = Path("fork.out").read_text()
-    assert process.exitcode == 0, out + Path("fork.err").read_text()
-    assert "early, torchvision: stopped early" in out and f"stages, {loader}: finished" in out
+    done = kill("--kills=6", f"--scenarios=early:torchvision,stages:{loader}", f"--folder={tmp_path}")
+    assert "early, torchvision: stopped early" in done.stdout and f"stages, {loader}: finished" in done.stdout
 
 
 @pytest.mark.nightly
@@ -359,6 +354,10 @@ def test_killed_at_any_moment_it_ends_as_one_that_was_never_stopped(tmp_path, mo
 def test_killed_hundreds_of_times_it_ends_as_one_that_was_never_stopped(tmp_path, flags):
     loaders = ("dali", "torchvision") if DALI else ("torchvision",)
     scenarios = ",".join(f"{name}:{loader}" for name in ("early", "stages") for loader in loaders)
-    done = subprocess.run([sys.executable, Path(__file__).parent / "kills.py", *flags, f"--scenarios={scenarios}",
-                           f"--folder={tmp_path}"], capture_output=True, text=True)
+    kill(*flags, f"--scenarios={scenarios}", f"--folder={tmp_path}")
+
+
+def kill(*flags):
+    done = subprocess.run([sys.executable, Path(__file__).parent / "kills.py", *flags], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
+    return done
