@@ -1,6 +1,7 @@
 """Reads an image: any file -> upright 8-bit pixels -> the model's input size. Every loader must agree with this file.
 
-It imports only Pillow and NumPy, nothing of busfast, so that exported models can carry it with them.
+`resize_image` stands a second time in `pipelines/dali_loader.py`, as DALI operators: change both, and raise `READING`.
+This file imports only Pillow and NumPy, nothing of busfast, so that exported models can carry it with them.
 """
 
 import io
