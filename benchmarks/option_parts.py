@@ -14,7 +14,7 @@ from busfast.data.images import read_image
 from busfast.data.split import Split
 from busfast.files import make_folder
 from busfast.imports import require_package
-from busfast.pipelines.dataloaders import ImageDL
+from busfast.pipelines.image_dl import ImageDL
 from busfast.progress import progress
 
 

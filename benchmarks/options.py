@@ -32,7 +32,7 @@ from busfast.models.learner import cosine
 from busfast.pipelines.config import Config, load_config
 from busfast.pipelines.splits import split_data
 from busfast.progress import progress
-from busfast.training.train import build
+from busfast.training.build import build
 
 DEFAULTS = {"data": None, "seeds": "42,43,44", "size": 128, "only": ""}
 BASE = "busfast --preset=fast"

@@ -115,19 +115,16 @@ def split(*, split: str = "stratified", pipeline: str = None, out: str = None, o
         metadata_only: use only the table; no image is opened, and duplicates are not found.
     """
     _, config = configure(pipeline, split_seed=settings.get("seed"), **settings)
-    from busfast.data.check import check_images
     from busfast.data.paths import claim_home, home_of
     from busfast.data.split import SPLITS
     from busfast.data.split_file import write_splits
     from busfast.errors import choose
-    from busfast.pipelines.splits import make_folds, split_data
+    from busfast.pipelines.splits import split_data, split_images
 
     choose("split", split, SPLITS)
     table = _read(config, metadata_only)
     folder = Path(out) if out else home_of(table.file) / "splits"
-    if not metadata_only:
-        make_folds(table, None, config, split)  # what cannot be split is refused before the images are read
-    runs = split_data(table, None if metadata_only else check_images(table), config, split)
+    runs = split_data(table, None, config, split) if metadata_only else split_images(table, config, [split])
     if not out:
         claim_home(table.file)
     for path, state in write_splits(runs, folder, overwrite):

@@ -2,7 +2,7 @@
 
 import shlex
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from busfast import processes
 from busfast.cli import parse
@@ -11,6 +11,14 @@ from busfast.cli.results import compare, evaluate, explain, report
 from busfast.errors import UserError, choose
 from busfast.imports import require_package
 from busfast.pipelines.config import Config
+
+if TYPE_CHECKING:
+    from busfast.data.split import Split
+    from busfast.data.table import Table
+
+if TYPE_CHECKING:
+    from busfast.data.split import Split
+    from busfast.data.table import Table
 
 THEN: dict[str, Callable[..., None]] = {"evaluate": evaluate, "explain": explain, "report": report}  # after training
 SPLIT_OF = {"holdout": "center_holdout", "folds": "kfold"}  # flag -> the only split that uses it
@@ -51,33 +59,36 @@ def train(*, split: str = "stratified", pipeline: str = None, preset: str = None
     if auto_bs:
         del settings["bs"]
     following = [choose("verb after train", name.strip(), THEN) for name in (then or "").split(",") if name.strip()]
-    name, config, splits = _configure(split, pipeline, preset, settings, several=True)
-    from busfast.pipelines.splits import list_seeds, name_run, split_data
+    name, config, splits, table = _configure(split, pipeline, preset, settings, several=True)
+    from busfast.pipelines.splits import list_seeds, name_run, open_table, split_images
+    from busfast.training.build import check_environment
+    from busfast.training.job import TrainOptions
     from busfast.training.parallel_runs import check_jobs, run_jobs
     from busfast.training.trackers import choose_trackers
-    from busfast.training.train import check_environment, load_table, train_run
+    from busfast.training.train import train_run
 
     trackers = choose_trackers(tracker)
     configs = list_seeds(seeds, config, given="seed" in settings) if seeds else [config]
-    device = check_environment(config)
-    jobs = check_jobs(jobs, device)
-    table, duplicates = load_table(configs[0], splits, fold)
+    backend = check_environment(config)
+    jobs = check_jobs(jobs, backend.device)
+    table = open_table(config, table)
     # All splits are made before the first one trains, so that one that cannot be made costs no time.
-    runs = [(name_run(run, seed_config), seed_config, parts) for each_split in splits
-            for run, parts in split_data(table, duplicates, configs[0], each_split, fold=fold,
-                                         allow_leaks=allow_leaks).items()
+    runs = [(name_run(run, seed_config), seed_config, made)
+            for run, made in split_images(table, configs[0], splits, fold=fold, allow_leaks=allow_leaks).items()
             for seed_config in configs]
     failed = []
     if min(jobs, len(runs)) > 1:
         given["threads"] = config.threads or processes.cores_per_process(jobs)
         try:
-            failed = run_jobs({run: _argv(given, seed_config, parts) for run, seed_config, parts in runs}, jobs, device)
+            failed = run_jobs({run: _argv(given, seed_config, made) for run, seed_config, made in runs}, jobs,
+                              backend.device)
         except (KeyboardInterrupt, SystemExit):
             print(f"\n  to continue all of them: {typed} --resume", flush=True)
             raise
     else:
-        for run, seed_config, parts in runs:
-            done = train_run(name, seed_config, run, parts, profile, resume, auto_bs, typed, trackers)
+        options = TrainOptions(resume, auto_bs, profile, typed, trackers, backend=backend)
+        for run, seed_config, made in runs:
+            done = train_run(name, seed_config, run, made, options)
             for verb, function in THEN.items():  # in this order, whatever the order of --then
                 if verb in following or (following and verb == "evaluate"):  # which the others need
                     function(run=done.name)
@@ -99,15 +110,14 @@ def lr_find(*, split: str = "stratified", pipeline: str = None, fold: str = None
         settings: those of the pipeline file.
         fold: which fold to use, if the split has several. Default: the first.
     """
-    name, config, _ = _configure(split, pipeline, None, settings)
-    from busfast.pipelines.splits import split_data
+    name, config, _, table = _configure(split, pipeline, None, settings)
+    from busfast.pipelines.splits import open_table, split_images
+    from busfast.training.build import check_environment
     from busfast.training.lr_find import find_lr
-    from busfast.training.train import check_environment, load_table
 
-    check_environment(config)
-    table, duplicates = load_table(config, [split], fold)
-    run, parts = next(iter(split_data(table, duplicates, config, split, fold=fold).items()))
-    suggested, folder = find_lr(name, config, run, parts)
+    backend = check_environment(config)
+    run, made = next(iter(split_images(open_table(config, table), config, [split], fold=fold).items()))
+    suggested, folder = find_lr(name, config, run, made, backend)
     print(f"suggested learning rate: {suggested:.2e}   (train with --lr={suggested:.1e})")
     print(f"curve: {folder}/lr_find.png, lr_find.csv")
 
@@ -140,18 +150,17 @@ def sweep(*, split: str = "stratified", params: str = "lr,size,augment", trials:
     """
     typed = parse.command("sweep", flatten(locals()) | {"resume": False}, sweep)
     require_package("optuna", "A sweep needs Optuna", "pip install optuna")
-    name, config, _ = _configure(split, pipeline, preset, settings)
-    from busfast.pipelines.splits import split_data
+    name, config, _, table = _configure(split, pipeline, preset, settings)
+    from busfast.pipelines.splits import open_table, split_images
     from busfast.sweep import check_request, run_sweep
-    from busfast.training.train import load_table
 
     request = check_request(config, params, trials, jobs, objective, pruner)
-    table, duplicates = load_table(config, [split], fold)
-    run, parts = next(iter(split_data(table, duplicates, config, split, fold=fold, allow_leaks=allow_leaks).items()))
-    run_sweep(name, request, run, parts, resume, typed)
+    table = open_table(config, table)
+    run, made = next(iter(split_images(table, config, [split], fold=fold, allow_leaks=allow_leaks).items()))
+    run_sweep(name, request, run, made, resume, typed)
 
 
-def _argv(given: dict[str, Any], config: Config, made) -> list[str]:
+def _argv(given: dict[str, Any], config: Config, made: "Split") -> list[str]:
     """Returns the arguments of `python -m busfast` that train one of the runs that a command asks for."""
     changed = {"split": made.name, "fold": made.fold or None, "seeds": None, "jobs": 1}
     changed |= {flag: None for flag, only_split in SPLIT_OF.items() if made.name != only_split}
@@ -161,8 +170,12 @@ def _argv(given: dict[str, Any], config: Config, made) -> list[str]:
 
 
 def _configure(split: str, pipeline: str | None, preset: str | None, settings: dict[str, Any],
-               several: bool = False) -> tuple[str, Config, tuple[str, ...]]:
-    """Checks split and configuration; returns the pipeline's name, the configuration and the splits to run."""
+               several: bool = False) -> tuple[str, Config, tuple[str, ...], "Table | None"]:
+    """Checks split, configuration and table, before anything heavy is imported.
+
+    Returns:
+        The pipeline's name, the configuration, the splits to run, and the table (None: it may have to be generated).
+    """
     from busfast.data.external_splits import is_list_path
     from busfast.data.sources import refuse_source
     from busfast.data.split import SPLITS
@@ -171,13 +184,14 @@ def _configure(split: str, pipeline: str | None, preset: str | None, settings: d
     if not is_list_path(split):
         choose("split", split, [*SPLITS, "all"] if several else SPLITS)
     name, config = configure(pipeline, preset=preset, **settings)
+    table = None
     if not config.source:
         refuse_source(config.data)
-        read_table(config.data, config.classes)  # a wrong table is refused before torch and fastai are imported
+        table = read_table(config.data, config.classes)
     splits = config.splits if split == "all" else (split,)
     for flag, only_split in SPLIT_OF.items():
         if settings.get(flag) and only_split not in splits:
             raise UserError(f"--{flag}={settings[flag]} does not apply to --split={split}. Use it with {only_split}, "
                             "or leave it out.")
     print(f"pipeline: {name}", flush=True)
-    return name, config, splits
+    return name, config, splits, table

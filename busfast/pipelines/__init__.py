@@ -9,6 +9,7 @@ MODULES = {
     "make_dls": ".dataloaders",
     "TableDataLoaders": ".dataloaders",
     "list_images": ".dataloaders",
+    "load_table": ".splits",
     "split_data": ".splits",
 }
 __all__ = list(MODULES)

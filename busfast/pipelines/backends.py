@@ -2,6 +2,7 @@
 
 import importlib.util
 import sys
+from dataclasses import dataclass
 
 import torch
 
@@ -27,6 +28,27 @@ REFERENCE = "torchvision"
 
 # name -> function(pipeline, bs, device, threads, exact) that returns a loader; imports it only when called.
 LOADERS = {"dali": _dali, "torchvision": _torchvision}
+
+
+@dataclass(frozen=True)
+class Backend:
+    """Where a model is trained, and what makes its training batches.
+
+    Attributes:
+        device: of model and batches.
+        loader: a key of `LOADERS`.
+        reason: why it is this loader.
+    """
+
+    device: torch.device
+    loader: str
+    reason: str
+
+
+def choose_backend(loader: str = "auto", device: str = "auto") -> Backend:
+    """Chooses device and loader; see `choose_device` and `choose_loader`."""
+    chosen = choose_device(device)
+    return Backend(chosen, *choose_loader(loader, chosen))
 
 
 def choose_device(device: str = "auto") -> torch.device:

@@ -1,15 +1,18 @@
-"""A configuration and a table -> the runs of a split: shown on screen, and refused where something leaks."""
+"""A configuration -> its table, with every image read once -> the splits of its runs, which must not leak."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
 
+from busfast.data.check import inspect_images
 from busfast.data.duplicate_pairs import NO_DUPLICATES
 from busfast.data.external_splits import is_list_path, read_lists
+from busfast.data.generators import generate
 from busfast.data.leaks import check_leaks, find_leaks, format_leaks
 from busfast.data.split import Split, count_parts, split_folds
-from busfast.data.table import Table
+from busfast.data.table import Table, find_table, read_table
 from busfast.errors import UserError, choose
 from busfast.pipelines.config import Config, folder_name
 from busfast.pipelines.settings import convert
@@ -50,6 +53,43 @@ def list_seeds(seeds: str | int, config: Config, given: bool = False) -> list[Co
     return [replace(config, seed=number, split_seed=split_seed) for number in numbers]
 
 
+def is_phantom(config: Config) -> bool:
+    """Returns whether the data folder holds the synthetic phantom."""
+    return (find_table(config.data).parent / "phantom.json").is_file()
+
+
+def open_table(config: Config, table: Table | None = None) -> Table:
+    """Reads the table of a configuration, which is generated first if it has a source; prints what it is.
+
+    Args:
+        config: the checked configuration.
+        table: the table, if it has been read already.
+
+    Raises:
+        UserError: anything wrong with the table.
+    """
+    if table is None:
+        generate(config.source, config.data)
+        table = read_table(config.data, config.classes)
+    print(f"data: {len(table)} images in {table.root}"
+          + (", a PHANTOM (synthetic)" if is_phantom(config) else ""), flush=True)
+    for note in table.notes:
+        print(f"  {note}")
+    return table
+
+
+def load_table(config: Config) -> tuple[Table, pd.DataFrame]:
+    """Reads the table of a configuration (see `open_table`) and each of its images once.
+
+    Returns:
+        The table, and the pairs of duplicates among its images; see `check_images`.
+
+    Raises:
+        UserError: anything wrong with the table or its images.
+    """
+    return inspect_images(open_table(config))
+
+
 def make_folds(table: Table, duplicates: pd.DataFrame | None, config: Config, split: str,
                fold: str | None = None) -> dict[str, Split]:
     """Splits the table, or reads lists made elsewhere: name of the run -> its split. Arguments: see `split_data`.
@@ -61,7 +101,7 @@ def make_folds(table: Table, duplicates: pd.DataFrame | None, config: Config, sp
         folds = split_folds(table, split, seed=seed_of_split(config), classes=config.classes, holdout=holdout,
                             folds=config.folds, duplicates=duplicates)
     if fold is not None and list(folds) == [""]:
-        raise UserError(f"--fold={fold} does not apply to --split={split}, which has no folds. Leave it out.")
+        raise UserError(f"--fold={fold} has no meaning for --split={split}, which has no folds. Leave it out.")
     if fold is not None:
         folds = {fold: folds[choose(f"fold of {split}", fold, folds)]}
     return {name_split(split, key, config): made for key, made in folds.items()}
@@ -84,14 +124,46 @@ def split_data(table: Table, duplicates: pd.DataFrame | None, config: Config, sp
     Raises:
         UserError: the table cannot be split like this, or the split leaks.
     """
-    runs = {}
-    for name, made in make_folds(table, duplicates, config, split, fold).items():
-        print(f"split: {split}" + (f", fold {made.fold}" if made.fold else ""))
-        for note in made.notes:
-            print(f"  {note}")
-        for part, row in count_parts(made, config.classes).iterrows():
-            print(f"  {part:7}" + ", ".join(f"{count} {label}" for label, count in row.items()), flush=True)
-        leaks = find_leaks(made, NO_DUPLICATES if duplicates is None else duplicates)
-        check_leaks(leaks, allow_leaks)
-        runs[name] = replace(made, leaks=format_leaks(leaks))
-    return runs
+    folds = make_folds(table, duplicates, config, split, fold)
+    return {name: _check_split(made, duplicates, config, allow_leaks) for name, made in folds.items()}
+
+
+def split_images(table: Table, config: Config, splits: Sequence[str], *, fold: str | None = None,
+                 allow_leaks: bool = False) -> dict[str, Split]:
+    """Reads the images of a table and splits it in several ways, as `load_table` and `split_data` do.
+
+    A table that cannot be split is refused before its images are read. Folds are made again only if the images have
+    duplicates, which are unknown until then.
+
+    Args:
+        table: as `read_table` returns it.
+        config, fold, allow_leaks: as those of `split_data`.
+        splits: each as that of `split_data`.
+
+    Returns:
+        The name of the run -> its split.
+
+    Raises:
+        UserError: an image cannot be read, the table cannot be split like this, or a split leaks.
+    """
+    made = {split: make_folds(table, NO_DUPLICATES, config, split, fold) for split in splits}
+    table, duplicates = inspect_images(table)
+    result = {}
+    for split, folds in made.items():
+        if len(duplicates) and not is_list_path(split):
+            folds = make_folds(table, duplicates, config, split, fold)
+        result |= {name: replace(_check_split(one_fold, duplicates, config, allow_leaks), pixels=table.pixels)
+                   for name, one_fold in folds.items()}
+    return result
+
+
+def _check_split(split: Split, duplicates: pd.DataFrame | None, config: Config, allow_leaks: bool) -> Split:
+    """Prints the size of a split's parts, and looks for leaks."""
+    print(f"split: {split.name}" + (f", fold {split.fold}" if split.fold else ""))
+    for note in split.notes:
+        print(f"  {note}")
+    for part, row in count_parts(split, config.classes).iterrows():
+        print(f"  {part:7}" + ", ".join(f"{count} {label}" for label, count in row.items()), flush=True)
+    leaks = find_leaks(split, NO_DUPLICATES if duplicates is None else duplicates)
+    check_leaks(leaks, allow_leaks)
+    return replace(split, leaks=format_leaks(leaks))

@@ -11,7 +11,7 @@ MODULES = {
     "write_report": ".report",
     "compare_runs": ".compare",
     # What a notebook calls before it, so that one import serves it all.
-    "load_table": "busfast.training.train",
+    "load_table": "busfast.pipelines.splits",
     "train_run": "busfast.training.train",
     "find_run": "busfast.training.runs",
     "split_data": "busfast.pipelines.splits",

@@ -4,12 +4,15 @@ from contextlib import suppress
 from functools import partial
 from typing import Any
 
+import torch
+
 from busfast.data.check import hash_pixels
 from busfast.data.split import Split
 from busfast.data.split_file import read_split, write_split
 from busfast.errors import UserError, check_range, choose
 from busfast.pipelines.config import Config
 from busfast.pipelines.settings import convert
+from busfast.pipelines.splits import is_phantom
 from busfast.processes import cores
 from busfast.sweep.report import format_trial, write_end, write_tables
 from busfast.sweep.space import apply, ends, find_random_starts, format_distribution, read_space
@@ -18,9 +21,9 @@ from busfast.sweep.trial import train_trial
 from busfast.sweep.workers import run_workers
 from busfast.text import counted
 from busfast.training.batch_size import measure_memory
+from busfast.training.build import check_environment
 from busfast.training.resume import FREE, latest_run, lock_run
 from busfast.training.runs import Run, new_run, plain_values
-from busfast.training.train import check_environment, is_phantom
 
 PRUNERS = ("median", "none")
 
@@ -39,10 +42,10 @@ def check_request(config: Config, params: str, trials: int | str, jobs: int | st
     if "arch" in space:
         space["arch"] = _drop_random_starts(space["arch"], config, named="arch=" in params)
     for arch in ends(space["arch"]) if "arch" in space else (config.arch,):
-        check_environment(apply(config, {"arch": arch, **_largest(space, "freeze")}))
+        backend = check_environment(apply(config, {"arch": arch, **_largest(space, "freeze")}))
     request = Request(config, space, trials, min(jobs, trials), objective, pruner)
     if request.jobs > 1:
-        _warn_of_memory(request)
+        _warn_of_memory(request, backend.device)
     return request
 
 
@@ -65,9 +68,9 @@ def _largest(space: dict, *keys: str) -> dict[str, int]:
     return {key: max(ends(space[key])) for key in keys if key in space}
 
 
-def _warn_of_memory(request: Request) -> None:
+def _warn_of_memory(request: Request, device: torch.device) -> None:
     largest = apply(request.config, _largest(request.space, "size", "bs"))
-    room = measure_memory(largest)
+    room = measure_memory(largest, device)
     need = request.jobs * room.needed(largest.bs)
     if room.free is not None and need > room.free:
         print(f"WARNING: {request.jobs} trials of size={largest.size}, bs={largest.bs} side by side need about "

@@ -12,6 +12,7 @@ from fastai.callback.core import Callback, CancelFitException
 
 from busfast.data.split import Split
 from busfast.pipelines.config import Config
+from busfast.training.job import TrainOptions
 from busfast.training.runs import Run
 from busfast.training.train import train_run
 from busfast.training.training_state import Checkpoint
@@ -56,7 +57,7 @@ def train_trial(sweep: Run, number: int, config: Config, split: Split, objective
     try:
         with (open(sweep.results / f"{name}.txt", "w", encoding="utf-8") as log, redirect_stdout(log),
               redirect_stderr(log)):
-            run = train_run(sweep.name, config, name, split, callbacks=[pruning])
+            run = train_run(sweep.name, config, name, split, TrainOptions(callbacks=[pruning]))
         epoch = max(pruning.values) if pruning.pruned else read_yaml(run.results / "summary.yaml")["best_epoch"]
         value = pruning.values.get(epoch, math.nan)
         if math.isnan(value):

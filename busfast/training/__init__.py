@@ -3,7 +3,7 @@
 from busfast.imports import lazy_names
 
 MODULES = {
-    "load_table": ".train",
+    "TrainOptions": ".job",
     "train_run": ".train",
     "find_run": ".runs",
 }

@@ -7,7 +7,6 @@ import timm
 import torch
 
 from busfast import processes
-from busfast.pipelines.backends import choose_device
 from busfast.pipelines.config import Config
 
 WORKSPACE = 1.5  # peak memory of a step, as a multiple of what it keeps for the backward pass; see `measure_memory`
@@ -40,7 +39,7 @@ class Memory:
         return bs
 
 
-def measure_memory(config: Config) -> Memory:
+def measure_memory(config: Config, device: torch.device) -> Memory:
     """Measures a forward pass of `PROBE` images on the CPU; other devices keep tensors of the same size.
 
     What autograd saves is counted, each storage once. `WORKSPACE` accounts for the temporary memory of the backward
@@ -48,7 +47,6 @@ def measure_memory(config: Config) -> Memory:
     of 8, 16 and 32; the estimate is 13%, 5% and 7% higher (1123, 2183 and 4301 MB). Mixed precision on a GPU needs
     less; that was not measured.
     """
-    device = choose_device(config.device)
     with torch.random.fork_rng(devices=[]):
         model = timm.create_model(config.arch, num_classes=len(config.classes)).train()
         kept = _saved_bytes(model, config.size)
@@ -106,13 +104,19 @@ def _cgroup_rest() -> int | None:
     return None
 
 
-def fit_batch_size(config: Config, auto: bool) -> tuple[Config, int]:
+def fit_batch_size(config: Config, auto: bool, device: torch.device) -> tuple[Config, int]:
     """Checks before training whether a batch fits: some systems kill a process without an error message.
 
-    Returns the configuration, with the largest power of two that fits if `auto` and its batch size does not (else a
-    warning is printed); and a smaller batch size that should fit if the estimate was wrong.
+    Args:
+        config: with the requested batch size.
+        auto: replace a batch size that does not fit; otherwise print a warning.
+        device: where the model is trained.
+
+    Returns:
+        The configuration, with the largest power of two that fits if `auto` and the requested batch size does not; and
+        a smaller batch size that should fit if the estimate was wrong.
     """
-    memory = measure_memory(config)
+    memory = measure_memory(config, device)
     fits, largest = memory.fits(config.bs), memory.largest(config.bs)
     free = "" if memory.free is None else f"; {memory.free / 1e9:.1f} GB are free"
     need = f"bs={config.bs} needs about {memory.needed(config.bs) / 1e9:.1f} GB{free}"

@@ -1,6 +1,5 @@
 """The fit of a run with all its callbacks; how it ended is written to summary.yaml in any case."""
 
-from collections.abc import Sequence
 from contextlib import suppress
 from typing import Any
 
@@ -11,7 +10,6 @@ from fastai.learner import Learner
 
 from busfast import processes
 from busfast.csvfile import write_csv
-from busfast.data.split import Split
 from busfast.errors import UserError
 from busfast.models.freeze import FreezeStages, should_freeze
 from busfast.models.learner import cosine
@@ -23,9 +21,10 @@ from busfast.training.checkpoint import remove_checkpoints
 from busfast.training.distributed.collectives import process_group
 from busfast.training.finish import finish_run, print_summary
 from busfast.training.guards import NonFiniteLoss, RaiseOnSignal, StopOnNaN, record_signals
+from busfast.training.job import Job, TrainOptions
 from busfast.training.log import PlainProgress, TrainingLog, on_terminal
 from busfast.training.profile import Profile
-from busfast.training.runs import Run, write_record
+from busfast.training.runs import write_record
 from busfast.training.training_state import Checkpoint, Resume
 
 
@@ -50,13 +49,20 @@ def distributed_callbacks(config: Config, learn: Learner) -> list[Callback]:
     return [ExactDistributedTrainer(learn.dls.device, config.seed), BroadcastState(), SyncEarlyStopping()]
 
 
-def fit_run(run: Run, config: Config, split: Split, learn: Learner, phantom: bool, state: dict[str, Any] | None,
-            profile: bool, smaller: int, command: str, more: Sequence[Callback] = ()) -> None:
-    """Trains a run from the first epoch, or from the checkpoint `state`, and writes what it ends with.
+def fit_run(job: Job, learn: Learner, phantom: bool, smaller_bs: int, options: TrainOptions) -> None:
+    """Trains a run from the first epoch or from a checkpoint, and writes what it ends with.
 
-    `smaller` is a batch size that should fit if `config.bs` does not, and `command` trains the run; errors name them.
-    UserError: a loss that is not finite, too little memory, an unreadable image, a file that cannot be written.
+    Args:
+        job: the run.
+        learn: as `busfast.training.build.build` makes it.
+        phantom: whether the images are synthetic.
+        smaller_bs: a batch size that should fit if the configured one does not, for the error.
+        options: those of `train_run`; with --resume, `command` continues the run.
+
+    Raises:
+        UserError: a loss that is not finite, too little memory, an unreadable image, a file that cannot be written.
     """
+    run, config = job.run, job.config
     monitor = monitor_with(config.monitor, config.measures)
     schedule = cosine(config.lr, config.lr_min).scheds["lr"]
     caption = f"{run.name}, {config.arch}, {config.size} px" + (", PHANTOM (synthetic images)" if phantom else "")
@@ -64,15 +70,15 @@ def fit_run(run: Run, config: Config, split: Split, learn: Learner, phantom: boo
     best, stop = SaveBest(run.models / "best.pth", **monitor), EarlyStopping(**monitor, patience=config.patience)
     checkpoint = Checkpoint(run.models, log, best, collapse)
     callbacks = [*schedule_callbacks(config, learn), log, best, stop, checkpoint, SaveFinal(run.models / "final.pth"),
-                 collapse, StopOnNaN(run.results, config.lr), *more]
-    if profile:
+                 collapse, StopOnNaN(run.results, config.lr), *options.callbacks]
+    if options.profile:
         callbacks.append(phases)
     if not on_terminal():
         learn.remove_cbs(ProgressCallback)
         callbacks.append(PlainProgress(log))
-    if state is not None:
-        callbacks.append(Resume(state, checkpoint, stop))
-    outcome, way_on = "failed", f"\n  to continue: {command} --resume"
+    if job.state is not None:
+        callbacks.append(Resume(job.state, checkpoint, stop))
+    outcome, way_on = "failed", f"\n  to continue: {options.command} --resume"
 
     def summary() -> dict[str, Any]:
         return {"state": outcome, "epochs": len(log.rows), "best_epoch": best.best_epoch,
@@ -81,10 +87,10 @@ def fit_run(run: Run, config: Config, split: Split, learn: Learner, phantom: boo
     try:
         with record_signals() as signals, process_group(learn.dls.device, signals):
             learn.fit(config.epochs, cbs=[*callbacks, *distributed_callbacks(config, learn), RaiseOnSignal(signals)])
-        if profile:
+        if options.profile:
             write_csv(pd.DataFrame(phases.rows), run.results / "profile.csv", float_format="%.4f")
         outcome = "stopped early" if stop.stopped else "finished"
-        finish_run(run, summary(), config, split, best.probabilities)
+        finish_run(run, summary(), config, job.split, best.probabilities)
     except BaseException as error:
         outcome = "failed" if isinstance(error, Exception) else "interrupted"
         out_of_memory = isinstance(error, Exception) and is_out_of_memory(error)
@@ -96,7 +102,7 @@ def fit_run(run: Run, config: Config, split: Split, learn: Learner, phantom: boo
             write_record(run.results / "summary.yaml", summary())
         if out_of_memory:
             reason = (str(error).strip() or type(error).__name__).splitlines()[0][:200]
-            raise UserError(f"Out of memory with --bs={config.bs} ({reason}). A new run with --bs={smaller} should "
+            raise UserError(f"Out of memory with --bs={config.bs} ({reason}). A new run with --bs={smaller_bs} should "
                             "fit; --bs=auto chooses a batch size that fits.") from error
         raise
     # After the try block: an interruption here must not mark a run as unfinished whose checkpoints are gone.

@@ -9,19 +9,26 @@ from fastai.callback.schedule import minimum, valley
 from busfast.data.split import Split
 from busfast.figures import STYLES, add_legend, new_figure, save_figure
 from busfast.files import atomic
+from busfast.pipelines.backends import Backend
 from busfast.pipelines.config import Config
+from busfast.pipelines.splits import is_phantom
+from busfast.training.build import build
 from busfast.training.log import on_terminal
 from busfast.training.runs import new_run
-from busfast.training.train import build, is_phantom
 
 
-def find_lr(pipeline: str, config: Config, name: str, split: Split) -> tuple[float, Path]:
+def find_lr(pipeline: str, config: Config, name: str, split: Split, backend: Backend) -> tuple[float, Path]:
     """Trains with a growing learning rate and discards the weights; writes lr_find.png and lr_find.csv.
 
-    Returns the suggested learning rate, a tenth of that of the lowest loss, and the folder. fastai's own "valley" comes
-    too early on the long flat start of the curve, which a zero-initialized head causes; it is drawn for comparison.
+    Args:
+        pipeline, config, name, split: as those of `train_run`.
+        backend: as `choose_backend` returns it.
+
+    Returns:
+        The suggested learning rate, a tenth of that of the lowest loss, and the folder. fastai's own "valley" is drawn
+        for comparison; it comes too early on the long flat start of the curve, which a zero-initialized head causes.
     """
-    learn = build(config, split)
+    learn = build(config, split, backend=backend)
     run = new_run(pipeline, f"lr_find-{name}")
     run.models.rmdir()  # no weights are kept
     learn.model_dir = run.results

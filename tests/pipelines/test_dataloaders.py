@@ -1,4 +1,7 @@
-"""Whichever loader feeds it, fastai's DataLoaders and Learner keep all their habits."""
+"""Whichever loader feeds it, fastai's DataLoaders and Learner keep all their habits.
+
+Covers busfast/pipelines/dataloaders.py and busfast/pipelines/image_dl.py.
+"""
 
 from dataclasses import replace
 from pathlib import Path
@@ -78,11 +81,12 @@ def test_an_epoch_shows_each_training_image_once_in_a_new_order(dls, parts):
 
 @pytest.mark.parametrize("bs", [31, 15])  # the last batch has 2 images, so that one process has none of it; or 4
 def test_processes_that_share_batches_make_the_very_images_that_one_makes_each_once(parts, loader, bs):
-    def epochs(place):
+    def epochs(rank, world_size):
         set_seed(3)
-        dls = make_dls(parts, ImagePipeline(size=SIZE), bs=bs, loader=loader, device="cpu", place=place)
+        dls = make_dls(parts, ImagePipeline(size=SIZE), bs=bs, loader=loader, device="cpu", rank=rank,
+                       world_size=world_size)
         return [[(x, y, dl.indices, dl.own) for x, y in dl] for dl in (dls.train, dls.train, dls.valid)]
-    alone, *shares = [epochs(place) for place in ((0, 1), (0, 3), (1, 3), (2, 3))]
+    alone, *shares = [epochs(0, 1), *(epochs(rank, 3) for rank in range(3))]
     assert [len(batch[1]) for batch in alone[0]][-1] in (2, 4)
     for one, *several in zip(alone, *shares, strict=True):
         rows = []

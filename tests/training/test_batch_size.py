@@ -9,6 +9,8 @@ from busfast.pipelines.config import Config
 from busfast.training import batch_size
 from busfast.training.batch_size import Memory, fit_batch_size, is_out_of_memory, measure_memory
 
+CPU = torch.device("cpu")
+
 
 def config(**own):
     return Config(**({"data": "data", "arch": ARCH, "size": SIZE, "bs": 32, "device": "cpu"} | own))
@@ -16,7 +18,7 @@ def config(**own):
 
 def test_what_a_step_keeps_grows_with_the_area_of_the_images_and_no_random_number_is_drawn():
     state = torch.get_rng_state()
-    small, large = measure_memory(config()), measure_memory(config(size=2 * SIZE))
+    small, large = measure_memory(config(), CPU), measure_memory(config(size=2 * SIZE), CPU)
     assert 3.5 < large.image / small.image < 4.5
     assert torch.equal(torch.get_rng_state(), state)
     weights = sum(param.numel() for param in timm.create_model(ARCH, num_classes=3).parameters())
@@ -30,7 +32,7 @@ def test_free_memory_is_known_on_linux():
 
 def room(monkeypatch, images):
     """Makes memory for as many images, and no more."""
-    found = measure_memory(config())
+    found = measure_memory(config(), CPU)
     free = None if images is None else int(found.needed(images) / (1 - batch_size.MARGIN)) + 100
     monkeypatch.setattr(batch_size, "free_memory", lambda device: free)
 
@@ -40,18 +42,18 @@ def room(monkeypatch, images):
 def test_auto_takes_the_pipelines_own_size_or_the_largest_power_of_two_that_fits(images, bs, smaller, monkeypatch,
                                                                                  capsys):
     room(monkeypatch, images)
-    chosen, less = fit_batch_size(config(), auto=True)
+    chosen, less = fit_batch_size(config(), auto=True, device=CPU)
     assert (chosen.bs, less) == (bs, smaller)
     assert capsys.readouterr().out.startswith(f"bs: {bs} (auto: ")
 
 
 def test_a_size_that_was_asked_for_is_kept_and_a_warning_names_one_that_fits(monkeypatch, capsys):
     room(monkeypatch, 12)
-    chosen, less = fit_batch_size(config(), auto=False)
+    chosen, less = fit_batch_size(config(), auto=False, device=CPU)
     assert (chosen.bs, less) == (32, 8)
     assert "WARNING: bs=32 needs about" in (said := capsys.readouterr().out) and "--bs=8 should fit" in said
     room(monkeypatch, 32)
-    assert fit_batch_size(config(), auto=False)[0].bs == 32 and capsys.readouterr().out == ""
+    assert fit_batch_size(config(), auto=False, device=CPU)[0].bs == 32 and capsys.readouterr().out == ""
 
 
 def test_what_fits_leaves_a_margin():

@@ -116,8 +116,8 @@ def test_a_stopped_run_says_how_to_go_on_and_ends_as_one_that_was_not_stopped(st
     assert {path.name for path in RUN.models.iterdir()} == {"best.pth", NAME, PREVIOUS}
     assert train("--resume") == 0
     out = capsys.readouterr().out
-    assert "resume: phantom/stratified goes on after epoch 2 of 3" in out and "epoch 3/3" in out
-    assert "epoch 2/3" not in out and "last bit" not in out
+    assert "resume: phantom/stratified continues after epoch 2 of 3" in out and "epoch 3/3" in out
+    assert "epoch 2/3" not in out and "last bits" not in out
     assert from_finished(stopped, finished_once) == []
     assert {path.name for path in RUN.models.iterdir()} == {"best.pth", "final.pth"}
 
@@ -125,7 +125,7 @@ def test_a_stopped_run_says_how_to_go_on_and_ends_as_one_that_was_not_stopped(st
 def test_fastais_bar_on_a_terminal_goes_on_too(stopped, monkeypatch, capsys):
     monkeypatch.setattr(fit, "on_terminal", lambda: True)
     assert train("--resume") == 0
-    assert "goes on after epoch 2 of 3" in capsys.readouterr().out
+    assert "continues after epoch 2 of 3" in capsys.readouterr().out
     assert pd.read_csv(RUN.results / "training_log.csv")["epoch"].tolist() == [1, 2, 3]
 
 
@@ -150,7 +150,7 @@ def test_a_run_that_is_done_is_left_alone_and_what_follows_is_done(finished, cap
 
 
 def test_without_a_run_a_new_one_begins(finished):
-    assert "there is no run phantom/stratified yet, so a new one begins" in Path("output.txt").read_text()
+    assert "there is no run phantom/stratified yet; a new one starts" in Path("output.txt").read_text()
     assert yaml.safe_load((RUN.results / "summary.yaml").read_text())["state"] == "finished"
 
 
@@ -166,7 +166,7 @@ def test_another_configuration_is_refused_with_both_values_and_the_way_out(stopp
     assert train("--lr=0.01", "--rotate=3", "--resume") == 2  # no such flag
     assert main(["train", "--epochs=3", "--lr=0.01", "--seed=1", "--threads=1", "--cache=off", "--resume"]) == 2
     err = capsys.readouterr().err
-    assert "lr is 0.001 there and 0.01 here; seed is 7 there and 1 here. Go on with its own" in err
+    assert "lr is 0.001 there and 0.01 here; seed is 7 there and 1 here. Use its own" in err
     assert f"--pipeline={RUN.results}/config.yaml --split=stratified --resume" in err
     assert main(["train", f"--pipeline={RUN.results}/config.yaml", "--split=stratified", "--resume"]) == 0
 
@@ -180,14 +180,14 @@ def test_a_damaged_checkpoint_falls_back_to_the_one_before(stopped, finished_onc
     assert train("--resume") == 0
     out = capsys.readouterr().out
     assert "is damaged: its checksum does not match; continuing from the previous one" in out
-    assert "goes on after epoch 1 of 3" in out
+    assert "continues after epoch 1 of 3" in out
     assert from_finished(stopped, finished_once) == []
 
 
 def test_with_both_checkpoints_damaged_it_begins_again(stopped, finished_once, capsys):
     cut(RUN.models / NAME), cut(RUN.models / PREVIOUS)
     assert train("--resume") == 0
-    assert "phantom/stratified has no checkpoint, so it begins again" in capsys.readouterr().out
+    assert "phantom/stratified has no checkpoint; it starts again" in capsys.readouterr().out
     assert from_finished(stopped, finished_once) == []
 
 
@@ -211,7 +211,7 @@ def test_what_may_change_the_last_bit_is_said(stopped, capsys):
     config = RUN.results / "config.yaml"
     config.write_text(re.sub(r"( +torch:) .*", r"\1 2.0.0", config.read_text()))
     assert train("--resume") == 0
-    assert "not be the same to the last bit as without a stop: torch 2.0.0 is now" in capsys.readouterr().out
+    assert "last bits of the result may differ from an uninterrupted run: torch 2.0.0 is now" in capsys.readouterr().out
 
 
 def test_each_fold_goes_on_or_is_left_alone_in_turn(workdir, stop, capsys):
@@ -222,7 +222,7 @@ def test_each_fold_goes_on_or_is_left_alone_in_turn(workdir, stop, capsys):
     capsys.readouterr()
     assert main([*command, "--resume"]) == 0
     out = capsys.readouterr().out
-    assert "kfold-1of2 goes on after epoch 1 of 2" in out and "kfold-2of2 is finished" in out
+    assert "kfold-1of2 continues after epoch 1 of 2" in out and "kfold-2of2 is finished" in out
     assert sorted(os.listdir("results/phantom")) == ["kfold-1of2", "kfold-2of2"]
 
 

@@ -1,7 +1,7 @@
 """The main job as the user runs it: one command, and the files of a run.
 
-Covers busfast/training/__init__.py, busfast/training/train.py, busfast/training/runs.py, busfast/training/finish.py,
-busfast/training/log.py and busfast/training/curves.py.
+Covers busfast/training/__init__.py, busfast/training/train.py, busfast/training/build.py, busfast/training/job.py,
+busfast/training/runs.py, busfast/training/finish.py, busfast/training/log.py and busfast/training/curves.py.
 """
 
 from types import SimpleNamespace

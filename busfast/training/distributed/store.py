@@ -16,7 +16,6 @@ from torch.distributed.rendezvous import rendezvous
 
 from busfast import processes
 from busfast.errors import UserError
-from busfast.pipelines.backends import choose_device
 from busfast.pipelines.config import Config
 
 PATIENCE = timedelta(minutes=10)  # that a rank waits for another one in the middle of training
@@ -29,17 +28,21 @@ class ProcessLost(UserError):
     """Another process of this training has failed or ended."""
 
 
-def check_processes(config: Config) -> None:
-    """Raises UserError, before time is spent, if several processes cannot train this here."""
+def check_processes(config: Config, device: torch.device) -> None:
+    """Refuses what several processes cannot train, before time is spent.
+
+    Raises:
+        UserError: Accelerate is not installed; the ranks cannot share the device; a batch has fewer images than there
+            are ranks.
+    """
     if processes.world_size() == 1:
         return
     if importlib.util.find_spec("accelerate") is None:
         raise UserError("Training in several processes needs Accelerate: pip install accelerate")
-    kind = choose_device(config.device).type
-    if kind == "mps":
+    if device.type == "mps":
         raise UserError(f"device={config.device}: MPS trains in one process. Start it without torchrun, or use "
                         "--device=cpu.")
-    if kind == "cuda" and torch.cuda.device_count() < processes.local_world_size():
+    if device.type == "cuda" and torch.cuda.device_count() < processes.local_world_size():
         raise UserError(f"{processes.local_world_size()} processes on a machine with {torch.cuda.device_count()} GPUs: "
                         "each process needs its own. Start fewer processes.")
     check_batch_size(config.bs)

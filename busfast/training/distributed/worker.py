@@ -53,11 +53,11 @@ def _serve_requests() -> None:
     from fastai.callback.progress import ProgressCallback
 
     from busfast.models.weights import StartWeights
+    from busfast.training.build import build
     from busfast.training.distributed import store
     from busfast.training.distributed.collectives import process_group
     from busfast.training.fit import distributed_callbacks, schedule_callbacks
     from busfast.training.guards import RaiseOnSignal, StopOnNaN, record_signals
-    from busfast.training.train import build
 
     while (request := store.next_request()) is not None:
         run, config = Run(request["run"]), Config(**request["config"])

@@ -29,7 +29,7 @@ from busfast.pipelines.config import Config
 from busfast.training.checkpoint import NAME
 from busfast.training.distributed import store
 from busfast.training.distributed.store import check_processes
-from busfast.training.resume import warn_of_other_bits
+from busfast.training.resume import warn_if_not_reproducible
 from busfast.training.runs import Run
 from training.distributed import spoil
 from training.forks import Ranks
@@ -130,7 +130,7 @@ def test_a_process_that_is_killed_ends_the_run_which_is_resumed_to_the_same_bits
     assert "busfast: Another process of this training has ended" in err
     assert "to continue: torchrun --nproc_per_node=2 -m busfast train --epochs=3 --seed=1 --resume" in out
     out = train(2, *flags, "--resume")
-    assert "phantom/stratified-2 goes on after epoch" in out and "last bit" not in out
+    assert "phantom/stratified-2 continues after epoch" in out and "last bits" not in out
     views = []
     for run in (RUN, second):
         views.append(Path(f"view-{len(views)}"))
@@ -187,17 +187,17 @@ def test_a_verb_for_one_process_is_refused_in_each_and_said_by_the_first(workdir
 def test_what_processes_cannot_share_is_refused_before_the_images_are_read(set_rank, values, message):
     config = Config(data="data", **{"device": "cpu"} | values)
     if "bs" in values:
-        check_processes(config)
+        check_processes(config, torch.device(config.device))
     set_rank(0)
     with pytest.raises(UserError, match=message):
-        check_processes(config)
+        check_processes(config, torch.device(config.device))
 
 
 def test_without_accelerate_the_package_is_named(set_rank, monkeypatch):
     monkeypatch.setattr(store.importlib.util, "find_spec", lambda name: None)
     set_rank(0)
     with pytest.raises(UserError, match="pip install accelerate"):
-        check_processes(Config(data="data"))
+        check_processes(Config(data="data"), torch.device("cpu"))
 
 
 def test_the_rank_is_taken_out_of_the_environment_and_restored_when_it_is_needed(monkeypatch):
@@ -216,7 +216,7 @@ def test_the_rank_is_taken_out_of_the_environment_and_restored_when_it_is_needed
 
 
 def test_another_number_of_processes_is_said_when_a_run_goes_on(capsys):
-    warn_of_other_bits({"versions": {}}, {"versions": {}, "processes": 1})  # begun by a busfast without ranks
+    warn_if_not_reproducible({"versions": {}}, {"versions": {}, "processes": 1})  # begun by a busfast without ranks
     assert capsys.readouterr().out == ""
-    warn_of_other_bits({"versions": {}, "processes": 2}, {"versions": {}, "processes": 3})
-    assert "not be the same to the last bit as without a stop: processes 2 is now 3" in capsys.readouterr().out
+    warn_if_not_reproducible({"versions": {}, "processes": 2}, {"versions": {}, "processes": 3})
+    assert "may differ from an uninterrupted run: processes 2 is now 3" in capsys.readouterr().out

@@ -1,0 +1,72 @@
+"""Configuration and split -> a Learner that is ready to train; what cannot be built is refused early."""
+
+from pathlib import Path
+
+import pandas as pd
+import timm
+import torch
+from fastai.learner import Learner
+from fastai.torch_core import set_seed
+
+from busfast import processes
+from busfast.data.split import Split
+from busfast.models.freeze import freeze_stages
+from busfast.models.learner import make_learner
+from busfast.models.weight_files import load_state
+from busfast.models.weights import StartWeights, check_arch
+from busfast.pipelines.backends import REFERENCE, Backend, choose_backend
+from busfast.pipelines.config import Config
+from busfast.pipelines.dataloaders import make_dls
+from busfast.pipelines.image import ImagePipeline
+from busfast.training.distributed.store import check_processes
+
+
+def check_environment(config: Config) -> Backend:
+    """Refuses a missing model, stage, loader, device or weights file, before any image is read.
+
+    Returns:
+        Device and loader, as `choose_backend` returns them.
+    """
+    check_arch(config.arch)
+    if config.freeze:
+        freeze_stages(timm.create_model(config.arch), config.freeze, config.arch)
+    backend = choose_backend(config.loader, config.device)
+    check_processes(config, backend.device)
+    if config.weights not in ("auto", "none"):
+        load_state(config.weights)
+    return backend
+
+
+def build(config: Config, split: Split | pd.DataFrame, model_dir: Path | str = "models",
+          weights: StartWeights | None = None, backend: Backend | None = None) -> Learner:
+    """Makes the Learner of a configuration; prints its device, loader and start weights, and why it has them.
+
+    Args:
+        config: the checked configuration.
+        split: see `make_dls`.
+        model_dir: where the Learner saves.
+        weights: the start weights of a run that is continued; None: those of the configuration.
+        backend: as `check_environment` returns it; None: chosen from the configuration.
+
+    Returns:
+        The Learner.
+    """
+    backend, ranks = backend or choose_backend(config.loader, config.device), processes.world_size()
+    if ranks > 1 and backend.device.type == "cuda":
+        torch.cuda.set_device(processes.local_rank())
+    print(f"device: {backend.device.type}" + (" (auto)" if config.device == "auto" else "")
+          + (f"; {ranks} processes share each batch of {config.bs}" if ranks > 1 else ""))
+    print(f"loader: {backend.loader} ({backend.reason})"
+          + (", for images that are not in the cache" if config.cache != "off" else "")
+          + (f"; validation has the reference pixels, those of {REFERENCE}" if backend.loader != REFERENCE else ""),
+          flush=True)
+    set_seed(config.seed, reproducible=True)
+    image = ImagePipeline(config.size, config.resize, config.channels, config.hflip, config.vflip, config.rotate)
+    threads = config.threads or (processes.cores_per_process(processes.local_world_size()) if ranks > 1 else 0)
+    dls = make_dls(split, image, classes=config.classes, bs=config.bs, backend=backend, threads=threads,
+                   cache=config.cache, rank=processes.rank(), world_size=ranks)
+    learn = make_learner(dls, config.arch, weights=weights or config.weights, dropout=config.dropout, lr=config.lr,
+                         wd=config.wd, freeze=0 if config.freeze_after else config.freeze, path=".",
+                         model_dir=model_dir)
+    print(f"model: {config.arch}; {learn.weights_used['text']}", flush=True)
+    return learn

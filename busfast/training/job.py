@@ -1,0 +1,58 @@
+"""What one training is asked for, and the run that it trains."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from busfast.data.split import Split
+from busfast.pipelines.backends import Backend
+from busfast.pipelines.config import Config
+from busfast.training.runs import Run
+
+if TYPE_CHECKING:
+    from fastai.callback.core import Callback
+
+
+@dataclass(frozen=True)
+class TrainOptions:
+    """What `train_run` is asked for besides configuration and split.
+
+    Attributes:
+        resume: continue the latest run of that name, unless it is finished.
+        auto_bs: if `config.bs` does not fit into memory, a new run takes the largest batch size that does.
+        profile: print after each epoch where its time went, and write profile.csv.
+        command: what the user typed, to be shown with --resume if the training is interrupted; "": what trains this
+            run.
+        trackers: as `busfast.training.trackers.choose_trackers` returns them.
+        callbacks: further callbacks of fastai.
+        backend: as `choose_backend` returns it; None: chosen from the configuration.
+    """
+
+    resume: bool = False
+    auto_bs: bool = False
+    profile: bool = False
+    command: str = ""
+    trackers: Sequence[str] = ()
+    callbacks: Sequence["Callback"] = ()
+    backend: Backend | None = None
+
+
+@dataclass(frozen=True)
+class Job:
+    """A run to be trained.
+
+    Attributes:
+        run, config, split: what to train; those of the run itself if it is continued.
+        fresh: its folders have just been created.
+        finished: nothing is left to train.
+        record: what a continued run was started with (`run:` in its config.yaml).
+        state: its last checkpoint; None: the training starts at the first epoch.
+    """
+
+    run: Run
+    config: Config
+    split: Split
+    fresh: bool = False
+    finished: bool = False
+    record: dict[str, Any] | None = None
+    state: dict[str, Any] | None = None
