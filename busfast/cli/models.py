@@ -33,7 +33,7 @@ def export(*, run: str, format: str = "bundle", target: float = 0.9, positive: s
         written = export_run(found, formats, target=target, positive=positive, **flags)
     except OSError as error:
         raise UserError(f"Cannot export into {found.models}: {error.strerror or error}. What was there before is "
-                        "untouched. Free some space or make it writable, then run again.") from error
+                        "unchanged. Free some space or make it writable, then run again.") from error
     for path in written:
         print(f"wrote {path}")
         if path.suffix == ".pkl":

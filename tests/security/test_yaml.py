@@ -87,7 +87,7 @@ def test_a_run_that_does_not_say_how_images_are_normalised_is_refused(exported_r
     config = yaml.safe_load((RESULTS / "config.yaml").read_text())
     config["run"]["weights"] = yaml.safe_load(weights)
     (RESULTS / "config.yaml").write_text(yaml.safe_dump(config))
-    assert "how images are normalised" in refused(f"predict data/phantom --run={RUN} --out=out.csv", capsys)
+    assert "no valid normalization" in refused(f"predict data/phantom --run={RUN} --out=out.csv", capsys)
 
 
 @pytest.mark.parametrize("history", ["5", "[5]", "[{when: now}]", "{a: 1}"])

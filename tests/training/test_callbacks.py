@@ -100,7 +100,7 @@ def test_a_full_disk_while_saving_keeps_the_last_good_file(learn, tmp_path):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (len(good) // 2, limits[1]))
     try:
-        with pytest.raises(UserError, match="Cannot write .*best.pth.*untouched"):
+        with pytest.raises(UserError, match="Cannot write .*best.pth.*unchanged"):
             save_weights(learn.model.state_dict(), path)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

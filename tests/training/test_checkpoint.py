@@ -107,7 +107,7 @@ def test_a_full_disk_leaves_both_as_they_were(two):
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (2000, limits[1]))
     try:
-        with pytest.raises(UserError, match="Cannot write .*checkpoint.pt: .*untouched"):
+        with pytest.raises(UserError, match="Cannot write .*checkpoint.pt: .*unchanged"):
             write_checkpoint(two / NAME, state(3))
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)

@@ -79,6 +79,11 @@ def finished_with_dali(tmp_path_factory, phantom_folder):
 
 
 @pytest.fixture(scope="module")
+def finished_with_torchvision(tmp_path_factory, phantom_folder):
+    return make_run(tmp_path_factory.mktemp("torchvision"), phantom_folder, "--loader=torchvision", "--cache=off")
+
+
+@pytest.fixture(scope="module")
 def stopped_once(tmp_path_factory, phantom_folder):
     """A folder with the same run, stopped in its third epoch."""
     with pytest.MonkeyPatch.context() as patch:
@@ -158,7 +163,7 @@ def test_a_run_that_was_killed_before_it_began_is_begun_in_its_folders(workdir, 
     RUN.results.mkdir(parents=True)
     (RUN.results / ".split.csv-abcd_123").write_text("cut sh")
     assert main(["train", "--epochs=1", "--resume"]) == 0
-    assert "was stopped before it began" in capsys.readouterr().out
+    assert "was stopped before its first epoch" in capsys.readouterr().out
     assert not list(RUN.results.glob(".*")) and not Path("results/phantom/stratified-2").exists()
 
 
@@ -262,7 +267,7 @@ def test_an_image_that_goes_in_the_middle_is_named_and_the_run_goes_on_when_it_i
         request, tmp_path, monkeypatch, phantom_folder, capsys, loader, damage):
     if loader == "dali":
         pytest.importorskip("nvidia.dali")
-    finished = request.getfixturevalue("finished_with_dali" if loader == "dali" else "finished_once")
+    finished = request.getfixturevalue(f"finished_with_{loader}")
     monkeypatch.chdir(tmp_path)
     shutil.copytree(phantom_folder, "data"), write_pipeline(tmp_path, "data")
     flags = ["--pipeline=phantom", "--cache=off", f"--loader={loader}"]
