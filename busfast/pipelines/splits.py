@@ -101,7 +101,7 @@ def make_folds(table: Table, duplicates: pd.DataFrame | None, config: Config, sp
         folds = split_folds(table, split, seed=seed_of_split(config), classes=config.classes, holdout=holdout,
                             folds=config.folds, duplicates=duplicates)
     if fold is not None and list(folds) == [""]:
-        raise UserError(f"--fold={fold} has no meaning for --split={split}, which has no folds. Leave it out.")
+        raise UserError(f"--fold={fold} does not apply to --split={split}, which has no folds. Leave it out.")
     if fold is not None:
         folds = {fold: folds[choose(f"fold of {split}", fold, folds)]}
     return {name_split(split, key, config): made for key, made in folds.items()}
