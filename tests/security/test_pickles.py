@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 
 from busfast.cli import main
-from busfast.data.fingerprint import cache_file, load
+from busfast.data.fingerprint import cache_file, read_cache
 from busfast.training.checkpoint import MAGIC, NAME, PREVIOUS, read_last
 from security.hostile import (
     BUNDLE,
@@ -154,7 +154,7 @@ def test_caches_that_are_pickles_are_made_anew_and_do_not_run(exported_run, mark
         for path in kept:
             path.write_bytes(content)
         assert main(["cache"]) == 0
-        assert load(cache_file([str(path.absolute()) for path in images()])) == {}
+        assert read_cache(cache_file([str(path.absolute()) for path in images()])) == {}
         capsys.readouterr()
         assert main(["cache", f"--data={DATA}"]) == 0
         assert "cache: decoding " in capsys.readouterr().out and not marker.exists()
