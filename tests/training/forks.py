@@ -15,6 +15,7 @@ from PIL import Image
 from torch.distributed import TCPStore
 
 from busfast import processes
+from busfast.files import atomic
 
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload([
@@ -26,7 +27,8 @@ context.set_forkserver_preload([
 def draw_blank_curves(folder, caption):
     """Stands in for `draw_curves`, which takes longer than to train the tests' model."""
     for name in ("loss", "recall", "lr"):
-        Image.new("L", (8, 8)).save(folder / f"{name}_curve.png")
+        with atomic(folder / f"{name}_curve.png", "wb") as file:  # renamed and flushed as often as the real ones
+            Image.new("L", (8, 8)).save(file, "PNG")
 
 
 def start(argv, name="fork", env=None, setup=None):
