@@ -1,4 +1,5 @@
 import duplicates
+from PIL import Image
 
 
 def test_a_line_is_printed_for_each_count(capsys):
@@ -7,7 +8,11 @@ def test_a_line_is_printed_for_each_count(capsys):
     assert len(lines) == 2 and "4 pairs" in lines[0] and "grows as n^" in lines[1]
 
 
-def test_altered_copies_of_the_phantom_are_found_and_no_strangers(phantom_folder, capsys):
+def test_altered_copies_of_the_phantom_are_found_and_no_strangers(phantom_folder, monkeypatch, capsys):
+    image = Image.open(next((phantom_folder / "images").iterdir())).convert("L")
+    assert all(change(image).mode == "L" for change in duplicates.CHANGES.values())
+    measured = ("mirrored", "JPEG, quality 50", "upside down")
+    monkeypatch.setattr(duplicates, "CHANGES", {name: duplicates.CHANGES[name] for name in measured})
     duplicates.measure_strangers(phantom_folder)
     duplicates.measure_recall(phantom_folder, sample=10)
     out = capsys.readouterr().out
