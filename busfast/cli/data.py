@@ -160,17 +160,18 @@ def cache(*, pipeline: str = None, folder: str = None, clear: bool = False, **se
         raise UserError("--pipeline and --size say how to decode the images of --data=FOLDER: give that, too.")
     base = Path(folder) if folder else pixels_folder()
     prints = [] if folder else sorted(cache_folder().glob("fingerprints-*.npz"))
+    files = [] if folder else [*prints, *cache_folder().glob("duplicates-*.npz")]
     found = list_caches(base)
     for row in found:
         used = date.fromtimestamp(row["used"])
         print(f"{row['mb']:10,.1f} MB  {row['size']:4} px  used {used}  pixels of {row['images']}")
     if prints:
-        print(f"{sum(path.stat().st_size for path in prints) / 1e6:10,.1f} MB  fingerprints of {len(prints)} folders")
+        print(f"{sum(path.stat().st_size for path in files) / 1e6:10,.1f} MB  fingerprints of {len(prints)} folders")
     print(f"in {base if folder else cache_folder()}" + ("" if found or prints else ": nothing"))
     if clear:
         for row in found:
             clear_cache(row["folder"])
-        for path in prints:
+        for path in files:
             path.unlink(missing_ok=True)
         print("removed")
 

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 
 from busfast.csvfile import read_rows
-from busfast.data.duplicates import exact_duplicates, near_duplicates
+from busfast.data.duplicate_cache import cached_near_duplicates
+from busfast.data.duplicates import exact_duplicates
 from busfast.data.paths import home_of
 from busfast.errors import UserError
 
@@ -25,7 +26,7 @@ def find_duplicates(table: pd.DataFrame, prints: pd.DataFrame) -> pd.DataFrame:
     exact = [(a, b) for group in exact_duplicates(prints) for a, b in zip(group, group[1:], strict=False)]
     a, b = np.array(exact, dtype=int).reshape(-1, 2).T
     identical = pd.DataFrame({"a": a, "b": b, "kind": "identical", "similarity": 1.0, "mirrored": False})
-    near = near_duplicates(prints).assign(kind="near-duplicate")
+    near = cached_near_duplicates(prints).assign(kind="near-duplicate")
     pixels = prints["pixels"].to_numpy()
     near = near[pixels[near["a"]] != pixels[near["b"]]]
     pairs = pd.concat([identical, near], ignore_index=True)

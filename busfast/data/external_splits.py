@@ -1,4 +1,4 @@
-"""Somebody else's split: lists of train, validation and test images, or one file that names each image's part."""
+"""A split made elsewhere: lists of train, validation and test images, or one file that names each image's part."""
 
 import os
 from collections import Counter
@@ -23,17 +23,17 @@ SUFFIXES = (".csv", ".txt", ".tsv")
 
 
 def is_list_path(split: str) -> bool:
-    """Tells the path of lists from the name of a way to split."""
+    """Returns whether a split is the path of lists, not the name of a way to split."""
     return split not in (*SPLITS, "all") and (any(sign in split for sign in "/\\.") or os.path.exists(split))
 
 
 def read_lists(path: str | Path, table: Table, classes: tuple[str, ...]) -> Split:
     """Reads lists made elsewhere; a row on no list is unused, a row on the lists of several parts is in each of them.
 
-    `path` is a CSV file with a column image and a column part (or split, set): train, val, test; or a folder that has a
-    list for each part, named such as train.csv, val.txt, test.csv; or, where a folder has several such sets
-    (`mine_train.csv`, `mine_val.csv`, ...), the folder and the name: FOLDER/mine. A .txt file has a path a line. The
-    table's labels count; UserError if a list has another one, or names an image that is not in the table.
+    `path` is a CSV file with a column image and a column part (or split, set): train, val, test; or a folder with a
+    list for each part, such as train.csv, val.txt, test.csv; or, for one of several such sets in a folder
+    (`mine_train.csv`, `mine_val.csv`, ...), FOLDER/mine. A .txt file has one path per line. UserError if a list names
+    an image that is not in the table, or another label than the table does.
     """
     name, path, rows = str(path), Path(path), table.rows
     files = _find(path)
@@ -57,7 +57,7 @@ def read_lists(path: str | Path, table: Table, classes: tuple[str, ...]) -> Spli
 
 
 def _find(path: Path) -> list[tuple[Path, str]]:
-    """The files of the lists, each with its part; "" where the file itself names parts."""
+    """Returns the files of the lists, each with its part ("": the file has a column for it)."""
     if os.path.isfile(path):
         return [(path, "")]
     folder, name = (path, "") if os.path.isdir(path) else (path.parent, path.name)
@@ -78,12 +78,13 @@ def _find(path: Path) -> list[tuple[Path, str]]:
                             + (f" (such as {', '.join(files)})" if files else "")
                             + ", or a folder with train.csv, val.csv and test.csv.")
         what = f"no lists called '{name}'" if name else f"the lists of {len(sets)} splits"
-        raise UserError(f"{folder} has {what}. Name one: " + ", ".join(f"--split={folder / one}" for one in sets) + ".")
+        choices = ", ".join(f"--split={folder / name}" for name in sets)
+        raise UserError(f"{folder} has {what}. Name one: {choices}.")
     return sets[name]
 
 
 def _entries(file: Path, part: str) -> Iterable[tuple[int, str, str, str]]:
-    """Yields line, image, label ("" if none is given) and part of each entry of a list."""
+    """Yields line, image, label ("" if there is none) and part of each entry of a list."""
     if file.suffix.lower() == ".txt":
         lines = [text.strip() for text in read_text(file)[0].splitlines()]
         yield from ((number, text, "", part) for number, text in enumerate(lines, start=1) if text)
@@ -106,19 +107,19 @@ def _entries(file: Path, part: str) -> Iterable[tuple[int, str, str, str]]:
 
 
 def _column(header: list[str], names: tuple[str, ...]) -> int | None:
-    known = [plain(title) for title in header]
-    return next((known.index(name) for name in names if name in known), None)
+    titles = [plain(title) for title in header]
+    return next((titles.index(name) for name in names if name in titles), None)
 
 
 class _Finder:
-    """Finds the row of a table that a list means: by its path, else by its file name, else without the ending."""
+    """Finds the row of an image in a list: by its path, else by its file name, else by that without its suffix."""
 
     def __init__(self, table: pd.DataFrame):
-        self.ways = [{}, {}, {}]
+        self.positions = [{}, {}, {}]
         self.names = list(table["image"])
         for position, image in enumerate(table["image"]):
-            for way, key in zip(self.ways, self._keys(image), strict=True):
-                way.setdefault(key, []).append(position)
+            for positions, key in zip(self.positions, self._keys(image), strict=True):
+                positions.setdefault(key, []).append(position)
 
     @staticmethod
     def _keys(image: str) -> tuple[str, str, str]:
@@ -126,13 +127,14 @@ class _Finder:
         return str(path), path.name, path.stem
 
     def __call__(self, file: Path, line: int, image: str) -> int:
-        found = next((way[key] for way, key in zip(self.ways, self._keys(image), strict=True) if key in way), [])
+        keys = zip(self.positions, self._keys(image), strict=True)
+        found = next((positions[key] for positions, key in keys if key in positions), [])
         if not found:
             raise UserError(f"{file}, row {line}: '{image}' is not in the table of images (which has, for instance, "
-                            f"'{self.names[0]}'). Is it another set? --data=FOLDER names it.")
+                            f"'{self.names[0]}'). For another data set, give --data=FOLDER.")
         if len(found) > 1:
             raise UserError(f"{file}, row {line}: '{image}' may be '{self.names[found[0]]}' or "
-                            f"'{self.names[found[1]]}'. Give the path as in the table.")
+                            f"'{self.names[found[1]]}'. Write the path as in the table.")
         return found[0]
 
 
@@ -142,8 +144,8 @@ def _check_label(file: Path, line: int, label: str, own: str, classes: tuple[str
     except UserError as error:
         raise UserError(f"{file}, row {line}: {error}") from None
     if match != own:
-        raise UserError(f"{file}, row {line}: the label is '{label}', but the table has '{own}'. Make them agree, or "
-                        "remove the column from the list.")
+        raise UserError(f"{file}, row {line}: the label is '{label}', but the table has '{own}'. Correct one of them, "
+                        "or remove the column from the list.")
 
 
 def _check_parts(path: Path, table: pd.DataFrame, classes: tuple[str, ...]) -> None:

@@ -1,4 +1,4 @@
-"""What must not straddle the parts of a split: the images of a patient, and images that are (nearly) the same."""
+"""Groups: images that must be in the same part of a split, because of the same patient or (nearly) the same picture."""
 
 from collections.abc import Sequence
 
@@ -9,20 +9,19 @@ from scipy.sparse.csgraph import connected_components
 
 
 def connected(count: int, a: Sequence[int], b: Sequence[int]) -> np.ndarray:
-    """Returns the component, numbered from 0, of each of `count` things that are linked in pairs (a[i], b[i])."""
+    """Returns the connected component, from 0, of each of `count` nodes with the edges (a[i], b[i])."""
     links = coo_array((np.ones(len(a), dtype=bool), (a, b)), shape=(count, count))
     return connected_components(links, directed=False)[1]
 
 
 def group_names(table: pd.DataFrame, *, across_centers: bool) -> pd.Series:
-    """Names the group of each row: rows are one group if they share a patient or a value of the column `group`, if any.
+    """Names the group of each row: rows with the same patient or the same value in the column `group`, if there is one.
 
-    A name depends on the rows of its own group alone: not on their order, nor on other groups. An image without both is
-    its own group. `across_centers`: the same patient id at two centers is the same person.
+    A name depends only on the rows of its group: not on their order, nor on other groups. An image without patient and
+    group is a group of its own. `across_centers`: the same patient id at two centers is the same person.
     """
-    alone = "image " + table["image"]
-    place = "" if across_centers else " of center " + table["center"]
-    keys = [("patient " + table["patient"] + place).where(table["patient"] != "", "")]
+    center = "" if across_centers else " of center " + table["center"]
+    keys = [("patient " + table["patient"] + center).where(table["patient"] != "", "")]
     if "group" in table:
         keys.append(("group " + table["group"]).where(table["group"] != "", ""))
     a, b = [], []
@@ -34,12 +33,12 @@ def group_names(table: pd.DataFrame, *, across_centers: bool) -> pd.Series:
         b.append(first[codes])
     component = connected(len(table), np.concatenate(a), np.concatenate(b))
     own = keys[0] if len(keys) == 1 else keys[0].where(keys[0] != "", keys[1])
-    return _least(own.where(own != "", alone), component)
+    return _least(own.where(own != "", "image " + table["image"]), component)
 
 
 def add_groups(table: pd.DataFrame, a: Sequence[int], b: Sequence[int]) -> pd.DataFrame:
-    """Returns the table with a column `group`: the same name for rows of the same patient (within a center), duplicates
-    (row positions a[i], b[i]) or group it had before; "" for a row that is alone.
+    """Returns the table with a column `group`: the same name for rows of the same patient (of a center), duplicates
+    (row positions a[i], b[i]) or previous group; "" for a row that shares none.
     """
     before = group_names(table, across_centers=False)
     codes, _ = pd.factorize(before)
@@ -50,7 +49,7 @@ def add_groups(table: pd.DataFrame, a: Sequence[int], b: Sequence[int]) -> pd.Da
 
 
 def _least(keys: pd.Series, component: np.ndarray) -> pd.Series:
-    """The least key of each component, for each row: a name that does not depend on the order of rows."""
+    """Returns for each row the least key of its component, which does not depend on the order of rows."""
     codes, sorted_keys = pd.factorize(keys, sort=True)
     least = np.full(component.max() + 1, len(sorted_keys))
     np.minimum.at(least, component, codes)

@@ -1,4 +1,4 @@
-"""What is on two sides of a split: patients, groups, and duplicates."""
+"""Leaks: patients, groups and duplicates that are in several parts of a split."""
 
 import numpy as np
 import pandas as pd
@@ -15,23 +15,23 @@ NOUNS = {"same file": "file", "patient": "patient", "group": "group", "identical
 
 
 def find_leaks(split: Split | pd.DataFrame, duplicates: pd.DataFrame) -> pd.DataFrame:
-    """Returns a row (`COLUMNS`) for each thing on two sides of a split; `duplicates` has columns image, other, kind.
+    """Returns a row (`COLUMNS`) per leak of a split; `duplicates` has columns image, other, kind.
 
-    A patient (a group, a file) on several sides is one row, which names an image of each of two sides; so is a chain of
-    duplicates whose ends are on two sides though no pair of it is.
+    A patient (a group, a file) in several parts is one row, with an image of two of them; so is a chain of duplicates
+    whose ends are in different parts although no listed pair is.
     """
     rows = as_table(split).rows
     used = rows[rows["part"].isin(PARTS)].reset_index(drop=True)
-    leaks = _straddling(used, used["image"], "same file")
+    leaks = _in_several_parts(used, used["image"], "same file")
     patient = ("patient " + used["patient"] + " of center " + used["center"]).where(used["patient"] != "", "")
-    leaks += _straddling(used, patient, "patient") + _duplicates(used, duplicates)
+    leaks += _in_several_parts(used, patient, "patient") + _duplicates(used, duplicates)
     if "group" in used:
-        leaks += _straddling(used, used["group"], "group")
+        leaks += _in_several_parts(used, used["group"], "group")
     return pd.DataFrame(leaks, columns=COLUMNS)
 
 
 def check_leaks(leaks: pd.DataFrame, allow: bool) -> None:
-    """Raises UserError, with up to ten of the leaks, if a split leaks and that is not allowed; else prints it."""
+    """Raises UserError, with up to ten leaks, if a split leaks; if that is allowed, prints it as a warning."""
     if leaks.empty:
         return
     shown = [f"  {row.leak}: {row.image} ({row.part}), {row.other} ({row.other_part})"
@@ -40,21 +40,21 @@ def check_leaks(leaks: pd.DataFrame, allow: bool) -> None:
         shown.append(f"  and {len(leaks) - 10} more; python -m busfast audit --split=... writes all to leaks.csv")
     text = f"This split leaks: {format_leaks(leaks)} on two sides.\n" + "\n".join(shown)
     if not allow:
-        raise UserError(f"{text}\nScores of such a split are too good. Let busfast split (--split=stratified), mend "
-                        "the lists, or train all the same, with the run marked: --allow-leaks.")
-    print(f"warning: {text}\nTraining all the same (--allow-leaks); the run is marked.", flush=True)
+        raise UserError(f"{text}\nScores of such a split are too good. Let busfast split (--split=stratified), correct "
+                        "the lists, or train anyway, with the run marked: --allow-leaks.")
+    print(f"warning: {text}\nTraining anyway (--allow-leaks); the run is marked.", flush=True)
 
 
 def format_leaks(leaks: pd.DataFrame) -> str:
-    """Counts leaks in words, such as "3 patients, 12 pairs of near-duplicates"."""
+    """Returns the number of leaks, such as "3 patients, 12 pairs of near-duplicates"."""
     counts = leaks["leak"].value_counts()
     return ", ".join(counted(counts[kind], noun) for kind, noun in NOUNS.items() if kind in counts)
 
 
-def _straddling(table: pd.DataFrame, keys: pd.Series, kind: str) -> list[tuple]:
-    """A row for each key (but "") that has rows in several parts."""
-    some = table[keys != ""]
-    first = some.groupby([keys[keys != ""].rename("key"), "part"], sort=True)["image"].first().reset_index()
+def _in_several_parts(table: pd.DataFrame, keys: pd.Series, kind: str) -> list[tuple]:
+    """Returns a leak for each key (except "") with rows in several parts."""
+    keys = keys[keys != ""].rename("key")
+    first = table.loc[keys.index].groupby([keys, "part"], sort=True)["image"].first().reset_index()
     result = []
     for _, rows in first[first["key"].duplicated(keep=False)].groupby("key"):
         order = sorted(rows.itertuples(), key=lambda row: PARTS.index(row.part))
@@ -81,4 +81,4 @@ def _duplicates(used: pd.DataFrame, pairs: pd.DataFrame) -> list[tuple]:
     members = used[used["image"].isin(chain)]
     chains = members["image"].map(chain)
     rest = members[~chains.isin(shown)]
-    return rows + _straddling(rest, chains[~chains.isin(shown)].astype(str), "near-duplicate")
+    return rows + _in_several_parts(rest, chains[~chains.isin(shown)].astype(str), "near-duplicate")

@@ -1,4 +1,4 @@
-"""Where the images of a table lie: in its folder, or where sources.csv beside the table says."""
+"""Where the images of a table are: in its folder, or in the folders that sources.csv beside the table names."""
 
 import os
 from collections.abc import Iterable
@@ -13,10 +13,10 @@ OWNER_FILE = "about.txt"
 
 
 def read_source_folders(root: str | Path) -> dict[str, Path]:
-    """Returns what the first part of an image's path stands for, name -> folder, by `root/sources.csv`, if it is there.
+    """Reads `root/sources.csv`, if it exists: name -> folder that the first part of an image's path stands for.
 
-    Columns: `name`, the first part of paths ("." for all paths that begin otherwise), and `folder`, absolute or
-    relative to `root`; an empty cell means the folder `root/name` itself. UserError if it cannot be used.
+    Columns: `name`, the first part of paths ("." for all other paths), and `folder`, absolute or relative to `root`
+    (empty: `root/name`). UserError if a name occurs twice or a folder does not exist.
     """
     file = Path(root) / SOURCES_FILE
     if not file.is_file():
@@ -26,33 +26,33 @@ def read_source_folders(root: str | Path) -> dict[str, Path]:
     for line, cells in rows:
         name, folder = cells[header.index("name")], cells[header.index("folder")]
         if name in folders:
-            raise UserError(f"{file}, row {line}, column name: '{name}' stands there twice. Remove one row.")
+            raise UserError(f"{file}, row {line}, column name: '{name}' occurs twice. Remove one row.")
         if folder:
             folders[name] = Path(root) / folder
-            if not os.path.isdir(folders[name]):  # False, too, for what no folder can be called
+            if not os.path.isdir(folders[name]):
                 raise UserError(f"{file}, row {line}, column folder: there is no folder '{folder}'. If the images were "
-                                "moved, write their new place there.")
+                                "moved, write their new folder there.")
     return folders
 
 
 def locate(root: str | Path, name: str, folders: dict[str, Path]) -> Path:
-    """Returns the file of a path, with /, of the table in `root`; `folders` as `read_source_folders` returns them."""
+    """Returns the file of a path (with /) in the table of `root`; `folders` as `read_source_folders` returns them."""
     first, _, rest = name.partition("/")
     if rest and first in folders:
-        return folders[first] / rest.lstrip("/")  # "busi//etc" is in busi, not in /
+        return folders[first] / rest.lstrip("/")  # "busi//etc" is busi/etc, not /etc
     return folders.get(".", Path(root)) / name
 
 
 def path_problem(name: str) -> str:
-    """Says what is wrong with a path in a table that is to stay in its folder; "" if nothing is."""
+    """Returns why a path in a table may lie outside its folder; "" if it cannot."""
     if PurePosixPath(name).is_absolute() or PureWindowsPath(name).drive or name.startswith("\\"):
         return "is an absolute path"
     return "leads out of the data folder" if ".." in PurePosixPath(name.replace("\\", "/")).parts else ""
 
 
 def home_of(table_file: str | Path) -> Path:
-    """Returns the folder for what busfast writes about a data set: that of the table if it lies below data/, else
-    data/about-NAME here, since folders of others are left alone. UserError if that is about another data set.
+    """Returns the folder that audit and splits of a data set are written to: the table's own if that is below data/,
+    otherwise data/about-NAME, for no other folder is written to. UserError if that belongs to another data set.
     """
     folder = Path(table_file).resolve().parent
     here = Path("data").resolve()
@@ -66,7 +66,7 @@ def home_of(table_file: str | Path) -> Path:
 
 
 def claim_home(table_file: str | Path) -> Path:
-    """Makes the folder of `home_of`, and writes down what it is about."""
+    """Creates the folder of `home_of`, and records in it which data set it belongs to."""
     home, folder = home_of(table_file), Path(table_file).resolve().parent
     make_folder(home)
     if home.resolve() != folder and not (home / OWNER_FILE).is_file():
@@ -84,18 +84,18 @@ def links_out(root: str | Path, names: Iterable[str]) -> dict[str, str]:
 
 
 class PathSandbox:
-    """Tells whether files lie in the given folders, as they seem to, however many symbolic links there are."""
+    """Detects symbolic links that lead out of a set of folders."""
 
     def __init__(self, *folders: str | Path):
         self._folders = [os.path.realpath(folder) for folder in folders]
-        self._known: dict[str, bool] = {}
+        self._inside_by_folder: dict[str, bool] = {}
 
     def leads_out(self, path: str | Path) -> str:
-        """Returns where a symbolic link on the way to `path` leads, if that is none of the folders; else ""."""
+        """Returns the target of `path` if symbolic links take it out of the folders; otherwise ""."""
         folder = os.path.dirname(path)
-        if folder not in self._known:  # following links is slow, and a folder has many files
-            self._known[folder] = self._inside(os.path.realpath(folder))
-        if self._known[folder] and not os.path.islink(path):
+        if folder not in self._inside_by_folder:  # resolving links is slow, and a folder has many files
+            self._inside_by_folder[folder] = self._inside(os.path.realpath(folder))
+        if self._inside_by_folder[folder] and not os.path.islink(path):
             return ""
         target = os.path.realpath(path)
         return "" if self._inside(target) else target
@@ -105,5 +105,5 @@ class PathSandbox:
 
 
 def is_inside(path: str, folder: str) -> bool:
-    """Tells whether a path is a folder or lies in it; both as `os.path.realpath` returns them."""
+    """Returns whether a path is a folder or in it; both as `os.path.realpath` returns them."""
     return path == folder or path.startswith(os.path.join(folder, ""))

@@ -1,6 +1,6 @@
-"""What people downloaded or exported -> a data folder: a table of one or several sources, and nothing moved.
+"""Downloaded or exported images -> a data folder with the table of one or several sources; nothing is moved.
 
-Everything is read, and everything wrong refused, before the first file is written.
+Everything is read and checked before the first file is written.
 """
 
 import os
@@ -29,18 +29,18 @@ def prepare(sources: Sequence[str], paths: Sequence[str | Path], out: str | Path
             partial: bool = False, columns: Mapping[str, str] | None = None, center: str | Sequence[str] = "",
             center_tag: str = "", salt: str = "", link: str | Path | None = None,
             classes: Sequence[str] = CLASSES) -> Table:
-    """Makes a data folder of one or several sources: table.csv, sources.csv, and masks and images that must be made.
+    """Makes a data folder from one or several sources: table.csv, sources.csv, and converted masks and images.
 
-    The arguments are as the flags of the verb `prepare`; `center` is one for all sources, or one for each. Returns the
-    table as written; UserError if something is wrong with what was asked or what is there, and nothing was changed.
+    Arguments are as the flags of the verb `prepare`; `center` is one for all sources, or one for each. Returns the
+    table as written; UserError for wrong arguments or files, and nothing was changed.
     """
     sources = [sources] if isinstance(sources, str) else list(sources)
     paths = [paths] if isinstance(paths, str | Path) else list(paths)
     out = Path(out)
     centers = [center] * len(sources) if isinstance(center, str) else [str(name) for name in center]
     _check_request(sources, paths, centers, columns, out)
-    names = [name if name not in sources[:place] else f"{name}-{sources[:place].count(name) + 1}"
-             for place, name in enumerate(sources)]
+    names = [name if name not in sources[:position] else f"{name}-{sources[:position].count(name) + 1}"
+             for position, name in enumerate(sources)]
     options = Options(partial=partial, center_tag=center_tag, classes=tuple(classes),
                       key=blake2b(str(salt).encode()).digest() if salt else secrets.token_bytes(32))
     tables = []
@@ -57,7 +57,7 @@ def prepare(sources: Sequence[str], paths: Sequence[str | Path], out: str | Path
         _print_source(table, source, salt)
         new_rows, new_made, new_linked = plan(table, name, copy)
         rows, made, linked = rows + new_rows, made | new_made, linked | new_linked
-        in_place = not copy and len(new_linked) < len(table)  # else sources.csv need not say where the images are
+        in_place = not copy and len(new_linked) < len(table)  # otherwise no image stays in its folder
         listed.append({"name": name, "folder": str(table.root) if in_place else "", "source": source,
                        "images": len(table)})
     columns_found = dict.fromkeys([*REQUIRED, *OPTIONAL, *(name for row in rows for name in row)], "")
@@ -65,7 +65,7 @@ def prepare(sources: Sequence[str], paths: Sequence[str | Path], out: str | Path
     _write(out, result, pd.DataFrame(listed), made, Path(link) if link else None, linked)
     print(f"Written: {out} (table.csv: {len(result)} images" + (f"; {len(made)} files made" if made else "") + ")")
     if link:
-        print(f"  {link} tells which DICOM file each image is of, and so who the patient is: keep it apart from {out}")
+        print(f"  {link} names the DICOM file of each image, and so the patient: do not keep it with {out}")
     return Table(result, out, out / "table.csv")
 
 
@@ -75,13 +75,13 @@ def _check_request(sources: list[str], paths: list, centers: list[str], columns:
     if not sources or len(sources) != len(paths):
         raise UserError(f"{len(sources)} sources ({', '.join(sources)}) need as many paths, not {len(paths)} "
                         f"({', '.join(map(str, paths))}): --source=A,B --path=FOLDER_OF_A,FOLDER_OF_B.")
-    asked = [(source, os.path.realpath(path)) for source, path in zip(sources, paths, strict=True)]
-    if twice := [path for source, path in asked if asked.count((source, path)) > 1]:
-        raise UserError(f"--path names {twice[0]} twice, and all its images would be there twice. Name it once.")
+    pairs = [(source, os.path.realpath(path)) for source, path in zip(sources, paths, strict=True)]
+    if twice := [path for source, path in pairs if pairs.count((source, path)) > 1]:
+        raise UserError(f"--path names {twice[0]} twice, which would duplicate all its images. Name it once.")
     if len(centers) != len(sources):
         raise UserError(f"{len(centers)} centers for {len(sources)} sources. Name one for all, or one for each.")
     if columns and "csv" not in sources:
-        raise UserError("--columns is for --source=csv; the columns of the other sources are known. Leave it out.")
+        raise UserError("--columns is for --source=csv; other sources have fixed columns. Leave it out.")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"{out} already holds files, and busfast does not overwrite them. Name another folder: "
                         "--out=FOLDER, or delete this one.")
@@ -100,8 +100,8 @@ def _fill_centers(tables: list[SourceTable], centers: list[str]) -> list[SourceT
                                                         "name it: --center=NAME"))
         result.append(table)
     if any(centers) and not filled:
-        raise UserError(f"--center={','.join(filter(None, centers))} changes nothing: each image has its center "
-                        f"already ({', '.join(sorted({*pd.concat([table.rows['center'] for table in tables])}))}). "
+        raise UserError(f"--center={','.join(filter(None, centers))} changes nothing: each image already has a center "
+                        f"({', '.join(sorted({*pd.concat([table.rows['center'] for table in tables])}))}). "
                         "Leave it out.")
     return result
 
@@ -112,18 +112,18 @@ def _check_folders(tables: list[SourceTable], out: Path, link: str | Path | None
         check_text(str(root), root.parent)
         for what, path in (("--out", out), ("--link", link)):
             if path and is_inside(os.path.realpath(path), os.path.realpath(root)):
-                raise UserError(f"{what}={path} lies in the source {root}, and busfast changes no source. "
-                                f"Name another place: {what}=PATH.")
+                raise UserError(f"{what}={path} is in the source {root}, which busfast does not change. "
+                                f"Name another path: {what}=PATH.")
     if link and is_inside(os.path.realpath(link), os.path.realpath(out)):
-        raise UserError(f"--link={link} lies in {out}, and would be handed on with the images. Name a file elsewhere.")
+        raise UserError(f"--link={link} is in {out}, and would be passed on with the images. Name a file elsewhere.")
     if link and (os.path.lexists(link) or not Path(link).absolute().parent.is_dir()):
-        raise UserError(f"--link={link} must be a new file in a folder that is there. Name another: --link=FILE.")
+        raise UserError(f"--link={link} must be a new file in an existing folder. Name another: --link=FILE.")
 
 
 def _check_dicom_options(tables: list[SourceTable], **options) -> None:
     given = [name for name, value in options.items() if value]
     if given and not any(table.dicom for table in tables):
-        raise UserError(f"--{given[0]} is for DICOM files, and there are none in what is read. Leave it out.")
+        raise UserError(f"--{given[0]} is for DICOM files, and the sources have none. Leave it out.")
 
 
 def _print_source(table: SourceTable, source: str, salt: str) -> None:
@@ -146,9 +146,9 @@ def _print_source(table: SourceTable, source: str, salt: str) -> None:
     for note in table.notes:
         print(f"  {note}")
     if table.dicom:
-        print("  patient ids are made with your salt: whoever has it can find the patients" if salt else
-              "  patient ids are made with a key that is thrown away: another prepare gives other ids; --salt=SECRET "
-              "keeps them")
+        print("  patient ids are derived from your salt: whoever has it can identify the patients" if salt else
+              "  patient ids are derived from a random key that is not kept: another prepare gives other ids; "
+              "--salt=SECRET gives the same ones")
 
 
 def _listed(counts: Mapping[str, int]) -> str:
@@ -157,7 +157,7 @@ def _listed(counts: Mapping[str, int]) -> str:
 
 def _write(out: Path, table: pd.DataFrame, listed: pd.DataFrame, made: Made, link: Path | None,
            linked: dict[str, Path]) -> None:
-    """Writes the new folder under another name, and renames it when it is whole."""
+    """Writes the new folder under another name, and renames it when it is complete."""
     target = out.resolve()  # so that a link to a folder is followed, not replaced
     work, linked_file = target.parent / f".prepare-{secrets.token_hex(4)}", None
     try:
@@ -167,12 +167,12 @@ def _write(out: Path, table: pd.DataFrame, listed: pd.DataFrame, made: Made, lin
             make(work / name)
         write_csv(table, work / "table.csv")
         write_csv(listed, work / SOURCES_FILE)
-        read_table(work, tuple(table["label"].unique()))  # what is written can be read
+        read_table(work, tuple(table["label"].unique()))  # checks what was written
         if link:
             _write_private(link, pd.DataFrame({"image": linked.keys(), "source": [*map(str, linked.values())]}))
             linked_file = link
         if target.exists():
-            target.rmdir()  # empty; not every system renames onto an empty folder
+            target.rmdir()  # it is empty, but not every system renames onto an empty folder
         os.rename(work, target)
         linked_file = None
     except UserError as error:
@@ -181,13 +181,13 @@ def _write(out: Path, table: pd.DataFrame, listed: pd.DataFrame, made: Made, lin
         raise UserError(f"{out} cannot be written: {error.strerror or error} ({error.filename or work.parent}). "
                         "Make room or name another folder: --out=FOLDER.") from error
     finally:
-        shutil.rmtree(work, ignore_errors=True)  # nothing is left here after the rename
+        shutil.rmtree(work, ignore_errors=True)  # has no effect after the rename
         if linked_file:
             linked_file.unlink(missing_ok=True)
 
 
 def _write_private(path: Path, table: pd.DataFrame) -> None:
-    """Writes a CSV file that nobody but this user can read, at no moment."""
+    """Writes a CSV file that only this user can read, from the start."""
     previous = os.umask(0o077)
     try:
         write_csv(table, path)

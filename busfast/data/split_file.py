@@ -1,4 +1,4 @@
-"""A split written down as a file that a person can edit and that training reads."""
+"""A split as a CSV file, which a person may edit and training reads."""
 
 import os
 import tempfile
@@ -31,7 +31,7 @@ def write_split(split: Split | pd.DataFrame, path: str | Path) -> None:
 
 def write_splits(splits: dict[str, Split], folder: Path, overwrite: bool = False) -> list[tuple[Path, str]]:
     """Writes splits, without hashes, as `folder/NAME.csv`; returns each file and "wrote", "replaced" or "unchanged".
-    UserError, and no file is written, if one has other content (which may have been edited), unless `overwrite`.
+    UserError, and no file is written, if one has other content (it may have been edited), unless `overwrite`.
     """
     make_folder(folder)
     with tempfile.TemporaryDirectory(prefix=".splits-", dir=folder) as fresh:
@@ -43,8 +43,8 @@ def write_splits(splits: dict[str, Split], folder: Path, overwrite: bool = False
             states[old] = "unchanged" if same else "replaced" if old.exists() else "wrote"
         changed = [path for path, state in states.items() if state == "replaced"]
         if changed and not overwrite:
-            raise UserError(f"{changed[0]} is there with another split (or was edited) and is not overwritten. Replace "
-                            "it (--overwrite) or name another folder (--out=FOLDER).")
+            raise UserError(f"{changed[0]} holds another split, or was edited, and is not overwritten. Replace it "
+                            "(--overwrite) or name another folder (--out=FOLDER).")
         for path, state in states.items():
             if state != "unchanged":
                 os.replace(Path(fresh) / path.name, path)
@@ -57,7 +57,7 @@ def read_split(path: str | Path, root: str | Path) -> Split:
     How the split was made is not in the file, so `name`, `fold`, `holdout` and `leaks` are empty.
 
     Raises:
-        UserError: as `read_rows`; a part is none of train, valid, test, unused; a path leads out of `root`.
+        UserError: as `read_rows`; an unknown part; a path that leads out of `root`.
     """
     header, rows, _ = read_rows(path, ("image", "label", "part"))
     frame = pd.DataFrame([cells for _, cells in rows], columns=header, dtype=object)
@@ -67,13 +67,13 @@ def read_split(path: str | Path, root: str | Path) -> Split:
     for column in {"image", "mask"} & set(header):
         for (row, _), name in zip(rows, frame[column], strict=True):
             if wrong := path_problem(name):
-                raise UserError(f"{path}, row {row}, column {column}: '{name}' {wrong}. Paths are relative to {root}; "
-                                "write it as the table has it.")
+                raise UserError(f"{path}, row {row}, column {column}: '{name}' {wrong}. Paths are relative to {root}: "
+                                "write it as in the table.")
     return Split(frame, Path(root))
 
 
 def find_images(run_name: str, split: Split) -> list[Path]:
-    """Returns the files of a run's images, in order; UserError, which names `run_name`, if one is gone."""
+    """Returns the files of a run's images, in order; UserError, which names `run_name`, if one is missing."""
     paths = split.image_paths()
     gone = [name for name, path in zip(split.rows["image"], paths, strict=True) if not path.is_file()]
     if gone:
@@ -83,8 +83,8 @@ def find_images(run_name: str, split: Split) -> list[Path]:
 
 
 def check_unchanged(run_name: str, split: Split) -> list[Path]:
-    """Returns the files of a run's images, in order; UserError if one is gone or was changed since the run was trained.
-    Without a column `pixels`, changes cannot be seen, and a line says so.
+    """Returns the files of a run's images, in order; UserError if one is missing or was changed since the training.
+    Without a column `pixels`, changes cannot be detected, and a line says so.
     """
     paths, rows = find_images(run_name, split), split.rows
     if "pixels" not in rows:

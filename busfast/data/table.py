@@ -1,4 +1,4 @@
-"""table.csv: one row an image. Reads it, and refuses what cannot be trained on by row and column."""
+"""table.csv: one row per image. Errors name row and column."""
 
 import os
 from collections import Counter
@@ -47,7 +47,7 @@ class Table:
 
 
 def as_table(table: Table | pd.DataFrame) -> Table:
-    """Returns a table as it is, or makes one of rows whose image paths are absolute or relative to this folder."""
+    """Returns a table as it is; makes one of rows whose paths are absolute or relative to the working directory."""
     return Table(table) if isinstance(table, pd.DataFrame) else table
 
 
@@ -58,14 +58,13 @@ def find_table(data: str | Path) -> Path:
     path = Path(data)
     if path.suffix.lower() == ".csv" and os.path.isfile(path):
         return path
-    if not os.path.exists(path):  # so it is, too, if it is no name that a folder can have
+    if not os.path.exists(path):  # also where the name is impossible
         raise UserError(f"There is no data folder '{data}'. Name a folder with a table.csv: --data=FOLDER.")
     table = path / "table.csv"
     if not table.is_file():
         raise UserError(
-            f"The folder '{data}' has no table.csv. Make one of what you have (python -m busfast prepare --help), or "
-            f"write one with a row for each image; columns: {', '.join(REQUIRED)}; if known also: "
-            f"{', '.join(OPTIONAL)}.")
+            f"The folder '{data}' has no table.csv. Make one from your images (python -m busfast prepare --help), or "
+            f"write one with a row for each image; columns: {', '.join(REQUIRED)}; optional: {', '.join(OPTIONAL)}.")
     return table
 
 
@@ -74,17 +73,17 @@ def read_table(data: str | Path, classes: tuple[str, ...] = CLASSES, *, files: b
     """Reads and checks the table of a data folder.
 
     Args:
-        data: a folder with `table.csv`, or the path of such a CSV file (see `read_rows` for what is read).
-        classes: the labels that may occur, in the model's order; other capitals or spaces are accepted, with a note.
-        files: whether the images and masks must be there.
-        other_labels: whether a label that is none of the classes may stay.
+        data: a folder with `table.csv`, or the path of such a CSV file (its format: see `read_rows`).
+        classes: the allowed labels, in the model's order. Case, spaces, "-" and "_" may differ; a note says so.
+        files: whether the images and masks must exist.
+        other_labels: whether other labels are allowed.
 
     Returns:
         The table; its notes say which values were read differently from how they are written.
 
     Raises:
-        UserError: a required column is missing, or a row is empty, of the wrong length, a duplicate, has an unknown
-            label, a path outside the folder, or a file that does not exist; names row and column.
+        UserError: a required column is missing; a row is empty, too short or too long, has an unknown label, an image
+            that another row has, a path outside the folder, or a file that does not exist.
     """
     path = find_table(data)
     header, rows, notes = read_rows(path, REQUIRED)
@@ -99,7 +98,7 @@ def read_table(data: str | Path, classes: tuple[str, ...] = CLASSES, *, files: b
 
 
 class _RowCheck:
-    """Checks one row after the other: label known, files inside the folder and there, image not named before."""
+    """Checks row after row: known label, existing files inside the folder, each image once."""
 
     def __init__(self, path: Path, classes: tuple[str, ...], files: bool, other_labels: bool):
         self.path, self.classes, self.files, self.other_labels = path, classes, files, other_labels
@@ -119,7 +118,7 @@ class _RowCheck:
             label = match_label(record["label"], self.classes)
         except UserError as error:
             if not self.other_labels:
-                raise UserError(f"{self.path}, row {line}, column label: {error} Other classes are named in the "
+                raise UserError(f"{self.path}, row {line}, column label: {error} For other classes, name them in the "
                                 "pipeline file (classes: [...]).") from None
             label = record["label"]
             self.others[label] += 1
@@ -138,32 +137,32 @@ class _RowCheck:
     def _check_path(self, where: str, value: str) -> str:
         folder = self.path.parent
         if wrong := path_problem(value):
-            raise UserError(f"{where}: '{value}' {wrong}. Paths are relative to {folder} and stay inside it; images "
-                            f"that lie elsewhere are named in {SOURCES_FILE} (columns name, folder).")
+            raise UserError(f"{where}: '{value}' {wrong}. Paths are relative to {folder} and stay inside it; for "
+                            f"images elsewhere, use {SOURCES_FILE} (columns name, folder).")
         slashed = value.replace("\\", "/")
         if not self.files:
             self.backslashes += slashed != value
             return slashed
         file = locate(folder, value, self.folders)
-        if not os.path.isfile(file) and slashed != value:  # False, too, for what no file can be called
+        if not os.path.isfile(file) and slashed != value:
             self.backslashes += 1
             value, file = slashed, locate(folder, slashed, self.folders)
         if not os.path.isfile(file):
-            raise UserError(f"{where}: there is no file '{value}' in {folder}. Mend the path or remove the row.")
+            raise UserError(f"{where}: there is no file '{value}' in {folder}. Correct the path or remove the row.")
         if target := self.sandbox.leads_out(file):
             name = value.partition("/")[0] if "/" in value else "."
             raise UserError(f"{where}: '{value}' is reached through a symbolic link that leads out of {folder}, to "
-                            f"{target}. If that is meant, say so in {folder / SOURCES_FILE}: a header `name,folder` "
+                            f"{target}. To allow that, write {folder / SOURCES_FILE}: a header `name,folder` "
                             f"and a row `{name},FOLDER`, with the folder that '{name}' stands for.")
         return value
 
     def notes(self) -> list[str]:
-        """What was read otherwise than it stands there."""
+        """Returns which values were read differently from how they are written."""
         notes = [f"label '{written}' in {counted(count, 'row')} is read as '{label}'"
                  for (written, label), count in self.mapped.items()]
         if self.others:
-            notes.append(f"labels that are none of the classes {', '.join(self.classes)}: " + ", ".join(
+            notes.append(f"labels other than the classes {', '.join(self.classes)}: " + ", ".join(
                 f"'{label}' in {counted(count, 'row')}" for label, count in self.others.items()))
         if self.backslashes:
-            notes.append(f"{counted(self.backslashes, 'path')} written with \\ and read with /")
+            notes.append(f"{counted(self.backslashes, 'path')} with \\ read with /")
         return notes

@@ -198,7 +198,7 @@ def test_split_writes_files_that_train_reads_and_that_are_not_overwritten(workdi
     assert capsys.readouterr().out.count("unchanged mine/kfold-") == 3
     before = snapshot(workdir / "mine")
     run("split", "--split=kfold", "--folds=3", "--seed=1", "--out=mine", code=2)
-    assert "kfold-1of3.csv is there with another split" in capsys.readouterr().err
+    assert "kfold-1of3.csv holds another split" in capsys.readouterr().err
     assert snapshot(workdir / "mine") == before
     run("split", "--split=kfold", "--folds=3", "--seed=1", "--out=mine", "--overwrite")
     assert snapshot(workdir / "mine") != before

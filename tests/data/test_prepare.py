@@ -221,7 +221,7 @@ def test_the_last_source_is_read_before_the_first_is_written(tmp_path):
     ([], [], {}, "0 sources"),
     (["busi", "busi"], ["set", "set/../set"], {}, "would be there twice"),
     (["busi"], ["set"], {"columns": {"image": "file"}}, "--columns is for --source=csv"),
-    (["busi"], ["set"], {"center": "A"}, "--center=A changes nothing: each image has its center already (BUSI)"),
+    (["busi"], ["set"], {"center": "A"}, "--center=A changes nothing: each image already has a center (BUSI)"),
     (["busi"], ["set"], {"center": ["A", "B"]}, "2 centers for 1 sources")])
 def test_a_request_that_makes_no_sense_is_refused(sources, paths, options, said, tmp_path):
     make_busi(tmp_path / "set")

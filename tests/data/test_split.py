@@ -3,56 +3,15 @@
 Covers busfast/data/__init__.py, busfast/data/split.py, busfast/data/split_file.py and busfast/data/groups.py.
 """
 
-from pathlib import Path
-
 import numpy as np
 import pandas as pd
 import pytest
 
 from busfast.data.duplicate_pairs import NO_DUPLICATES
-from busfast.data.groups import group_names
 from busfast.data.split import PARTS, SPLITS, count_parts, split_folds, split_table
-from busfast.data.split_file import read_split, write_split
 from busfast.data.table import CLASSES, read_table
 from busfast.errors import UserError
-
-COLUMNS = ["image", "label", "center", "patient", "device", "mask"]
-CENTERS = {"alpha": 0.5, "beta": 0.3, "gamma": 0.2}
-
-
-def make_table(rows):
-    """A table of (label, center, patient) rows."""
-    rows = [(f"images/{number}.png", *row, "", "") for number, row in enumerate(rows)]
-    return pd.DataFrame(rows, columns=COLUMNS, dtype=object)
-
-
-def random_table(seed, patients=200, mixed=0.1, ids_by_center=False):
-    """One to four images a patient; `mixed`: how often an image shows another class than the patient's own."""
-    rng = np.random.default_rng(seed)
-    rows, numbers = [], dict.fromkeys(CENTERS, 0)
-    for patient in range(patients):
-        center = str(rng.choice(list(CENTERS), p=list(CENTERS.values())))
-        own = str(rng.choice(CLASSES, p=[0.25, 0.5, 0.25]))
-        numbers[center] += 1
-        name = str(numbers[center] if ids_by_center else patient)
-        rows += [(str(rng.choice(CLASSES)) if rng.random() < mixed else own, center, name)
-                 for _ in range(rng.integers(1, 5))]
-    return make_table(rows)
-
-
-def tiny_table(*counts, center="alpha"):
-    """One image a patient; as many patients of each class as said."""
-    labels = [label for label, count in zip(CLASSES, counts, strict=False) for _ in range(count)]
-    return make_table([(label, center, f"{center} {number}") for number, label in enumerate(labels)])
-
-
-def joined(*tables):
-    table = pd.concat(tables, ignore_index=True)
-    return table.assign(image=[f"images/{number}.png" for number in range(len(table))])
-
-
-def images(split, part):
-    return set(split.only(part).rows["image"])
+from data.tables import CENTERS, images, joined, make_table, random_table, tiny_table
 
 
 def shares(parts):
@@ -264,46 +223,9 @@ def test_ids_on_both_sides_of_center_holdout_are_said():
     assert any(f"{len(held)} patient ids occur in held-out and in training" in note for note in table.notes)
 
 
-@pytest.mark.parametrize("split", SPLITS)
-def test_a_split_reads_back_as_it_was_written_with_the_groups(tmp_path, split):
-    for table in split_folds(random_table(0), split).values():
-        table.rows.loc[0, ["patient", "device"]] = ["NA", 'a "B",\nKöln']
-        write_split(table, tmp_path / "split.csv")
-        back = read_split(tmp_path / "split.csv", "data/set")
-        assert back.rows.drop(columns="group").to_numpy().tolist() == table.rows[[*COLUMNS, "part"]].to_numpy().tolist()
-        assert back.rows["group"].to_list() == group_names(table.rows, across_centers=False).to_list()
-        assert back.root == Path("data/set")
-
-
-def test_a_split_file_may_be_edited(tmp_path):
-    table = split_table(tiny_table(4, 4, 4))
-    write_split(table, tmp_path / "split.csv")
-    text = (tmp_path / "split.csv").read_text(encoding="utf-8")
-    (tmp_path / "split.csv").write_text(text.replace(",valid", ",test"), encoding="utf-8")
-    assert images(read_split(tmp_path / "split.csv", ""), "test") == images(table, "valid") | images(table, "test")
-
-
 def test_a_column_of_the_users_own_is_not_written_over():
     with pytest.raises(UserError, match="already has a column 'part'"):
         split_table(tiny_table(4, 4, 4).assign(part="left breast"))
-
-
-@pytest.mark.parametrize(("text", "expected"), [
-    pytest.param("image,label,part\na.png,benign,train\nb.png,benign,tset\n", ["row 3", "column part", "'tset'"],
-                 id="unknown part"),
-    pytest.param("image,label,part\na.png,benign,train\n\nb.png,benign,tset\n", ["row 3: the row is empty"],
-                 id="blank line"),
-    pytest.param("image,label,part\na.png,benign\n", ["row 2: 2 cells"], id="a cell short"),
-    pytest.param("image,label,part\na.png,benign,\n", ["row 2", "column part", "''"], id="no part in the cell"),
-    pytest.param("image,label\na.png,benign\n", ["row 1", "'part' is missing"], id="no part"),
-    pytest.param("image,part\na.png,train\n", ["row 1", "'label' is missing"], id="no label"),
-])
-def test_an_unsound_split_file_is_refused_by_file_row_and_value(tmp_path, text, expected):
-    (tmp_path / "split.csv").write_text(text, encoding="utf-8")
-    with pytest.raises(UserError) as caught:
-        read_split(tmp_path / "split.csv", "")
-    for part in (str(tmp_path / "split.csv"), *expected):
-        assert part in str(caught.value)
 
 
 def test_parts_are_counted_by_class_in_the_order_of_the_model():

@@ -1,6 +1,6 @@
-"""What holds of every split, whatever the table: checked on tables that hypothesis makes up.
+"""What holds for every split of any table, checked on tables that hypothesis makes.
 
-Covers busfast/data/split.py and busfast/data/assign.py.
+Covers busfast/data/split.py, busfast/data/assign.py and busfast/data/groups.py.
 """
 
 import os

@@ -1,4 +1,7 @@
-"""What the table promises: every row that is trained on is sound, and every refusal says where it went wrong."""
+"""What the table promises: every row that is trained on is sound, and every refusal says where it went wrong.
+
+Covers busfast/data/paths.py, too.
+"""
 
 import pytest
 
@@ -170,7 +173,7 @@ def test_windows_paths_are_read_and_said(make):
         (folder / "sub" / name).touch()
     table = read_table(folder)
     assert table.rows.loc[0, ["image", "mask"]].tolist() == ["sub/a.png", "sub/b.png"]
-    assert table.notes == ("2 paths written with \\ and read with /",)
+    assert table.notes == ("2 paths with \\ read with /",)
 
 
 def test_a_table_of_another_writing_is_read_and_said(make):
@@ -214,7 +217,7 @@ def test_images_may_lie_where_sources_csv_says(make, tmp_path_factory):
     (folder / "sources.csv").write_text("name,folder\nbusi,moved away\n")
     assert "sources.csv, row 2, column folder: there is no folder 'moved away'" in refusal(folder)
     (folder / "sources.csv").write_text(f"name,folder\nbusi,{outside}\nbusi,{outside}\n")
-    assert "sources.csv, row 3, column name: 'busi' stands there twice" in refusal(folder)
+    assert "sources.csv, row 3, column name: 'busi' occurs twice" in refusal(folder)
 
 
 def test_rows_are_counted_right_after_a_cell_of_several_lines(make):
@@ -225,4 +228,4 @@ def test_rows_are_counted_right_after_a_cell_of_several_lines(make):
 def test_other_labels_may_stay_where_that_is_asked_for_and_are_said(make):
     table = read_table(make("image,label\na.png,cyst\nb.png,Benign\nmask.png,cyst\n"), other_labels=True)
     assert table.rows["label"].tolist() == ["cyst", "benign", "cyst"]
-    assert "labels that are none of the classes normal, benign, malignant: 'cyst' in 2 rows" in table.notes
+    assert "labels other than the classes normal, benign, malignant: 'cyst' in 2 rows" in table.notes

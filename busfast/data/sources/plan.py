@@ -1,4 +1,4 @@
-"""Where each image and mask of a source will be found from the new folder, and what has to be made for that."""
+"""The paths of a source's images and masks in the new data folder, and the files to be made there."""
 
 import shutil
 from collections.abc import Callable
@@ -12,7 +12,7 @@ from busfast.data.sources.masks import draw_outline, image_size, join_masks, rea
 from busfast.errors import UserError
 from busfast.progress import progress
 
-Made = dict[str, Callable[[Path], object]]  # path in the new folder -> what writes it there
+Made = dict[str, Callable[[Path], object]]  # path in the new folder -> function that writes the file
 
 
 def check_files(table: SourceTable) -> SourceTable:
@@ -59,8 +59,8 @@ def _size(path: Path, broken: list[str]) -> tuple[int, int] | None:
 
 
 def plan(table: SourceTable, name: str, copy: bool) -> tuple[list[dict], Made, dict[str, Path]]:
-    """Returns a source's rows in the new folder, what has to be made, and new path -> DICOM file of converted images.
-    Paths begin with `name`; with `copy`, images and masks are copied there, else they stay where they are.
+    """Returns a source's rows in the new folder, the files to be made, and new path -> DICOM file of converted images.
+    Paths begin with `name`; with `copy`, images and masks are copied there, otherwise they stay where they are.
     """
     root, rows, linked = table.root, table.rows.to_dict("records"), {}
     order = {image: number for number, image in enumerate(table.dicom, start=1)}
@@ -73,7 +73,7 @@ def plan(table: SourceTable, name: str, copy: bool) -> tuple[list[dict], Made, d
 
     for row in rows:
         image = row["image"]
-        if image in order:  # under a number: the name may be that of a patient
+        if image in order:  # numbered: the file name may be that of a patient
             row["image"] = f"images/{name}_{order[image]:06}.png"
             made[row["image"]] = partial(convert_dicom, root / image)
             linked[row["image"]] = root / image
