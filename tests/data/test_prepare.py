@@ -205,7 +205,7 @@ def test_nothing_is_written_into_a_source(out, tmp_path):
     root = make_busi(tmp_path / "set")
     (tmp_path / "link").symlink_to(root)
     before = files(root)
-    with pytest.raises(UserError, match="busfast changes no source"):
+    with pytest.raises(UserError, match="which busfast does not change"):
         prepare(["busi"], [root], tmp_path / out)
     assert files(root) == before
 
@@ -219,7 +219,7 @@ def test_the_last_source_is_read_before_the_first_is_written(tmp_path):
     (["bussi"], ["set"], {}, "Did you mean 'busi'?"),
     (["busi", "csv"], ["set"], {}, "2 sources (busi, csv) need as many paths, not 1"),
     ([], [], {}, "0 sources"),
-    (["busi", "busi"], ["set", "set/../set"], {}, "would be there twice"),
+    (["busi", "busi"], ["set", "set/../set"], {}, "would duplicate all its images"),
     (["busi"], ["set"], {"columns": {"image": "file"}}, "--columns is for --source=csv"),
     (["busi"], ["set"], {"center": "A"}, "--center=A changes nothing: each image already has a center (BUSI)"),
     (["busi"], ["set"], {"center": ["A", "B"]}, "2 centers for 1 sources")])

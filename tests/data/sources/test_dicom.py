@@ -271,7 +271,7 @@ def test_nothing_tells_who_the_patient_is(tmp_path, capsys):
     assert table.rows["label"].tolist() == ["benign", "benign", "malignant", "malignant"]
     said = capsys.readouterr().out
     for words in ("1 files declare some", "1 of 4 DICOM files have an empty PatientID",
-                  "1 DICOM files hold no image (e.g. 'malignant/report')", "made with your salt", ".txt (1)"):
+                  "1 DICOM files hold no image (e.g. 'malignant/report')", "derived from your salt", ".txt (1)"):
         assert words in said
 
 
@@ -284,7 +284,7 @@ def test_patients_are_keyed_hashes_that_only_the_same_salt_repeats(tmp_path, cap
     for one in ids:
         assert one[0] == one[1] != one[2] and one[3] == ""
         assert all(len(patient) == 12 and int(patient, 16) >= 0 for patient in one[:3])
-    assert "another prepare gives other ids; --salt=SECRET keeps them" in capsys.readouterr().out
+    assert "another prepare gives other ids; --salt=SECRET gives the same ones" in capsys.readouterr().out
 
 
 def test_the_center_is_the_tag_that_the_user_names(tmp_path):
@@ -310,7 +310,7 @@ def test_which_image_is_of_which_file_is_written_only_where_asked_and_only_for_t
     assert rows[0] == [table.rows["image"][0], str(root / "benign" / "DOE_JANE.dcm")] and len(rows) == 4
     if os.name == "posix":
         assert stat.S_IMODE(link.stat().st_mode) == 0o600
-    assert "who the patient is: keep it apart" in capsys.readouterr().out
+    assert "and so the patient: do not keep it with" in capsys.readouterr().out
 
 
 @pytest.mark.parametrize("link", ["out/link.csv", "set/link.csv", "there.csv", "none/link.csv"])
