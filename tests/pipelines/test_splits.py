@@ -90,7 +90,7 @@ def test_on_the_way_to_a_training_nothing_is_read_or_chosen_twice(workdir, count
 
 def test_a_fold_is_refused_where_there_are_none_and_by_its_nearest_name(config):
     whole = open_table(config)
-    with pytest.raises(UserError, match="--fold=1 has no meaning for --split=stratified"):
+    with pytest.raises(UserError, match="--fold=1 does not apply to --split=stratified"):
         split_data(whole, None, config, "stratified", fold="1")
     with pytest.raises(UserError, match="Did you mean 'gamma'"):
         split_data(whole, None, config, "leave_one_center_out", fold="gama")
