@@ -147,18 +147,20 @@ def test_a_checkpoint_that_is_a_pickle_is_passed_over_whatever_its_checksum_says
 def test_caches_that_are_pickles_are_made_anew_and_do_not_run(exported_run, marker, monkeypatch, capsys):
     monkeypatch.setenv("BUSFAST_CACHE", str(exported_run / "cache"))
     assert main(["train", "--cache=auto"]) == 0
-    kept = [path for path in Path("cache").rglob("*") if path.is_file() and path.name != ".lock"]
-    assert {path.suffix for path in kept} == {".npz", ".pixels", ".jsonl", ".json"}
+
+    def kept():
+        return [path for path in Path("cache").rglob("*") if path.is_file() and path.name != ".lock"]
+    assert {path.suffix for path in kept()} == {".npz", ".pixels", ".jsonl", ".json"}
     before = contents("data")
     for content in pickles(marker).values():
-        for path in kept:
+        for path in kept():  # those that the last turn made anew
             path.write_bytes(content)
         assert main(["cache"]) == 0
         assert read_cache(cache_file([str(path.absolute()) for path in images()])) == {}
         capsys.readouterr()
         assert main(["cache", f"--data={DATA}"]) == 0
         assert "cache: decoding " in capsys.readouterr().out and not marker.exists()
-    for path in kept:
+    for path in kept():
         path.write_bytes(content)
     assert main(["train", "--cache=auto"]) == 0
     assert contents("data") == before and not marker.exists()
