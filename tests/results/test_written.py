@@ -36,8 +36,8 @@ def test_the_report_and_the_bundle_take_the_intervals_that_evaluate_wrote(evalua
         (Run(NAME).results / name).unlink()
     again = describe_run(Run(NAME))
     assert drawn and again.keys() == facts.keys()
-    for score, values in again["metrics"]["scores"].items():  # the files have six digits, bundle.json six decimals
-        assert values == pytest.approx(facts["metrics"]["scores"][score], abs=1.1e-6)
+    for score, values in again["metrics"]["scores"].items():  # the files have six digits
+        assert values == pytest.approx(facts["metrics"]["scores"][score], rel=1e-5, abs=1.1e-6)
     out = capsys.readouterr().out
     assert "metrics.csv holds other scores" in out and "operating_points.csv holds other scores" in out
 
