@@ -16,11 +16,14 @@ import hypothesis
 import numpy as np
 import pytest
 from PIL import Image
+from training.blank_curves import draw_blank_curves
 
 from busfast.data import phantom, read_table, split_table
+from busfast.training import curves
 
 ARCH = "test_efficientnet.r160_in1k"  # timm's smallest: 0.4 million weights
 SIZE = 64
+DRAW_CURVES = curves.draw_curves
 atexit.register(shutil.rmtree, os.environ["BUSFAST_CACHE"], ignore_errors=True)
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -37,6 +40,19 @@ def seeded():
     np.random.seed(0)
     if "torch" in sys.modules:
         sys.modules["torch"].manual_seed(0)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def blank_curves():
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(curves, "draw_curves", draw_blank_curves)
+        yield
+
+
+@pytest.fixture
+def real_curves(monkeypatch):
+    """Undoes `blank_curves`."""
+    monkeypatch.setattr(curves, "draw_curves", DRAW_CURVES)
 
 
 @pytest.fixture(scope="session")

@@ -15,7 +15,6 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
-from training.forks import draw_blank_curves
 
 from busfast.bench import WHATS
 from busfast.cli import VERBS, main
@@ -27,7 +26,6 @@ from busfast.data.sources import SOURCES
 from busfast.errors import choose
 from busfast.pipelines.config import PRESETS, Config
 from busfast.results.export import FORMATS
-from busfast.training import log
 
 ROOT = Path(__file__).parents[1]
 GENERATED = [ROOT / "docs" / "reference" / f"{name}.md" for name in ("cli", "pipeline", "python")]
@@ -145,7 +143,6 @@ def workplace(exported_once, tmp_path_factory):
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
         patch.setenv("BUSFAST_CACHE", str(place.with_name("cache")))
-        patch.setattr(log, "draw_curves", draw_blank_curves)  # exported_once draws real ones
         assert main(["train", "--data=data/bus", "--split=stratified"]) == 0
         yield place
 

@@ -11,7 +11,7 @@ from fastai.learner import AvgLoss
 from fastcore.imports import in_notebook
 
 from busfast.files import atomic
-from busfast.training.curves import draw_curves
+from busfast.training import curves
 
 HEARTBEAT = 30.0  # seconds between plain lines within an epoch
 
@@ -63,7 +63,7 @@ class TrainingLog(Callback):
 
     def _draw(self):
         start = time.monotonic()
-        draw_curves(self.folder, self.caption)
+        curves.draw_curves(self.folder, self.caption)
         self.drawn_rows, self.drawn = len(self.rows), time.monotonic()
         self.cost = self.drawn - start
 

@@ -1,20 +1,11 @@
-"""The study of a sweep; trainings of this folder's tests draw blank curves."""
+"""The study of a sweep."""
 
 import pytest
-from training.forks import draw_blank_curves
 
 from busfast.pipelines.config import Config
 from busfast.sweep.space import read_space
 from busfast.sweep.study import Request, Sweep
-from busfast.training import log
 from busfast.training.runs import Run
-
-
-@pytest.fixture(scope="package", autouse=True)
-def blank_curves():
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(log, "draw_curves", draw_blank_curves)
-        yield
 
 
 @pytest.fixture
