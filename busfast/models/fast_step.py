@@ -2,14 +2,16 @@
 
 import sys
 from collections.abc import Iterable
-from contextlib import nullcontext
 
 import cloudpickle
 import torch
 from fastai.callback.core import Callback, CancelEpochException
 from fastai.callback.fp16 import MixedPrecision
+from fastai.data.core import DataLoaders, TfmdDL
+from fastai.data.transforms import Normalize
 from fastai.learner import Learner
 from fastai.optimizer import OptimWrapper
+from fasttransform import Pipeline
 from torch import nn
 
 from busfast.errors import choose
@@ -21,7 +23,6 @@ PARTS = {
     "plain_activations": "SiLU writes a new tensor: in place, autograd must copy its input first",
     "fused_optimizer": "torch's fused Adam: one pass over the weights instead of fastai's dozen calls per tensor",
     "amp": "mixed precision (float16) on CUDA; nothing elsewhere; not yet tried on a GPU",
-    "inference_mode": "validation records nothing for autograd, and uses batches of twice the size",
 }
 ALL = tuple(PARTS)
 
@@ -50,27 +51,59 @@ def mixed_precision(device: torch.device) -> list[Callback]:
     return [MixedPrecision()] if device.type == "cuda" else []
 
 
-class InferenceLearner(Learner):
-    """A Learner that validates and predicts under `torch.inference_mode`, and can start at a later epoch.
-
-    Only model and loss run in that mode, not data loading or metrics: tensors that those keep may be used in training,
-    which refuses tensors made in inference mode.
+class FastLearner(Learner):
+    """A Learner whose DataLoaders are normalized for its weights, and that can start at a later epoch.
 
     Attributes:
+        weights_used: the start weights: text, mean, std. Every DataLoaders that it is given is normalized with them.
+        frozen: names of weights that stay frozen, whatever `freeze` and `unfreeze` do to the others.
         first_epoch: the epoch, counted from 0, that `fit` starts with. fastai's own `start_epoch` still calls the
             callbacks at the end of skipped epochs, which breaks those that read the log.
     """
 
     first_epoch = 0
+    weights_used: dict | None = None
+    frozen: tuple[str, ...] = ()
+
+    @property
+    def dls(self) -> DataLoaders:
+        return self._dls
+
+    @dls.setter
+    def dls(self, dls: DataLoaders):
+        self._dls = dls
+        if self.weights_used:
+            self.normalize_dls()
+
+    def normalize_dls(self) -> None:
+        """Normalizes with the statistics of the weights, in the place of any other."""
+        mean, std = self.weights_used["mean"], self.weights_used["std"]
+        if hasattr(self._dls, "normalize"):
+            self._dls.normalize(mean, std)
+            return
+        for dl in self._dls.loaders:
+            if not isinstance(dl, TfmdDL):
+                continue
+            others = [step for step in getattr(dl.after_batch, "fs", ()) if not isinstance(step, Normalize)]
+            dl.after_batch = Pipeline([*others, Normalize.from_stats(mean, std, cuda=False)])
+            dl.device = dl.device  # moves the new one there
+
+    def add_cb(self, cb):
+        """fastai's; of two callbacks for mixed precision, the later one counts."""
+        if isinstance(cb, MixedPrecision) or cb is MixedPrecision:
+            self.remove_cbs(MixedPrecision)
+        return super().add_cb(cb)
+
+    def freeze_to(self, n: int):
+        """Freezes the parameter groups before the n-th; what `make_learner(freeze=...)` has frozen stays so."""
+        super().freeze_to(n)
+        for name in self.frozen:
+            self.model.get_parameter(name).requires_grad_(False)
 
     def _do_fit(self):
         for epoch in range(self.first_epoch, self.n_epoch):
             self.epoch = epoch
             self._with_events(self._do_epoch, "epoch", CancelEpochException)
-
-    def _do_one_batch(self):
-        with nullcontext() if self.training else torch.inference_mode():
-            super()._do_one_batch()
 
 
 class FusedAdam(OptimWrapper):
@@ -120,7 +153,15 @@ class FusedAdam(OptimWrapper):
 
     @property
     def hypers(self):
-        return super().hypers[:len(self.opt.param_groups) // 2]
+        """Numbers only: loggers such as TensorBoardCallback write each of them."""
+        groups = super().hypers[:len(self.opt.param_groups) // 2]
+        return [{name: value for name, value in group.items()
+                 if isinstance(value, int | float) and not isinstance(value, bool)} for group in groups]
+
+    def clear_state(self):
+        """Forgets the moments, as `freeze` and `unfreeze` do."""
+        self._move_undecayed()
+        super().clear_state()
 
     def _set_hyper(self, k, v):
         values = [float(value) for value in v]

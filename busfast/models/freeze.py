@@ -4,6 +4,9 @@ Their pretrained features serve most images, and a step without their backward p
 is much faster.
 """
 
+import sys
+
+import cloudpickle
 from fastai.callback.core import Callback
 from torch import nn
 
@@ -18,18 +21,36 @@ def should_freeze(count: int, start: str) -> bool:
     return count > 0 and not random
 
 
-def freeze_stages(model: nn.Module, count: int, arch: str) -> None:
-    """Freezes a timm model's first stages; the statistics of their batch normalization are still updated.
-    timm counts the stem as the first and the classifier as the last. UserError if no stage would be left to train."""
+def model_stages(model: nn.Module) -> list[list[str]]:
+    """Returns the names of the weights in each stage of a timm model; none of a model that does not tell its stages.
+    timm counts the stem as the first and the classifier as the last."""
     from timm.models import group_parameters
 
     stages = group_parameters(model, model.group_matcher(coarse=True)) if hasattr(model, "group_matcher") else {}
+    return [stages[key] for key in sorted(stages)]
+
+
+def split_stages(model: nn.Module) -> list[list[nn.Parameter]]:
+    """Splits a timm model for fastai's `freeze`, `fine_tune` and `slice(lr)`: early stages, late stages, classifier."""
+    stages = model_stages(model)
+    if len(stages) < 3:
+        return [list(model.parameters())]
+    half = len(stages) // 2
+    names = [sum(stages[:half], []), sum(stages[half:-1], []), stages[-1]]
+    return [[model.get_parameter(name) for name in group] for group in names]
+
+
+def freeze_stages(model: nn.Module, count: int, arch: str) -> tuple[str, ...]:
+    """Freezes a timm model's first stages; the statistics of their batch normalization are still updated. Returns the
+    names of the frozen weights. UserError if no stage would be left to train."""
+    stages = model_stages(model)
     if count >= len(stages):
         raise UserError(f"freeze={count} leaves nothing of {arch} to train: it has {len(stages)} stages, including "
                         "the classifier. Give a smaller number, or 0.")
-    for key in sorted(stages)[:count]:
-        for name in stages[key]:
-            model.get_parameter(name).requires_grad_(False)
+    frozen = tuple(name for stage in stages[:count] for name in stage)
+    for name in frozen:
+        model.get_parameter(name).requires_grad_(False)
+    return frozen
 
 
 class FreezeStages(Callback):
@@ -42,5 +63,9 @@ class FreezeStages(Callback):
     def before_train(self):
         if self.epoch >= self.after and not self.done:  # a resumed run may begin later
             self.done = True
-            freeze_stages(self.learn.model, self.count, self.arch)
+            self.learn.frozen = freeze_stages(self.learn.model, self.count, self.arch)
             print(f"epoch {self.epoch + 1}: the first {self.count} stages are frozen from here on", flush=True)
+
+
+# An exported learner holds `split_stages` and must load where busfast is not installed.
+cloudpickle.register_pickle_by_value(sys.modules[__name__])

@@ -10,10 +10,10 @@ from fastai.callback.schedule import ParamScheduler, SchedCos
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.optimizer import Adam
-from fastai.torch_core import params
 
-from busfast.models.fast_step import ALL, FusedAdam, InferenceLearner, choose_parts, mixed_precision, plain_activations
-from busfast.models.freeze import freeze_stages, should_freeze
+from busfast.errors import UserError
+from busfast.models.fast_step import ALL, FastLearner, FusedAdam, choose_parts, mixed_precision, plain_activations
+from busfast.models.freeze import freeze_stages, should_freeze, split_stages
 from busfast.models.memory import keep_freed_memory
 from busfast.models.metrics import make_metrics
 from busfast.models.weights import StartWeights, make_model
@@ -23,6 +23,10 @@ from busfast.pipelines.dataloaders import TableDataLoaders
 def class_weights(labels: Sequence[str], classes: Sequence[str]) -> torch.Tensor:
     """Returns n / (k * count) for each of the k classes (each must occur): they weigh the same in the loss."""
     counts = [sum(label == name for label in labels) for name in classes]
+    if 0 in counts:
+        empty = [name for name, count in zip(classes, counts, strict=True) if not count]
+        raise UserError(f"The training part has no image of the class {' or '.join(map(repr, empty))}. Leave it out: "
+                        f"classes={[name for name in classes if name not in empty]}; or split the images again.")
     return torch.tensor([len(labels) / (len(classes) * count) for count in counts])
 
 
@@ -54,23 +58,19 @@ def make_learner(dls: TableDataLoaders, arch: str = "efficientnet_b0", *, weight
         keep_freed_memory()
     classes = tuple(dls.vocab)
     model, start = make_model(arch, weights, len(classes), dropout)
-    if should_freeze(freeze, start.text):
-        freeze_stages(model, freeze, arch)
+    frozen = freeze_stages(model, freeze, arch) if should_freeze(freeze, start.text) else ()
     memory_format = torch.channels_last if "channels_last" in enabled else torch.contiguous_format
     model = model.to(dls.device, memory_format=memory_format)
     if "plain_activations" in enabled:
         plain_activations(model)
-    if "inference_mode" in enabled:
-        dls.valid.bs = 2 * dls.train.bs  # no activations are kept for a backward pass: twice as many fit
-    dls.normalize(start.mean, start.std)
     weight = class_weights(list(dls.train_ds.items["label"]), classes).to(dls.device)
-    learner_class = InferenceLearner if "inference_mode" in enabled else Learner
     adam = FusedAdam if "fused_optimizer" in enabled else partial(Adam, decouple_wd=False)
-    # splitter: the optimizer holds frozen weights, too, so that they can be unfrozen; without a gradient they stay.
-    learn = learner_class(dls, model, loss_func=CrossEntropyLossFlat(weight=weight), opt_func=adam, splitter=params,
-                          lr=lr, wd=wd, cbs=mixed_precision(dls.device) if "amp" in enabled else None,
-                          metrics=make_metrics(classes), path=path, model_dir=model_dir)
+    learn = FastLearner(dls, model, loss_func=CrossEntropyLossFlat(weight=weight), opt_func=adam, splitter=split_stages,
+                        lr=lr, wd=wd, cbs=mixed_precision(dls.device) if "amp" in enabled else None,
+                        metrics=make_metrics(classes), path=path, model_dir=model_dir)
+    learn.frozen = frozen
     learn.weights_used = asdict(start)  # builtin types: an exported learner must load without busfast
+    learn.normalize_dls()
     return learn
 
 

@@ -32,17 +32,34 @@ def augment_and_normalize(pixels: torch.Tensor, pipeline: ImagePipeline,
     Of `pipeline` only mean and std are used. Returns float32 (N, 3, S, S), channels last in memory."""
     result = torch.empty((*pixels.shape[:3], 3), device=pixels.device)
     matrices = None if augmentation is None else _matrices(augmentation).to(pixels.device)
-    chunk_size = max(1, CHUNK // pixels.shape[1] ** 2) if pixels.device.type == "cpu" else len(pixels)
-    for chunk in (slice(start, start + chunk_size) for start in range(0, len(pixels), chunk_size)):
+    for chunk in _chunks(pixels):
         values = pixels[chunk].permute(0, 3, 1, 2).float()
         if matrices is not None:
-            values = F.grid_sample(values, _grid(matrices[chunk], pixels.shape[1]), mode="bilinear",
-                                   padding_mode="zeros", align_corners=False)
+            values = _sample(values, matrices[chunk])
         # One pass over the memory per channel: repeats and normalizes gray while writing, channels last.
         for channel, (mean, std) in enumerate(zip(pipeline.mean, pipeline.std, strict=True)):
             source = values[:, channel if pixels.shape[3] == 3 else 0]
             torch.add(torch.tensor(-mean / std), source, alpha=1 / (255 * std), out=result[chunk, ..., channel])
     return result.permute(0, 3, 1, 2)
+
+
+def augment(pixels: torch.Tensor, augmentation: Augmentation) -> torch.Tensor:
+    """Augments a batch, float32 (N, 3, S, S), on its device; returns the same, of the same class."""
+    matrices = _matrices(augmentation).to(pixels.device)
+    values = pixels.as_subclass(torch.Tensor)
+    parts = [_sample(values[chunk], matrices[chunk]) for chunk in _chunks(values)]
+    return torch.cat(parts).as_subclass(type(pixels)) if parts else pixels
+
+
+def _chunks(pixels: torch.Tensor) -> list[slice]:
+    """Returns slices of a batch (N, S, S, C) or (N, C, S, S) that are processed at once."""
+    size = max(1, CHUNK // pixels.shape[2] ** 2) if pixels.device.type == "cpu" else max(1, len(pixels))
+    return [slice(start, start + size) for start in range(0, len(pixels), size)]
+
+
+def _sample(values: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
+    return F.grid_sample(values, _grid(matrices, values.shape[2]), mode="bilinear", padding_mode="zeros",
+                         align_corners=False)
 
 
 def _matrices(augmentation: Augmentation) -> torch.Tensor:

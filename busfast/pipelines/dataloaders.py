@@ -1,7 +1,7 @@
 """A split table -> fastai DataLoaders of its training and validation part; `image_dl` makes their batches."""
 
 import os
-from dataclasses import replace
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,42 +10,62 @@ import pandas as pd
 import torch
 from fastai.data.core import DataLoaders, Datasets, TfmdDL
 from fastai.data.transforms import Categorize, IntToFloatTensor, Normalize, ToTensor
+from fastcore.foundation import L
+from fasttransform import Pipeline
 from PIL import Image
 
 from busfast.data.images import SUFFIXES
 from busfast.data.split import PARTS, Split
-from busfast.data.table import CLASSES, as_table
+from busfast.data.table import CLASSES, Table, as_table
 from busfast.errors import UserError
 from busfast.pipelines.backends import REFERENCE, Backend, choose_backend
+from busfast.pipelines.batch_tfms import Augment, make_normalize, stats_of
 from busfast.pipelines.cache import Cache
 from busfast.pipelines.image import ImagePipeline
-from busfast.pipelines.image_dl import ImageDL, Normalized
-from busfast.pipelines.item_transforms import item_transforms
+from busfast.pipelines.image_dl import ImageDL
+from busfast.pipelines.item_transforms import item_transforms, to_source
 
 
 class TableDataLoaders(DataLoaders):
-    """DataLoaders made from a table; `train` and `valid`, never the test part."""
+    """DataLoaders made from a table; `train` and `valid`, never the test part.
+
+    Attributes:
+        root: the folder that relative paths of `test_dl` are below.
+    """
+
+    root: Path | None = None
 
     @property
     def image(self) -> ImagePipeline:
         """The image pipeline of all parts."""
         return self.train.image
 
-    def normalize(self, mean: tuple[float, ...], std: tuple[float, ...]) -> None:
+    def normalize(self, mean: Sequence[float], std: Sequence[float]) -> None:
         """Normalizes with the mean and std of the model's pretrained weights (RGB, of pixels in 0 to 1)."""
         for dl in self.loaders:
-            dl.set_image(replace(dl.image, mean=tuple(mean), std=tuple(std)))
+            dl.normalize(mean, std)
+
+    def add_tfms(self, tfms, event: str, loaders=None) -> None:
+        """fastai's `add_tfms`; a Normalize, as `vision_learner` adds it, takes the place of the one before."""
+        tfms = list(tfms.fs) if isinstance(tfms, Pipeline) else _listed(tfms)
+        normalize = [step for step in tfms if isinstance(step, Normalize)]
+        if event == "after_batch" and normalize:
+            normalize[-1].setup(self.train)  # without statistics, they come from a batch
+            self.normalize(*stats_of(normalize[-1]))
+            tfms = [step for step in tfms if not isinstance(step, Normalize)]
+        if tfms:
+            super().add_tfms(tfms, event, loaders)
 
     def test_dl(self, test_items, rm_type_tfms=None, with_labels: bool = False, **kwargs):
         """Makes a DataLoader of new images with the pixels of validation.
 
         Args:
-            test_items: a DataFrame (columns image and, `with_labels`, label), a folder, or a list of paths, Pillow
-                images, arrays or encoded bytes.
+            test_items: a Split, Table or DataFrame (columns image and, `with_labels`, label), a folder, or a list of
+                paths, Pillow images, arrays, tensors or encoded bytes.
             rm_type_tfms: unused; fastai passes it.
             with_labels: whether batches have the labels, too.
         """
-        rows = to_rows(test_items)
+        rows = to_rows(test_items, self.root)
         kwargs.pop("process", None)  # fastai's Interpretation passes it for tabular data
         dataset = self.valid_ds
         tls = dataset.tls if with_labels else dataset.tls[:dataset.n_inp]
@@ -59,22 +79,29 @@ class TableDataLoaders(DataLoaders):
         dataset = _datasets(_blank(self.vocab), self.image, tuple(self.vocab), [[0], [0]])
         for tl in dataset.tls:
             tl.types = [(object,)]  # predict() takes a path, an image, bytes, an array or a row
-        after_batch = [IntToFloatTensor(), Normalize.from_stats(self.image.mean, self.image.std, cuda=False)]
-        dl = TfmdDL(dataset.subset(1), bs=self.valid.bs, num_workers=0, after_item=[ToTensor()],
+        after_batch = [make_normalize(*stats_of(step)) if isinstance(step, Normalize) else step
+                       for step in self.valid.after_batch.fs if not isinstance(step, Augment)]
+        dl = TfmdDL(dataset.subset(1), bs=self.valid.bs, num_workers=0, after_item=list(self.valid.after_item.fs),
                     after_batch=after_batch, device=torch.device("cpu"))
         empty = [dl.new(dataset.subset(1).new_empty()) for _ in self.loaders]
         return DataLoaders(*empty, path=self.path, device=torch.device("cpu"))
 
 
-def to_rows(items: Any) -> pd.DataFrame:
-    """Makes rows with a column `image` of whatever fastai's users pass."""
-    if isinstance(items, pd.DataFrame):
+def to_rows(items: Any, root: Path | None = None) -> pd.DataFrame:
+    """Makes rows with a column `image` of whatever fastai's users pass; paths in a table may be relative to `root`."""
+    if isinstance(items, pd.DataFrame) and (root is None or not items["image"].map(type).eq(str).all()):
         return items.reset_index(drop=True)
+    if isinstance(items, pd.DataFrame):
+        below = map(str, Table(items, root).image_paths())
+        paths = [path if os.path.isfile(path) else image for path, image in zip(below, items["image"], strict=True)]
+        return items.assign(image=paths).reset_index(drop=True)
+    if isinstance(items, Table):
+        return items.rows.assign(image=list(map(str, items.image_paths()))).reset_index(drop=True)
     if isinstance(items, str | Path):
         items = list_images(items)
     rows = [item["image"] if isinstance(item, pd.Series | dict) else item for item in items]
     column = np.empty(len(rows), dtype=object)
-    column[:] = [os.fspath(row) if isinstance(row, Path) else row for row in rows]
+    column[:] = [os.fspath(row) if isinstance(row, Path) else to_source(row) for row in rows]
     return pd.DataFrame({"image": column})
 
 
@@ -97,14 +124,14 @@ def list_images(path: str | Path) -> list[str]:
 
 def make_dls(split: Split | pd.DataFrame, image: ImagePipeline | None = None, *, classes: tuple[str, ...] = CLASSES,
              bs: int = 32, loader: str = "auto", device: str = "auto", threads: int = 0, cache: str = "off",
-             path: str | Path = ".", backend: Backend | None = None, rank: int = 0,
-             world_size: int = 1) -> TableDataLoaders:
+             path: str | Path = ".", item_tfms: Any = None, batch_tfms: Any = None, val_bs: int | None = None,
+             backend: Backend | None = None, rank: int = 0, world_size: int = 1) -> TableDataLoaders:
     """Makes fastai DataLoaders of the train and valid parts of a split table.
 
     Args:
         split: as `split_table` or `read_split` returns it; or rows with the columns image (path, or pixels), label and
             part.
-        image: the image pipeline; default: `ImagePipeline()`.
+        image: the image pipeline; default: `ImagePipeline()`, without augmentation if `batch_tfms` are given.
         classes: the labels in the model's order; they become `dls.vocab`.
         bs: images per batch, of all ranks. In training the last, shorter batch is kept, unless it is a single image,
             which batch normalization cannot learn from.
@@ -115,16 +142,21 @@ def make_dls(split: Split | pd.DataFrame, image: ImagePipeline | None = None, *,
         cache: "off"; "auto": keep decoded pixels in this user's cache folder; or the folder to keep them in. Missing
             images are decoded now.
         path: where the Learner's files go.
+        item_tfms, batch_tfms: fastai's, as for a DataBlock; item transforms run on the resized images, batch transforms
+            on pixels in 0 to 1.
+        val_bs: images per batch of validation; default: `bs`.
         backend: loader and device, if they have been chosen already.
         rank, world_size: this process, and how many share each batch.
 
     Returns:
-        DataLoaders of (x, y): float32 (N, 3, size, size), normalized, channels last; int64 (N,).
+        DataLoaders of (x, y): float32 (N, 3, size, size), channels last, in 0 to 1 until a learner normalizes them with
+        the statistics of its weights; int64 (N,).
 
     Raises:
         UserError: loader or device is unavailable; the table has no column part, or no image in a part.
     """
-    image, backend, table = image or ImagePipeline(), backend or choose_backend(loader, device), as_table(split)
+    backend, table = backend or choose_backend(loader, device), as_table(split)
+    image = image or (ImagePipeline(hflip=0, rotate=0) if batch_tfms else ImagePipeline())
     if "part" not in table.rows:
         raise UserError("The table has no column 'part'. Split it first: split_table(table, 'stratified').")
     rows = table.rows.reset_index(drop=True)
@@ -139,13 +171,25 @@ def make_dls(split: Split | pd.DataFrame, image: ImagePipeline | None = None, *,
     decoded = None
     if cache != "off":
         decoded = Cache(cache, table.root, rows["image"][rows["part"].isin(PARTS[:2])].tolist(), threads)
+    after_batch = [IntToFloatTensor(), *_listed(batch_tfms)]
+    if image.hflip or image.vflip or image.rotate:
+        after_batch.append(Augment(image))
     shared: dict[str, Any] = {
-        "image": image, "threads": threads, "cache": decoded, "bs": bs, "device": backend.device, "rank": rank,
-        "world_size": world_size, "after_item": [ToTensor()], "after_batch": [Normalized(image.mean, image.std)]}
-    train = ImageDL(dataset.train, loader=backend.loader, shuffle=True, drop_last=len(splits[0]) % bs == 1, **shared)
+        "image": image, "threads": threads, "cache": decoded, "device": backend.device, "rank": rank,
+        "world_size": world_size, "after_item": [*_listed(item_tfms), ToTensor()], "after_batch": after_batch}
+    train = ImageDL(dataset.train, loader=backend.loader, bs=bs, shuffle=True, drop_last=len(splits[0]) % bs == 1,
+                    **shared)
     train.prepare()  # now, not within the first batch
-    valid = ImageDL(dataset.valid, loader=REFERENCE, **shared)
-    return TableDataLoaders(train, valid, path=path, device=backend.device)
+    valid = ImageDL(dataset.valid, loader=REFERENCE, bs=val_bs or bs, **shared)
+    dls = TableDataLoaders(train, valid, path=path, device=backend.device)
+    dls.root = table.root
+    if (image.mean, image.std) != (ImagePipeline.mean, ImagePipeline.std):
+        dls.normalize(image.mean, image.std)
+    return dls
+
+
+def _listed(tfms: Any) -> list:
+    return list(tfms) if isinstance(tfms, list | tuple | L) else [tfms] if tfms is not None else []
 
 
 def inference_dls(image: ImagePipeline, classes: tuple[str, ...], **kwargs) -> TableDataLoaders:

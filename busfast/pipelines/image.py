@@ -4,8 +4,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-MEAN = STD = (0.5, 0.5, 0.5)
-
 
 @dataclass(frozen=True)
 class ImagePipeline:
@@ -17,8 +15,8 @@ class ImagePipeline:
     hflip: float = 0.5  # probability of a horizontal flip in training
     vflip: float = 0.0  # probability of a vertical flip in training
     rotate: float = 15.0  # largest rotation in training, degrees, in both directions; corners are black
-    mean: tuple[float, ...] = MEAN  # pixels become (x / 255 - mean) / std; one value each for R, G, B
-    std: tuple[float, ...] = STD
+    mean: tuple[float, ...] = (0.0, 0.0, 0.0)  # pixels become (x / 255 - mean) / std; one value each for R, G, B
+    std: tuple[float, ...] = (1.0, 1.0, 1.0)  # both belong to the weights of a model, which sets them
 
     @property
     def fit(self) -> tuple[int, str, str]:

@@ -1,20 +1,24 @@
-"""fastai's DataLoader whose batches DALI, torchvision or the decoded cache makes: paths -> normalized tensors."""
+"""fastai's DataLoader whose pixels come from DALI, torchvision or the decoded cache; `after_batch` makes the batch."""
 
 import math
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 import torch
 from fastai.data.core import TfmdDL
-from fastai.data.load import chunked
-from fastai.torch_core import TensorCategory, TensorImage
-from fasttransform import Pipeline, Transform
+from fastai.data.load import chunked, fa_collate
+from fastai.data.transforms import Normalize, ToTensor
+from fastai.torch_core import TensorImage, retain_type, to_device
+from fastai.vision.core import PILImage
+from fasttransform import Pipeline
 
-from busfast.pipelines.augment import augment_and_normalize, collate
+from busfast.pipelines.augment import collate
 from busfast.pipelines.backends import LOADERS
+from busfast.pipelines.batch_tfms import Augment, BatchPipeline, make_normalize
 from busfast.pipelines.cache import Cache, Pixels
 from busfast.pipelines.image import ImagePipeline, sample_augmentation
 from busfast.pipelines.prefetch import name_unreadable
@@ -22,20 +26,11 @@ from busfast.processes import rank_slice
 from busfast.progress import map_ahead
 
 
-class Normalized(Transform):
-    """Undoes the normalization, for showing; batches come normalized from the loader."""
-
-    order = 99
-
-    def __init__(self, mean: tuple[float, ...], std: tuple[float, ...]):
-        self.mean, self.std = (torch.tensor(value).view(1, -1, 1, 1) for value in (mean, std))
-
-    def decodes(self, x: TensorImage):
-        return (x * self.std.to(x.device) + self.mean.to(x.device)).clamp(0, 1)
-
-
 class ImageDL(TfmdDL):
     """fastai's DataLoader over rows of a table; only the way to a batch of pixels is another one.
+
+    Batches are TensorImage uint8, (N, 3, size, size), on the device, before `after_batch`. Item transforms beside
+    ToTensor, and transforms before the batch, run image by image on the resized pixels, as fastai runs them.
 
     All ranks draw the same order and the same augmentation of a batch, and each makes its share of the images. A last
     batch with fewer images than there are ranks leaves some of them without any.
@@ -58,11 +53,13 @@ class ImageDL(TfmdDL):
         self.image, self.loader_name, self.threads, self.cache = image, loader, threads, cache
         self.rank, self.world_size = rank, world_size
         self._loader: Any = None
-        self._targets: list[torch.Tensor] | None = None
+        self._loader_bs, self._announced = 0, False
+        self._targets: list | None = None
         self.indices: tuple[int, ...] = ()
         self.own = slice(None)
         # fastai's workers are processes; here threads decode.
         super().__init__(dataset, **(kwargs | {"num_workers": 0}))
+        self.after_batch: Pipeline = BatchPipeline(self.after_batch)
 
     def new(self, dataset=None, cls=None, **kwargs):
         own = {"image": self.image, "loader": self.loader_name, "threads": self.threads,
@@ -74,7 +71,9 @@ class ImageDL(TfmdDL):
 
     def create_batches(self, samps: Iterable[int]):
         """Turns fastai's indices into batches; only those of the training part are augmented."""
-        augment = getattr(self.dataset, "split_idx", None) == 0
+        training = getattr(self.dataset, "split_idx", None) == 0
+        own = next((step for step in getattr(self.after_batch, "fs", ()) if isinstance(step, Augment)), None)
+        augment = training and own is not None
         rng = np.random.default_rng(self.rng.getrandbits(64)) if augment else None
         sources = self.dataset.items["image"].tolist()
         drawn: deque = deque()  # indices and augmentation of the batches that are on their way
@@ -82,23 +81,31 @@ class ImageDL(TfmdDL):
         def rank_sources() -> Iterator[list]:
             for indices in chunked(samps, self.bs, self.drop_last):
                 drawn.append((indices, sample_augmentation(self.image, len(indices), rng) if augment else None))
-                if own := indices[rank_slice(len(indices), self.rank, self.world_size)]:
-                    yield [sources[index] for index in own]
+                if mine := indices[rank_slice(len(indices), self.rank, self.world_size)]:
+                    yield [sources[index] for index in mine]
 
         def to_batch(pixels: torch.Tensor) -> tuple:
             self.indices, augmentation = drawn.popleft()
             self.own = rank_slice(len(self.indices), self.rank, self.world_size)
-            augmentation = augmentation[self.own] if augment else None
-            return TensorImage(augment_and_normalize(pixels, self.image, augmentation)), *self.targets(
-                self.indices[self.own])
+            if augment:
+                own.sampled = augmentation[self.own]
+            indices = self.indices[self.own]
+            if by_item:
+                return self._by_item(pixels, indices)
+            return TensorImage(pixels.permute(0, 3, 1, 2).expand(-1, 3, -1, -1)), *self.targets(indices)
 
+        by_item = self._item_tfms()
+        if by_item and not self._announced:
+            self._announced = True
+            print(f"{', '.join(by_item)}: image by image on the resized pixels, as fastai runs it", flush=True)
         cached = self.prepare()
         if cached is not None:
             batches = _read_ahead(cached, rank_sources())
         else:
-            if self._loader is None:
-                bs = math.ceil(self.bs / self.world_size)
-                self._loader = LOADERS[self.loader_name](self.image, bs, self.device, self.threads, not augment)
+            bs = math.ceil(self.bs / self.world_size)
+            if self._loader is None or self._loader_bs < bs:  # the user may have changed `bs`
+                self._loader, self._loader_bs = LOADERS[self.loader_name](
+                    self.image, bs, self.device, self.threads, not training), bs
             batches = self._loader.batches(rank_sources())
         for pixels in batches:
             self.lap("waiting")
@@ -108,14 +115,28 @@ class ImageDL(TfmdDL):
         if drawn:  # a last batch without an image for this rank
             yield to_batch(torch.empty((0, self.image.size, self.image.size, 3), dtype=torch.uint8, device=self.device))
 
-    def targets(self, indices: Sequence[int]) -> list[TensorCategory]:
-        """Returns the targets of some rows of the table; here one, the class: int64, (N,)."""
+    def targets(self, indices: Sequence[int]) -> list:
+        """Returns the targets of some rows, each of its own type; a class is a TensorCategory, int64, (N,)."""
         if self._targets is None:
             # In chunks: 100,000 tensors of one number each would take 50 MB.
-            self._targets = [torch.cat([torch.stack([tl[index] for index in chunk])
-                                        for chunk in chunked(range(len(self.dataset)), 1000)])
-                             for tl in self.dataset.tls[1:]]
-        return [TensorCategory(target[list(indices)]) for target in self._targets]
+            self._targets = [(torch.cat([fa_collate([tl[index] for index in chunk])
+                                         for chunk in chunked(range(len(self.dataset)), 1000)]), tl[0])
+                             for tl in self.dataset.tls[1:]] if len(self.dataset) else []
+        return [retain_type(target[list(indices)], kind) if isinstance(kind, torch.Tensor) else target[list(indices)]
+                for target, kind in self._targets]
+
+    def _item_tfms(self) -> list[str]:
+        """The names of the user's transforms of single items."""
+        steps = [step for pipeline in (self.after_item, self.before_batch) for step in getattr(pipeline, "fs", ())]
+        return [step.name.partition(" -- ")[0] for step in steps
+                if not isinstance(step, ToTensor) and step.name != "noop"]
+
+    def _by_item(self, pixels: torch.Tensor, indices: Sequence[int]) -> tuple:
+        """A batch as fastai makes it: after_item of each image and its targets, before_batch, collate."""
+        images = [PILImage.create(image.expand(-1, -1, 3).contiguous().numpy()) for image in pixels.cpu()]
+        items = [self.after_item((image, *(tl[index] for tl in self.dataset.tls[1:])))
+                 for image, index in zip(images, indices, strict=True)]
+        return to_device(self.do_batch(items), self.device)
 
     def lap(self, phase: str) -> None:
         """Called at the end of each phase of a batch; `busfast.training.profile` measures here."""
@@ -130,10 +151,12 @@ class ImageDL(TfmdDL):
         cached = self.prepare()
         return len(cached) if cached is not None else 0
 
-    def set_image(self, image: ImagePipeline) -> None:
-        """Changes the image pipeline."""
-        self.image, self._loader = image, None
-        self.after_batch = Pipeline([Normalized(image.mean, image.std)])
+    def normalize(self, mean: Sequence[float], std: Sequence[float]) -> None:
+        """Sets the last batch transform, fastai's Normalize, and mean and std of `image`; other transforms stay."""
+        self.image = replace(self.image, mean=tuple(mean), std=tuple(std))
+        others = [step for step in self.after_batch.fs if not isinstance(step, Normalize) and step.name != "noop"]
+        self.after_batch = BatchPipeline([*others, make_normalize(self.image.mean, self.image.std)])
+        self.to(self.device)  # the new one, too
 
     def to(self, device):
         self._loader = None

@@ -9,16 +9,27 @@ from functools import partial
 from typing import Any
 
 import cloudpickle
+import torch
 from fastai.vision.core import PILImage
 
 from busfast.data import images
 
 
 def open_item(item: Any, size: int, resize: str, channels: str) -> PILImage:
-    """Reads and resizes an image: `item` is a row with a column `image`, a path, a Pillow image, an array or bytes."""
+    """Reads and resizes an image: `item` is a row with a column `image`, or what `to_source` takes."""
     if hasattr(item, "index") and hasattr(item, "iloc"):
         item = item["image"]
-    return PILImage.create(images.resize_image(images.read_image(item), size, resize, channels))
+    return PILImage.create(images.resize_image(images.read_image(to_source(item)), size, resize, channels))
+
+
+def to_source(item: Any) -> Any:
+    """Returns a tensor, (C, H, W), uint8 or floats in 0 to 1, as an array; anything else as it is."""
+    if not isinstance(item, torch.Tensor):
+        return item
+    pixels = item.detach().cpu().as_subclass(torch.Tensor)
+    if pixels.dtype != torch.uint8:
+        pixels = (pixels * 255).round().clip(0, 255).byte()
+    return pixels.movedim(0, -1).squeeze(-1).numpy()
 
 
 def item_label(row: Any) -> str:

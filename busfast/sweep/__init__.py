@@ -139,7 +139,7 @@ def _fixed_settings(request: Request, record: dict[str, Any]) -> dict[str, Any]:
 
 def _print_start(sweep: Sweep) -> None:
     request, run = sweep.request, sweep.run
-    print(f"sweep: {counted(request.trials, 'trial')} of {request.config.epochs} epochs, "
+    print(f"sweep: {counted(request.trials, 'trial')} of {counted(request.config.epochs, 'epoch')}, "
           f"{request.jobs} at a time, without the test part")
     for key, distribution in request.space.items():
         print(f"  {key}: {format_distribution(distribution)}")

@@ -63,8 +63,9 @@ def build(config: Config, split: Split | pd.DataFrame, model_dir: Path | str = "
     set_seed(config.seed, reproducible=True)
     image = ImagePipeline(config.size, config.resize, config.channels, config.hflip, config.vflip, config.rotate)
     threads = config.threads or (processes.cores_per_process(processes.local_world_size()) if ranks > 1 else 0)
-    dls = make_dls(split, image, classes=config.classes, bs=config.bs, backend=backend, threads=threads,
-                   cache=config.cache, rank=processes.rank(), world_size=ranks)
+    # Validation keeps no activations for a backward pass: twice as many images fit.
+    dls = make_dls(split, image, classes=config.classes, bs=config.bs, val_bs=2 * config.bs, backend=backend,
+                   threads=threads, cache=config.cache, rank=processes.rank(), world_size=ranks)
     learn = make_learner(dls, config.arch, weights=weights or config.weights, dropout=config.dropout, lr=config.lr,
                          wd=config.wd, freeze=0 if config.freeze_after else config.freeze, path=".",
                          model_dir=model_dir)

@@ -1,6 +1,8 @@
 """The parts of a fast step change how fast it is, not what it computes."""
 
 import copy
+from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import timm
@@ -8,8 +10,11 @@ import torch
 from conftest import ARCH, SIZE
 from fastai.callback.core import Callback
 from fastai.callback.fp16 import MixedPrecision
+from fastai.data.transforms import Normalize
 from fastai.learner import Learner
 from fastai.optimizer import Adam, OptimWrapper
+from fastai.vision.augment import Resize as FastaiResize
+from fastai.vision.data import ImageDataLoaders
 from torch import nn
 
 from busfast.errors import UserError
@@ -55,8 +60,7 @@ def switched_off(learn):
     wide = next(module.weight for module in modules if isinstance(module, nn.Conv2d) and module.in_channels == 3)
     on = {"channels_last": wide.is_contiguous(memory_format=torch.channels_last),
           "plain_activations": not any(module.inplace for module in modules if isinstance(module, nn.SiLU)),
-          "fused_optimizer": isinstance(learn.opt, OptimWrapper),
-          "inference_mode": type(learn) is not Learner and learn.dls.valid.bs == 2 * learn.dls.train.bs}
+          "fused_optimizer": isinstance(learn.opt, OptimWrapper)}
     return [name for name, is_on in on.items() if not is_on]
 
 
@@ -159,7 +163,7 @@ def test_training_goes_on_from_a_saved_optimizer_as_if_it_had_not_stopped(make):
     assert resumed.opt.state_dict()["state"][0]["step"] == whole.opt.state_dict()["state"][0]["step"]
 
 
-@pytest.mark.parametrize("name", ["channels_last", "plain_activations", "fused_optimizer", "inference_mode"])
+@pytest.mark.parametrize("name", ["channels_last", "plain_activations", "fused_optimizer"])
 def test_training_without_a_part_ends_with_the_same_weights_and_scores(make, name):
     scores = []
     for names in (ALL, without(name)):
@@ -169,26 +173,89 @@ def test_training_without_a_part_ends_with_the_same_weights_and_scores(make, nam
     torch.testing.assert_close(scores[0], scores[1], rtol=1e-3, atol=1e-4)
 
 
-class Modes(Callback):
-    """Remembers whether the model ran in inference mode."""
+class InputGradient(Callback):
+    """Takes the gradient of the input in validation, as saliency and adversarial callbacks do."""
 
-    def before_fit(self):
-        self.seen = {}
+    def before_validate(self):
+        self.gradients = []
 
     def after_pred(self):
-        self.seen[self.training] = torch.is_inference_mode_enabled()
+        if not self.training:
+            with torch.enable_grad():
+                x = self.xb[0].as_subclass(torch.Tensor).clone().requires_grad_()
+                self.gradients.append(torch.autograd.grad(self.model(x).sum(), x)[0])
 
 
-def test_inference_mode_is_for_validation_and_leaves_no_tensor_behind(make):
-    learn, modes = make(), Modes()
-    with learn.no_bar():
-        learn.validate()
-    fit(learn, 1, cbs=modes)
-    assert modes.seen == {True: False, False: True} and not torch.is_inference_mode_enabled()
-    with learn.no_bar():
-        kept = learn.get_preds(with_input=True, with_loss=True, reorder=False, act=nn.Identity())
-    assert not any(tensor.is_inference() for tensor in kept)
+def test_a_callback_may_take_gradients_in_validation(make):
+    saliency = InputGradient()
+    fit(make(), 1, cbs=saliency)
+    assert saliency.gradients and all(gradient.abs().max() > 0 for gradient in saliency.gradients)
+
+
+def test_freeze_trains_the_classifier_alone_and_unfreeze_everything(make):
+    learn = make()
+    learn.create_opt()
+    assert len(learn.opt.param_lists) == 3 and sum(map(len, learn.opt.param_lists)) == len([*learn.model.parameters()])
+    learn.freeze()
+    before = copy.deepcopy(dict(learn.model.named_parameters()))
     fit(learn, 1)
+    changed = {name for name, value in learn.model.named_parameters() if not torch.equal(value, before[name])}
+    batch_norm = {f"{name}.{one}" for name, module in learn.model.named_modules()
+                  if isinstance(module, nn.BatchNorm2d) for one in ("weight", "bias")}  # fastai trains these
+    assert changed - batch_norm == {"classifier.weight", "classifier.bias"}
+    learn.unfreeze()
+    assert all(weight.requires_grad for weight in learn.model.parameters())
+
+
+def test_a_slice_of_learning_rates_is_spread_over_the_groups(make):
+    learn = fit(make(), 1, lr=slice(1e-5, 1e-3))
+    assert [group["lr"] for group in learn.opt.hypers] == pytest.approx([1e-5, 1e-4, 1e-3])
+
+
+def test_fine_tune_keeps_the_stages_frozen_that_make_learner_froze(parts, tmp_path):
+    torch.save(timm.create_model(ARCH, num_classes=3).state_dict(), tmp_path / "start.pth")
+    dls = make_dls(parts, ImagePipeline(size=SIZE), bs=16, loader="torchvision", device="cpu")
+    learn = make_learner(dls, ARCH, weights=str(tmp_path / "start.pth"), freeze=2, path=tmp_path)
+    before = copy.deepcopy(dict(learn.model.named_parameters()))
+    with learn.no_bar(), learn.no_logging():
+        learn.fine_tune(1)
+    same = {name for name, value in learn.model.named_parameters() if torch.equal(value, before[name])}
+    assert same == set(learn.frozen) and "conv_stem.weight" in same
+
+
+def test_other_dataloaders_are_normalized_for_the_weights(make, parts, phantom_folder):
+    learn = make()
+    mean, std = learn.weights_used["mean"], learn.weights_used["std"]
+    own = make_dls(parts, ImagePipeline(size=32, hflip=0, rotate=0), bs=16, loader="torchvision", device="cpu")
+    names = {path.name: label for path, label in zip(parts.rows["image"].map(Path), parts.rows["label"], strict=True)}
+    stock = ImageDataLoaders.from_path_func(phantom_folder / "images", sorted((phantom_folder / "images").iterdir()),
+                                            lambda path: names[path.name], item_tfms=FastaiResize(32), num_workers=0)
+    for dls in (own, stock):
+        x = dls.valid.one_batch()[0]
+        expected = Normalize.from_stats(mean, std, cuda=False)(x)
+        learn.dls = dls
+        torch.testing.assert_close(learn.dls.valid.one_batch()[0], expected, atol=2e-5, rtol=0)
+
+
+def test_every_option_of_the_optimizer_that_loggers_write_is_a_number(make):
+    learn = make()
+    learn.create_opt()
+    assert {"lr", "mom", "sqr_mom", "eps", "wd"} <= set(learn.opt.hypers[0])
+    assert all(type(value) in (int, float) for group in learn.opt.hypers for value in group.values())
+
+
+def test_mixed_precision_is_added_once(make):
+    learn = make()
+    learn.add_cb(MixedPrecision())
+    learn.to_fp16(init_scale=8.0)
+    assert [cb.kwargs for cb in learn.cbs if isinstance(cb, MixedPrecision)] == [{"init_scale": 8.0}]
+
+
+def test_a_class_without_a_training_image_is_named(parts):
+    parts = replace(parts, rows=parts.rows[(parts.rows["label"] != "benign") | (parts.rows["part"] != "train")])
+    dls = make_dls(parts, ImagePipeline(size=32), bs=16, loader="torchvision", device="cpu")
+    with pytest.raises(UserError, match="no image of the class 'benign'. Leave it out"):
+        make_learner(dls, ARCH, weights="none")
 
 
 def test_the_learning_rate_finder_puts_weights_and_optimizer_back(make):

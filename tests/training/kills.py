@@ -56,7 +56,7 @@ def prepare(folder: Path) -> None:
 
 def aim(where: str, count: int) -> None:
     """Makes this process kill itself when it passes `where` for the `count`-th time."""
-    from busfast.models.fast_step import InferenceLearner
+    from busfast.models.fast_step import FastLearner
 
     left = [count]
 
@@ -77,12 +77,12 @@ def aim(where: str, count: int) -> None:
     if name:
         setattr(os, name, wrapped(getattr(os, name), when == "before"))
     else:
-        own = InferenceLearner._do_one_batch
+        own = FastLearner._do_one_batch
 
         def one_batch(learn):
             own(learn)
             shoot(learn.training == (where == "train"))
-        InferenceLearner._do_one_batch = one_batch
+        FastLearner._do_one_batch = one_batch
 
 
 def attempt(folder: Path, argv: list[str], where: str | None = None, count: int = 0,

@@ -313,7 +313,7 @@ def test_a_full_disk_ends_it_with_the_last_good_state_and_it_goes_on(workdir, ca
 def test_out_of_memory_names_a_batch_size_that_fits(workdir, monkeypatch, capsys, error):
     def fail(self):
         raise error
-    monkeypatch.setattr(fast_step.InferenceLearner, "_do_one_batch", fail)
+    monkeypatch.setattr(fast_step.FastLearner, "_do_one_batch", fail)
     assert train("--bs=16") == 2
     printed = capsys.readouterr()
     assert "Out of memory with --bs=16" in printed.err and "A new run with --bs=8 should fit" in printed.err
