@@ -131,7 +131,11 @@ def load_pixels(source: Any, size: int, resize: str = "squash", channels: str = 
     image = read_image(source, keep_gray=True, enough=0 if exact else MARGIN * size)
     if channels == "gray":
         image = image.convert("L")
-    pixels = np.asarray(resize_image(image, size, resize))
+    return drop_equal_channels(np.asarray(resize_image(image, size, resize)))
+
+
+def drop_equal_channels(pixels: np.ndarray) -> np.ndarray:
+    """Returns uint8 (H, W) or (H, W, 3) as (H, W, 3), or as (H, W, 1) if all of it is gray."""
     if pixels.ndim == 2:
         return pixels[..., None]
     gray = (pixels[..., 0] == pixels[..., 1]).all() and (pixels[..., 1] == pixels[..., 2]).all()

@@ -107,7 +107,7 @@ class FastLearner(Learner):
 
 
 class FusedAdam(OptimWrapper):
-    """torch's fused Adam behind fastai's interface; computes the same as fastai's `Adam(decouple_wd=False)`.
+    """torch's fused Adam behind fastai's interface; computes the same as fastai's `Adam`.
 
     Each of fastai's k parameter groups is two of torch's: group i has weight decay, group k + i has none. A Learner
     marks the parameters without decay (its `wd_bn_bias`) only after it has made the optimizer, so they are moved
@@ -117,20 +117,22 @@ class FusedAdam(OptimWrapper):
         params: tensors, or a list of tensors for each parameter group.
         lr: learning rate; a slice is spread over the groups, as in fastai.
         mom, sqr_mom, eps: Adam's beta 1, beta 2 and epsilon; defaults are fastai's.
-        wd: L2 weight decay, added to the gradient.
+        wd: weight decay.
+        decouple_wd: subtract it from the weights (AdamW); else it is L2, added to the gradient.
 
-    Source: Kingma and Ba 2014, arXiv 1412.6980.
+    Source: Kingma and Ba 2014, arXiv 1412.6980; Loshchilov and Hutter 2017, arXiv 1711.05101.
     """
 
     def __init__(self, params, lr: float | slice, mom: float = 0.9, sqr_mom: float = 0.99, eps: float = 1e-5,
-                 wd: float = 0.01):
+                 wd: float = 0.01, decouple_wd: bool = False):
         groups = list(params)
         if isinstance(groups[0], torch.Tensor):
             groups = [groups]
         decay = [{"params": list(group), "weight_decay": wd} for group in groups]
         no_decay = [{"params": [], "weight_decay": 0.0} for _ in groups]
         # torch has the fused kernel for all of busfast's devices: CPU, CUDA and MPS.
-        super().__init__(opt=torch.optim.Adam(decay + no_decay, lr=0.0, betas=(mom, sqr_mom), eps=eps, fused=True))
+        adam = torch.optim.AdamW if decouple_wd else torch.optim.Adam
+        super().__init__(opt=adam(decay + no_decay, lr=0.0, betas=(mom, sqr_mom), eps=eps, fused=True))
         self.set_hyper("lr", lr)
 
     def _pairs(self) -> list[tuple[dict, dict]]:

@@ -11,10 +11,12 @@ import numpy as np
 import torch
 from fastai.data.transforms import IntToFloatTensor, Normalize
 from fastai.torch_core import TensorImage, TensorImageBase
+from fastai.vision.augment import AffineCoordTfm
 from fastai.vision.core import TensorPoint
 from fasttransform import Pipeline, Transform
 
 from busfast.pipelines.augment import augment, augment_and_normalize
+from busfast.pipelines.fused_warp import FusedWarp
 from busfast.pipelines.image import Augmentation, ImagePipeline, sample_augmentation
 
 
@@ -54,29 +56,31 @@ def stats_of(normalize: Normalize) -> tuple[tuple[float, ...], tuple[float, ...]
 
 
 class BatchPipeline(Pipeline):
-    """fastai's Pipeline, with IntToFloatTensor, `Augment` and Normalize in one pass where only these apply."""
+    """fastai's Pipeline, with IntToFloatTensor, `Augment` and Normalize in one pass where only these apply; in another
+    one (`FusedWarp`), what `aug_transforms` returns."""
 
     def __call__(self, batch):
-        image = self._fused(batch)
-        if image is None:
+        if not _is_pixels(batch):
             return super().__call__(batch)
         x, *targets = batch
-        own = next((step for step in self._steps() if isinstance(step, Augment)), None)
         pixels = x.as_subclass(torch.Tensor).permute(0, 2, 3, 1)
         if x.stride(1) == 0:  # gray, repeated without a copy
             pixels = pixels[..., :1]
-        return TensorImage(augment_and_normalize(pixels, image, own.take(len(x)) if own else None)), *targets
+        if (image := self._own()) is not None:
+            own = next((step for step in self._steps() if isinstance(step, Augment)), None)
+            return TensorImage(augment_and_normalize(pixels, image, own.take(len(x)) if own else None)), *targets
+        if self.split_idx == 0 and len(x) and x.device.type == "cpu" and (warp := FusedWarp.of(self._steps())):
+            return TensorImage(warp(pixels.numpy())), *targets
+        return super().__call__(batch)
 
     def _steps(self) -> list[Transform]:
-        return [step for step in self.fs if getattr(step, "split_idx", None) in (None, self.split_idx)
-                and getattr(step, "name", "") != "noop"]
+        """The steps that run in this part of the data."""
+        return [step for step in self.fs if step.name != "noop" and (
+            isinstance(step, AffineCoordTfm)  # its split_idx is the part that it last saw
+            or step.split_idx in (None, self.split_idx))]
 
-    def _fused(self, batch) -> ImagePipeline | None:
-        """Returns mean and std for the one pass; None if fastai must run the steps one by one."""
-        if not (isinstance(batch, tuple) and isinstance(batch[0], TensorImage) and batch[0].dtype == torch.uint8):
-            return None
-        if any(isinstance(target, TensorImageBase | TensorPoint) for target in batch[1:]):
-            return None  # the steps change these, too
+    def _own(self) -> ImagePipeline | None:
+        """Returns mean and std if there are no other steps than busfast's own."""
         first, *others = self._steps() or [None]
         kinds = [type(step) for step in others]
         if type(first) is not IntToFloatTensor or first.div != 255 or kinds not in (
@@ -86,3 +90,10 @@ class BatchPipeline(Pipeline):
             return ImagePipeline()
         mean, std = stats_of(others[-1])
         return replace(ImagePipeline(), mean=mean, std=std) if len(mean) == len(std) == 3 else None
+
+
+def _is_pixels(batch) -> bool:
+    """Whether a batch is RGB pixels, as a loader delivers them, with targets that no step changes."""
+    return isinstance(batch, tuple) and type(batch[0]) is TensorImage and batch[0].dtype == torch.uint8 \
+        and batch[0].ndim == 4 and batch[0].shape[1] == 3 \
+        and not any(isinstance(target, TensorImageBase | TensorPoint) for target in batch[1:])

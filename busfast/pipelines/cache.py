@@ -9,8 +9,9 @@ import re
 import shutil
 import sys
 from bisect import bisect_right
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
 from functools import partial
 from itertools import accumulate, islice
 from pathlib import Path
@@ -36,11 +37,41 @@ MEMO = "hashes.jsonl"
 GRAY = ("1", "L", "LA", "La", "I", "F", "I;16", "I;16B", "I;16L", "I;16N")
 
 
-class Pixels:
-    """The resized pixels of a set of images, from the cache; `numbers`: path -> index, counted through all shards."""
+@dataclass(frozen=True)
+class Form:
+    """The form in which images are kept.
 
-    def __init__(self, fit: tuple[int, str, str], shards: list[Shard], numbers: dict[str, int]):
-        self.fit, self.shards, self.numbers = fit, shards, numbers
+    Attributes:
+        meta: everything besides the file that determines the pixels, as JSON values; `size` is a length in pixels, 0
+            for the file's own.
+        load: path -> pixels, uint8 (height, width, 1 or 3).
+        area: number of pixels of an image whose file is (width, height).
+        gray: whether all images are kept in one channel.
+    """
+
+    meta: dict
+    load: Callable[[str], np.ndarray]
+    area: Callable[[int, int], float]
+    gray: bool = False
+
+    @property
+    def size_text(self) -> str:
+        """The size for messages."""
+        return f"{self.meta['size']} px" if self.meta["size"] else "full size"
+
+
+def image_form(image: ImagePipeline) -> Form:
+    """Returns the form for an image pipeline: its resized pixels."""
+    size, resize, channels = image.fit
+    return Form(pixel_meta(image.fit), partial(load_pixels, size=size, resize=resize, channels=channels),
+                lambda width, height: size * size, channels == "gray")
+
+
+class Pixels:
+    """The pixels of a set of images, from the cache; `numbers`: path -> index, counted through all shards."""
+
+    def __init__(self, form: Form, shards: list[Shard], numbers: dict[str, int]):
+        self.form, self.shards, self.numbers = form, shards, numbers
         self._starts = [0, *accumulate(map(len, shards))]
         self._damaged: set[Path] = set()
 
@@ -48,7 +79,7 @@ class Pixels:
         return len(self.numbers)
 
     def read(self, path: str) -> np.ndarray:
-        """Returns uint8, (size, size, 1 or 3), equal to `load_pixels`; an image of a damaged shard is decoded."""
+        """Returns uint8, (height, width, 1 or 3), equal to `form.load`; an image of a damaged shard is decoded."""
         number = self.numbers[path]
         index = bisect_right(self._starts, number) - 1
         shard = self.shards[index]
@@ -58,7 +89,7 @@ class Pixels:
             except (Damaged, OSError) as error:
                 self._damaged.add(shard.path)
                 discard_shard(shard.path, error)
-        return load_pixels(path, *self.fit)
+        return self.form.load(path)
 
 
 class Cache:
@@ -68,21 +99,23 @@ class Cache:
     def __init__(self, where: str, root: str | Path, paths: Sequence[str], threads: int = 0):
         self.where, self.root, self.paths = where, os.path.abspath(root), list(dict.fromkeys(paths))
         self.threads = threads or cores()
-        self._open: dict[tuple, Pixels | None] = {}
+        self._open: dict[str, Pixels | None] = {}
 
-    def pixels(self, image: ImagePipeline) -> Pixels | None:
-        """Opens the cache for an image pipeline, and decodes what is missing; None, with a message, if it cannot."""
-        if image.fit not in self._open:
-            self._open[image.fit] = self._fill(image.fit)
-        return self._open[image.fit]
+    def pixels(self, kept: ImagePipeline | Form) -> Pixels | None:
+        """Opens the cache for an image pipeline, or another form, and decodes what is missing; None, with a message, if
+        it cannot."""
+        form = kept if isinstance(kept, Form) else image_form(kept)
+        key = json.dumps(form.meta)
+        if key not in self._open:
+            self._open[key] = self._fill(form)
+        return self._open[key]
 
-    def _fill(self, fit: tuple[int, str, str]) -> Pixels | None:
-        meta = pixel_meta(fit)
+    def _fill(self, form: Form) -> Pixels | None:
         try:
-            folder = self._folder(meta)
+            folder = self._folder(form.meta)
             with file_lock(folder / ".lock", lambda: print(f"cache: waiting for another run that fills {folder}",
                                                            flush=True), "fills this cache"):
-                return Pixels(fit, *self._build(folder, fit, meta))
+                return Pixels(form, *self._build(folder, form))
         except (OSError, UserError, RuntimeError) as error:  # RuntimeError: there is no home folder
             reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
             print(f"cache: none, so images are decoded in every epoch: {reason}", flush=True)
@@ -107,47 +140,45 @@ class Cache:
             file.write(about)
         return folder
 
-    def _build(self, folder: Path, fit: tuple[int, str, str], meta: dict) -> tuple[list[Shard], dict[str, int]]:
+    def _build(self, folder: Path, form: Form) -> tuple[list[Shard], dict[str, int]]:
         """Decodes what is missing, under the lock; returns shards and numbers for `Pixels`."""
         for leftover in folder.glob(f".*{SUFFIX}-*"):
             leftover.unlink()  # of a build that was killed
         keys = hash_images(self.paths, folder / MEMO, self.threads)
-        shards = open_shards(folder, meta, set(keys.values()))
+        shards = open_shards(folder, form.meta, set(keys.values()))
         stored = {key for shard in shards for key in shard.keys}
         missing = {key: path for path, key in keys.items() if key not in stored}  # identical files once
         if missing:
-            self._check_space(folder, fit, list(missing.values()))
-            shards += self._decode(folder, fit, meta, missing)
+            self._check_space(folder, form, list(missing.values()))
+            shards += self._decode(folder, form, missing)
         else:
-            print(f"cache: {counted(len(self.paths), 'image')} at {fit[0]} px, in {folder}", flush=True)
+            print(f"cache: {counted(len(self.paths), 'image')} at {form.size_text}, in {folder}", flush=True)
         numbers = {key: number for number, key in enumerate(key for shard in shards for key in shard.keys)}
         return shards, {path: numbers[key] for path, key in keys.items()}
 
-    def _decode(self, folder: Path, fit: tuple[int, str, str], meta: dict, missing: dict[str, str]) -> list[Shard]:
+    def _decode(self, folder: Path, form: Form, missing: dict[str, str]) -> list[Shard]:
         """Decodes images, key -> path, into new shards."""
-        print(f"cache: decoding {counted(len(missing), 'image')} once, to {fit[0]} px, into {folder}", flush=True)
-        size, resize, channels = fit
-        load = partial(load_pixels, size=size, resize=resize, channels=channels)
+        print(f"cache: decoding {counted(len(missing), 'image')} once, to {form.size_text}, into {folder}",
+              flush=True)
         per_shard = max(IMAGES, len(missing) // SHARDS)
         shards = []
         with ThreadPoolExecutor(self.threads) as pool:
-            decoded = progress(zip(missing, map_ahead(pool, load, missing.values(), 4 * self.threads), strict=True),
-                               "decoding images", len(missing))
+            pixels = map_ahead(pool, form.load, missing.values(), 4 * self.threads)
+            decoded = progress(zip(missing, pixels, strict=True), "decoding images", len(missing))
             for _ in range(0, len(missing), per_shard):
-                shards.append(Shard(write_shard(folder, meta, islice(decoded, per_shard)), meta))
+                shards.append(Shard(write_shard(folder, form.meta, islice(decoded, per_shard)), form.meta))
             next(decoded, None)  # ends the progress bar
         return shards
 
-    def _check_space(self, folder: Path, fit: tuple[int, str, str], paths: list[str]) -> None:
+    def _check_space(self, folder: Path, form: Form, paths: list[str]) -> None:
         """Refuses to decode what does not fit on the disk."""
-        size, _, channels = fit
         with ThreadPoolExecutor(self.threads) as pool:
-            gray = sum(pool.map(_is_gray, paths)) if channels == "rgb" else len(paths)
-        need = size * size * (3 * len(paths) - 2 * gray) + 200 * len(paths)
+            need = sum(form.area(width, height) * (1 if gray or form.gray else 3) + 200
+                       for width, height, gray in pool.map(_header, paths))
         free = shutil.disk_usage(folder).free
         if need > free * (SHARE if self.where == "auto" else 1):
             limit = f", and cache=auto uses no more than {SHARE:.0%} of that" if self.where == "auto" else ""
-            raise UserError(f"the pixels of {len(paths)} images at {size} px need up to {need / 1e6:,.0f} MB, "
+            raise UserError(f"the pixels of {len(paths)} images at {form.size_text} need up to {need / 1e6:,.0f} MB, "
                             f"{free / 1e6:,.0f} MB are free in {folder}{limit}. Free some space, or name another "
                             "folder: --cache=FOLDER")
 
@@ -155,8 +186,13 @@ class Cache:
 def pixel_meta(fit: tuple[int, str, str]) -> dict:
     """Returns everything besides the file that determines an image's resized pixels."""
     size, resize, channels = fit
-    return {"size": size, "resize": resize, "channels": channels, "reading": READING, "pillow": PIL.__version__,
-            "jpeg": f"{features.version('jpg')} {features.version('libjpeg_turbo')}", "order": sys.byteorder}
+    return {"size": size, "resize": resize, "channels": channels, "reading": READING} | library_versions()
+
+
+def library_versions() -> dict:
+    """Returns what decodes and resizes images on this machine."""
+    return {"pillow": PIL.__version__, "jpeg": f"{features.version('jpg')} {features.version('libjpeg_turbo')}",
+            "order": sys.byteorder}
 
 
 def pixels_folder() -> Path:
@@ -187,7 +223,7 @@ def clear_cache(folder: Path) -> None:
         folder.rmdir()
 
 
-def _is_gray(path: str) -> bool:
-    """Whether an image's header says gray; a color file may still hold nothing but gray, and need less."""
+def _header(path: str) -> tuple[int, int, bool]:
+    """Width, height, and whether an image's header says gray; a color file may hold nothing but gray, and need less."""
     with open_image(path) as image:
-        return image.mode in GRAY
+        return *image.size, image.mode in GRAY

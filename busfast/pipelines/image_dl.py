@@ -14,7 +14,7 @@ from fastai.data.load import chunked, fa_collate
 from fastai.data.transforms import Normalize, ToTensor
 from fastai.torch_core import TensorImage, retain_type, to_device
 from fastai.vision.core import PILImage
-from fasttransform import Pipeline
+from fasttransform import Pipeline, Transform
 
 from busfast.pipelines.augment import collate
 from busfast.pipelines.backends import LOADERS
@@ -128,8 +128,7 @@ class ImageDL(TfmdDL):
     def _item_tfms(self) -> list[str]:
         """The names of the user's transforms of single items."""
         steps = [step for pipeline in (self.after_item, self.before_batch) for step in getattr(pipeline, "fs", ())]
-        return [step.name.partition(" -- ")[0] for step in steps
-                if not isinstance(step, ToTensor) and step.name != "noop"]
+        return [step_name(step) for step in steps if not isinstance(step, ToTensor) and step.name != "noop"]
 
     def _by_item(self, pixels: torch.Tensor, indices: Sequence[int]) -> tuple:
         """A batch as fastai makes it: after_item of each image and its targets, before_batch, collate."""
@@ -161,6 +160,11 @@ class ImageDL(TfmdDL):
     def to(self, device):
         self._loader = None
         super().to(device)
+
+
+def step_name(step: Transform) -> str:
+    """Returns the name of a transform, or of the function that it is, without settings."""
+    return step.name.partition(" -- ")[0].rpartition(".")[2]
 
 
 def _read_ahead(pixels: Pixels, batches: Iterable[list[str]]) -> Iterator[torch.Tensor]:

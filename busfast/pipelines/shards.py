@@ -28,13 +28,15 @@ class Damaged(ValueError):
 
 
 def write_shard(folder: Path, meta: dict, images: Iterable[tuple[str, np.ndarray]]) -> Path:
-    """Writes keys and pixels, uint8 (size, size, 1 or 3), to a new shard in `folder`.
-    `meta` is what all images share, JSON values with `size`, which the reader compares."""
+    """Writes keys and pixels, uint8 (height, width, 1 or 3), to a new shard in `folder`.
+    `meta` is what all images share, JSON values with `size`, which the reader compares. The footer has the number of
+    channels of an image of size x size pixels, the whole shape of any other."""
     path, rows = folder / f"{uuid.uuid4().hex}{SUFFIX}", []
     with atomic(path, "wb") as file:
         for key, pixels in images:
             data = np.ascontiguousarray(pixels).data
-            rows.append([key, pixels.shape[2], zlib.crc32(data)])
+            square = pixels.shape[:2] == (meta["size"], meta["size"])
+            rows.append([key, pixels.shape[2] if square else pixels.shape, zlib.crc32(data)])
             file.write(data)
         footer = json.dumps({"meta": meta, "rows": rows}, separators=(",", ":")).encode("ascii")
         file.write(footer + len(footer).to_bytes(8, "little") + hash_bytes(footer) + MAGIC)
@@ -46,15 +48,16 @@ class Shard:
     Raises Damaged if the file is not a complete shard with this `meta`, OSError if it cannot be read."""
 
     def __init__(self, path: Path, meta: dict):
-        self.path, self.side = path, meta["size"]
+        self.path, side = path, meta["size"]
         self._file = open(path, "rb", buffering=0)
         try:
             footer, size = self._read_footer()
             if footer["meta"] != meta:
                 raise Damaged(f"{path} holds other pixels")
-            keys, channels, checksums = zip(*footer["rows"], strict=True)
+            keys, shapes, checksums = zip(*footer["rows"], strict=True)
             self._keys, self._checksums = np.array(keys, "S"), np.array(checksums, np.uint32)
-            self._ends = np.cumsum(channels, dtype=np.int64) * self.side**2
+            self._shapes = np.array([(side, side, one) if isinstance(one, int) else one for one in shapes], np.int32)
+            self._ends = np.cumsum(self._shapes.prod(1, dtype=np.int64))
             self._checked = np.zeros(len(keys), bool)
             if self._ends[-1] != size:
                 raise Damaged(f"{path} has the wrong length")
@@ -83,14 +86,14 @@ class Shard:
         return self._keys.astype(str).tolist()
 
     def read(self, number: int) -> np.ndarray:
-        """Returns the pixels of image `number`, uint8 (size, size, channels); checks them at the first read."""
+        """Returns the pixels of image `number`, uint8 (height, width, channels); checks them at the first read."""
         start, end = int(self._ends[number - 1]) if number else 0, int(self._ends[number])
         data = self._read_at(start, end - start)
         if not self._checked[number]:
             if zlib.crc32(data) != self._checksums[number]:
                 raise Damaged(f"{self.path} is damaged")
             self._checked[number] = True
-        return np.frombuffer(data, np.uint8).reshape(self.side, self.side, -1)
+        return np.frombuffer(data, np.uint8).reshape(self._shapes[number])
 
     def _read_at(self, offset: int, length: int) -> bytes:
         if hasattr(os, "pread"):

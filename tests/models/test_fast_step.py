@@ -2,6 +2,7 @@
 
 import copy
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -125,13 +126,10 @@ def by_hand(opt_func, **how):
                    splitter=lambda model: [list(model[:2].parameters()), list(model[2:].parameters())])
 
 
-def fastai_adam(*args, **how):
-    return Adam(*args, **how, decouple_wd=False)
-
-
+@pytest.mark.parametrize("decouple", [False, True])
 @pytest.mark.parametrize("how", [{"lr": slice(1e-3, 1e-2)}, {"lr": 1e-2, "wd_bn_bias": True}])
-def test_fused_adam_steps_as_fastais_does(how):
-    ours, theirs = (fit(by_hand(opt_func, **how), 5) for opt_func in (FusedAdam, fastai_adam))
+def test_fused_adam_steps_as_fastais_does(how, decouple):
+    ours, theirs = (fit(by_hand(partial(opt_func, decouple_wd=decouple), **how), 5) for opt_func in (FusedAdam, Adam))
     assert_close(ours.model.state_dict(), theirs.model.state_dict())
     for name in ("lr", "mom", "sqr_mom", "eps", "wd"):
         assert [group[name] for group in ours.opt.hypers] == [group[name] for group in theirs.opt.hypers]
