@@ -16,6 +16,7 @@ WHATS: dict[str, dict[str, Any]] = {
     "loaders": {"data": "", "images": 256, "size": 224, "bs": 32, "rounds": 5, "threads": 2, "only": ""},
     "step": {"arch": ARCH, "size": 224, "bs": 32, "rounds": 5, "only": ""},
     "epoch": {"data": "", "images": 256, "arch": ARCH, "size": 224, "bs": 32, "rounds": 3, "threads": 2, "only": ""},
+    "fastai": {"data": "", "images": 512, "size": 224, "bs": 64, "rounds": 3, "threads": 2, "only": ""},
     "predict": {"data": "", "images": 256, "arch": ARCH, "size": 224, "bs": 32, "rounds": 5, "threads": 2, "only": ""},
 }
 STUDIES = ("options", "quality", "size", "stores")  # scripts in benchmarks/, which were part of `bench` in version 0.1
@@ -31,13 +32,14 @@ def bench(what: str, *, data: str = None, images: int = None, arch: str = None, 
 
     Args:
         what: loaders (training batches), step (training steps on one batch in memory, part by part), epoch (a training
-            epoch) or predict (a folder of images).
-        data: folder with table.csv and the images. Default: 256 generated gray JPEGs of 1000x1400 px.
-        images: largest number of images. Default 256.
+            epoch), fastai (fastai's own code, plain and accelerated) or predict (a folder of images).
+        data: folder with table.csv and the images. Default: generated gray JPEGs of 1000x1400 px; for fastai, color
+            JPEGs of 500x375 px.
+        images: largest number of images. Default 256 (fastai 512).
         arch: any timm model. Default efficientnet_b0.
         size: side of the model's input, pixels. Default 224.
-        bs: images per batch. Default 32.
-        rounds: measurements of each contender. Default 5 (epoch 3).
+        bs: images per batch. Default 32 (fastai 64).
+        rounds: measurements of each contender. Default 5 (epoch, fastai 3).
         threads: decoding threads of busfast, worker processes of its peers. Default 2.
         only: measure only contenders whose name contains one of these words, separated by commas.
         out: folder for WHAT.csv, WHAT.md and WHAT.png; those of an earlier bench are replaced.
@@ -53,13 +55,14 @@ def bench(what: str, *, data: str = None, images: int = None, arch: str = None, 
     argv = ["python", "-m", "busfast", "bench", what, *(f"--{key}={value}" for key, value in given.items())]
     make_folder(Path(out))
     module = import_module(f"{__name__}.{what}")
-    from busfast.bench.images import gather
+    from busfast.bench.images import PHOTOGRAPHS, RADIOGRAPHS, gather
     from busfast.bench.report import publish
 
     with tempfile.TemporaryDirectory(prefix="busfast-bench-") as folder:
         if what != "step":
             settings["folder"] = Path(folder)
-            settings["images"] = gather(settings.pop("data"), settings["images"], Path(folder) / "images")
+            settings["images"] = gather(settings.pop("data"), settings["images"], Path(folder) / "images",
+                                        PHOTOGRAPHS if what == "fastai" else RADIOGRAPHS)
             print(f"images: {settings['images'].description}", flush=True)
         report = module.run(**settings)
     publish(report, Path(out), what, shlex.join(argv))

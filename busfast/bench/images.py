@@ -1,5 +1,6 @@
-"""The images that a bench measures on: the user's, or generated gray JPEGs that resemble radiographs."""
+"""The images that a bench measures on: the user's, or generated JPEGs that resemble radiographs or photographs."""
 
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +15,8 @@ from busfast.errors import UserError
 from busfast.progress import progress
 
 WIDTH, HEIGHT = 1000, 1400  # pixels, as of a bone radiograph scaled down for publication
+PHOTOGRAPH = (500, 375)  # pixels, as of the Oxford pets
+RADIOGRAPHS, PHOTOGRAPHS = "gray", "color"
 QUALITY = 90
 SEED = 42
 VALID = 8  # images that are also in the validation part: DataLoaders need one, the benches do not measure it
@@ -41,10 +44,11 @@ class Images:
         return Table(table, self.root)
 
 
-def gather(data: str | None, count: int, folder: Path) -> Images:
-    """Takes images of a data folder, at random if it has more than `count`; without one, generates them in `folder`.
-    Raises UserError if the table is wrong."""
-    table = read_table(data or make_images(folder, count), other_labels=True)
+def gather(data: str | None, count: int, folder: Path, kind: str = "gray") -> Images:
+    """Takes images of a data folder, at random if it has more than `count`; without one, generates them in `folder`,
+    gray (radiographs) or color (photographs). Raises UserError if the table is wrong."""
+    draw = draw_photograph if kind == PHOTOGRAPHS else draw_radiograph
+    table = read_table(data or make_images(folder, count, draw), other_labels=True)
     if len(table) > count:
         chosen = np.random.default_rng(SEED).permutation(len(table))[:count]
         table = replace(table, rows=table.rows.iloc[np.sort(chosen)].reset_index(drop=True))
@@ -56,18 +60,18 @@ def gather(data: str | None, count: int, folder: Path) -> Images:
     kilobytes = sum(Path(path).stat().st_size for path in paths) / len(paths) / 1000
     width, height = np.median([_read_size(path) for path in paths], axis=0)
     description = (f"{len(table)} images of {data}, {width:.0f}x{height:.0f} px (medians)" if data else
-                   f"{len(table)} generated gray JPEGs, {WIDTH}x{HEIGHT} px, quality {QUALITY}")
+                   f"{len(table)} generated {kind} JPEGs, {width:.0f}x{height:.0f} px, quality {QUALITY}")
     return Images(table.root, paths, tuple(rows["image"]), tuple(rows["label"]),
                   f"{description}, {kilobytes:.0f} kB each on average")
 
 
-def make_images(folder: Path, count: int, width: int = WIDTH, height: int = HEIGHT) -> Path:
+def make_images(folder: Path, count: int, draw: Callable[[int], Image.Image]) -> Path:
     """Writes seeded JPEGs and their table.csv into a new folder; returns it."""
     (folder / "images").mkdir(parents=True)
     names = [f"images/{number:05}.jpg" for number in range(count)]
 
     def write(number: int) -> None:
-        draw_radiograph(number, width, height).save(folder / names[number], quality=QUALITY)
+        draw(number).save(folder / names[number], quality=QUALITY)
 
     with ThreadPoolExecutor() as pool:
         for _ in progress(pool.map(write, range(count)), "generating images", total=count):
@@ -75,6 +79,14 @@ def make_images(folder: Path, count: int, width: int = WIDTH, height: int = HEIG
     labels = [CLASSES[number % len(CLASSES)] for number in range(count)]
     write_csv(pd.DataFrame({"image": names, "label": labels}), folder / "table.csv")
     return folder
+
+
+def draw_photograph(number: int) -> Image.Image:
+    """Draws color noise with as much detail at every scale as photographs have; each `number` gives another image."""
+    rng, (width, height) = np.random.default_rng([SEED, number]), PHOTOGRAPH
+    layers = sum(np.stack([_field(rng, cells, width, height) for _ in range(3)], -1) * (4 / cells) ** 0.7
+                 for cells in (4, 8, 16, 32, 64, 128, 256))
+    return Image.fromarray(np.clip(128 + 40 * layers, 0, 255).astype(np.uint8))
 
 
 def draw_radiograph(number: int, width: int = WIDTH, height: int = HEIGHT) -> Image.Image:

@@ -4,10 +4,14 @@ import os
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from busfast.cli.flags import configure, with_settings
 from busfast.errors import UserError
+
+if TYPE_CHECKING:
+    from busfast.data.table import Table
+    from busfast.pipelines.config import Config
 
 
 def prepare(*, source: str, path: str, out: str = None, copy: bool = False, partial: bool = False,
@@ -32,16 +36,10 @@ def prepare(*, source: str, path: str, out: str = None, copy: bool = False, part
     paths = path.split(",") if len(sources) > 1 else [path]
     centers = center.split(",") if len(sources) > 1 and "," in center else center
     from busfast.data.prepare import prepare as make
-    from busfast.data.table import CLASSES
 
     target = Path(out) if out else Path("data") / "_".join(sources)
-    table = make(sources, paths, target, copy=copy, partial=partial, columns=_pairs(columns), center=centers,
-                 center_tag=center_tag, salt=salt, link=link)
-    labels = set(table.rows["label"])
-    if labels != set(CLASSES):
-        names = ", ".join([*(name for name in CLASSES if name in labels), *sorted(labels - set(CLASSES))])
-        print(f"The classes are not {', '.join(CLASSES)}. Name them in pipelines/{target.name}.yaml: `data: {target}` "
-              f"and `classes: [{names}]`, in the order you want.")
+    make(sources, paths, target, copy=copy, partial=partial, columns=_pairs(columns), center=centers,
+         center_tag=center_tag, salt=salt, link=link)
     print(f"Next: python -m busfast audit --data={target}")
 
 
@@ -72,7 +70,7 @@ def audit(*, split: str = None, pipeline: str = None, out: str = None, quarantin
     from busfast.data.paths import claim_home, home_of
     from busfast.data.quarantine import clean_folder, write_clean
 
-    table = _read(config, metadata_only=True, other_labels=True)
+    table, config = _read(config, metadata_only=True)
     folder = Path(out) if out else home_of(table.file) / Path(AUDIT_FILE).parent
     clean = clean_folder(home_of(table.file)) if quarantine else None
     lists = read_lists(split, table, config.classes) if split else None
@@ -106,7 +104,8 @@ def split(*, split: str = "stratified", pipeline: str = None, out: str = None, o
 
     Args:
         settings: the images and how to split them.
-        split: stratified, center_holdout, leave_one_center_out or kfold.
+        split: stratified, center_holdout, leave_one_center_out, kfold, or given (the folders or the column that the
+            images came with).
         pipeline: pipeline file that gives classes, holdout, folds and seed. Default: the one named after the data
             folder.
         out: folder for the files. Default: splits/ in the data folder if that is below data/, else
@@ -115,14 +114,19 @@ def split(*, split: str = "stratified", pipeline: str = None, out: str = None, o
         metadata_only: use only the table; no image is opened, and duplicates are not found.
     """
     _, config = configure(pipeline, split_seed=settings.get("seed"), **settings)
+    from busfast.data.generators import generate
     from busfast.data.paths import claim_home, home_of
     from busfast.data.split import SPLITS
     from busfast.data.split_file import write_splits
     from busfast.errors import choose
-    from busfast.pipelines.splits import split_data, split_images
+    from busfast.pipelines.splits import open_table, read_images, split_data, split_images
 
     choose("split", split, SPLITS)
-    table = _read(config, metadata_only)
+    table, config = _read(config, metadata_only) if metadata_only else (None, config)
+    if table is None:
+        generate(config.source, config.data)
+        table, config = read_images(config)
+        open_table(config, table)
     folder = Path(out) if out else home_of(table.file) / "splits"
     runs = split_data(table, None, config, split) if metadata_only else split_images(table, config, [split])
     if not out:
@@ -149,11 +153,10 @@ def cache(*, pipeline: str = None, folder: str = None, clear: bool = False, **se
     if settings.get("data") and clear:
         raise UserError("--data fills the cache and --clear empties it: give one of them.")
     if settings.get("data"):
-        from busfast.data.table import read_table
         from busfast.pipelines.image import ImagePipeline
+        from busfast.pipelines.splits import read_images
 
-        _, config = configure(pipeline, **settings)
-        table = read_table(config.data, config.classes)
+        table, config = read_images(configure(pipeline, **settings)[1])
         image = ImagePipeline(config.size, config.resize, config.channels)
         Cache(folder or "auto", table.root, list(map(str, table.image_paths())), config.threads).pixels(image)
     elif pipeline or settings:
@@ -190,22 +193,21 @@ def _pairs(columns: str | None) -> dict[str, str] | None:
     return pairs
 
 
-def _read(config, metadata_only: bool, other_labels: bool = False):
-    """Reads the table of a data folder, or of a public set as published."""
+def _read(config: "Config", metadata_only: bool) -> "tuple[Table, Config]":
+    """Reads the table of a set of images, or of a public set as published, with all labels; finds its classes."""
     from busfast.data.generators import generate
-    from busfast.data.sources import guess_source, read_source, refuse_source
-    from busfast.data.table import read_table
+    from busfast.data.labels import order_classes
+    from busfast.data.open_data import DIRECT, read_data
+    from busfast.data.sources import guess_source, read_source
 
     folder = Path(config.data)
     generate(config.source, folder)
-    if not metadata_only:
-        refuse_source(folder)
     source = guess_source(folder) if os.path.isdir(folder) and not (folder / "table.csv").is_file() else ""
-    if source:
+    if source and source not in DIRECT and metadata_only:
         table = replace(read_source(source, folder, files=False, classes=config.classes), file=folder / "table.csv")
     else:
-        table = read_table(folder, config.classes, files=not metadata_only, other_labels=other_labels)
+        table = read_data(folder, config.classes, files=not metadata_only, other_labels=True)
     print(f"data: {len(table)} images in {table.root}")
     for note in table.notes:
         print(f"  {note}")
-    return table
+    return table, config if config.classes else replace(config, classes=order_classes(table.rows["label"]))

@@ -2,6 +2,7 @@
 
 import shlex
 from collections.abc import Callable
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from busfast import processes
@@ -16,16 +17,12 @@ if TYPE_CHECKING:
     from busfast.data.split import Split
     from busfast.data.table import Table
 
-if TYPE_CHECKING:
-    from busfast.data.split import Split
-    from busfast.data.table import Table
-
 THEN: dict[str, Callable[..., None]] = {"evaluate": evaluate, "explain": explain, "report": report}  # after training
 SPLIT_OF = {"holdout": "center_holdout", "folds": "kfold"}  # flag -> the only split that uses it
 
 
 @with_settings(bs=f"{Config.bs}; auto: that, or the largest power of two that fits into memory")
-def train(*, split: str = "stratified", pipeline: str = None, preset: str = None, fold: str = None,
+def train(*, split: str = None, pipeline: str = None, preset: str = None, fold: str = None,
           allow_leaks: bool = False, seeds: str = None, jobs: int = 1, then: str = None, tracker: str = None,
           profile: bool = False, resume: bool = False, **settings: Any) -> None:
     """Trains one split (each of its folds) or all splits of a set of images; writes results/ and models/.
@@ -33,9 +30,11 @@ def train(*, split: str = "stratified", pipeline: str = None, preset: str = None
     Flags that are left out keep the value of the pipeline file, or else the default given here.
 
     Args:
-        split: stratified, center_holdout, leave_one_center_out, kfold, or all (those that the pipeline file lists,
-            then the comparison). Or the path of your own lists: a CSV file with the columns image and part, or a folder
-            with train.csv, val.csv and test.csv (FOLDER/NAME for NAME_train.csv and so on).
+        split: stratified, center_holdout, leave_one_center_out, kfold, given (the folders train, valid and test, or the
+            column, that the images came with), or all (those that the pipeline file lists, then the comparison). Or the
+            path of your own lists: a CSV file with the columns image and part, or a folder with train.csv, val.csv and
+            test.csv (FOLDER/NAME for NAME_train.csv and so on). Default: given, if images without a table.csv came
+            with a split, else stratified.
         pipeline: name of a file in pipelines/, or the path of one, such as a run's config.yaml. Default: the one named
             after the data folder, else phantom.
         preset: fast: 4 epochs with a smaller size and batch size; the first stages are frozen after one epoch
@@ -101,7 +100,7 @@ def train(*, split: str = "stratified", pipeline: str = None, preset: str = None
 
 @with_settings(without("folds", "freeze", "freeze_after", "epochs", "lr", "lr_min", "patience", "monitor",
                        "split_seed"))
-def lr_find(*, split: str = "stratified", pipeline: str = None, fold: str = None, **settings: Any) -> None:
+def lr_find(*, split: str = None, pipeline: str = None, fold: str = None, **settings: Any) -> None:
     """Suggests a learning rate (fastai's finder) and draws results/PIPELINE/lr_find-SPLIT/lr_find.png.
 
     Args:
@@ -110,20 +109,20 @@ def lr_find(*, split: str = "stratified", pipeline: str = None, fold: str = None
         settings: those of the pipeline file.
         fold: which fold to use, if the split has several. Default: the first.
     """
-    name, config, _, table = _configure(split, pipeline, None, settings)
+    name, config, splits, table = _configure(split, pipeline, None, settings)
     from busfast.pipelines.splits import open_table, split_images
     from busfast.training.build import check_environment
     from busfast.training.lr_find import find_lr
 
     backend = check_environment(config)
-    run, made = next(iter(split_images(open_table(config, table), config, [split], fold=fold).items()))
+    run, made = next(iter(split_images(open_table(config, table), config, splits, fold=fold).items()))
     suggested, folder = find_lr(name, config, run, made, backend)
     print(f"suggested learning rate: {suggested:.2e}   (train with --lr={suggested:.1e})")
     print(f"curve: {folder}/lr_find.png, lr_find.csv")
 
 
 @with_settings(without("split_seed"))
-def sweep(*, split: str = "stratified", params: str = "lr,size,augment", trials: int = 20, jobs: int = 1,
+def sweep(*, split: str = None, params: str = "lr,size,augment", trials: int = 20, jobs: int = 1,
           objective: str = "macro_auc", pruner: str = "median", pipeline: str = None, preset: str = None,
           fold: str = None, allow_leaks: bool = False, resume: bool = False, **settings: Any) -> None:
     """Trains one split many times with different values and finds the best ones by validation score (Optuna).
@@ -150,13 +149,13 @@ def sweep(*, split: str = "stratified", params: str = "lr,size,augment", trials:
     """
     typed = parse.command("sweep", flatten(locals()) | {"resume": False}, sweep)
     require_package("optuna", "A sweep needs Optuna", "pip install optuna")
-    name, config, _, table = _configure(split, pipeline, preset, settings)
+    name, config, splits, table = _configure(split, pipeline, preset, settings)
     from busfast.pipelines.splits import open_table, split_images
     from busfast.sweep import check_request, run_sweep
 
     request = check_request(config, params, trials, jobs, objective, pruner)
     table = open_table(config, table)
-    run, made = next(iter(split_images(table, config, [split], fold=fold, allow_leaks=allow_leaks).items()))
+    run, made = next(iter(split_images(table, config, splits, fold=fold, allow_leaks=allow_leaks).items()))
     run_sweep(name, request, run, made, resume, typed)
 
 
@@ -177,17 +176,22 @@ def _configure(split: str, pipeline: str | None, preset: str | None, settings: d
         The pipeline's name, the configuration, the splits to run, and the table (None: it may have to be generated).
     """
     from busfast.data.external_splits import is_list_path
-    from busfast.data.sources import refuse_source
+    from busfast.data.labels import CLASSES
+    from busfast.data.open_data import is_prepared
     from busfast.data.split import SPLITS
-    from busfast.data.table import read_table
+    from busfast.pipelines.splits import read_images
 
-    if not is_list_path(split):
+    if split and not is_list_path(split):
         choose("split", split, [*SPLITS, "all"] if several else SPLITS)
     name, config = configure(pipeline, preset=preset, **settings)
     table = None
     if not config.source:
-        refuse_source(config.data)
-        table = read_table(config.data, config.classes)
+        table, config = read_images(config)
+    elif not config.classes:
+        config = replace(config, classes=CLASSES)  # of all that busfast generates
+    if not split:
+        came = table is not None and "original_split" in table.rows and (table.rows["original_split"] != "").any()
+        split = "given" if came and not is_prepared(config.data) else "stratified"
     splits = config.splits if split == "all" else (split,)
     for flag, only_split in SPLIT_OF.items():
         if settings.get(flag) and only_split not in splits:

@@ -1,10 +1,13 @@
 """Labels as people write them -> classes of the model."""
 
+import math
 import re
+from collections import Counter
+from collections.abc import Iterable
 
 from busfast.errors import choose
 
-CLASSES = ("normal", "benign", "malignant")  # the default, of breast ultrasound and bone radiographs
+CLASSES = ("normal", "benign", "malignant")  # of breast ultrasound and bone radiographs; first, where they occur
 
 
 def match_label(label: str, classes: tuple[str, ...]) -> str:
@@ -12,6 +15,33 @@ def match_label(label: str, classes: tuple[str, ...]) -> str:
     if label in classes:
         return label
     return {plain(name): name for name in classes}.get(plain(label)) or choose("label", label, classes)
+
+
+def find_classes(labels: Iterable[str]) -> dict[str, str]:
+    """Returns the class of each label as written, in the model's order: `CLASSES` where they occur, then the others,
+    sorted; numbers by value. Spellings that differ in case, spaces, '-' and '_' are one class, named like the most
+    frequent of them."""
+    counts = Counter(labels)
+    if all(math.isfinite(_number(label)) for label in counts):
+        return {label: label for label in sorted(counts, key=lambda label: (_number(label), label))}
+    names: dict[str, str] = {plain(name): name for name in CLASSES}
+    for label, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
+        names.setdefault(plain(label), label)
+    found = {label: names[plain(label)] for label in counts}
+    order = [name for name in CLASSES if name in found.values()] + sorted({*found.values()} - {*CLASSES})
+    return {label: name for name in order for label in sorted(found) if found[label] == name}
+
+
+def order_classes(labels: Iterable[str]) -> tuple[str, ...]:
+    """Returns the classes of labels in the model's order; see `find_classes`."""
+    return tuple(dict.fromkeys(find_classes(labels).values()))
+
+
+def _number(label: str) -> float:
+    try:
+        return float(label)
+    except ValueError:
+        return math.nan
 
 
 def plain(label: str) -> str:

@@ -28,7 +28,7 @@ from busfast.text import counted
 def prepare(sources: Sequence[str], paths: Sequence[str | Path], out: str | Path, *, copy: bool = False,
             partial: bool = False, columns: Mapping[str, str] | None = None, center: str | Sequence[str] = "",
             center_tag: str = "", salt: str = "", link: str | Path | None = None,
-            classes: Sequence[str] = CLASSES) -> Table:
+            classes: Sequence[str] = ()) -> Table:
     """Makes a data folder from one or several sources: table.csv, sources.csv, and converted masks and images.
 
     Arguments are as the flags of the verb `prepare`; `center` is one for all sources, or one for each. Returns the

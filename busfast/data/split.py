@@ -9,7 +9,8 @@ import pandas as pd
 
 from busfast.data.assign import assign
 from busfast.data.groups import add_groups, group_names
-from busfast.data.table import CLASSES, Table, as_table
+from busfast.data.labels import order_classes
+from busfast.data.table import Table, as_table
 from busfast.errors import UserError, choose
 
 PARTS = ("train", "valid", "test")
@@ -51,7 +52,7 @@ def split_table(table: Table | pd.DataFrame, split: str = "stratified", **option
 
 
 def split_folds(table: Table | pd.DataFrame, split: str = "stratified", *, seed: int = 42,
-                classes: Sequence[str] = CLASSES, holdout: Sequence[str] = (), folds: int = 5,
+                classes: Sequence[str] = (), holdout: Sequence[str] = (), folds: int = 5,
                 duplicates: pd.DataFrame | None = None) -> dict[str, Split]:
     """Splits a table. The images of a patient, duplicates, and rows with the same `group` (a column) stay in one part.
 
@@ -59,7 +60,7 @@ def split_folds(table: Table | pd.DataFrame, split: str = "stratified", *, seed:
         table: as `read_table` returns it, or its rows.
         split: a key of `SPLITS`.
         seed: the same rows and seed give the same split, whatever the order of the rows.
-        classes: every one of them must be in the training and validation parts.
+        classes: every one of them must be in the training and validation parts; none: all labels of the table.
         holdout: centers that are the test part (`center_holdout` only; default: chosen, see there).
         folds: number of folds (`kfold` only), 2 or more.
         duplicates: pairs of rows that show the same picture, as `check_images` returns them; None: not checked.
@@ -86,7 +87,8 @@ def split_folds(table: Table | pd.DataFrame, split: str = "stratified", *, seed:
                      f"own{', unless it is in a group' if in_group else ''}")
     if duplicates is None:
         notes.append("images were not checked for duplicates")
-    found = SPLITS[split](replace(table, rows=rows, notes=tuple(notes)), seed=seed, classes=tuple(classes),
+    classes = tuple(classes) or order_classes(rows["label"])
+    found = SPLITS[split](replace(table, rows=rows, notes=tuple(notes)), seed=seed, classes=classes,
                           holdout=holdout, folds=folds)
     return {fold: replace(result, name=split, fold=fold) for fold, result in found.items()}
 
@@ -170,15 +172,42 @@ def kfold(table: Table, *, seed: int, classes: tuple[str, ...], folds: int, **_)
     return result
 
 
+def given(table: Table, *, seed: int, classes: tuple[str, ...], **_) -> dict[str, Split]:
+    """The split that came with the images: column original_split, train, valid and test; rows without are unused.
+    A part that is missing is drawn from train, a patient's images together.
+    """
+    rows = table.rows
+    if "original_split" not in rows or (rows["original_split"] == "").all():
+        raise UserError("The images came without a split: they lie in no folders train, valid and test, and no column "
+                        "names their parts. Use --split=stratified.")
+    part = np.array(rows["original_split"].where(rows["original_split"].isin(PARTS), UNUSED), dtype=object)
+    drawn = [name for name in PARTS[1:] if not (part == name).any()]
+    if not (part == "train").any() or len(drawn) == 2:
+        raise UserError(f"The split that came with the images has only {', '.join(sorted({*part}))}. "
+                        "Use --split=stratified.")
+    notes = list(table.notes)
+    for name in drawn:
+        rest, share = part == "train", VALID_SHARE if name == "valid" else TEST_SHARE
+        groups = group_names(rows[rest], across_centers=True)
+        part[rest] = assign(rows[rest], groups, ("train", name), (1 - share, share), seed, classes, "the training part")
+        notes.append(f"the split has no part {name}: {share:.0%} of train is taken for it")
+    for name in PARTS[:2]:
+        if missing := [label for label in classes if not ((part == name) & (rows["label"] == label)).any()]:
+            raise UserError(f"The split that came with the images has no {', '.join(missing)} in part {name}. "
+                            "Use --split=stratified.")
+    return {"": Split(rows.assign(part=part), table.root, table.file, tuple(notes), table.pixels)}
+
+
 SPLITS = {"stratified": stratified, "center_holdout": center_holdout, "leave_one_center_out": leave_one_center_out,
-          "kfold": kfold}
+          "kfold": kfold, "given": given}
 
 
-def count_parts(split: Table | pd.DataFrame, classes: Sequence[str] = CLASSES) -> pd.DataFrame:
+def count_parts(split: Table | pd.DataFrame, classes: Sequence[str] = ()) -> pd.DataFrame:
     """Counts the images of each class (columns) in each part (rows; unused only if there are any)."""
     rows = as_table(split).rows
     index = [*PARTS, *([UNUSED] if (rows["part"] == UNUSED).any() else [])]
-    return pd.crosstab(rows["part"], rows["label"]).reindex(index=index, columns=list(classes), fill_value=0)
+    columns = list(classes) or list(order_classes(rows["label"]))
+    return pd.crosstab(rows["part"], rows["label"]).reindex(index=index, columns=columns, fill_value=0)
 
 
 def class_shares(rows: pd.DataFrame, parts: Sequence[str]) -> pd.DataFrame:

@@ -9,7 +9,7 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from busfast.csvfile import read_rows
-from busfast.data.labels import CLASSES, match_label
+from busfast.data.labels import CLASSES, find_classes, match_label
 from busfast.data.paths import SOURCES_FILE, PathSandbox, locate, path_problem, read_source_folders
 from busfast.errors import UserError
 from busfast.text import counted
@@ -74,7 +74,8 @@ def read_table(data: str | Path, classes: tuple[str, ...] = CLASSES, *, files: b
 
     Args:
         data: a folder with `table.csv`, or the path of such a CSV file (its format: see `read_rows`).
-        classes: the allowed labels, in the model's order. Case, spaces, "-" and "_" may differ; a note says so.
+        classes: the allowed labels, in the model's order; none: those that are found (see `find_classes`). Case,
+            spaces, "-" and "_" may differ; a note says so.
         files: whether the images and masks must exist.
         other_labels: whether other labels are allowed.
 
@@ -94,6 +95,8 @@ def read_table(data: str | Path, classes: tuple[str, ...] = CLASSES, *, files: b
         record = dict.fromkeys(columns, "") | dict(zip(header, cells, strict=True))
         check(line, record)
         records.append(record)
+    if not classes:
+        check.unify(records)
     return Table(pd.DataFrame(records, columns=columns, dtype=object), path.parent, path, (*notes, *check.notes()))
 
 
@@ -115,7 +118,7 @@ class _RowCheck:
                 raise UserError(f"{self.path}, row {line}, column {name}: the cell is empty. Fill it or remove the "
                                 "row.")
         try:
-            label = match_label(record["label"], self.classes)
+            label = match_label(record["label"], self.classes) if self.classes else record["label"]
         except UserError as error:
             if not self.other_labels:
                 raise UserError(f"{self.path}, row {line}, column label: {error} For other classes, name them in the "
@@ -133,6 +136,14 @@ class _RowCheck:
             raise UserError(f"{self.path}, row {line}, column image: '{image}' is already in row {self.seen[image]}. "
                             "Remove one of the two.")
         self.seen[image] = line
+
+    def unify(self, records: list[dict[str, str]]) -> None:
+        """Gives rows whose labels are spellings of one class the same label."""
+        found = find_classes(record["label"] for record in records)
+        for record in records:
+            if (label := found[record["label"]]) != record["label"]:
+                self.mapped[record["label"], label] += 1
+                record["label"] = label
 
     def _check_path(self, where: str, value: str) -> str:
         folder = self.path.parent

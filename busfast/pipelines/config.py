@@ -6,7 +6,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from busfast.data.labels import CLASSES
 from busfast.errors import UserError, check_range, choose
 from busfast.pipelines.settings import check_settings, describe, setting
 from busfast.yamlfile import read_yaml
@@ -44,7 +43,8 @@ class Config:
     data: str = setting("", "folder with table.csv and the images")
     source: str = setting("", "what makes the data folder if it is missing: phantom, or '' for nothing",
                           choices=_sources, flag=False)
-    classes: tuple[str, ...] = setting(CLASSES, "the labels, in the model's order", flag=False)
+    classes: tuple[str, ...] = setting((), "the labels, in the model's order, and no others; default: those of the "
+                                           "images", flag=False)
     splits: tuple[str, ...] = setting(("stratified", "center_holdout"), "what --split=all trains, in turn",
                                       choices=_splits, flag=False)
     holdout: tuple[str, ...] = setting((), "centers to hold out as the test part of center_holdout, separated by "
@@ -89,15 +89,18 @@ class Config:
             raise UserError(f"splits=[] names nothing to train. Choose from: {', '.join(_splits(self))}.")
         if not self.cache:
             raise UserError("cache='' names no folder. Use auto, off or a folder.")
-        if len(self.classes) < 2 or len(set(self.classes)) < len(self.classes):
+        if self.classes and (len(self.classes) < 2 or len(set(self.classes)) < len(self.classes)):
             raise UserError(f"classes={list(self.classes)} must name two classes or more, each once.")
         for label in self.classes:
-            if not re.fullmatch(r"\w[\w .-]*", label):
-                raise UserError(f"The class name '{label}' must consist of letters, digits, spaces, '.', '_' and '-'.")
+            if not re.fullmatch(r"\w[\w .()&+'-]*", label):
+                raise UserError(f"The class name '{label}' must begin with a letter or digit, and consist of these, "
+                                "spaces and . _ - ( ) & + '. Rename the class.")
 
     @property
     def measures(self) -> tuple[str, ...]:
         """The logged columns that measure the model; `monitor` is one of them."""
+        if not self.classes and self.monitor.startswith("recall_"):
+            return (*MEASURES, self.monitor)  # checked when the classes are known
         return (*MEASURES, *(f"recall_{name}" for name in self.classes))
 
 

@@ -15,8 +15,9 @@ from fasttransform import Pipeline
 from PIL import Image
 
 from busfast.data.images import SUFFIXES
+from busfast.data.labels import order_classes
 from busfast.data.split import PARTS, Split
-from busfast.data.table import CLASSES, Table, as_table
+from busfast.data.table import Table, as_table
 from busfast.errors import UserError
 from busfast.pipelines.backends import REFERENCE, Backend, choose_backend
 from busfast.pipelines.batch_tfms import Augment, make_normalize, stats_of
@@ -122,7 +123,7 @@ def list_images(path: str | Path) -> list[str]:
     return files
 
 
-def make_dls(split: Split | pd.DataFrame, image: ImagePipeline | None = None, *, classes: tuple[str, ...] = CLASSES,
+def make_dls(split: Split | pd.DataFrame, image: ImagePipeline | None = None, *, classes: tuple[str, ...] = (),
              bs: int = 32, loader: str = "auto", device: str = "auto", threads: int = 0, cache: str = "off",
              path: str | Path = ".", item_tfms: Any = None, batch_tfms: Any = None, val_bs: int | None = None,
              backend: Backend | None = None, rank: int = 0, world_size: int = 1) -> TableDataLoaders:
@@ -132,7 +133,7 @@ def make_dls(split: Split | pd.DataFrame, image: ImagePipeline | None = None, *,
         split: as `split_table` or `read_split` returns it; or rows with the columns image (path, or pixels), label and
             part.
         image: the image pipeline; default: `ImagePipeline()`, without augmentation if `batch_tfms` are given.
-        classes: the labels in the model's order; they become `dls.vocab`.
+        classes: the labels in the model's order, which become `dls.vocab`; default: those of the table.
         bs: images per batch, of all ranks. In training the last, shorter batch is kept, unless it is a single image,
             which batch normalization cannot learn from.
         loader: "auto", "dali" or "torchvision"; makes the training batches. Validation always has the reference
@@ -167,7 +168,7 @@ def make_dls(split: Split | pd.DataFrame, image: ImagePipeline | None = None, *,
     for part, indices in zip(PARTS[:2], splits, strict=True):
         if not indices:
             raise UserError(f"The table has no image in part '{part}'.")
-    dataset = _datasets(rows, image, tuple(classes), splits)
+    dataset = _datasets(rows, image, tuple(classes) or order_classes(rows["label"]), splits)
     decoded = None
     if cache != "off":
         decoded = Cache(cache, table.root, rows["image"][rows["part"].isin(PARTS[:2])].tolist(), threads)

@@ -10,14 +10,17 @@ from busfast.data.check import inspect_images
 from busfast.data.duplicate_pairs import NO_DUPLICATES
 from busfast.data.external_splits import is_list_path, read_lists
 from busfast.data.generators import generate
+from busfast.data.labels import CLASSES, order_classes
 from busfast.data.leaks import check_leaks, find_leaks, format_leaks
+from busfast.data.open_data import find_data, read_data
 from busfast.data.split import Split, count_parts, split_folds
-from busfast.data.table import Table, find_table, read_table
-from busfast.errors import UserError, choose
+from busfast.data.table import Table, as_table
+from busfast.errors import UserError, choose, suggest
 from busfast.pipelines.config import Config, folder_name
 from busfast.pipelines.settings import convert
 
 MOST_SEEDS = 100
+RARE = 20  # a label this much rarer than one that it resembles may be misspelt
 
 
 def seed_of_split(config: Config) -> int:
@@ -55,7 +58,64 @@ def list_seeds(seeds: str | int, config: Config, given: bool = False) -> list[Co
 
 def is_phantom(config: Config) -> bool:
     """Returns whether the data folder holds the synthetic phantom."""
-    return (find_table(config.data).parent / "phantom.json").is_file()
+    return (find_data(config.data).parent / "phantom.json").is_file()
+
+
+def read_images(config: Config, *, files: bool = True) -> tuple[Table, Config]:
+    """Reads the images of a configuration, whatever form they have, and finds its classes.
+
+    Args:
+        config: the checked configuration.
+        files: whether the images must exist.
+
+    Returns:
+        The table, only of the classes that the configuration names, if it does; the configuration with the classes.
+
+    Raises:
+        UserError: anything wrong with the table; a label that may be a misspelt class; fewer than two classes.
+    """
+    table = read_data(config.data, config.classes, files=files, other_labels=True)
+    if config.classes:
+        return _restrict(table, config.classes), config
+    _refuse_misspelt(table)
+    return table, with_classes(config, table)
+
+
+def _refuse_misspelt(table: Table) -> None:
+    """Raises UserError for a rare label that resembles a frequent one."""
+    counts = table.rows["label"].value_counts()
+    for label, count in counts.items():
+        frequent = counts.index[counts >= max(RARE * count, 10)]
+        if label not in CLASSES and (hint := suggest(label, frequent, cutoff=0.8)):
+            row = int(table.rows.index[table.rows["label"] == label][0]) + 2
+            raise UserError(f"{table.file}, row {row}, column label: '{label}' is the label of {count} of {len(table)} "
+                            f"images.{hint} Correct it; or, if it is a class, name all classes in the pipeline file "
+                            "(classes: [...]).")
+
+
+def with_classes(config: Config, table: Table | pd.DataFrame) -> Config:
+    """Returns a configuration that names its classes: its own, else those of the table; UserError: fewer than two."""
+    if config.classes:
+        return config
+    classes = order_classes(as_table(table).rows["label"])
+    if len(classes) < 2:
+        raise UserError(f"All images are of the class '{classes[0]}'. Training needs two classes or more.")
+    return replace(config, classes=classes)
+
+
+def _restrict(table: Table, classes: tuple[str, ...]) -> Table:
+    """Leaves out the rows of other classes."""
+    other = table.rows[~table.rows["label"].isin(classes)]
+    for row, label in zip(other.index, other["label"], strict=True):
+        if hint := suggest(label, classes):
+            raise UserError(f"{table.file}, row {row + 2}, column label: unknown label '{label}'.{hint} The pipeline "
+                            f"names the classes {', '.join(classes)}.")
+    if not len(other):
+        return table
+    counts = ", ".join(f"{label} ({count})" for label, count in other["label"].value_counts().items())
+    return replace(table, rows=table.rows.drop(index=other.index).reset_index(drop=True),
+                   notes=(*table.notes, f"{len(other)} images of classes that the pipeline does not name are left out: "
+                                        f"{counts}"))
 
 
 def open_table(config: Config, table: Table | None = None) -> Table:
@@ -70,11 +130,13 @@ def open_table(config: Config, table: Table | None = None) -> Table:
     """
     if table is None:
         generate(config.source, config.data)
-        table = read_table(config.data, config.classes)
+        table, config = read_images(config)
     print(f"data: {len(table)} images in {table.root}"
           + (", a PHANTOM (synthetic)" if is_phantom(config) else ""), flush=True)
     for note in table.notes:
         print(f"  {note}")
+    if config.classes != CLASSES:
+        print(f"  classes: {', '.join(config.classes)}", flush=True)
     return table
 
 

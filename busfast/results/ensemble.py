@@ -8,9 +8,9 @@ import numpy as np
 import pandas as pd
 
 from busfast.csvfile import write_csv
+from busfast.data.open_data import find_data
 from busfast.data.split import UNUSED, Split, count_parts
 from busfast.data.split_file import read_split
-from busfast.data.table import find_table
 from busfast.errors import UserError
 from busfast.inference.bundle import describe_input
 from busfast.inference.load_bundle import MAX_MEMBERS
@@ -63,11 +63,11 @@ def make_ensemble(names: str) -> Run:
     _check_fit(runs, configs)
     config, first = configs[0]
     same = len({file_sha256(run.results / "split.csv") for run in runs}) == 1
-    table = find_table(config.data)
-    splits = [read_split(run.results / "split.csv", table.parent) for run in runs]
+    root = find_data(config.data).parent
+    splits = [read_split(run.results / "split.csv", root) for run in runs]
     parts = splits[0] if same else _join_splits(splits)
-    record = first | provenance(table) | {
-        "table_sha256": first["table_sha256"], "fold": first["fold"] if same else "",
+    record = first | provenance(first["table_sha256"]) | {
+        "fold": first["fold"] if same else "",
         "holdout": first["holdout"] if same else [],
         "leaks": "; ".join(sorted({record["leaks"] for _, record in configs} - {""})),
         "counts": count_parts(parts, config.classes).to_dict("index"), "members": [run.name for run in runs],

@@ -14,8 +14,8 @@ from scipy.stats import spearmanr
 
 from busfast.csvfile import write_csv
 from busfast.data.images import load_pixels
+from busfast.data.open_data import find_data
 from busfast.data.split_file import check_unchanged, read_split
-from busfast.data.table import find_table
 from busfast.errors import UserError
 from busfast.figures import image_grid, plain, save_figure
 from busfast.files import make_folder
@@ -48,7 +48,7 @@ def explain_run(run: Run, **flags) -> list[Path]:
     """
     config, record = run.read_config()
     predictions = read_predictions(run, config.classes)
-    parts = read_parts(run, find_table(config.data).parent)
+    parts = read_parts(run, find_data(config.data).parent)
     check_unchanged(run.name, parts)
     masks = dict(zip(parts.rows["image"], parts.rows["mask"], strict=True))
     table = predictions.assign(mask=predictions["image"].map(masks))

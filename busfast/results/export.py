@@ -10,9 +10,9 @@ import numpy as np
 from fastai.learner import Learner
 from scipy.special import softmax
 
+from busfast.data.open_data import find_data
 from busfast.data.split import Split
 from busfast.data.split_file import find_images, read_split
-from busfast.data.table import find_table
 from busfast.errors import UserError, choose
 from busfast.files import move_file
 from busfast.inference.bundle import atomic_folder, read_bundle, write_bundle
@@ -132,7 +132,7 @@ def _write_bundle(folder: Path, learn: Learner, facts: dict, parts: Split, paths
 
 def _read_parts(run: Run, data: str) -> Split:
     """Returns the train and valid parts of a run's split, whose images are all there."""
-    parts = read_split(run.results / "split.csv", find_table(data).parent).only("train", "valid")
+    parts = read_split(run.results / "split.csv", find_data(data).parent).only("train", "valid")
     find_images(run.name, parts)
     return parts
 

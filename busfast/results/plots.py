@@ -1,5 +1,6 @@
 """The pictures of an evaluation, drawn from its tables: readable in gray print and by color-blind people."""
 
+import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -33,7 +34,9 @@ def _band(found: Evaluation, curve: Callable) -> tuple[np.ndarray, np.ndarray]:
     """The middle 95% of a curve's heights over GRID, by a bootstrap over groups."""
     test = found.test
     weights = np.concatenate(list(draw_weights(test["group"].to_numpy(), test["label"].to_numpy(), BAND)))
-    heights = np.array([curve(row) for row in weights])
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # scikit-learn's, of draws without a class
+        heights = np.array([curve(row) for row in weights])
     return np.quantile(heights, 0.025, axis=0), np.quantile(heights, 0.975, axis=0)
 
 

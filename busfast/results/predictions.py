@@ -10,9 +10,9 @@ import pandas as pd
 
 from busfast import __version__
 from busfast.csvfile import read_rows, write_csv
+from busfast.data.open_data import find_data
 from busfast.data.split import Split
 from busfast.data.split_file import check_unchanged, read_split
-from busfast.data.table import find_table
 from busfast.errors import UserError
 from busfast.results.calibration import calibrate
 from busfast.training.runs import Run, file_sha256, write_record
@@ -111,7 +111,7 @@ def predict_parts(run: Run, *, again: bool = False, **flags) -> None:
         print(f"{run.name}: these weights were scored on {earlier[-1]['when']}; their {FILE} is reused (to predict "
               "again: --again)", flush=True)
         return
-    parts = read_parts(run, find_table(config.data).parent)
+    parts = read_parts(run, find_data(config.data).parent)
     paths, rows = check_unchanged(run.name, parts), parts.rows
     from busfast.inference.run_model import load_run_model
     from busfast.inference.stream import predict_logits

@@ -11,7 +11,7 @@ from busfast import __version__
 from busfast.csvfile import read_frame
 from busfast.data.audit import count_findings
 from busfast.data.duplicate_pairs import audit_file
-from busfast.data.table import find_table
+from busfast.data.open_data import find_data
 from busfast.errors import UserError
 from busfast.files import atomic
 from busfast.results.bootstrap import REPLICATES
@@ -217,7 +217,7 @@ def _data(found: Evaluation) -> list[str]:
 
 def _audit(data: str) -> str:
     try:
-        path = audit_file(find_table(data))
+        path = audit_file(find_data(data))
     except UserError:
         path = None
     if path is None or not path.is_file():

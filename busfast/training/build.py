@@ -18,6 +18,7 @@ from busfast.pipelines.backends import REFERENCE, Backend, choose_backend
 from busfast.pipelines.config import Config
 from busfast.pipelines.dataloaders import make_dls
 from busfast.pipelines.image import ImagePipeline
+from busfast.pipelines.splits import with_classes
 from busfast.training.distributed.store import check_processes
 
 
@@ -51,6 +52,7 @@ def build(config: Config, split: Split | pd.DataFrame, model_dir: Path | str = "
     Returns:
         The Learner.
     """
+    config = with_classes(config, split)
     backend, ranks = backend or choose_backend(config.loader, config.device), processes.world_size()
     if ranks > 1 and backend.device.type == "cuda":
         torch.cuda.set_device(processes.local_rank())

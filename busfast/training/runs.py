@@ -151,12 +151,12 @@ def installed(packages: Iterable[str]) -> dict[str, str]:
     return versions
 
 
-def provenance(data: str | Path) -> dict[str, Any]:
-    """Returns what a record keeps of the time, the installed versions and the table."""
+def provenance(table_sha256: str) -> dict[str, Any]:
+    """Returns what a record keeps of the time, the installed versions and the table (see `hash_data`)."""
     versions = {"busfast": __version__, "python": platform.python_version(), **installed(PACKAGES)}
     return {"created": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
             "platform": platform.platform(), "versions": versions,
-            "table_sha256": file_sha256(data)}
+            "table_sha256": table_sha256}
 
 
 def file_sha256(path: str | Path) -> str:

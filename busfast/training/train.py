@@ -7,14 +7,14 @@ from fastai.learner import Learner
 
 from busfast import processes
 from busfast.data.check import hash_pixels
+from busfast.data.open_data import hash_data
 from busfast.data.split import Split, count_parts
 from busfast.data.split_file import read_split, write_split
-from busfast.data.table import find_table
 from busfast.models.learner import class_weights
 from busfast.models.weights import StartWeights
 from busfast.pipelines.backends import choose_backend
 from busfast.pipelines.config import Config
-from busfast.pipelines.splits import is_phantom
+from busfast.pipelines.splits import is_phantom, with_classes
 from busfast.training.batch_size import fit_batch_size
 from busfast.training.build import build
 from busfast.training.distributed.store import check_batch_size, start_workers
@@ -43,7 +43,7 @@ def train_run(pipeline: str, config: Config, name: str, split: Split,
     Raises:
         UserError: bad input, or a file that cannot be written.
     """
-    options = options or TrainOptions()
+    options, config = options or TrainOptions(), with_classes(config, split)
     backend = options.backend or choose_backend(config.loader, config.device)
     with open_run(pipeline, name, config, split, options) as job:
         run, first_epoch = job.run, job.state is None
@@ -96,5 +96,5 @@ def _record(config: Config, split: Split, learn: Learner) -> dict[str, Any]:
         "weights": {key: value if key == "text" else list(value) for key, value in learn.weights_used.items()},
         "class_weights": {name: round(float(value), 6) for name, value in zip(config.classes, weight, strict=True)},
         "counts": {part: {name: int(count) for name, count in row.items()} for part, row in counts.iterrows()},
-        **provenance(find_table(config.data)),
+        **provenance(hash_data(config.data)),
     }

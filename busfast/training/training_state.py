@@ -10,6 +10,7 @@ import torch
 from fastai.callback.core import Callback
 from fastai.learner import Learner
 
+from busfast.errors import UserError
 from busfast.training.callbacks import EarlyStopping, SaveBest, WarnCollapse, save_weights
 from busfast.training.checkpoint import NAME, write_checkpoint
 from busfast.training.log import TrainingLog
@@ -62,7 +63,11 @@ class Resume(Callback):
         state, learn, saver, best = self.saved_state, self.learn, self.saver, self.saver.best
         done = learn.first_epoch = state["epochs"]
         learn.model.load_state_dict(state["model"])
-        learn.opt.load_state_dict(state["optimizer"])
+        try:
+            learn.opt.load_state_dict(state["optimizer"])
+        except ValueError as error:  # torch's, of other groups of parameters
+            raise UserError(f"The checkpoint in {saver.folder} is of another version of busfast, whose optimizer has "
+                            "other parameter groups. Train again without --resume; this run stays as it is.") from error
         if state["scaler"] is not None and getattr(learn, "scaler", None) is not None:
             learn.scaler.load_state_dict(state["scaler"])
         if state["best"]:

@@ -1,8 +1,9 @@
 """A bench measures what it says, from the command line to the report.
 
-Covers busfast/bench/__init__.py, busfast/bench/epoch.py, busfast/bench/guests.py, busfast/bench/images.py,
-busfast/bench/job.py, busfast/bench/learners.py, busfast/bench/loaders.py, busfast/bench/machine.py,
-busfast/bench/ours.py, busfast/bench/peers.py, busfast/bench/predict.py and busfast/bench/step.py.
+Covers busfast/bench/__init__.py, busfast/bench/epoch.py, busfast/bench/fastai.py, busfast/bench/guests.py,
+busfast/bench/images.py, busfast/bench/job.py, busfast/bench/learners.py, busfast/bench/loaders.py,
+busfast/bench/machine.py, busfast/bench/ours.py, busfast/bench/peers.py, busfast/bench/predict.py and
+busfast/bench/step.py.
 """
 
 from pathlib import Path
@@ -14,7 +15,7 @@ import torch
 from conftest import ARCH
 from PIL import Image
 
-from busfast.bench import STUDIES, WHATS, arena, bench, epoch, images, job, loaders, predict, step
+from busfast.bench import STUDIES, WHATS, arena, bench, epoch, fastai, images, job, loaders, predict, step
 from busfast.cli import parse
 from busfast.errors import UserError
 from busfast.imports import is_installed
@@ -27,6 +28,7 @@ def small_images(monkeypatch, tmp_path):
     """Images that are made in no time, and a folder of the test's own to work in."""
     monkeypatch.setattr(images, "WIDTH", 48)
     monkeypatch.setattr(images, "HEIGHT", 64)
+    monkeypatch.setattr(images, "PHOTOGRAPH", (60, 45))
     monkeypatch.setattr(job, "MIN_SECONDS", 0)
     monkeypatch.chdir(tmp_path)
 
@@ -38,7 +40,7 @@ def in_one_process(monkeypatch):
         return [arena.Outcome(one.name, [ready.measure()], ready.facts, 1_000_000, 1_000_000)
                 for one in contenders for ready in [one.make(**one.settings)]]
 
-    for module in (epoch, loaders, predict, step):
+    for module in (epoch, fastai, loaders, predict, step):
         monkeypatch.setattr(module, "compete", compete)
 
 
@@ -107,6 +109,17 @@ def test_bench_step_switches_each_part_off(small_images, in_one_process):
     table = pd.read_csv("results/bench/step.csv")
     assert {"stock fastai Learner", "busfast", "busfast without channels_last", "busfast without fused_optimizer",
             "ceiling + bfloat16 autocast"} <= set(table["name"]) and (table["img_per_s"] > 0).all()
+
+
+def test_bench_fastai_compares_plain_and_accelerated_code(small_images, in_one_process, monkeypatch):
+    monkeypatch.setattr(fastai, "ARCHS", (ARCH,))
+    bench("fastai", images="5", threads="0", **TINY)
+    table = pd.read_csv("results/bench/fastai.csv")
+    ways = ("presize", "resize", f"epoch of {ARCH}")
+    assert table["name"].tolist() == [f"{who}: {way}" for who in ("fastai", "busfast") for way in ways]
+    assert (table["img_per_s"] > 0).all() and (table["apart"] < 0.5).all()
+    pictures = [np.asarray(images.draw_photograph(number)) for number in (0, 1)]
+    assert pictures[0].shape == (45, 60, 3) and pictures[0].std() > 20 and (pictures[0] != pictures[1]).any()
 
 
 def test_bench_predict_gives_the_same_probabilities(small_images, in_one_process):

@@ -13,6 +13,8 @@ from busfast.data.table import CLASSES, read_table
 from busfast.errors import UserError
 from data.tables import CENTERS, images, joined, make_table, random_table, tiny_table
 
+DRAWN = [name for name in SPLITS if name != "given"]
+
 
 def shares(parts):
     return parts.value_counts(normalize=True).reindex(PARTS, fill_value=0).to_list()
@@ -25,7 +27,7 @@ def refusal(table, split, **options):
 
 
 @pytest.mark.parametrize("seed", range(5))
-@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("split", DRAWN)
 def test_no_patient_is_on_two_sides(split, seed):
     for table in split_folds(random_table(seed), split, seed=seed).values():
         assert (table.rows.groupby("patient")["part"].nunique() == 1).all()
@@ -44,7 +46,7 @@ def test_center_holdout_trains_and_validates_on_different_ids_even_if_centers_sh
     assert (rest.groupby("patient")["part"].nunique() == 1).all()
 
 
-@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("split", DRAWN)
 def test_every_image_gets_exactly_one_part_and_the_rest_of_the_table_stays(split):
     before = random_table(0)
     kept = before.copy()
@@ -76,7 +78,7 @@ def parts_of(split, seed):
     return [fold.rows["part"].to_list() for fold in split_folds(random_table(1), split, seed=seed).values()]
 
 
-@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("split", DRAWN)
 def test_the_seed_alone_decides(split):
     first = parts_of(split, seed=3)
     np.random.seed(len(split))
@@ -152,7 +154,7 @@ def test_an_unknown_split_is_refused_with_the_nearest():
 
 @pytest.mark.parametrize(("counts", "label"), [((2, 9, 9), "normal"), ((9, 9, 0), "malignant"), ((0, 9, 0), "normal")])
 def test_too_few_patients_of_a_class_are_refused_by_class_and_number(counts, label):
-    message = refusal(tiny_table(*counts), "stratified")
+    message = refusal(tiny_table(*counts), "stratified", classes=CLASSES)
     assert f"Class '{label}' has {counts[CLASSES.index(label)]} patients" in message
 
 
@@ -230,8 +232,9 @@ def test_a_column_of_the_users_own_is_not_written_over():
 
 def test_parts_are_counted_by_class_in_the_order_of_the_model():
     table = tiny_table(2, 1, 0).assign(part=["train", "test", "train"])
-    counts = count_parts(table)
+    counts = count_parts(table, CLASSES)
     assert list(counts.index) == list(PARTS)
+    assert list(count_parts(table).columns) == ["normal", "benign"]
     assert list(counts.columns) == list(CLASSES)
     assert counts.to_numpy().tolist() == [[1, 1, 0], [0, 0, 0], [1, 0, 0]]
 
@@ -250,3 +253,38 @@ def test_a_center_with_a_comma_in_its_name_is_told_where_to_go():
     table = joined(tiny_table(4, 4, 4, center="Hospital, North"), tiny_table(4, 4, 4, center="beta"))
     assert "A name with a comma goes into the pipeline file" in refusal(table, "center_holdout", holdout=("Hospital",))
     assert split_table(table, "center_holdout", holdout=("Hospital, North",)).holdout == ("Hospital, North",)
+
+
+def given_table(parts):
+    table = random_table(0)
+    patients = table["patient"].rank(method="dense").astype(int)
+    return table.assign(original_split=[parts[number % len(parts)] for number in patients])
+
+
+def test_the_split_that_came_with_the_images_is_taken_as_it_is():
+    table = given_table(["train", "train", "valid", "test", ""])
+    parts = split_table(table, "given").rows
+    assert (parts["part"] == table["original_split"].replace("", "unused")).all()
+
+
+@pytest.mark.parametrize(("there", "missing"), [(["train", "test"], "valid"), (["train", "train", "valid"], "test")])
+def test_a_part_that_did_not_come_is_drawn_from_train_a_patients_images_together(there, missing):
+    table = given_table(there)
+    split = split_table(table, "given")
+    rows = split.rows
+    kept = rows["part"] == table["original_split"]
+    assert (rows["part"][~kept] == missing).all() and shares(rows["part"])[PARTS.index(missing)] > 0.05
+    drawn = rows[table["original_split"] == "train"]
+    assert (drawn.groupby("patient")["part"].nunique() == 1).all()
+    assert f"no part {missing}: 15% of train is taken for it" in "; ".join(split.notes)
+
+
+@pytest.mark.parametrize(("parts", "message"), [
+    (None, "came without a split"), (["train"], "has only train"), (["valid", "test"], "has only test, valid"),
+    (["train", "valid", "test"], "has no benign in part valid"),
+])
+def test_a_split_that_cannot_be_taken_is_refused(parts, message):
+    table = given_table(parts) if parts else random_table(0)
+    if "benign" in message:
+        table = table[(table["label"] != "benign") | (table["original_split"] != "valid")].reset_index(drop=True)
+    assert message in refusal(table, "given")

@@ -11,7 +11,7 @@ from busfast.errors import UserError
 from data.tables import COLUMNS, images, random_table, tiny_table
 
 
-@pytest.mark.parametrize("split", SPLITS)
+@pytest.mark.parametrize("split", [name for name in SPLITS if name != "given"])
 def test_a_split_reads_back_as_it_was_written_with_the_groups(tmp_path, split):
     for table in split_folds(random_table(0), split).values():
         table.rows.loc[0, ["patient", "device"]] = ["NA", 'a "B",\nKöln']

@@ -42,7 +42,7 @@ def test_the_defaults_are_those_of_the_experiment():
     assert (config.arch, config.size, config.bs, config.dropout, config.wd) == ("efficientnet_b0", 224, 32, 0.2, 1e-4)
     assert (config.lr, config.lr_min, config.epochs, config.patience) == (1e-3, 1e-6, 50, 7)
     assert (config.monitor, config.seed) == ("val_loss", 42)
-    assert config.classes == ("normal", "benign", "malignant")
+    assert config.classes == ()  # those of the images
     assert config.splits == ("stratified", "center_holdout")
 
 
@@ -60,7 +60,8 @@ def test_the_house_has_the_three_pipelines():
 
 def test_btxrd_is_the_experiment_as_it_was(monkeypatch):
     monkeypatch.chdir(HOUSE)
-    assert load_config("btxrd")[1] == Config(data="data/btxrd", holdout=("2", "3"))
+    assert load_config("btxrd")[1] == Config(data="data/btxrd", holdout=("2", "3"),
+                                              classes=("normal", "benign", "malignant"))
 
 
 def test_without_a_name_it_is_the_phantom(monkeypatch):
@@ -129,7 +130,7 @@ def test_lr_min_may_not_be_above_lr():
 
 
 @pytest.mark.parametrize(("classes", "shown"), [
-    (("benign",), "['benign']"), ((), "[]"), (("benign", "benign"), "['benign', 'benign']"),
+    (("benign",), "['benign']"), (("benign", "benign"), "['benign', 'benign']"),
     (("benign", "a/b"), "'a/b'"), (("benign", ".."), "'..'"), (("benign", "a\nb"), "'a\nb'"),
 ])
 def test_classes_are_two_or_more_plain_names(classes, shown):

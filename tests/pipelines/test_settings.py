@@ -30,13 +30,13 @@ def test_a_setting_is_one_field():
     class More(Config):
         warmup: int = setting(0, "epochs of a rising learning rate", low=0, high=10)
         curve: str = setting("cosine", "how it falls", choices=("cosine", "linear"))
-        tags: tuple[str, ...] = setting((), "words", choices=lambda config: config.classes)
+        tags: tuple[str, ...] = setting((), "words", choices=lambda config: config.splits)
 
-    assert (More(warmup="3").warmup, More(tags="benign").tags) == (3, ("benign",))
+    assert (More(warmup="3").warmup, More(tags="stratified").tags) == (3, ("stratified",))
     assert refusal(More, warmup=11) == "warmup=11 is out of range: give a number from 0 to 10."
     assert refusal(More, warmup="soon") == "warmup=soon is not a whole number."
     assert "Unknown curve 'linar'. Did you mean 'linear'?" in refusal(More, curve="linar")
-    assert "Unknown tag 'x'" in refusal(More, tags="benign,x")
+    assert "Unknown tag 'x'" in refusal(More, tags="stratified,x")
     assert describe(fields(More)[-2]) == "how it falls: cosine, linear. Default: cosine."
     assert describe(fields(More)[-1]) == "words."
 

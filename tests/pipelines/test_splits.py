@@ -6,7 +6,7 @@ import pandas as pd
 import pytest
 
 from busfast.cli import main
-from busfast.data import check, duplicate_pairs, table
+from busfast.data import check, duplicate_pairs, open_data
 from busfast.errors import UserError
 from busfast.pipelines import backends, splits
 from busfast.pipelines.config import Config
@@ -75,7 +75,7 @@ def test_a_table_that_cannot_be_split_is_refused_before_its_images_are_read(conf
 def test_on_the_way_to_a_training_nothing_is_read_or_chosen_twice(workdir, count, monkeypatch):
     from busfast.training import train
 
-    tables = [count(module, "read_table") for module in (table, splits)]
+    tables = count(open_data, "read_table")
     images, folds = count(check, "fingerprint_images"), count(splits, "split_folds")
     devices, loaders = count(backends, "choose_device"), count(backends, "choose_loader")
     trained = []
@@ -85,7 +85,7 @@ def test_on_the_way_to_a_training_nothing_is_read_or_chosen_twice(workdir, count
         return SimpleNamespace(name=name)
     monkeypatch.setattr(train, "train_run", train_run)
     assert main(["train"]) == 0
-    assert [len(calls) for calls in (sum(tables, []), images, folds, devices, loaders, trained)] == [1] * 6
+    assert [len(calls) for calls in (tables, images, folds, devices, loaders, trained)] == [1] * 6
 
 
 def test_a_fold_is_refused_where_there_are_none_and_by_its_nearest_name(config):

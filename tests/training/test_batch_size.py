@@ -13,7 +13,8 @@ CPU = torch.device("cpu")
 
 
 def config(**own):
-    return Config(**({"data": "data", "arch": ARCH, "size": SIZE, "bs": 32, "device": "cpu"} | own))
+    return Config(**({"data": "data", "arch": ARCH, "size": SIZE, "bs": 32, "device": "cpu",
+                      "classes": ("normal", "benign", "malignant")} | own))
 
 
 def test_what_a_step_keeps_grows_with_the_area_of_the_images_and_no_random_number_is_drawn():

@@ -25,7 +25,7 @@ from filelock import FileLock
 from busfast.cli import main
 from busfast.models import fast_step
 from busfast.training import callbacks, fit
-from busfast.training.checkpoint import NAME, PREVIOUS
+from busfast.training.checkpoint import NAME, PREVIOUS, read_checkpoint, write_checkpoint
 from busfast.training.runs import Run
 from training import forks
 from training.kills import differences, view
@@ -210,6 +210,15 @@ def test_images_that_changed_are_refused(stopped, capsys):
     shutil.copy(Path("data") / one, Path("data") / other)
     assert train("--resume") == 2
     assert "changed since it was trained" in capsys.readouterr().err
+
+
+def test_a_checkpoint_of_an_optimizer_with_other_groups_is_refused(stopped, capsys):
+    path = RUN.models / NAME
+    state = read_checkpoint(path)
+    state["optimizer"]["param_groups"] = state["optimizer"]["param_groups"][:2]  # as version 0.1 had them
+    write_checkpoint(path, state)
+    assert train("--resume") == 2
+    assert "is of another version of busfast" in capsys.readouterr().err
 
 
 def test_what_may_change_the_last_bit_is_said(stopped, capsys):

@@ -10,10 +10,10 @@ from typing import NamedTuple
 import pandas as pd
 
 from busfast.csvfile import Rows
-from busfast.data.labels import match_label
+from busfast.data.labels import find_classes, match_label
 from busfast.data.paths import PathSandbox
 from busfast.data.sources.listing import check_link
-from busfast.data.table import CLASSES, OPTIONAL, REQUIRED, Table
+from busfast.data.table import OPTIONAL, REQUIRED, Table
 from busfast.errors import UserError
 from busfast.progress import progress
 
@@ -27,7 +27,7 @@ class Options(NamedTuple):
     center_tag: str = ""  # DICOM keyword that names the center
     key: bytes = b""  # secret for the ids of DICOM patients; without one, ids differ between readings
     prefix: str = ""  # put before patient ids that are unique only within their set
-    classes: tuple[str, ...] = CLASSES  # the expected labels
+    classes: tuple[str, ...] = ()  # the expected labels; none: those that are found
 
 
 def table_from_rows(rows: Rows, to_record: Callable[[dict[str, str]], dict], root: Path, file: Path,
@@ -111,14 +111,14 @@ def make_table(records: Iterable[dict], root: Path, options: Options, notes: Ite
 
 def map_labels(labels: list[str], classes: tuple[str, ...]) -> tuple[list[str], list[str]]:
     """Maps labels to classes; keeps labels that match none. Returns the labels, and notes on both."""
-    counts, matches = Counter(labels), {}
-    for label in counts:
+    counts, matches = Counter(labels), {} if classes else find_classes(labels)
+    for label in counts if classes else ():
         try:
             matches[label] = match_label(label, classes)
         except UserError:
             matches[label] = label
     mapped = [f"{label} -> {name} ({counts[label]})" for label, name in matches.items() if label != name]
-    other = [f"{label} ({counts[label]})" for label, name in matches.items() if name not in classes]
+    other = [f"{label} ({counts[label]})" for label, name in matches.items() if classes and name not in classes]
     notes = [f"labels read as classes: {', '.join(mapped)}"] if mapped else []
     if other:
         notes.append(f"labels not among the classes {', '.join(classes)}, and kept: {', '.join(other)}. Name your "

@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pandas as pd
 
+from busfast.csvfile import Rows
 from busfast.data.images import SUFFIXES as IMAGES
+from busfast.data.labels import plain
 from busfast.data.sources.common import Options, keep_present, make_table
 from busfast.data.sources.dicom_tags import is_dicom, read_tags
 from busfast.data.sources.listing import files_in, is_image
@@ -19,6 +21,18 @@ TITLE = "CSV"
 LOOKS = "one CSV file with a row per image"
 PUBLISHED: dict[str, int] = {}
 SUFFIXES = (".csv", ".tsv", ".xlsx")
+# busfast's name -> what others call the column, plain (see `plain`), most telling first.
+USUAL = {
+    "image": ("image", "imagepath", "filepath", "path", "filename", "imagefilename", "file", "fname", "imageid", "img",
+              "imagename", "name"),
+    "label": ("label", "labels", "class", "diagnosis", "dx", "target", "category", "classification", "pathology"),
+    "patient": ("patient", "patientid", "pid", "case", "caseid", "subject", "subjectid", "personid"),
+    "center": ("center", "centre", "hospital", "site", "institution", "clinic"),
+    "original_split": ("originalsplit", "split", "part", "subset", "fold", "isvalid", "isval"),
+}
+PARTS = {"train": "train", "training": "train", "trn": "train", "valid": "valid", "val": "valid",
+         "validation": "valid", "dev": "valid", "test": "test", "testing": "test", "tst": "test", "": ""}
+IS_VALID = {"true": "valid", "1": "valid", "yes": "valid", "false": "train", "0": "train", "no": "train"}
 
 
 def is_set(folder: Path) -> bool:
@@ -48,6 +62,10 @@ def read(root: Path, options: Options) -> pd.DataFrame:
     root = file.parent
     sheet = read_sheet(file, ())
     names, notes = _name_columns(sheet.header, file, options)
+    parts = _part_names(sheet, names)
+    if parts is None:  # numbers of folds, or something else
+        names = [f"original_{sheet.header[index]}" if name == "original_split" else name
+                 for index, name in enumerate(names)]
     records, backslashes = [], 0
     for line, cells in sheet.rows:
         row = dict(zip(names, cells, strict=True))
@@ -63,6 +81,8 @@ def read(root: Path, options: Options) -> pd.DataFrame:
                     _check_kind(root / path, where, mask=name == "mask")
                 backslashes += "\\" in row[name] and "\\" not in path
                 row[name] = path
+        if "original_split" in row:
+            row["original_split"] = parts.get(row["original_split"].lower(), "")
         records.append((line, {"mask": ""} | row))
     if backslashes:
         notes.append(f"{backslashes} paths are written with \\ and read with /")
@@ -111,10 +131,16 @@ def _name_columns(header: list[str], file: Path, options: Options) -> tuple[list
                 raise UserError(f"{file}, row 1: {' and '.join(titles)} could both be {name}. Choose one: "
                                 f"--columns={name}={titles[0]}")
             ours[name] = header.index(name if name in titles else titles[0])
+    for name, usual in USUAL.items():
+        titles = [title for other in usual for title in header
+                  if plain(title) == other and header.index(title) not in ours.values()]
+        if name not in ours and titles:
+            ours[name] = header.index(titles[0])
     for name in REQUIRED:
         if name not in ours:
-            raise UserError(f"{file}, row 1: there is no column '{name}' (found: {', '.join(header)}). Name it: "
-                            f"--columns={name}=COLUMN")
+            raise UserError(f"{file}, row 1: no column looks like '{name}' (found: {', '.join(header)}; usual names: "
+                            f"{', '.join(USUAL[name])}). Rename the column, or prepare the images: python -m busfast "
+                            f"prepare --source=csv --path={file} --columns={name}=COLUMN")
     names = list(header)
     for index, title in enumerate(names):
         if title in ours and ours[title] != index:  # such as a column 'label', if --columns names another as label
@@ -127,6 +153,17 @@ def _name_columns(header: list[str], file: Path, options: Options) -> tuple[list
     kept = [name for index, name in enumerate(names) if index not in ours.values()]
     notes = [f"columns read: {', '.join(renamed)}"] if renamed else []
     return names, [*notes, f"other columns, kept: {', '.join(kept)}"] if kept else notes
+
+
+def _part_names(sheet: Rows, names: list[str]) -> dict[str, str] | None:
+    """Returns what the values of the column original_split mean, in lower case; None if they are no parts."""
+    if "original_split" not in names:
+        return {}
+    index = names.index("original_split")
+    values = {cells[index].lower() for _, cells in sheet.rows}
+    if plain(sheet.header[index]) in ("isvalid", "isval") and values <= set(IS_VALID):
+        return IS_VALID
+    return PARTS if values <= set(PARTS) else None
 
 
 def _relative(value: str, root: Path, where: str) -> str:

@@ -88,7 +88,7 @@ def make(root: Path, images: list[str], dicom: list[str], others: list[str], opt
     if any(record["original_split"] for record in records):
         counts = Counter(record["original_split"] or "none" for record in records)
         notes.append("the folders " + ", ".join(f"{part} ({count})" for part, count in sorted(counts.items())) +
-                     " are in column original_split, which busfast does not use: it makes its own split")
+                     " are in column original_split, which --split=given takes")
     else:
         for record in records:
             del record["original_split"]
@@ -96,7 +96,7 @@ def make(root: Path, images: list[str], dicom: list[str], others: list[str], opt
 
 
 def _check_nesting(root: Path, name: str, folders: tuple[str, ...], options: Options) -> None:
-    classes = [plain(label) for label in options.classes]
+    classes = [plain(label) for label in options.classes or CLASSES]
     outer = folders[0]
     if plain(outer) in classes:
         return

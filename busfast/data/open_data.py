@@ -1,0 +1,87 @@
+"""A set of images in whatever form somebody has it -> its table; nothing is written."""
+
+import hashlib
+import os
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from busfast.csvfile import read_rows
+from busfast.data.sources import csv_table, folder, guess_source, read_source
+from busfast.data.table import REQUIRED, Table, find_table, read_table
+from busfast.errors import UserError
+
+DIRECT = ("folder", "csv")  # sources whose images can be used as they lie
+
+
+def find_data(data: str | Path) -> Path:
+    """Returns the table of a set of images: its table.csv or other CSV file, or the table.csv, not there, that stands
+    for class folders. Its folder is what paths in the table are relative to.
+
+    Raises:
+        UserError: there is nothing at `data`, or what is there must be prepared first.
+    """
+    path = Path(data)
+    if not os.path.isdir(path) or (path / "table.csv").is_file():
+        return find_table(data)
+    source = guess_source(path)
+    if source == "csv":
+        return csv_table.tables_in(path)[0]
+    if source == "folder":
+        return folder.find(Path(os.path.abspath(path)) if path.is_absolute() else path) / "table.csv"
+    if source:
+        raise UserError(f"The folder '{data}' has no table.csv; it looks like {source}. Prepare it: "
+                        f"python -m busfast prepare --source={source} --path={data}")
+    if len(tables := csv_table.tables_in(path)) > 1:
+        names = ", ".join(table.name for table in tables[:5])
+        raise UserError(f"The folder '{data}' has {len(tables)} tables ({names}). Name one of them: "
+                        f"--data={path / tables[0].name}")
+    return find_table(data)
+
+
+def read_data(data: str | Path, classes: Sequence[str] = (), *, files: bool = True,
+              other_labels: bool = False) -> Table:
+    """Reads a set of images: a folder with table.csv, class folders (also below train, valid and test), or a CSV file
+    with the usual column names (or a folder with one).
+
+    Args:
+        data: the folder, or the CSV file.
+        classes, other_labels: as those of `read_table`; only a table.csv is refused for other labels.
+        files: whether the images must exist.
+
+    Returns:
+        The table; a split that came with the images is its column original_split.
+
+    Raises:
+        UserError: as `find_data`, `read_table` and `read_source`; DICOM files or masks in a form of their own.
+    """
+    file, classes = find_data(data), tuple(classes)
+    if not os.path.isfile(file):
+        source = read_source("folder", file.parent, files=files, classes=classes)
+    elif file.name == "table.csv" or set(REQUIRED) <= set(read_rows(file, ())[0]):
+        return read_table(file, classes, files=files, other_labels=other_labels)
+    else:
+        source = read_source("csv", file, files=files, classes=classes)
+    if source.dicom:
+        raise UserError(f"{data}: {len(source.dicom)} images are DICOM files, such as '{source.dicom[0]}', which are "
+                        f"converted first: python -m busfast prepare --source="
+                        f"{'csv' if os.path.isfile(file) else 'folder'} --path={data}")
+    masks = [isinstance(mask, str) for mask in source.rows["mask"]]
+    notes = source.notes if all(masks) else (*source.notes, "masks of several files are not used; prepare joins them")
+    rows = source.rows.assign(mask=[mask if single else "" for mask, single in
+                                    zip(source.rows["mask"], masks, strict=True)])
+    return replace(Table(rows, file.parent), file=file, notes=notes)
+
+
+def is_prepared(data: str | Path) -> bool:
+    """Returns whether a set of images has a table.csv, whose column original_split no split uses by itself."""
+    file = find_data(data)
+    return os.path.isfile(file) and file.name == "table.csv"
+
+
+def hash_data(data: str | Path) -> str:
+    """Returns the SHA-256 of a table, or of the paths of class folders."""
+    file = find_data(data)
+    if os.path.isfile(file):
+        return hashlib.sha256(file.read_bytes()).hexdigest()
+    return hashlib.sha256("\n".join(sorted(folder.sort_files(file.parent)[0])).encode()).hexdigest()
