@@ -18,7 +18,7 @@ FLOORS = (("base",), ("data",), ("pipelines",), ("models",), ("training", "infer
           ("demo", "bench", "sweep"), ("cli",))
 HEAVY = ("torch", "torchvision", "fastai", "timm", "pandas", "numpy", "matplotlib", "nvidia", "sklearn", "scipy", "PIL")
 # Public names of version 0.1 that notebooks import from where they were; no code of busfast does.
-ALIASES = {"busfast": {"busfast.models.accelerate"},
+ALIASES = {"busfast": {"busfast.models.accelerate", "busfast.pipelines.from_data", "busfast.models.learner"},
            "busfast.models": {"busfast.inference.predictor", "busfast.inference.stream",
                               "busfast.inference.fastai_export"}}
 

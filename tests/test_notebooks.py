@@ -19,6 +19,7 @@ PROMISED = {
         "clinic/list.csv", "data/list/table.csv", "data/list/audit/audit.html", "data/list-clean/left_out.csv",
         "data/folders/table.csv", "models/own_data/stratified/best.pth",
         "models/own_data/stratified-2/best.pth"]),
+    "fastai": ("data/phantom", {"IMAGES": 90}, ["learner.pkl"]),
     "center_shift": ("data/phantom", {}, [
         f"results/shift/{name}/metrics.csv" for name in (
             "stratified", *(f"leave_one_center_out-{center}" for center in ("alpha", "beta", "gamma")))]

@@ -16,7 +16,7 @@ WHATS: dict[str, dict[str, Any]] = {
     "loaders": {"data": "", "images": 256, "size": 224, "bs": 32, "rounds": 5, "threads": 2, "only": ""},
     "step": {"arch": ARCH, "size": 224, "bs": 32, "rounds": 5, "only": ""},
     "epoch": {"data": "", "images": 256, "arch": ARCH, "size": 224, "bs": 32, "rounds": 3, "threads": 2, "only": ""},
-    "fastai": {"data": "", "images": 512, "size": 224, "bs": 64, "rounds": 3, "threads": 2, "only": ""},
+    "fastai": {"data": "", "images": 1024, "size": 224, "bs": 64, "rounds": 3, "threads": 2, "only": ""},
     "predict": {"data": "", "images": 256, "arch": ARCH, "size": 224, "bs": 32, "rounds": 5, "threads": 2, "only": ""},
 }
 STUDIES = ("options", "quality", "size", "stores")  # scripts in benchmarks/, which were part of `bench` in version 0.1
@@ -35,7 +35,7 @@ def bench(what: str, *, data: str = None, images: int = None, arch: str = None, 
             epoch), fastai (fastai's own code, plain and accelerated) or predict (a folder of images).
         data: folder with table.csv and the images. Default: generated gray JPEGs of 1000x1400 px; for fastai, color
             JPEGs of 500x375 px.
-        images: largest number of images. Default 256 (fastai 512).
+        images: largest number of images. Default 256 (fastai 1024, of which 256 for epochs).
         arch: any timm model. Default efficientnet_b0.
         size: side of the model's input, pixels. Default 224.
         bs: images per batch. Default 32 (fastai 64).

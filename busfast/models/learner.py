@@ -4,12 +4,14 @@ from collections.abc import Sequence
 from dataclasses import asdict
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from fastai.callback.schedule import ParamScheduler, SchedCos
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.optimizer import Adam
+from fastcore.foundation import L
 
 from busfast.errors import UserError
 from busfast.models.fast_step import ALL, FastLearner, FusedAdam, choose_parts, mixed_precision, plain_activations
@@ -31,9 +33,12 @@ def class_weights(labels: Sequence[str], classes: Sequence[str]) -> torch.Tensor
 
 
 def make_learner(dls: TableDataLoaders, arch: str = "efficientnet_b0", *, weights: str | StartWeights = "auto",
-                 dropout: float = 0.2, lr: float = 1e-3, wd: float = 1e-4, freeze: int = 0, parts: Sequence[str] = ALL,
-                 path: str | Path | None = None, model_dir: str | Path = "models") -> Learner:
+                 dropout: float = 0.2, lr: float = 1e-3, wd: float = 1e-4, freeze: int = 0, metrics: Any = None,
+                 loss_func: Any = None, opt_func: Any = None, splitter: Any = None, cbs: Any = None,
+                 parts: Sequence[str] = ALL, path: str | Path | None = None,
+                 model_dir: str | Path = "models") -> Learner:
     """Makes a Learner: a timm model, weighted cross-entropy, Adam. Sets the normalization of `dls` to the weights'.
+    `busfast.learner` is another name of this function.
 
     Args:
         dls: from `make_dls`.
@@ -43,6 +48,8 @@ def make_learner(dls: TableDataLoaders, arch: str = "efficientnet_b0", *, weight
         lr: learning rate.
         wd: (L2) weight decay.
         freeze: number of first stages to freeze, see `freeze_stages`; ignored if the weights are random.
+        metrics, loss_func, opt_func, splitter, cbs: those of fastai's Learner; default: the metrics of the log,
+            weighted cross-entropy, Adam with L2 weight decay, early stages, late stages and classifier, none.
         parts: of the fast step to use, names of `busfast.models.fast_step.PARTS`.
         path: fastai's folder for its files.
         model_dir: the folder in it for weights.
@@ -63,11 +70,13 @@ def make_learner(dls: TableDataLoaders, arch: str = "efficientnet_b0", *, weight
     model = model.to(dls.device, memory_format=memory_format)
     if "plain_activations" in enabled:
         plain_activations(model)
-    weight = class_weights(list(dls.train_ds.items["label"]), classes).to(dls.device)
+    if loss_func is None:
+        weight = class_weights(list(dls.train_ds.items["label"]), classes).to(dls.device)
+        loss_func = CrossEntropyLossFlat(weight=weight)
     adam = FusedAdam if "fused_optimizer" in enabled else partial(Adam, decouple_wd=False)
-    learn = FastLearner(dls, model, loss_func=CrossEntropyLossFlat(weight=weight), opt_func=adam, splitter=split_stages,
-                        lr=lr, wd=wd, cbs=mixed_precision(dls.device) if "amp" in enabled else None,
-                        metrics=make_metrics(classes), path=path, model_dir=model_dir)
+    learn = FastLearner(dls, model, loss_func=loss_func, opt_func=opt_func or adam, splitter=splitter or split_stages,
+                        lr=lr, wd=wd, cbs=[*(mixed_precision(dls.device) if "amp" in enabled else ()), *L(cbs)],
+                        metrics=make_metrics(classes) if metrics is None else metrics, path=path, model_dir=model_dir)
     learn.frozen = frozen
     learn.weights_used = asdict(start)  # builtin types: an exported learner must load without busfast
     learn.normalize_dls()
@@ -77,3 +86,6 @@ def make_learner(dls: TableDataLoaders, arch: str = "efficientnet_b0", *, weight
 def cosine(lr: float, lr_min: float) -> ParamScheduler:
     """Returns a callback that lowers the learning rate from `lr` to `lr_min` along a cosine, batch by batch."""
     return ParamScheduler({"lr": SchedCos(lr, lr_min)})
+
+
+learner = make_learner  # as `busfast.learner`

@@ -32,9 +32,11 @@ class TableDataLoaders(DataLoaders):
 
     Attributes:
         root: the folder that relative paths of `test_dl` are below.
+        split: the split they were made of, where `busfast.dataloaders` made it.
     """
 
     root: Path | None = None
+    split: Split | None = None
 
     @property
     def image(self) -> ImagePipeline:

@@ -39,12 +39,7 @@ def opencv() -> ModuleType | None:
 
 
 class FusedWarp:
-    """The steps IntToFloatTensor, AffineCoordTfm, LightingTfm (it may be absent) and Normalize (the same), as one.
-
-    Args:
-        steps: those transforms, in order.
-        split_idx: 0 in training.
-    """
+    """fastai's IntToFloatTensor, AffineCoordTfm, LightingTfm and Normalize as one; the last two may be absent."""
 
     def __init__(self, affine: AffineCoordTfm, lighting: LightingTfm | None, normalize: Normalize | None):
         self.affine, self.lighting, self.normalize = affine, lighting, normalize

@@ -75,6 +75,8 @@ def test_the_pets_tutorial_of_fastai_runs_with_one_line_more(pets, tmp_path):
     assert name in ("cat", "dog") and probabilities.argmax() == index
     predictions = quiet(learn, "get_preds", dl=learn.dls.test_dl(files[:5]))[0]
     torch.testing.assert_close(predictions[0], probabilities)
+    averaged, own = quiet(learn, "tta", n=2)
+    assert averaged.shape == (len(learn.dls.valid_ds), 2) and len(own) == len(averaged)
     targets = quiet(learn, "get_preds", dl=learn.dls.test_dl(files[:5], with_labels=True))[1]
     assert [learn.dls.vocab[target] for target in targets] == [name_of(path.name) for path in files[:5]]
 

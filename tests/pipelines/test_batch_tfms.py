@@ -89,6 +89,7 @@ def test_batch_transforms_see_pixels_in_0_to_1_whoever_normalizes_later(parts, t
     with learn.no_bar():
         predicted, loaded = learn.predict(path)[2], learn.get_preds()[0][0]
         torch.testing.assert_close(predicted, loaded)
+        assert not torch.equal(learn.tta(n=2)[0], learn.get_preds()[0])
         learn.export("batch.pkl")
     torch.testing.assert_close(load_learner(tmp_path / "batch.pkl").predict(path)[2], predicted)
 
