@@ -99,7 +99,7 @@ def train(*, split: str = None, pipeline: str = None, preset: str = None, fold: 
 
 
 @with_settings(without("folds", "freeze", "freeze_after", "epochs", "lr", "lr_min", "patience", "monitor",
-                       "split_seed"))
+                       "split_seed", "schedule", "mixup", "cutmix"))
 def lr_find(*, split: str = None, pipeline: str = None, fold: str = None, **settings: Any) -> None:
     """Suggests a learning rate (fastai's finder) and draws results/PIPELINE/lr_find-SPLIT/lr_find.png.
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fastai.callback.schedule import ParamScheduler, SchedCos
+from fastai.callback.schedule import ParamScheduler, SchedCos, combined_cos
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from fastai.optimizer import Adam
@@ -33,9 +33,9 @@ def class_weights(labels: Sequence[str], classes: Sequence[str]) -> torch.Tensor
 
 
 def make_learner(dls: TableDataLoaders, arch: str = "efficientnet_b0", *, weights: str | StartWeights = "auto",
-                 dropout: float = 0.2, lr: float = 1e-3, wd: float = 1e-4, freeze: int = 0, metrics: Any = None,
-                 loss_func: Any = None, opt_func: Any = None, splitter: Any = None, cbs: Any = None,
-                 parts: Sequence[str] = ALL, path: str | Path | None = None,
+                 dropout: float = 0.2, lr: float = 1e-3, wd: float = 1e-4, freeze: int = 0,
+                 label_smoothing: float = 0.0, metrics: Any = None, loss_func: Any = None, opt_func: Any = None,
+                 splitter: Any = None, cbs: Any = None, parts: Sequence[str] = ALL, path: str | Path | None = None,
                  model_dir: str | Path = "models") -> Learner:
     """Makes a Learner: a timm model, weighted cross-entropy, Adam. Sets the normalization of `dls` to the weights'.
     `busfast.learner` is another name of this function.
@@ -48,6 +48,7 @@ def make_learner(dls: TableDataLoaders, arch: str = "efficientnet_b0", *, weight
         lr: learning rate.
         wd: (L2) weight decay.
         freeze: number of first stages to freeze, see `freeze_stages`; ignored if the weights are random.
+        label_smoothing: of the default loss, 0 to 1.
         metrics, loss_func, opt_func, splitter, cbs: those of fastai's Learner; default: the metrics of the log,
             weighted cross-entropy, Adam with L2 weight decay, early stages, late stages and classifier, none.
         parts: of the fast step to use, names of `busfast.models.fast_step.PARTS`.
@@ -72,7 +73,7 @@ def make_learner(dls: TableDataLoaders, arch: str = "efficientnet_b0", *, weight
         plain_activations(model)
     if loss_func is None:
         weight = class_weights(list(dls.train_ds.items["label"]), classes).to(dls.device)
-        loss_func = CrossEntropyLossFlat(weight=weight)
+        loss_func = CrossEntropyLossFlat(weight=weight, label_smoothing=label_smoothing)
     adam = FusedAdam if "fused_optimizer" in enabled else partial(Adam, decouple_wd=False)
     learn = FastLearner(dls, model, loss_func=loss_func, opt_func=opt_func or adam, splitter=splitter or split_stages,
                         lr=lr, wd=wd, cbs=[*(mixed_precision(dls.device) if "amp" in enabled else ()), *L(cbs)],
@@ -86,6 +87,22 @@ def make_learner(dls: TableDataLoaders, arch: str = "efficientnet_b0", *, weight
 def cosine(lr: float, lr_min: float) -> ParamScheduler:
     """Returns a callback that lowers the learning rate from `lr` to `lr_min` along a cosine, batch by batch."""
     return ParamScheduler({"lr": SchedCos(lr, lr_min)})
+
+
+def one_cycle(lr: float, lr_min: float) -> ParamScheduler:
+    """Returns fastai's one-cycle schedule: a quarter of the training up from lr / 25, then down to `lr_min`; momentum
+    does the opposite. Source: Smith and Topin 2017, arXiv 1708.07120."""
+    return ParamScheduler({"lr": combined_cos(0.25, lr / 25, lr, lr_min), "mom": combined_cos(0.25, 0.95, 0.85, 0.95)})
+
+
+def flat_cos(lr: float, lr_min: float) -> ParamScheduler:
+    """Returns fastai's flat schedule: `lr` for three quarters of the training, then down to `lr_min` along a cosine."""
+    return ParamScheduler({"lr": combined_cos(0.75, lr, lr, lr_min)})
+
+
+# Values of the settings `schedule` and `opt`.
+SCHEDULES = {"cosine": cosine, "one_cycle": one_cycle, "flat_cos": flat_cos}
+OPTIMIZERS = {"adam": FusedAdam, "adamw": partial(FusedAdam, decouple_wd=True)}
 
 
 learner = make_learner  # as `busfast.learner`

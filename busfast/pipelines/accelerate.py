@@ -17,6 +17,7 @@ from fastcore.foundation import L
 from PIL import Image
 
 from busfast.pipelines.augment import collate
+from busfast.pipelines.batch_tfms import is_noop
 from busfast.pipelines.cache import Cache
 from busfast.pipelines.image_dl import ImageDL, step_name
 from busfast.pipelines.item_plan import ItemPlan, plan_items
@@ -60,7 +61,7 @@ class AcceleratedDL(ImageDL):
         rng = np.random.default_rng(self.rng.getrandbits(64))
         kept = self.cache.pixels(plan.form) if self.cache is not None else None
         read = name_unreadable(kept.read if kept is not None else plan.form.load)
-        by_item = bool(plan.rest) or any(step.name != "noop" for step in getattr(self.before_batch, "fs", ()))
+        by_item = bool(plan.rest) or not all(map(is_noop, getattr(self.before_batch, "fs", ())))
         if by_item and not self._announced:
             self._announced = True
             names = ", ".join(map(step_name, plan.rest)) or "transforms before the batch"
@@ -138,7 +139,7 @@ def why_not(dl: Any) -> str:
         return "it has no batch size"
     if dl.n_inp != 1:
         return f"it has {dl.n_inp} inputs, not one"
-    steps = [step for step in dl.dataset.tls[0].tfms.fs if step.name != "noop"]
+    steps = [step for step in dl.dataset.tls[0].tfms.fs if not is_noop(step)]
     if not steps or steps[-1].name != f"{PILBase.__name__}.create":
         return f"its images are not opened by fastai's PILImage.create, but by {steps[-1].name if steps else 'nothing'}"
     image, *targets = dl.dataset[0]

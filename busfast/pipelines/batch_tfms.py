@@ -36,10 +36,18 @@ class Augment(Transform):
     def take(self, count: int) -> Augmentation:
         """Returns the augmentation of a batch of `count` images, once."""
         sampled, self.sampled = self.sampled, None
-        return sampled or sample_augmentation(self.image, count, np.random.default_rng(torch.randint(2**31, ()).item()))
+        if sampled is None or len(sampled.angle) != count:  # called by hand, on a batch of the user's own
+            sampled = sample_augmentation(self.image, count, np.random.default_rng(torch.randint(2**31, ()).item()))
+        return sampled
 
     def encodes(self, x: TensorImage):
         return augment(x, self.take(len(x)))
+
+
+def is_noop(step: Transform) -> bool:
+    """Whether a step is what fastai puts into an empty pipeline. (The name of others holds their settings, which takes
+    time to format.)"""
+    return type(step) is Transform and step.name == "noop"
 
 
 def make_normalize(mean: tuple[float, ...], std: tuple[float, ...]) -> Normalize:
@@ -75,7 +83,7 @@ class BatchPipeline(Pipeline):
 
     def _steps(self) -> list[Transform]:
         """The steps that run in this part of the data."""
-        return [step for step in self.fs if step.name != "noop" and (
+        return [step for step in self.fs if not is_noop(step) and (
             isinstance(step, AffineCoordTfm)  # its split_idx is the part that it last saw
             or step.split_idx in (None, self.split_idx))]
 

@@ -15,6 +15,8 @@ BUILTIN = Path(__file__).parent / "builtin"  # in a clone a link to the house's 
 DEFAULT = "phantom"
 LOADERS = ("auto", "dali", "torchvision")
 DEVICES = ("auto", "cuda", "mps", "cpu")
+OPTIMIZERS = ("adam", "adamw")
+SCHEDULES = ("cosine", "one_cycle", "flat_cos")
 # Time to quality: what few epochs need is more steps (smaller batches) that are smaller; the first stages, which take
 # the most time, have learned what they can from the images after one of them (Brock et al. 2017, "FreezeOut", arXiv
 # 1706.04983). Growing sizes, or training at other sizes than the model is used at, cost more AUC than it saved time
@@ -67,9 +69,19 @@ class Config:
                                 low=0, high=100_000)
     epochs: int = setting(50, "number of epochs; the learning rate falls over all of them", low=1, high=100_000)
     bs: int = setting(32, "images per batch", low=2, high=65_536)
-    lr: float = setting(1e-3, "learning rate at the start; it falls along a cosine", low=1e-12, high=100)
+    opt: str = setting("adam", "optimizer: Adam with L2 weight decay, or AdamW", choices=OPTIMIZERS)
+    schedule: str = setting("cosine", "how the learning rate changes; cosine falls from lr to lr_min, one_cycle rises "
+                                      "for a quarter of the training first, flat_cos falls in the last quarter",
+                            choices=SCHEDULES)
+    lr: float = setting(1e-3, "the highest learning rate", low=1e-12, high=100)
     lr_min: float = setting(1e-6, "learning rate at the end, at most lr", low=0, high=100)
     wd: float = setting(1e-4, "weight decay", low=0, high=10, flag=False)
+    label_smoothing: float = setting(0.0, "share of a label that is spread over all classes in the loss", low=0,
+                                     high=0.99)
+    mixup: float = setting(0.0, "alpha of mixup: each training image is blended with another of its batch; 0: off",
+                           low=0, high=100)
+    cutmix: float = setting(0.0, "alpha of CutMix: a part of each training image is from another; 0: off", low=0,
+                            high=100)
     patience: int = setting(7, "epochs without a better monitor before training stops", low=1, high=100_000)
     monitor: str = setting("val_loss", "logged column that chooses the best epoch: val_loss, val_acc, macro_auc, "
                                        "recall_CLASS or train_loss", choices=lambda config: config.measures)
@@ -85,6 +97,9 @@ class Config:
     def __post_init__(self):
         check_settings(self)
         check_range("lr_min", self.lr_min, 0, self.lr, "lr")
+        if self.mixup and self.cutmix:
+            raise UserError(f"mixup={self.mixup:g} and cutmix={self.cutmix:g} both mix the images of a batch. Set "
+                            "one of them to 0.")
         if not self.splits:
             raise UserError(f"splits=[] names nothing to train. Choose from: {', '.join(_splits(self))}.")
         if not self.cache:

@@ -18,7 +18,7 @@ from fasttransform import Pipeline, Transform
 
 from busfast.pipelines.augment import collate
 from busfast.pipelines.backends import LOADERS
-from busfast.pipelines.batch_tfms import Augment, BatchPipeline, make_normalize
+from busfast.pipelines.batch_tfms import Augment, BatchPipeline, is_noop, make_normalize
 from busfast.pipelines.cache import Cache, Pixels
 from busfast.pipelines.image import ImagePipeline, sample_augmentation
 from busfast.pipelines.prefetch import name_unreadable
@@ -128,7 +128,7 @@ class ImageDL(TfmdDL):
     def _item_tfms(self) -> list[str]:
         """The names of the user's transforms of single items."""
         steps = [step for pipeline in (self.after_item, self.before_batch) for step in getattr(pipeline, "fs", ())]
-        return [step_name(step) for step in steps if not isinstance(step, ToTensor) and step.name != "noop"]
+        return [step_name(step) for step in steps if not (isinstance(step, ToTensor) or is_noop(step))]
 
     def _by_item(self, pixels: torch.Tensor, indices: Sequence[int]) -> tuple:
         """A batch as fastai makes it: after_item of each image and its targets, before_batch, collate."""
@@ -153,7 +153,7 @@ class ImageDL(TfmdDL):
     def normalize(self, mean: Sequence[float], std: Sequence[float]) -> None:
         """Sets the last batch transform, fastai's Normalize, and mean and std of `image`; other transforms stay."""
         self.image = replace(self.image, mean=tuple(mean), std=tuple(std))
-        others = [step for step in self.after_batch.fs if not isinstance(step, Normalize) and step.name != "noop"]
+        others = [step for step in self.after_batch.fs if not (isinstance(step, Normalize) or is_noop(step))]
         self.after_batch = BatchPipeline([*others, make_normalize(self.image.mean, self.image.std)])
         self.to(self.device)  # the new one, too
 

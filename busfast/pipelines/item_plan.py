@@ -21,6 +21,7 @@ from fasttransform import Transform
 from PIL import Image
 
 from busfast.data.images import READING, drop_equal_channels
+from busfast.pipelines.batch_tfms import is_noop
 from busfast.pipelines.cache import Form, library_versions
 
 ATTEMPTS = 10  # of RandomResizedCrop, to draw a crop that lies within the image
@@ -68,7 +69,7 @@ def plan_items(steps: Sequence[Transform], training: bool, kind: Any,
         target: (width, height) to which the batch transforms resample.
     """
     split_idx = 0 if training else 1
-    left = [step for step in steps if not isinstance(step, ToTensor) and step.name != "noop"
+    left = [step for step in steps if not (isinstance(step, ToTensor) or is_noop(step))
             and step.split_idx in (None, split_idx)]
     baked = []
     while left and _is_deterministic(left[0], training):

@@ -11,7 +11,7 @@ from fastai.torch_core import set_seed
 from busfast import processes
 from busfast.data.split import Split
 from busfast.models.freeze import freeze_stages
-from busfast.models.learner import make_learner
+from busfast.models.learner import OPTIMIZERS, make_learner
 from busfast.models.weight_files import load_state
 from busfast.models.weights import StartWeights, check_arch
 from busfast.pipelines.backends import REFERENCE, Backend, choose_backend
@@ -69,7 +69,8 @@ def build(config: Config, split: Split | pd.DataFrame, model_dir: Path | str = "
     dls = make_dls(split, image, classes=config.classes, bs=config.bs, val_bs=2 * config.bs, backend=backend,
                    threads=threads, cache=config.cache, rank=processes.rank(), world_size=ranks)
     learn = make_learner(dls, config.arch, weights=weights or config.weights, dropout=config.dropout, lr=config.lr,
-                         wd=config.wd, freeze=0 if config.freeze_after else config.freeze, path=".",
+                         wd=config.wd, freeze=0 if config.freeze_after else config.freeze,
+                         label_smoothing=config.label_smoothing, opt_func=OPTIMIZERS[config.opt], path=".",
                          model_dir=model_dir)
     print(f"model: {config.arch}; {learn.weights_used['text']}", flush=True)
     return learn

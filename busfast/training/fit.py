@@ -5,6 +5,7 @@ from typing import Any
 
 import pandas as pd
 from fastai.callback.core import Callback
+from fastai.callback.mixup import CutMix, MixUp
 from fastai.callback.progress import ProgressCallback
 from fastai.learner import Learner
 
@@ -12,7 +13,7 @@ from busfast import processes
 from busfast.csvfile import write_csv
 from busfast.errors import UserError
 from busfast.models.freeze import FreezeStages, should_freeze
-from busfast.models.learner import cosine
+from busfast.models.learner import SCHEDULES
 from busfast.pipelines.config import Config
 from busfast.text import counted
 from busfast.training.batch_size import is_out_of_memory
@@ -30,7 +31,9 @@ from busfast.training.training_state import Checkpoint, Resume
 
 def schedule_callbacks(config: Config, learn: Learner) -> list[Callback]:
     """Returns the callbacks that change how a model is trained; every rank has them."""
-    callbacks = [cosine(config.lr, config.lr_min)]
+    callbacks = [SCHEDULES[config.schedule](config.lr, config.lr_min)]
+    if config.mixup or config.cutmix:
+        callbacks.append(MixUp(config.mixup) if config.mixup else CutMix(config.cutmix))
     if config.freeze_after and should_freeze(config.freeze, learn.weights_used["text"]):
         callbacks.append(FreezeStages(config.freeze, config.freeze_after, config.arch))
     return callbacks
@@ -64,7 +67,7 @@ def fit_run(job: Job, learn: Learner, phantom: bool, smaller_bs: int, options: T
     """
     run, config = job.run, job.config
     monitor = monitor_with(config.monitor, config.measures)
-    schedule = cosine(config.lr, config.lr_min).scheds["lr"]
+    schedule = SCHEDULES[config.schedule](config.lr, config.lr_min).scheds["lr"]
     caption = f"{run.name}, {config.arch}, {config.size} px" + (", PHANTOM (synthetic images)" if phantom else "")
     log, collapse, phases = TrainingLog(run.results, schedule, caption), WarnCollapse(), Profile()
     best, stop = SaveBest(run.models / "best.pth", **monitor), EarlyStopping(**monitor, patience=config.patience)

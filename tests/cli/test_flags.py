@@ -14,7 +14,8 @@ FILE_ONLY = {"source", "classes", "splits", "resize", "channels", "hflip", "vfli
 LEFT_OUT = {
     "train": set(),
     "sweep": {"split_seed"},
-    "lr_find": {"folds", "freeze", "freeze_after", "epochs", "lr", "lr_min", "patience", "monitor", "split_seed"},
+    "lr_find": {"folds", "freeze", "freeze_after", "epochs", "lr", "lr_min", "patience", "monitor", "split_seed",
+                "schedule", "mixup", "cutmix"},
 }
 
 

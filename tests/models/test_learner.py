@@ -9,8 +9,8 @@ import torch
 from conftest import ARCH, SIZE
 
 from busfast.errors import UserError
-from busfast.models.learner import class_weights, cosine, make_learner
-from busfast.pipelines import ImagePipeline, make_dls
+from busfast.models.learner import OPTIMIZERS, SCHEDULES, class_weights, cosine, make_learner
+from busfast.pipelines import ImagePipeline, config, make_dls
 from busfast.training.callbacks import monitor_with
 
 CLASSES = ("normal", "benign", "malignant")
@@ -47,6 +47,27 @@ def test_the_schedule_spans_the_epochs_asked_for(learn):
     assert rates[0] == pytest.approx(1e-3) and rates == sorted(rates, reverse=True)
     middle = rates[len(rates) // 2]
     assert middle == pytest.approx((1e-3 + 1e-6) / 2, rel=1e-3)
+
+
+def test_the_schedules_are_fastais_and_end_at_the_lowest_rate():
+    rates = {name: [make(1e-2, 1e-5).scheds["lr"](share) for share in (0, 0.1, 0.25, 0.5, 0.75, 1)]
+             for name, make in SCHEDULES.items()}
+    assert all(values[-1] == pytest.approx(1e-5) for values in rates.values())
+    assert rates["cosine"] == sorted(rates["cosine"], reverse=True) and rates["cosine"][0] == pytest.approx(1e-2)
+    assert rates["one_cycle"][0] == pytest.approx(1e-2 / 25) and max(rates["one_cycle"]) == rates["one_cycle"][2]
+    assert rates["flat_cos"][:4] == pytest.approx([1e-2] * 4)
+    assert set(SCHEDULES) == set(config.SCHEDULES) and set(OPTIMIZERS) == set(config.OPTIMIZERS)
+
+
+def test_adamw_decays_the_weights_themselves(parts, tmp_path):
+    dls = make_dls(parts, ImagePipeline(size=SIZE), bs=16, loader="torchvision", device="cpu")
+    learn = make_learner(dls, ARCH, weights="none", opt_func=OPTIMIZERS["adamw"], label_smoothing=0.1, path=tmp_path)
+    learn.create_opt()
+    assert isinstance(learn.opt.opt, torch.optim.AdamW)
+    logits, targets = torch.randn(5, 3), torch.tensor([0, 1, 2, 1, 0])
+    weight = class_weights(parts.only("train").rows["label"].tolist(), CLASSES)
+    assert learn.loss_func(logits, targets) == pytest.approx(
+        torch.nn.functional.cross_entropy(logits, targets, weight=weight, label_smoothing=0.1).item())
 
 
 def test_monitor_is_checked_before_training_and_knows_its_direction():

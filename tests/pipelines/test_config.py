@@ -137,6 +137,10 @@ def test_classes_are_two_or_more_plain_names(classes, shown):
     assert shown in refusal(Config, classes=classes)
 
 
+def test_two_ways_to_mix_images_are_refused():
+    assert "mixup=0.2 and cutmix=1 both mix" in refusal(Config, mixup=0.2, cutmix=1)
+
+
 def test_splits_name_at_least_one():
     assert "splits=[]" in refusal(Config, splits=())
 

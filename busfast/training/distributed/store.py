@@ -32,8 +32,8 @@ def check_processes(config: Config, device: torch.device) -> None:
     """Refuses what several processes cannot train, before time is spent.
 
     Raises:
-        UserError: Accelerate is not installed; the ranks cannot share the device; a batch has fewer images than there
-            are ranks.
+        UserError: Accelerate is not installed; the ranks cannot share the device; a setting needs the whole batch in
+            one process; a batch has fewer images than there are ranks.
     """
     if processes.world_size() == 1:
         return
@@ -45,6 +45,10 @@ def check_processes(config: Config, device: torch.device) -> None:
     if device.type == "cuda" and torch.cuda.device_count() < processes.local_world_size():
         raise UserError(f"{processes.local_world_size()} processes on a machine with {torch.cuda.device_count()} GPUs: "
                         "each process needs its own. Start fewer processes.")
+    for name in ("mixup", "cutmix"):
+        if getattr(config, name):
+            raise UserError(f"{name}={getattr(config, name):g} mixes images across the whole batch, which processes "
+                            f"share. Train in one process, or with --{name}=0.")
     check_batch_size(config.bs)
 
 

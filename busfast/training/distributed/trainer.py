@@ -68,7 +68,8 @@ class ExactDistributedTrainer(DistributedTrainer):
         all_reduce_sum(pred)
         if self.training:  # DistributedDataParallel averages the gradients of all ranks, which gives the batch's own
             self.learn.loss_grad = self.loss_grad * (processes.world_size() / self.weight[targets].sum())
-        self.learn.loss = F.cross_entropy(pred, targets, weight=self.weight)
+        self.learn.loss = F.cross_entropy(pred, targets, weight=self.weight,
+                                          label_smoothing=self.loss_func.func.label_smoothing)
         self.learn.pred, self.learn.yb = pred, (targets,)
 
     def after_train(self):

@@ -82,7 +82,7 @@ def assert_same(one: Run, several: Run) -> None:
 
 
 def test_two_processes_make_the_runs_of_one_and_stop_early_with_it(workdir):
-    set_pipeline(dropout=0, bs=15, monitor="recall_normal")
+    set_pipeline(dropout=0, bs=15, monitor="recall_normal", label_smoothing=0.1)
     flags = ["--split=kfold", "--folds=2", "--epochs=4", "--patience=2", "--then=evaluate"]
     assert main(["train", *flags]) == 0
     out = train(2, *flags)
@@ -183,7 +183,8 @@ def test_a_verb_for_one_process_is_refused_in_each_and_said_by_the_first(workdir
 
 
 @pytest.mark.parametrize(("values", "message"), [({"bs": 2}, "Give --bs=3 or more, or start fewer processes"),
-                                              ({"device": "mps"}, "device=mps")])
+                                              ({"device": "mps"}, "device=mps"),
+                                              ({"mixup": 0.2}, "mixup=0.2 mixes images across the whole batch")])
 def test_what_processes_cannot_share_is_refused_before_the_images_are_read(set_rank, values, message):
     config = Config(data="data", **{"device": "cpu"} | values)
     if "bs" in values:
