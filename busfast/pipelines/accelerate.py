@@ -4,6 +4,7 @@ import os
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -49,11 +50,13 @@ class AcceleratedDL(ImageDL):
 
     def plan(self) -> ItemPlan:
         """How images are made, by the transforms that the DataLoader has now."""
-        training = getattr(self.dataset, "split_idx", None) == 0
+        part = getattr(self.dataset, "split_idx", None)
         sizes = [step.cp_size for step in getattr(self.after_batch, "fs", ())
                  if isinstance(step, AffineCoordTfm) and step.cp_size]
         target = (sizes[0][1], sizes[0][0]) if sizes else None
-        return plan_items(getattr(self.after_item, "fs", ()), training, self.kind, target)
+        plan = plan_items(getattr(self.after_item, "fs", ()), part == 0, self.kind, target)
+        # Each part has a cache folder of its own: filling one removes what it holds of other images.
+        return replace(plan, form=replace(plan.form, meta=plan.form.meta | {"part": part}))
 
     def create_batches(self, samps: Iterable[int]):
         """Turns fastai's indices into batches: TensorImage uint8, (N, 3, H, W), and targets."""

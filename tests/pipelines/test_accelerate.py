@@ -272,6 +272,15 @@ def test_what_cannot_be_accelerated_is_left_as_it_was_and_said(pets, capsys):
     assert "left to fastai: it is a TfmdDL of list" in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("name", ["squish", "crop"])
+def test_a_second_run_finds_the_images_of_all_parts_in_the_cache(pets, tmp_path, name, capsys):
+    for decoded in (True, False):
+        dls = accelerate_dls(from_names(pets, item_tfms=ITEMS[name]), cache=str(tmp_path / "cache"))
+        seen(dls.train, 1), seen(dls.valid, 1), seen(dls.train, 1)
+        out = capsys.readouterr().out
+        assert out.count("decoding") == (2 if decoded else 0) and out.count("cache: ") == 2
+
+
 def test_unknown_item_transforms_are_run_as_the_user_wrote_them_and_named(pets, capsys):
     def darken(image: PILImage):
         return PILImage.create(np.asarray(image) // 2)
