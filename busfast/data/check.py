@@ -41,7 +41,7 @@ def inspect_images(table: Table) -> tuple[Table, pd.DataFrame]:
     decisions = read_decisions(audit_file(table.file or table.root / "table.csv"))
     duplicates = drop_different(find_duplicates(table.rows, prints), decisions)
     print(f"  all {len(table)} images decode", flush=True)
-    for note in format_duplicates(table.rows, duplicates):
+    for note in format_duplicates(table, duplicates):
         print(f"  {note}", flush=True)
     return replace(table, pixels=dict(zip(images, prints["pixels"], strict=True))), duplicates
 
@@ -54,14 +54,16 @@ def hash_pixels(split: Split) -> Split:
     return replace(split, pixels=dict(zip(split.rows["image"], pixels, strict=True)))
 
 
-def format_duplicates(rows: pd.DataFrame, duplicates: pd.DataFrame) -> list[str]:
+def format_duplicates(table: Table, duplicates: pd.DataFrame) -> list[str]:
     """Returns how many duplicates there are, and which of them have different labels, a line each."""
     if duplicates.empty:
         return []
-    label = rows["label"].to_numpy()
+    label, file = table.rows["label"].to_numpy(), table.file
+    look = f"; to look at them: python -m busfast audit --data={file.parent if file.name == 'table.csv' else file}" \
+        if file else ""
     kinds = duplicates["kind"].value_counts()
     found = [counted(kinds[kind], f"{kind} pair") for kind in ("identical", "near-duplicate") if kind in kinds]
-    notes = [f"{', '.join(found)}: each stays on one side of a split (to look at them: python -m busfast audit)"]
+    notes = [f"{', '.join(found)}: each stays on one side of a split that busfast makes{look}"]
     conflicts = duplicates[(label[duplicates["a"]] != label[duplicates["b"]]) & (duplicates["kind"] == "identical")]
     for pair in conflicts.head(3).itertuples():
         notes.append(f"warning: identical images with different labels: {pair.image} ({label[pair.a]}), {pair.other} "

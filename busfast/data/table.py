@@ -59,12 +59,14 @@ def find_table(data: str | Path) -> Path:
     if path.suffix.lower() == ".csv" and os.path.isfile(path):
         return path
     if not os.path.exists(path):  # also where the name is impossible
-        raise UserError(f"There is no data folder '{data}'. Name a folder with a table.csv: --data=FOLDER.")
+        raise UserError(f"There is no data folder '{data}'. Name a folder with one folder per class, "
+                        "or with a table.csv, or a CSV file: --data=FOLDER.")
     table = path / "table.csv"
     if not table.is_file():
         raise UserError(
-            f"The folder '{data}' has no table.csv. Make one from your images (python -m busfast prepare --help), or "
-            f"write one with a row for each image; columns: {', '.join(REQUIRED)}; optional: {', '.join(OPTIONAL)}.")
+            f"The folder '{data}' has no table.csv, no class folders with images and no other CSV file. Sort the "
+            "images into one folder per class, make a table of them (python -m busfast prepare --help), or write one "
+            f"with a row for each image; columns: {', '.join(REQUIRED)}; optional: {', '.join(OPTIONAL)}.")
     return table
 
 

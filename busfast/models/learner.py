@@ -61,6 +61,12 @@ def make_learner(dls: TableDataLoaders, arch: str = "efficientnet_b0", *, weight
     Raises:
         UserError: an unknown part; whatever `make_model` and `freeze_stages` refuse.
     """
+    if not isinstance(dls, TableDataLoaders):
+        raise UserError("busfast.learner takes the DataLoaders of busfast.dataloaders or make_dls. For fastai's own: "
+                        "busfast.accelerate(vision_learner(dls, ...)).")
+    if not isinstance(arch, str):
+        raise UserError(f"arch is a timm name, such as '{getattr(arch, '__name__', 'resnet18')}', not a "
+                        f"{type(arch).__name__}.")
     enabled = choose_parts(parts)
     if "keep_memory" in enabled:
         keep_freed_memory()

@@ -168,6 +168,8 @@ def accelerate_dls(dls: DataLoaders, *, cache: str = "auto", threads: int = 0) -
     Returns:
         The same object.
     """
+    if all(isinstance(dl, AcceleratedDL) for dl in dls.loaders):
+        return dls
     reasons = [why_not(dl) for dl in dls.loaders]
     if any(reasons):
         print(f"busfast: left to fastai: {next(filter(None, reasons))}", flush=True)

@@ -42,7 +42,7 @@ def _splits(config: "Config") -> list[str]:
 class Config:
     """Everything that decides a run, checked. The defaults are those of the BTXRD experiment."""
 
-    data: str = setting("", "folder with table.csv and the images")
+    data: str = setting("", "the images: a folder with one folder per class, or with table.csv, or a CSV file")
     source: str = setting("", "what makes the data folder if it is missing: phantom, or '' for nothing",
                           choices=_sources, flag=False)
     classes: tuple[str, ...] = setting((), "the labels, in the model's order, and no others; default: those of the "

@@ -1,5 +1,6 @@
 """`busfast.dataloaders`: a folder, CSV file or DataFrame -> DataLoaders, with patients and duplicates on one side."""
 
+from inspect import signature
 from pathlib import Path
 from typing import Any
 
@@ -7,10 +8,9 @@ import pandas as pd
 
 from busfast.data.labels import find_classes, plain
 from busfast.data.open_data import is_prepared
-from busfast.data.sources.csv_table import USUAL
-from busfast.data.split import PARTS, UNUSED, Split
+from busfast.data.sources.csv_table import IS_VALID, PARTS, USUAL
 from busfast.data.table import OPTIONAL, REQUIRED, Table
-from busfast.errors import UserError
+from busfast.errors import UserError, choose
 from busfast.pipelines.config import Config
 from busfast.pipelines.dataloaders import TableDataLoaders, make_dls
 from busfast.pipelines.image import ImagePipeline
@@ -19,13 +19,13 @@ from busfast.pipelines.splits import open_table, read_images, split_images, with
 
 def dataloaders(data: str | Path | pd.DataFrame, *, size: int = 224, split: str = "", bs: int = 32,
                 item_tfms: Any = None, batch_tfms: Any = None, image: ImagePipeline | None = None,
-                classes: tuple[str, ...] = (), seed: int = 42, path: str | Path = ".", **how: Any) -> TableDataLoaders:
+                classes: tuple[str, ...] = (), seed: int = 42, allow_leaks: bool = False, path: str | Path = ".",
+                **how: Any) -> TableDataLoaders:
     """Makes DataLoaders of images as they lie; finds classes, split and duplicates, and prints what it found.
 
     Args:
         data: a folder with table.csv, class folders (also below train, valid and test), a CSV file with the usual
-            column names, or such a DataFrame, whose paths are absolute or relative to the working directory; its column
-            `part` (train, valid, test), if it has one, is the split.
+            column names, or such a DataFrame, whose paths are absolute or relative to the working directory.
         size: side of the model's square input, pixels.
         split: see `train --split`; default: the one that came with the images, else stratified.
         bs: images per batch.
@@ -33,6 +33,7 @@ def dataloaders(data: str | Path | pd.DataFrame, *, size: int = 224, split: str 
         image: the image pipeline, in the place of `size`; see `make_dls`.
         classes: the labels in the model's order, and no others; default: those of the images.
         seed: of the split.
+        allow_leaks: accept a split that came with the images and has a patient or a duplicate on two sides.
         path: where the Learner's files go.
         how: other arguments of `make_dls`; by default decoded pixels are cached.
 
@@ -43,19 +44,21 @@ def dataloaders(data: str | Path | pd.DataFrame, *, size: int = 224, split: str 
     Raises:
         UserError: the images cannot be read or split.
     """
+    for name in how:
+        choose("argument of dataloaders", name, {*signature(make_dls).parameters, *signature(dataloaders).parameters})
     if isinstance(data, pd.DataFrame):
-        table, came = _from_frame(data), False
+        table = _from_frame(data)
         config = with_classes(Config(classes=classes, seed=seed), table)
+        print(f"data: {len(table)} images of a DataFrame\n  classes: {', '.join(config.classes)}", flush=True)
     else:
         table, config = read_images(Config(data=str(data), classes=classes, seed=seed))
         table = open_table(config, table)
-        came = "original_split" in table.rows and (table.rows["original_split"] != "").any() and not is_prepared(data)
-    if "part" in table.rows:
-        made = Split(table.rows, table.root, name="given")
-    else:
-        made, *others = split_images(table, config, [split or ("given" if came else "stratified")]).values()
-        if others:
-            raise UserError(f"split='{split}' has {len(others) + 1} folds. Take them from split_folds, and make_dls.")
+    came = "original_split" in table.rows and (table.rows["original_split"] != "").any()
+    came = came and (isinstance(data, pd.DataFrame) or not is_prepared(data))
+    made, *others = split_images(table, config, [split or ("given" if came else "stratified")],
+                                 allow_leaks=allow_leaks).values()
+    if others:
+        raise UserError(f"split='{split}' has {len(others) + 1} folds. Take them from split_folds, and make_dls.")
     if image is None:
         image = ImagePipeline(size, hflip=0, rotate=0) if batch_tfms else ImagePipeline(size)
     dls = make_dls(made, image, **{"classes": config.classes, "bs": bs, "cache": "auto", "path": path,
@@ -65,19 +68,30 @@ def dataloaders(data: str | Path | pd.DataFrame, *, size: int = 224, split: str 
 
 
 def _from_frame(frame: pd.DataFrame) -> Table:
-    """Returns the table of a DataFrame, whose columns may have the usual names."""
-    names = {}
-    for name in (*REQUIRED, *OPTIONAL):
+    """Returns the table of a DataFrame, whose columns may have the usual names; checks labels and parts."""
+    names: dict[Any, str] = {}
+    for name in (*REQUIRED, *OPTIONAL, "original_split"):
         titles = [title for usual in USUAL.get(name, (name,)) for title in frame if plain(str(title)) == usual]
         if titles:
             names[titles[0]] = name
-    for name in REQUIRED:
-        if name not in names.values():
-            raise UserError(f"No column of the DataFrame looks like '{name}' (found: {', '.join(map(str, frame))}; "
-                            f"usual names: {', '.join(USUAL[name])}). Rename the column.")
+    if missing := [name for name in REQUIRED if name not in names.values()]:
+        raise UserError(f"No column of the DataFrame looks like {' or '.join(map(repr, missing))} (found: "
+                        f"{', '.join(map(str, frame))}; usual names: {', '.join(USUAL[missing[0]])}). Rename the "
+                        "column.")
+    titles = {name: title for title, name in names.items()}
     rows = frame.rename(columns=names).reset_index(drop=True)
     rows = rows.assign(**{name: "" for name in OPTIONAL if name not in rows}).fillna("").astype(str)
-    if "part" in rows and (others := {*rows["part"]} - {*PARTS, UNUSED}):
-        raise UserError(f"The column part of the DataFrame holds {', '.join(sorted(others))}, which is none of "
-                        f"{', '.join(PARTS)}, {UNUSED}.")
+    rows = rows.apply(lambda column: column.str.strip())
+    for name in REQUIRED:
+        if (empty := rows.index[rows[name] == ""]).size:
+            raise UserError(f"Row {empty[0]} of the DataFrame has no {name} (column {titles[name]}). Fill it, or "
+                            "remove the row.")
+    if "original_split" in rows:
+        values = rows["original_split"].str.lower()
+        meanings = IS_VALID if plain(str(titles["original_split"])).startswith("isval") else PARTS
+        if others := {*values} - {*meanings}:
+            raise UserError(f"The column {titles['original_split']} of the DataFrame holds "
+                            f"{', '.join(sorted(others))}, which is none of {', '.join(filter(None, meanings))}. "
+                            "Correct or rename it.")
+        rows["original_split"] = values.map(meanings)
     return Table(rows.assign(label=rows["label"].map(find_classes(rows["label"]))))

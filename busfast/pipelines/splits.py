@@ -1,5 +1,6 @@
 """A configuration -> its table, with every image read once -> the splits of its runs, which must not leak."""
 
+import re
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from busfast.pipelines.config import Config, folder_name
 from busfast.pipelines.settings import convert
 
 MOST_SEEDS = 100
-RARE = 20  # a label this much rarer than one that it resembles may be misspelt
+RARE = 20  # a label this many times rarer than one that it resembles may be misspelt; of three images, five times
 
 
 def seed_of_split(config: Config) -> int:
@@ -82,10 +83,11 @@ def read_images(config: Config, *, files: bool = True) -> tuple[Table, Config]:
 
 
 def _refuse_misspelt(table: Table) -> None:
-    """Raises UserError for a rare label that resembles a frequent one."""
+    """Raises UserError for a rare label that resembles a frequent one, and differs in more than a number."""
     counts = table.rows["label"].value_counts()
     for label, count in counts.items():
-        frequent = counts.index[counts >= max(RARE * count, 10)]
+        often = counts.index[counts >= count * (5 if count <= 3 else RARE)]
+        frequent = [name for name in often if re.sub(r"\d", "", name) != re.sub(r"\d", "", label)]
         if label not in CLASSES and (hint := suggest(label, frequent, cutoff=0.8)):
             row = int(table.rows.index[table.rows["label"] == label][0]) + 2
             raise UserError(f"{table.file}, row {row}, column label: '{label}' is the label of {count} of {len(table)} "

@@ -92,8 +92,8 @@ def test_a_column_that_names_the_parts_is_taken_and_one_of_numbers_is_not(tmp_pa
 
 def test_what_cannot_be_read_says_what_was_seen_and_the_way_out(tmp_path):
     write_csv(tmp_path / "odd", "where,what", lambda number: f"photos/{number}.png,a")
-    assert "no column looks like 'image' (found: where, what; usual names: image" in refusal(tmp_path / "odd")
-    assert "--columns=image=COLUMN" in refusal(tmp_path / "odd")
+    assert "looks like 'image' or 'label' (found: where, what; usual names: image" in refusal(tmp_path / "odd")
+    assert "--columns=image=COLUMN,label=COLUMN" in refusal(tmp_path / "odd")
     for name in ("a.csv", "b.csv"):
         (tmp_path / "two").mkdir(exist_ok=True)
         (tmp_path / "two" / name).write_text("image,label\nx.png,a\n")

@@ -12,8 +12,10 @@ from fastai.callback.mixup import MixUp
 from fastai.losses import LabelSmoothingCrossEntropyFlat
 from fastai.metrics import accuracy
 from fastai.optimizer import ranger
-from fastai.vision.augment import aug_transforms
+from fastai.vision.augment import Resize, aug_transforms
+from fastai.vision.data import ImageDataLoaders
 from PIL import Image
+from torchvision.models import resnet18
 
 import busfast
 from busfast.errors import UserError
@@ -61,13 +63,22 @@ def test_what_is_not_given_is_the_recipes(pets):
 
 @pytest.mark.parametrize("parts", [False, True])
 def test_a_dataframe_with_the_usual_column_names(pets, parts):
+    Path("pets/cat/2.png").unlink()  # the duplicate
     files = sorted(map(str, pets.rglob("*.png")))
-    frame = pd.DataFrame({"path": files, "target": [Path(file).parent.name for file in files], "pid": range(40)})
+    frame = pd.DataFrame({"path": files, "target": [Path(file).parent.name for file in files], "pid": range(39)})
     if parts:
-        frame["part"] = ["train", "train", "valid", "test"] * 10
+        frame["part"] = (["train", "train", "val", "test"] * 10)[:39]
     dls = busfast.dataloaders(frame, image=ImagePipeline(32, hflip=0, rotate=0), bs=8, device="cpu", cache="off")
     assert list(dls.vocab) == ["cat", "dog"] and dls.valid.one_batch()[0].shape[1:] == (3, 32, 32)
-    assert not parts or len(dls.train_ds) == 20
+    assert dls.split.name == ("given" if parts else "stratified") and (not parts or len(dls.train_ds) == 20)
+    if parts:
+        again = busfast.dataloaders(frame, split="stratified", size=32, bs=8, device="cpu", cache="off")
+        assert again.split.name == "stratified" and len(again.train_ds) > 20
+        leaky = frame.assign(pid=[number // 4 for number in range(39)])
+        with pytest.raises(UserError, match="leak"):
+            busfast.dataloaders(leaky, cache="off")
+        leaky = busfast.dataloaders(leaky, allow_leaks=True, size=32, bs=8, device="cpu", cache="off")
+        assert len(leaky.train_ds) == 20 and leaky.split.leaks
     assert list(frame.columns)[:3] == ["path", "target", "pid"]  # it is not changed
 
 
@@ -88,7 +99,20 @@ def test_folders_of_parts_are_the_split_and_folds_are_refused(pets):
     (pd.DataFrame({"where": ["a"], "label": ["b"]}), "No column of the DataFrame looks like 'image' \\(found: where"),
     (pd.DataFrame({"image": ["a", "b"], "label": ["x", "y"], "part": ["train", "later"]}), "holds later"),
     (pd.DataFrame({"image": ["a"], "label": ["x"]}), "of the class 'x'"),
+    (pd.DataFrame({"fn": ["a", "b"], "dx": ["x", None]}), "Row 1 of the DataFrame has no label \\(column dx\\)"),
 ])
 def test_a_wrong_dataframe_is_refused(frame, message):
     with pytest.raises(UserError, match=message):
         busfast.dataloaders(frame)
+
+
+def test_what_fastais_users_try_is_refused_with_the_way_out(pets):
+    with pytest.raises(UserError, match="Unknown argument of dataloaders 'valid_pct'"):
+        busfast.dataloaders("pets", valid_pct=0.2)
+    dls = busfast.dataloaders("pets", size=32, bs=8, device="cpu", cache="off")
+    with pytest.raises(UserError, match="such as 'resnet18', not a function"):
+        busfast.learner(dls, resnet18)
+    files = sorted(pets.rglob("*.png"))
+    plain = ImageDataLoaders.from_path_func(pets, files, lambda path: path.parent.name, item_tfms=Resize(32))
+    with pytest.raises(UserError, match="For fastai's own: busfast.accelerate"):
+        busfast.learner(plain, ARCH)

@@ -23,8 +23,8 @@ PUBLISHED: dict[str, int] = {}
 SUFFIXES = (".csv", ".tsv", ".xlsx")
 # busfast's name -> what others call the column, plain (see `plain`), most telling first.
 USUAL = {
-    "image": ("image", "imagepath", "filepath", "path", "filename", "imagefilename", "file", "fname", "imageid", "img",
-              "imagename", "name"),
+    "image": ("image", "imagepath", "filepath", "path", "filename", "imagefilename", "file", "fname", "fn", "imageid",
+              "img", "imagename", "name"),
     "label": ("label", "labels", "class", "diagnosis", "dx", "target", "category", "classification", "pathology"),
     "patient": ("patient", "patientid", "pid", "case", "caseid", "subject", "subjectid", "personid"),
     "center": ("center", "centre", "hospital", "site", "institution", "clinic"),
@@ -136,11 +136,11 @@ def _name_columns(header: list[str], file: Path, options: Options) -> tuple[list
                   if plain(title) == other and header.index(title) not in ours.values()]
         if name not in ours and titles:
             ours[name] = header.index(titles[0])
-    for name in REQUIRED:
-        if name not in ours:
-            raise UserError(f"{file}, row 1: no column looks like '{name}' (found: {', '.join(header)}; usual names: "
-                            f"{', '.join(USUAL[name])}). Rename the column, or prepare the images: python -m busfast "
-                            f"prepare --source=csv --path={file} --columns={name}=COLUMN")
+    if missing := [name for name in REQUIRED if name not in ours]:
+        columns = ",".join(f"{name}={header[ours[name]] if name in ours else 'COLUMN'}" for name in REQUIRED)
+        raise UserError(f"{file}, row 1: no column looks like {' or '.join(map(repr, missing))} (found: "
+                        f"{', '.join(header)}; usual names: {', '.join(USUAL[missing[0]])}). Rename the column, or "
+                        f"prepare the images: python -m busfast prepare --source=csv --path={file} --columns={columns}")
     names = list(header)
     for index, title in enumerate(names):
         if title in ours and ours[title] != index:  # such as a column 'label', if --columns names another as label
