@@ -10,7 +10,7 @@ import torch
 from fastai.callback.schedule import ParamScheduler, SchedCos, combined_cos
 from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
-from fastai.optimizer import Adam
+from fastai.optimizer import SGD, Adam
 from fastcore.foundation import L
 
 from busfast.errors import UserError
@@ -108,7 +108,7 @@ def flat_cos(lr: float, lr_min: float) -> ParamScheduler:
 
 # Values of the settings `schedule` and `opt`.
 SCHEDULES = {"cosine": cosine, "one_cycle": one_cycle, "flat_cos": flat_cos}
-OPTIMIZERS = {"adam": FusedAdam, "adamw": partial(FusedAdam, decouple_wd=True)}
+OPTIMIZERS = {"adam": FusedAdam, "adamw": partial(FusedAdam, decouple_wd=True), "sgd": partial(SGD, mom=0.9)}
 
 
 learner = make_learner  # as `busfast.learner`

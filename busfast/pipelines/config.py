@@ -15,7 +15,7 @@ BUILTIN = Path(__file__).parent / "builtin"  # in a clone a link to the house's 
 DEFAULT = "phantom"
 LOADERS = ("auto", "dali", "torchvision")
 DEVICES = ("auto", "cuda", "mps", "cpu")
-OPTIMIZERS = ("adam", "adamw")
+OPTIMIZERS = ("adam", "adamw", "sgd")
 SCHEDULES = ("cosine", "one_cycle", "flat_cos")
 # Time to quality: what few epochs need is more steps (smaller batches) that are smaller; the first stages, which take
 # the most time, have learned what they can from the images after one of them (Brock et al. 2017, "FreezeOut", arXiv
@@ -69,7 +69,7 @@ class Config:
                                 low=0, high=100_000)
     epochs: int = setting(50, "number of epochs; the learning rate falls over all of them", low=1, high=100_000)
     bs: int = setting(32, "images per batch", low=2, high=65_536)
-    opt: str = setting("adam", "optimizer: Adam with L2 weight decay, or AdamW", choices=OPTIMIZERS)
+    opt: str = setting("adam", "optimizer; adam has L2 weight decay, sgd momentum 0.9", choices=OPTIMIZERS)
     schedule: str = setting("cosine", "how the learning rate changes; cosine falls from lr to lr_min, one_cycle rises "
                                       "for a quarter of the training first, flat_cos falls in the last quarter",
                             choices=SCHEDULES)

@@ -21,6 +21,8 @@ from busfast.pipelines.image import ImagePipeline
 from busfast.pipelines.splits import with_classes
 from busfast.training.distributed.store import check_processes
 
+RECIPE = ("opt", "schedule", "label_smoothing", "mixup", "cutmix")  # printed where they are not the default
+
 
 def check_environment(config: Config) -> Backend:
     """Refuses a missing model, stage, loader, device or weights file, before any image is read.
@@ -73,4 +75,7 @@ def build(config: Config, split: Split | pd.DataFrame, model_dir: Path | str = "
                          label_smoothing=config.label_smoothing, opt_func=OPTIMIZERS[config.opt], path=".",
                          model_dir=model_dir)
     print(f"model: {config.arch}; {learn.weights_used['text']}", flush=True)
+    changed = [f"{name} {getattr(config, name)}" for name in RECIPE if getattr(config, name) != getattr(Config, name)]
+    if changed:
+        print(f"recipe: {', '.join(changed)}", flush=True)
     return learn
