@@ -70,7 +70,7 @@ def audit(*, split: str = None, pipeline: str = None, out: str = None, quarantin
     from busfast.data.paths import claim_home, home_of
     from busfast.data.quarantine import clean_folder, write_clean
 
-    table, config = _read(config, metadata_only=True)
+    table, config = _read(config)
     folder = Path(out) if out else home_of(table.file) / Path(AUDIT_FILE).parent
     clean = clean_folder(home_of(table.file)) if quarantine else None
     lists = read_lists(split, table, config.classes) if split else None
@@ -122,8 +122,9 @@ def split(*, split: str = "stratified", pipeline: str = None, out: str = None, o
     from busfast.pipelines.splits import open_table, read_images, split_data, split_images
 
     choose("split", split, SPLITS)
-    table, config = _read(config, metadata_only) if metadata_only else (None, config)
-    if table is None:
+    if metadata_only:
+        table, config = _read(config)
+    else:
         generate(config.source, config.data)
         table, config = read_images(config)
         open_table(config, table)
@@ -193,8 +194,9 @@ def _pairs(columns: str | None) -> dict[str, str] | None:
     return pairs
 
 
-def _read(config: "Config", metadata_only: bool) -> "tuple[Table, Config]":
-    """Reads the table of a set of images, or of a public set as published, with all labels; finds its classes."""
+def _read(config: "Config") -> "tuple[Table, Config]":
+    """Reads the table of a set of images, which may be missing, or of a public set as published, with all labels; finds
+    its classes."""
     from busfast.data.generators import generate
     from busfast.data.labels import order_classes
     from busfast.data.open_data import DIRECT, read_data
@@ -203,10 +205,10 @@ def _read(config: "Config", metadata_only: bool) -> "tuple[Table, Config]":
     folder = Path(config.data)
     generate(config.source, folder)
     source = guess_source(folder) if os.path.isdir(folder) and not (folder / "table.csv").is_file() else ""
-    if source and source not in DIRECT and metadata_only:
+    if source and source not in DIRECT:
         table = replace(read_source(source, folder, files=False, classes=config.classes), file=folder / "table.csv")
     else:
-        table = read_data(folder, config.classes, files=not metadata_only, other_labels=True)
+        table = read_data(folder, config.classes, files=False, other_labels=True)
     print(f"data: {len(table)} images in {table.root}")
     for note in table.notes:
         print(f"  {note}")

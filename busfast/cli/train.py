@@ -179,7 +179,7 @@ def _configure(split: str, pipeline: str | None, preset: str | None, settings: d
     from busfast.data.labels import CLASSES
     from busfast.data.open_data import is_prepared
     from busfast.data.split import SPLITS
-    from busfast.pipelines.splits import read_images
+    from busfast.pipelines.splits import default_split, read_images
 
     if split and not is_list_path(split):
         choose("split", split, [*SPLITS, "all"] if several else SPLITS)
@@ -190,8 +190,7 @@ def _configure(split: str, pipeline: str | None, preset: str | None, settings: d
     elif not config.classes:
         config = replace(config, classes=CLASSES)  # of all that busfast generates
     if not split:
-        came = table is not None and "original_split" in table.rows and (table.rows["original_split"] != "").any()
-        split = "given" if came and not is_prepared(config.data) else "stratified"
+        split = "stratified" if table is None else default_split(table, is_prepared(config.data))
     splits = config.splits if split == "all" else (split,)
     for flag, only_split in SPLIT_OF.items():
         if settings.get(flag) and only_split not in splits:

@@ -7,7 +7,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from busfast.csvfile import read_rows
-from busfast.data.sources import csv_table, folder, guess_source, read_source
+from busfast.data.sources import csv_table, folder, guess_source, read_source, refuse_source
 from busfast.data.table import REQUIRED, Table, find_table, read_table
 from busfast.errors import UserError
 
@@ -29,9 +29,7 @@ def find_data(data: str | Path) -> Path:
         return csv_table.tables_in(path)[0]
     if source == "folder":
         return folder.find(Path(os.path.abspath(path)) if path.is_absolute() else path) / "table.csv"
-    if source:
-        raise UserError(f"The folder '{data}' has no table.csv; it looks like {source}. Prepare it: "
-                        f"python -m busfast prepare --source={source} --path={data}")
+    refuse_source(path)
     if len(tables := csv_table.tables_in(path)) > 1:
         names = ", ".join(table.name for table in tables[:5])
         raise UserError(f"The folder '{data}' has {len(tables)} tables ({names}). Name one of them: "

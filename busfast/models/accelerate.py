@@ -53,8 +53,9 @@ def accelerate(fast: Accelerated, *, cache: str = "auto", threads: int = 0) -> A
 
 def fused(opt_func: Callable) -> Callable:
     """Returns the fused optimizer for fastai's Adam, by itself or in a `partial`; any other as it is."""
-    given = dict(opt_func.keywords) if isinstance(opt_func, partial) and not opt_func.args else {}
-    function = opt_func.func if isinstance(opt_func, partial) and not opt_func.args else opt_func
+    function, given = opt_func, {}
+    if isinstance(opt_func, partial) and not opt_func.args:
+        function, given = opt_func.func, opt_func.keywords
     if function is not Adam or set(given) - set(signature(Adam).parameters):
         return opt_func
     return partial(FusedAdam, **({"decouple_wd": True} | given))

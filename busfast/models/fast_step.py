@@ -78,15 +78,13 @@ class FastLearner(Learner):
     def normalize_dls(self) -> None:
         """Normalizes with the statistics of the weights, in the place of any other."""
         mean, std = self.weights_used["mean"], self.weights_used["std"]
-        if hasattr(self._dls, "normalize"):
-            self._dls.normalize(mean, std)
-            return
         for dl in self._dls.loaders:
-            if not isinstance(dl, TfmdDL):
-                continue
-            others = [step for step in getattr(dl.after_batch, "fs", ()) if not isinstance(step, Normalize)]
-            dl.after_batch = Pipeline([*others, Normalize.from_stats(mean, std, cuda=False)])
-            dl.device = dl.device  # moves the new one there
+            if hasattr(type(dl), "normalize"):  # busfast's own, accelerated ones included
+                dl.normalize(mean, std)
+            elif isinstance(dl, TfmdDL):
+                others = [step for step in getattr(dl.after_batch, "fs", ()) if not isinstance(step, Normalize)]
+                dl.after_batch = Pipeline([*others, Normalize.from_stats(mean, std, cuda=False)])
+                dl.device = dl.device  # moves the new one there
 
     def add_cb(self, cb):
         """fastai's; of two callbacks for mixed precision, the later one counts."""

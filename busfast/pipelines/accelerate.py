@@ -15,6 +15,7 @@ from fastai.torch_core import TensorImageBase
 from fastai.vision.augment import AffineCoordTfm
 from fastai.vision.core import PILBase, PILImage, PILImageBW, TensorPoint
 from fastcore.foundation import L
+from fasttransform import Transform
 from PIL import Image
 
 from busfast.pipelines.augment import collate
@@ -89,7 +90,7 @@ class AcceleratedDL(ImageDL):
                 self.lap("waiting")
                 self.indices = drawn.popleft()
                 if by_item:
-                    yield self._by_item(made, self.indices)
+                    yield self._finish_items(made, self.indices, plan.rest)
                     continue
                 pixels = made.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
                 self.lap("to_device")
@@ -104,9 +105,9 @@ class AcceleratedDL(ImageDL):
             self._sources = [source_of(tl, index) for index in range(len(self.dataset))]
         return self._sources
 
-    def _by_item(self, images: Sequence, indices: Sequence[int]) -> tuple:
+    def _finish_items(self, images: Sequence, indices: Sequence[int], rest: Sequence[Transform]) -> tuple:
         """A batch as fastai makes it: the transforms that are left of each image and its targets, collate."""
-        steps = (*self.plan().rest, *(step for step in self.after_item.fs if isinstance(step, ToTensor)))
+        steps = (*rest, *(step for step in self.after_item.fs if isinstance(step, ToTensor)))
         items = []
         for pixels, index in zip(images, indices, strict=True):
             gray = pixels.shape[2] == 1

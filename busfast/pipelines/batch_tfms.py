@@ -5,8 +5,6 @@ on pixels in 0 to 1, and fastai's Normalize. Where nothing of the user's stands 
 it in one pass over the memory.
 """
 
-from dataclasses import replace
-
 import numpy as np
 import torch
 from fastai.data.transforms import IntToFloatTensor, Normalize
@@ -74,10 +72,11 @@ class BatchPipeline(Pipeline):
         pixels = x.as_subclass(torch.Tensor).permute(0, 2, 3, 1)
         if x.stride(1) == 0:  # gray, repeated without a copy
             pixels = pixels[..., :1]
-        if (image := self._own()) is not None:
-            own = next((step for step in self._steps() if isinstance(step, Augment)), None)
+        steps = self._steps()
+        if (image := _own_stats(steps)) is not None:
+            own = next((step for step in steps if isinstance(step, Augment)), None)
             return TensorImage(augment_and_normalize(pixels, image, own.take(len(x)) if own else None)), *targets
-        if self.split_idx == 0 and len(x) and x.device.type == "cpu" and (warp := FusedWarp.of(self._steps())):
+        if self.split_idx == 0 and len(x) and x.device.type == "cpu" and (warp := FusedWarp.of(steps)):
             return TensorImage(warp(pixels.numpy())), *targets
         return super().__call__(batch)
 
@@ -87,17 +86,18 @@ class BatchPipeline(Pipeline):
             isinstance(step, AffineCoordTfm)  # its split_idx is the part that it last saw
             or step.split_idx in (None, self.split_idx))]
 
-    def _own(self) -> ImagePipeline | None:
-        """Returns mean and std if there are no other steps than busfast's own."""
-        first, *others = self._steps() or [None]
-        kinds = [type(step) for step in others]
-        if type(first) is not IntToFloatTensor or first.div != 255 or kinds not in (
-                [], [Augment], [Normalize], [Augment, Normalize]):
-            return None
-        if Normalize not in kinds:
-            return ImagePipeline()
-        mean, std = stats_of(others[-1])
-        return replace(ImagePipeline(), mean=mean, std=std) if len(mean) == len(std) == 3 else None
+
+def _own_stats(steps: list[Transform]) -> ImagePipeline | None:
+    """Returns mean and std if there are no other steps than busfast's own."""
+    first, *others = steps or [None]
+    kinds = [type(step) for step in others]
+    if type(first) is not IntToFloatTensor or first.div != 255 or kinds not in (
+            [], [Augment], [Normalize], [Augment, Normalize]):
+        return None
+    if Normalize not in kinds:
+        return ImagePipeline()
+    mean, std = stats_of(others[-1])
+    return ImagePipeline(mean=mean, std=std) if len(mean) == len(std) == 3 else None
 
 
 def _is_pixels(batch) -> bool:

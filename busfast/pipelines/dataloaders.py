@@ -50,7 +50,7 @@ class TableDataLoaders(DataLoaders):
 
     def add_tfms(self, tfms, event: str, loaders=None) -> None:
         """fastai's `add_tfms`; a Normalize, as `vision_learner` adds it, takes the place of the one before."""
-        tfms = list(tfms.fs) if isinstance(tfms, Pipeline) else _listed(tfms)
+        tfms = list(tfms.fs if isinstance(tfms, Pipeline) else L(tfms))
         normalize = [step for step in tfms if isinstance(step, Normalize)]
         if event == "after_batch" and normalize:
             normalize[-1].setup(self.train)  # without statistics, they come from a batch
@@ -159,7 +159,7 @@ def make_dls(split: Split | pd.DataFrame, image: ImagePipeline | None = None, *,
         UserError: loader or device is unavailable; the table has no column part, or no image in a part.
     """
     backend, table = backend or choose_backend(loader, device), as_table(split)
-    image = image or (ImagePipeline(hflip=0, rotate=0) if batch_tfms else ImagePipeline())
+    image = image or default_image(ImagePipeline.size, batch_tfms)
     if "part" not in table.rows:
         raise UserError("The table has no column 'part'. Split it first: split_table(table, 'stratified').")
     rows = table.rows.reset_index(drop=True)
@@ -174,12 +174,12 @@ def make_dls(split: Split | pd.DataFrame, image: ImagePipeline | None = None, *,
     decoded = None
     if cache != "off":
         decoded = Cache(cache, table.root, rows["image"][rows["part"].isin(PARTS[:2])].tolist(), threads)
-    after_batch = [IntToFloatTensor(), *_listed(batch_tfms)]
+    after_batch = [IntToFloatTensor(), *L(batch_tfms)]
     if image.hflip or image.vflip or image.rotate:
         after_batch.append(Augment(image))
     shared: dict[str, Any] = {
         "image": image, "threads": threads, "cache": decoded, "device": backend.device, "rank": rank,
-        "world_size": world_size, "after_item": [*_listed(item_tfms), ToTensor()], "after_batch": after_batch}
+        "world_size": world_size, "after_item": [*L(item_tfms), ToTensor()], "after_batch": after_batch}
     train = ImageDL(dataset.train, loader=backend.loader, bs=bs, shuffle=True, drop_last=len(splits[0]) % bs == 1,
                     **shared)
     train.prepare()  # now, not within the first batch
@@ -191,8 +191,10 @@ def make_dls(split: Split | pd.DataFrame, image: ImagePipeline | None = None, *,
     return dls
 
 
-def _listed(tfms: Any) -> list:
-    return list(tfms) if isinstance(tfms, list | tuple | L) else [tfms] if tfms is not None else []
+def default_image(size: int, batch_tfms: Any) -> ImagePipeline:
+    """Returns the image pipeline of a size; the user's batch transforms take the place of its augmentation."""
+    return ImagePipeline(size, hflip=0, rotate=0) if batch_tfms else ImagePipeline(size)
+
 
 
 def inference_dls(image: ImagePipeline, classes: tuple[str, ...], **kwargs) -> TableDataLoaders:

@@ -8,13 +8,13 @@ import pandas as pd
 
 from busfast.data.labels import find_classes, plain
 from busfast.data.open_data import is_prepared
-from busfast.data.sources.csv_table import IS_VALID, PARTS, USUAL
+from busfast.data.sources.csv_table import IS_VALID, PARTS, USUAL, usual_column
 from busfast.data.table import OPTIONAL, REQUIRED, Table
 from busfast.errors import UserError, choose
 from busfast.pipelines.config import Config
-from busfast.pipelines.dataloaders import TableDataLoaders, make_dls
+from busfast.pipelines.dataloaders import TableDataLoaders, default_image, make_dls
 from busfast.pipelines.image import ImagePipeline
-from busfast.pipelines.splits import open_table, read_images, split_images, with_classes
+from busfast.pipelines.splits import default_split, open_table, read_images, split_images, with_classes
 
 
 def dataloaders(data: str | Path | pd.DataFrame, *, size: int = 224, split: str = "", bs: int = 32,
@@ -53,16 +53,13 @@ def dataloaders(data: str | Path | pd.DataFrame, *, size: int = 224, split: str 
     else:
         table, config = read_images(Config(data=str(data), classes=classes, seed=seed))
         table = open_table(config, table)
-    came = "original_split" in table.rows and (table.rows["original_split"] != "").any()
-    came = came and (isinstance(data, pd.DataFrame) or not is_prepared(data))
-    made, *others = split_images(table, config, [split or ("given" if came else "stratified")],
-                                 allow_leaks=allow_leaks).values()
+    split = split or default_split(table, not isinstance(data, pd.DataFrame) and is_prepared(data))
+    made, *others = split_images(table, config, [split], allow_leaks=allow_leaks).values()
     if others:
         raise UserError(f"split='{split}' has {len(others) + 1} folds. Take them from split_folds, and make_dls.")
-    if image is None:
-        image = ImagePipeline(size, hflip=0, rotate=0) if batch_tfms else ImagePipeline(size)
-    dls = make_dls(made, image, **{"classes": config.classes, "bs": bs, "cache": "auto", "path": path,
-                                   "item_tfms": item_tfms, "batch_tfms": batch_tfms} | how)
+    settings = {"classes": config.classes, "bs": bs, "cache": "auto", "path": path, "item_tfms": item_tfms,
+                "batch_tfms": batch_tfms} | how
+    dls = make_dls(made, image or default_image(size, batch_tfms), **settings)
     dls.split = made
     return dls
 
@@ -71,9 +68,8 @@ def _from_frame(frame: pd.DataFrame) -> Table:
     """Returns the table of a DataFrame, whose columns may have the usual names; checks labels and parts."""
     names: dict[Any, str] = {}
     for name in (*REQUIRED, *OPTIONAL, "original_split"):
-        titles = [title for usual in USUAL.get(name, (name,)) for title in frame if plain(str(title)) == usual]
-        if titles:
-            names[titles[0]] = name
+        if (title := usual_column(name, frame)) is not None:
+            names[title] = name
     if missing := [name for name in REQUIRED if name not in names.values()]:
         raise UserError(f"No column of the DataFrame looks like {' or '.join(map(repr, missing))} (found: "
                         f"{', '.join(map(str, frame))}; usual names: {', '.join(USUAL[missing[0]])}). Rename the "

@@ -50,7 +50,7 @@ class ImageDL(TfmdDL):
 
     def __init__(self, dataset=None, image: ImagePipeline | None = None, loader: str = "torchvision",
                  threads: int = 0, cache: Cache | None = None, rank: int = 0, world_size: int = 1, **kwargs):
-        self.image, self.loader_name, self.threads, self.cache = image, loader, threads, cache
+        self.image, self.loader_name, self.threads, self.cache = image or ImagePipeline(), loader, threads, cache
         self.rank, self.world_size = rank, world_size
         self._loader: Any = None
         self._loader_bs, self._announced = 0, False

@@ -166,9 +166,8 @@ def _resized_crop(pixels: np.ndarray, numbers: np.ndarray, step: RandomResizedCr
     """What RandomResizedCrop does, from the same distribution."""
     height, width = pixels.shape[:2]
     left, top, right, bottom = _random_box(width, height, numbers, step)
-    crop = Image.fromarray(pixels[top:bottom, left:right].squeeze(-1) if pixels.shape[2] == 1
-                           else pixels[top:bottom, left:right])
-    resized = np.asarray(crop.resize(step.size, step.mode))
+    crop = pixels[top:bottom, left:right]
+    resized = np.asarray(Image.fromarray(crop[..., 0] if crop.shape[2] == 1 else crop).resize(step.size, step.mode))
     return resized[..., None] if resized.ndim == 2 else resized
 
 

@@ -62,12 +62,17 @@ def is_phantom(config: Config) -> bool:
     return (find_data(config.data).parent / "phantom.json").is_file()
 
 
-def read_images(config: Config, *, files: bool = True) -> tuple[Table, Config]:
+def default_split(table: Table, prepared: bool) -> str:
+    """Returns the split of images for which none is asked: the one that they came with, unless they were prepared."""
+    came = "original_split" in table.rows and (table.rows["original_split"] != "").any()
+    return "given" if came and not prepared else "stratified"
+
+
+def read_images(config: Config) -> tuple[Table, Config]:
     """Reads the images of a configuration, whatever form they have, and finds its classes.
 
     Args:
         config: the checked configuration.
-        files: whether the images must exist.
 
     Returns:
         The table, only of the classes that the configuration names, if it does; the configuration with the classes.
@@ -75,7 +80,7 @@ def read_images(config: Config, *, files: bool = True) -> tuple[Table, Config]:
     Raises:
         UserError: anything wrong with the table; a label that may be a misspelt class; fewer than two classes.
     """
-    table = read_data(config.data, config.classes, files=files, other_labels=True)
+    table = read_data(config.data, config.classes, other_labels=True)
     if config.classes:
         return _restrict(table, config.classes), config
     _refuse_misspelt(table)

@@ -19,9 +19,11 @@ from fastai.vision.data import ImageDataLoaders
 from torch import nn
 
 from busfast.errors import UserError
+from busfast.models.accelerate import accelerate
 from busfast.models.fast_step import ALL, FusedAdam, mixed_precision, plain_activations
 from busfast.models.learner import cosine, make_learner
 from busfast.pipelines import ImagePipeline, make_dls
+from busfast.pipelines.batch_tfms import BatchPipeline
 
 
 @pytest.fixture
@@ -228,11 +230,15 @@ def test_other_dataloaders_are_normalized_for_the_weights(make, parts, phantom_f
     names = {path.name: label for path, label in zip(parts.rows["image"].map(Path), parts.rows["label"], strict=True)}
     stock = ImageDataLoaders.from_path_func(phantom_folder / "images", sorted((phantom_folder / "images").iterdir()),
                                             lambda path: names[path.name], item_tfms=FastaiResize(32), num_workers=0)
-    for dls in (own, stock):
+    fast = accelerate(ImageDataLoaders.from_path_func(
+        phantom_folder / "images", sorted((phantom_folder / "images").iterdir()), lambda path: names[path.name],
+        item_tfms=FastaiResize(32), num_workers=0), cache="off")
+    for dls in (own, stock, fast):
         x = dls.valid.one_batch()[0]
         expected = Normalize.from_stats(mean, std, cuda=False)(x)
         learn.dls = dls
         torch.testing.assert_close(learn.dls.valid.one_batch()[0], expected, atol=2e-5, rtol=0)
+    assert isinstance(fast.train.after_batch, BatchPipeline)  # it is still fast
 
 
 def test_every_option_of_the_optimizer_that_loggers_write_is_a_number(make):

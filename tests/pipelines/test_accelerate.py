@@ -1,6 +1,6 @@
 """Accelerated DataLoaders are fastai's: the same pixels where they are fixed, the same distribution where random.
 
-Covers busfast/pipelines/accelerate.py, busfast/pipelines/item_plan.py and busfast/pipelines/fused_warp.py.
+Covers busfast/pipelines/accelerate.py and busfast/pipelines/item_plan.py.
 """
 
 import random
@@ -12,33 +12,23 @@ import pytest
 import torch
 from fastai.data.block import CategoryBlock, DataBlock, MultiCategoryBlock, RegressionBlock
 from fastai.data.core import DataLoaders, TfmdDL
-from fastai.data.transforms import IntToFloatTensor, Normalize, RandomSplitter, get_image_files
+from fastai.data.transforms import RandomSplitter, get_image_files
 from fastai.torch_core import TensorImage, TensorImageBW, set_seed
 from fastai.vision.augment import (
-    Brightness,
-    Contrast,
     CropPad,
-    Dihedral,
     Flip,
     FlipItem,
     PadMode,
     RandomResizedCrop,
     Resize,
     ResizeMethod,
-    Rotate,
-    Warp,
-    Zoom,
     aug_transforms,
-    setup_aug_tfms,
 )
-from fastai.vision.core import PILImage, PILImageBW, PILMask, imagenet_stats
+from fastai.vision.core import PILImage, PILImageBW, PILMask
 from fastai.vision.data import ImageBlock, ImageDataLoaders
-from fasttransform import Pipeline
 from PIL import Image
 
 from busfast.pipelines.accelerate import AcceleratedDL, accelerate_dls
-from busfast.pipelines.batch_tfms import BatchPipeline
-from busfast.pipelines.fused_warp import FusedWarp, opencv
 from busfast.pipelines.item_plan import plan_items
 
 
@@ -143,61 +133,6 @@ def test_the_boxes_of_a_random_resized_crop_are_drawn_as_fastais(pets):
     np.testing.assert_allclose(ours.mean(0), theirs.mean(0), atol=1)
     np.testing.assert_allclose(ours.std(0), theirs.std(0), atol=1)
     np.testing.assert_allclose(np.quantile(ours, [.1, .5, .9], 0), np.quantile(theirs, [.1, .5, .9], 0), atol=3)
-
-
-BATCH = {
-    "aug_transforms": lambda: aug_transforms(), "presize": lambda: aug_transforms(size=40),
-    "vertical": lambda: aug_transforms(flip_vert=True, max_rotate=45, pad_mode=PadMode.Zeros),
-    "border": lambda: aug_transforms(pad_mode=PadMode.Border, align_corners=False), "flip": lambda: [Flip(0.5)],
-    "oblong": lambda: aug_transforms(size=(32, 48)), "zoom": lambda: [Zoom(max_zoom=2.0, p=1.0)],
-    "warp": lambda: [Warp(0.3, p=1.0)], "rotate, light": lambda: setup_aug_tfms([Rotate(30), Brightness(), Contrast()]),
-    "strong": lambda: aug_transforms(mult=2.0), "dihedral": lambda: [Dihedral()],
-}
-
-
-@pytest.mark.parametrize("gray", [False, True])
-@pytest.mark.parametrize("normalized", [False, True])
-@pytest.mark.parametrize("name", BATCH)
-def test_one_pass_gives_what_fastais_transforms_give_with_the_same_random_numbers(name, normalized, gray):
-    if opencv() is None:
-        pytest.skip("no OpenCV")
-    y, x = np.mgrid[0:60, 0:60] / 60
-    waves = np.stack([np.sin(7 * x + k) * np.cos(5 * y - k) for k in range(3)])
-    pixels = torch.from_numpy((127 + 100 * waves).astype(np.uint8))[None].repeat(6, 1, 1, 1)
-    if gray:
-        pixels = pixels[:, :1].expand(-1, 3, -1, -1)
-    steps = [IntToFloatTensor(), *BATCH[name](), *([Normalize.from_stats(*imagenet_stats, cuda=False)]
-                                                   if normalized else [])]
-    results = []
-    for kind in (Pipeline, BatchPipeline):
-        torch.manual_seed(2), random.seed(2)
-        results.append(kind(steps, split_idx=0)((TensorImage(pixels),))[0])
-    assert FusedWarp.of(BatchPipeline(steps, split_idx=0)._steps()) is not None
-    theirs, ours = results
-    assert ours.shape == theirs.shape and type(ours) is TensorImage
-    scale = 255 * (0.225 if normalized else 1)
-    off = (ours - theirs).abs() * scale
-    assert off.mean() < 1 and off.quantile(0.99) < 4
-    moved = (theirs * (0.225 if normalized else 1)).std(0).mean()
-    assert moved > 0.01  # the images of a batch differ
-
-
-@pytest.mark.parametrize("steps", [
-    [Rotate(10), Flip()], [Flip(mode="nearest")], [Brightness()],
-    [Flip(), type("Own", (Flip,), {})()], [Flip(), FlipItem()],
-])
-def test_other_transforms_are_left_to_fastai(steps):
-    assert FusedWarp.of([IntToFloatTensor(), *steps]) is None
-
-
-def test_training_without_opencv_is_fastais_own(monkeypatch):
-    monkeypatch.setattr("busfast.pipelines.fused_warp.opencv", lambda: None)
-    pixels, steps = TensorImage(torch.randint(0, 256, (4, 3, 30, 30), dtype=torch.uint8)), [IntToFloatTensor(), Flip()]
-    results = []
-    for kind in (Pipeline, BatchPipeline):
-        torch.manual_seed(2)
-        results.append(kind(steps, split_idx=0)((pixels,))[0])
-    assert torch.equal(*results)
 
 
 def test_presizing_keeps_no_more_than_twice_the_result(pets):

@@ -3,17 +3,21 @@
 import ntpath
 import os
 import posixpath
+from collections.abc import Iterable
 from pathlib import Path
+from typing import Any
 
 import pandas as pd
 
 from busfast.csvfile import Rows
+from busfast.data.external_splits import NAMES
 from busfast.data.images import SUFFIXES as IMAGES
 from busfast.data.labels import plain
 from busfast.data.sources.common import Options, keep_present, make_table
 from busfast.data.sources.dicom_tags import is_dicom, read_tags
 from busfast.data.sources.listing import files_in, is_image
 from busfast.data.sources.sheets import read_sheet
+from busfast.data.split import UNUSED
 from busfast.data.table import OPTIONAL, REQUIRED
 from busfast.errors import UserError, choose, suggest
 
@@ -30,8 +34,7 @@ USUAL = {
     "center": ("center", "centre", "hospital", "site", "institution", "clinic"),
     "original_split": ("originalsplit", "split", "part", "subset", "fold", "isvalid", "isval"),
 }
-PARTS = {"train": "train", "training": "train", "trn": "train", "valid": "valid", "val": "valid",
-         "validation": "valid", "dev": "valid", "test": "test", "testing": "test", "tst": "test", "": ""}
+PARTS = {name: part for name, part in NAMES.items() if part != UNUSED} | {"": ""}
 IS_VALID = {"true": "valid", "1": "valid", "yes": "valid", "false": "train", "0": "train", "no": "train"}
 
 
@@ -131,11 +134,10 @@ def _name_columns(header: list[str], file: Path, options: Options) -> tuple[list
                 raise UserError(f"{file}, row 1: {' and '.join(titles)} could both be {name}. Choose one: "
                                 f"--columns={name}={titles[0]}")
             ours[name] = header.index(name if name in titles else titles[0])
-    for name, usual in USUAL.items():
-        titles = [title for other in usual for title in header
-                  if plain(title) == other and header.index(title) not in ours.values()]
-        if name not in ours and titles:
-            ours[name] = header.index(titles[0])
+    for name in USUAL:
+        title = usual_column(name, [title for title in header if header.index(title) not in ours.values()])
+        if name not in ours and title is not None:
+            ours[name] = header.index(title)
     if missing := [name for name in REQUIRED if name not in ours]:
         columns = ",".join(f"{name}={header[ours[name]] if name in ours else 'COLUMN'}" for name in REQUIRED)
         raise UserError(f"{file}, row 1: no column looks like {' or '.join(map(repr, missing))} (found: "
@@ -153,6 +155,11 @@ def _name_columns(header: list[str], file: Path, options: Options) -> tuple[list
     kept = [name for index, name in enumerate(names) if index not in ours.values()]
     notes = [f"columns read: {', '.join(renamed)}"] if renamed else []
     return names, [*notes, f"other columns, kept: {', '.join(kept)}"] if kept else notes
+
+
+def usual_column(name: str, titles: Iterable[Any]) -> Any:
+    """Returns which of some columns is called what others call busfast's column `name`, most telling first; or None."""
+    return next((title for usual in USUAL.get(name, (name,)) for title in titles if plain(str(title)) == usual), None)
 
 
 def _part_names(sheet: Rows, names: list[str]) -> dict[str, str] | None:
