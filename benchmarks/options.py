@@ -10,29 +10,20 @@ from pathlib import Path
 import pandas as pd
 from common import run_study
 from fastai.callback.core import Callback
-from fastai.callback.mixup import CutMix, MixUp
 from fastai.learner import Learner
-from fastai.losses import CrossEntropyLossFlat, FocalLossFlat, LabelSmoothingCrossEntropyFlat
-from option_parts import (
-    AveragedWeights,
-    MirroredValidation,
-    balance_classes,
-    equalize_contrast,
-    require_opencv,
-    split_head,
-)
+from fastai.losses import CrossEntropyLossFlat
+from option_parts import balance_classes, equalize_contrast
 from scipy import stats
 
 from busfast.bench.report import Report
 from busfast.data.check import check_images
 from busfast.data.split import Split
 from busfast.data.table import read_table
-from busfast.models.freeze import FreezeStages, should_freeze
-from busfast.models.learner import cosine
 from busfast.pipelines.config import Config, load_config
 from busfast.pipelines.splits import split_data
 from busfast.progress import progress
 from busfast.training.build import build
+from busfast.training.recipe import recipe_callbacks
 
 DEFAULTS = {"data": None, "seeds": "42,43,44", "size": 128, "only": ""}
 BASE = "busfast --preset=fast"
@@ -44,53 +35,35 @@ class Option:
 
     Attributes:
         config: keys of the configuration.
-        make_cbs: returns further callbacks.
         change_learner: is given the Learner before it trains.
         change_data: is given the split table and a folder to write to; returns the table to train on.
-        fit: trains, in place of the cosine schedule; is given the Learner, the epochs, the learning rate and callbacks.
     """
 
     config: dict = field(default_factory=dict)
-    make_cbs: Callable[[], list[Callback]] = list
     change_learner: Callable[[Learner], None] | None = None
     change_data: Callable[[pd.DataFrame, Path], pd.DataFrame] | None = None
-    fit: Callable[[Learner, int, float, list[Callback]], None] | None = None
-
-
-def _use_loss(loss: type, **settings) -> Callable[[Learner], None]:
-    """Returns a function that gives a Learner another loss, with the class weights of the old one."""
-    def change(learn: Learner) -> None:
-        learn.loss_func = loss(weight=learn.loss_func.func.weight, **settings)
-
-    return change
-
-
-def _drop_class_weights(learn: Learner) -> None:
-    learn.loss_func = CrossEntropyLossFlat()
 
 
 def _balance(learn: Learner) -> None:
-    _drop_class_weights(learn)
+    learn.loss_func = CrossEntropyLossFlat()
     balance_classes(learn.dls.train)
-
-
-def _fine_tune(learn: Learner, epochs: int, lr: float, cbs: list[Callback]) -> None:
-    learn.splitter = split_head
-    learn.fine_tune(epochs - 1, base_lr=lr, freeze_epochs=1, cbs=cbs)
 
 
 OPTIONS = {
     BASE: Option(),
-    "label smoothing .1": Option(change_learner=_use_loss(LabelSmoothingCrossEntropyFlat, eps=0.1)),
-    "focal loss, gamma 2": Option(change_learner=_use_loss(FocalLossFlat, gamma=2.0)),
-    "no class weights": Option(change_learner=_drop_class_weights),
+    "label smoothing .1": Option({"label_smoothing": 0.1}),
+    "focal loss, gamma 2": Option({"loss": "focal"}),
+    "no class weights": Option({"loss": "cross_entropy"}),
     "balanced sampling, no class weights": Option(change_learner=_balance),
-    "mixup .2": Option(make_cbs=lambda: [MixUp(0.2)]),
-    "cutmix 1": Option(make_cbs=lambda: [CutMix(1.0)]),
-    "averaged weights, .98 a step": Option(make_cbs=lambda: [AveragedWeights(0.98)]),
-    "mirrored at validation, too": Option(make_cbs=lambda: [MirroredValidation()]),
+    "mixup .2": Option({"mixup": 0.2}),
+    "cutmix 1": Option({"cutmix": 1.0}),
+    "augmentation standard": Option({"augment": ("standard",)}),
+    "augmentation strong": Option({"augment": ("strong",)}),
+    "averaged weights, .98 a step": Option({"ema": 0.98}),
+    "mirrored at validation, too": Option({"tta": "flip"}),
     "CLAHE in every part": Option({"cache": "off"}, change_data=equalize_contrast),
-    "head first, then slice(lr/200, lr/2)": Option({"freeze": 0}, fit=_fine_tune),
+    "classifier first, then lr/100 to lr": Option({"freeze": 0, "freeze_after": 0, "unfreeze_after": 1,
+                                                   "lr_mult": 100}),
     "nothing frozen": Option({"freeze": 0}),
     "160 px": Option({"size": 160}),
     "192 px": Option({"size": 192}),
@@ -138,14 +111,8 @@ def train(option: Option, config: Config, split: Split, folder: Path) -> dict[st
     if option.change_learner:
         option.change_learner(learn)
     scores = Scores()
-    cbs = [scores, *option.make_cbs()]
     with learn.no_bar(), learn.no_logging():
-        if option.fit:
-            option.fit(learn, config.epochs, config.lr, cbs)
-        else:
-            if config.freeze_after and should_freeze(config.freeze, learn.weights_used["text"]):
-                cbs.append(FreezeStages(config.freeze, config.freeze_after, config.arch))
-            learn.fit(config.epochs, cbs=[cosine(config.lr, config.lr_min), *cbs])
+        learn.fit(config.epochs, cbs=[*recipe_callbacks(config, learn), scores])
     return min(scores.rows, key=lambda row: row["val_loss"])
 
 
@@ -179,11 +146,9 @@ def run(folder: Path, data: str, seeds: Sequence[int], size: int, only: list[str
         only: words of options' names; empty: all. `BASE` is always trained.
 
     Raises:
-        UserError: wrong data; OpenCV is not installed.
+        UserError: wrong data.
     """
     names = [name for name in OPTIONS if name == BASE or not only or any(word in name for word in only)]
-    if any(OPTIONS[name].change_data is equalize_contrast for name in names):
-        require_opencv()  # now rather than after an hour
     _, config = load_config(data=data, preset="fast", device="cpu", size=size)
     table = read_table(config.data, config.classes)
     duplicates = check_images(table)

@@ -25,7 +25,12 @@ def choose(kind: str, value: str, choices: Iterable[str]) -> str:
     choices = list(choices)
     if value in choices:
         return value
-    raise UserError(f"Unknown {kind} '{value}'.{suggest(value, choices)} Choose from: {', '.join(choices)}.")
+    raise UserError(f"Unknown {kind} '{value}'.{suggest(value, choices)} Choose from: {_listed(choices)}.")
+
+
+def _listed(choices: list[str], most: int = 100) -> str:
+    more = f" and {len(choices) - most:,} more" if len(choices) > most else ""
+    return ", ".join(map(str, choices[:most])) + more
 
 
 def suggest(value: str, choices: Iterable[str], cutoff: float = 0.6) -> str:

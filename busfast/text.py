@@ -9,6 +9,13 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {first}{'' if number == 1 else 's'}{space}{rest}"
 
 
+def listed(names: Sequence[str], most: int = 20) -> str:
+    """Returns "a, b, c"; of more than `most` names the first three, the last one and the number of all."""
+    if len(names) <= most:
+        return ", ".join(names)
+    return f"{', '.join(names[:3])}, ..., {names[-1]} ({len(names):,})"
+
+
 def plain_text(text: str) -> str:
     """Escapes control characters: a cell or file name may hold commands to the terminal."""
     return "".join(char if char.isprintable() or char == "\n" else char.encode("unicode_escape").decode("ascii")

@@ -2,7 +2,7 @@
 
 import pytest
 
-from busfast.text import counted, markdown_table, plain_text
+from busfast.text import counted, listed, markdown_table, plain_text
 
 
 @pytest.mark.parametrize(("number", "noun", "text"), [
@@ -10,6 +10,11 @@ from busfast.text import counted, markdown_table, plain_text
     (2, "pair of images", "2 pairs of images")])
 def test_a_count_has_its_noun_in_the_right_number(number, noun, text):
     assert counted(number, noun) == text
+
+
+def test_a_long_list_is_shortened():
+    assert listed(["a", "b"]) == "a, b"
+    assert listed([str(number) for number in range(1500)]) == "0, 1, 2, ..., 1499 (1,500)"
 
 
 def test_commands_to_the_terminal_are_escaped_and_letters_and_lines_stay():

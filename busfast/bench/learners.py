@@ -14,7 +14,8 @@ from PIL import Image
 
 from busfast.data.table import CLASSES
 from busfast.models.fast_step import ALL
-from busfast.models.learner import cosine, make_learner
+from busfast.models.learner import make_learner
+from busfast.models.schedules import cosine
 from busfast.pipelines.dataloaders import make_dls
 from busfast.pipelines.image import ImagePipeline
 

@@ -43,7 +43,7 @@ def prepare(*, source: str, path: str, out: str = None, copy: bool = False, part
     print(f"Next: python -m busfast audit --data={target}")
 
 
-@with_settings(("data",), data="the phantom")
+@with_settings(("data", "label_delim"), data="the phantom")
 def audit(*, split: str = None, pipeline: str = None, out: str = None, quarantine: bool = False,
           metadata_only: bool = False, **settings: Any) -> None:
     """Checks a set of images for errors; writes audit.csv, and audit.html with the pictures.
@@ -73,9 +73,11 @@ def audit(*, split: str = None, pipeline: str = None, out: str = None, quarantin
     table, config = _read(config)
     folder = Path(out) if out else home_of(table.file) / Path(AUDIT_FILE).parent
     clean = clean_folder(home_of(table.file)) if quarantine else None
-    lists = read_lists(split, table, config.classes) if split else None
+    # Of several labels, each combination is listed.
+    classes = tuple(sorted(set(table.rows["label"]))) if config.label_delim else config.classes
+    lists = read_lists(split, table, classes) if split else None
     decisions = read_decisions(folder / "audit.csv")
-    found, duplicates = audit_images(table, config.classes, decisions=decisions, metadata_only=metadata_only)
+    found, duplicates = audit_images(table, classes, decisions=decisions, metadata_only=metadata_only)
     leaks = None if lists is None else (split, find_leaks(lists, duplicates))
 
     print(f"audit of {table.root}: {len(table)} images, {format_groups(found.table)}")
@@ -94,7 +96,7 @@ def audit(*, split: str = None, pipeline: str = None, out: str = None, quarantin
         print(f"wrote {path}: {len(table) - left} images; {left} left out, see left_out.csv there")
 
 
-@with_settings(("data", "holdout", "folds", "seed"), data="the phantom")
+@with_settings(("data", "label_delim", "holdout", "folds", "seed", "valid_share", "test_share"), data="the phantom")
 def split(*, split: str = "stratified", pipeline: str = None, out: str = None, overwrite: bool = False,
           metadata_only: bool = False, **settings: Any) -> None:
     """Splits a set of images and writes files that you can edit and that train reads.
@@ -136,7 +138,7 @@ def split(*, split: str = "stratified", pipeline: str = None, out: str = None, o
         print(f"{state} {path}")
 
 
-@with_settings(("data", "size"), data="none, as train fills the cache itself")
+@with_settings(("data", "label_delim", "size"), data="none, as train fills the cache itself")
 def cache(*, pipeline: str = None, folder: str = None, clear: bool = False, **settings: Any) -> None:
     """Lists the cache of decoded images and fingerprints, clears it, or fills it with the images of --data.
 
@@ -201,6 +203,7 @@ def _read(config: "Config") -> "tuple[Table, Config]":
     from busfast.data.labels import order_classes
     from busfast.data.open_data import DIRECT, read_data
     from busfast.data.sources import guess_source, read_source
+    from busfast.pipelines.splits import refuse_delimiters, unify_labels
 
     folder = Path(config.data)
     generate(config.source, folder)
@@ -208,8 +211,13 @@ def _read(config: "Config") -> "tuple[Table, Config]":
     if source and source not in DIRECT:
         table = replace(read_source(source, folder, files=False, classes=config.classes), file=folder / "table.csv")
     else:
-        table = read_data(folder, config.classes, files=False, other_labels=True)
+        table = read_data(folder, config.classes, files=False, other_labels=True, label_delim=config.label_delim)
     print(f"data: {len(table)} images in {table.root}")
     for note in table.notes:
         print(f"  {note}")
-    return table, config if config.classes else replace(config, classes=order_classes(table.rows["label"]))
+    if config.label_delim:
+        table = unify_labels(table, config.label_delim)
+    elif not config.classes:
+        refuse_delimiters(table)
+    classes = config.classes or order_classes(table.rows["label"], config.label_delim)
+    return table, replace(config, classes=classes)

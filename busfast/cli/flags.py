@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any
 
-from busfast.errors import UserError
+from busfast.errors import UserError, choose
 from busfast.pipelines.config import Config, load_config
 from busfast.pipelines.settings import describe
 
@@ -46,6 +46,23 @@ def with_settings(names: Sequence[str] = FLAGS, **defaults: str) -> Callable[[Ca
                                                       key=lambda parameter: order.index(parameter.name)))
         return verb
     return decorate
+
+
+def read_keys(text: str | None, settings: dict[str, Any]) -> dict[str, Any]:
+    """Returns the settings of flags and of --set (KEY=VALUE, separated by commas; a value may hold commas, too).
+    UserError: it is not of that form, an unknown key, or one that is given twice."""
+    given = dict(settings)
+    if text is None:
+        return given
+    first, *rest = re.split(r"(?:^|,)\s*(\w+)=", text)
+    if first.strip() or not rest:
+        raise UserError(f"--set={text} is not KEY=VALUE, such as --set=wd=0.01,dropout=0.3.")
+    for key, value in zip(rest[::2], rest[1::2], strict=True):
+        choose("key of --set", key, [item.name for item in fields(Config)])
+        if key in given and given[key] is not None:
+            raise UserError(f"{key} is given twice: {given[key]} and, in --set, {value}.")
+        given[key] = value
+    return given
 
 
 def flatten(arguments: dict[str, Any]) -> dict[str, Any]:

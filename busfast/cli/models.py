@@ -115,7 +115,8 @@ def predict(inputs: str, *, run: str = None, model: str = None, out: str = "pred
         predictor = load_predictor(model, engine=engine, trust=trust, target=number,
                                    device=flags.get("device", "auto"), threads=flags.get("threads", 0))
         if predictor.temperature is None:
-            print(f"{model}: its probabilities are not calibrated, and it has no threshold to decide with")
+            print(f"{model}: its probabilities are not calibrated"
+                  + ("" if predictor.operating_points else ", and it has no threshold to decide with"))
     old, bad = write_predictions(predictor, names, paths, out, resume=resume, bs=flags.get("bs", Config.bs),
                                  threads=flags.get("threads", 0), jobs=jobs)
     print(f"wrote {out}: {len(names)} rows" + (f", {old} of them kept" if old else "")

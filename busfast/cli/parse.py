@@ -16,6 +16,14 @@ import fire
 from busfast.errors import UserError, choose
 
 FireExit = fire.core.FireExit
+# What other tools call busfast's flags.
+ELSEWHERE = {"imgsz": "size", "img_size": "size", "image_size": "size", "batch": "bs", "batch_size": "bs",
+             "model": "arch", "model_name": "arch", "backbone": "arch", "lr0": "lr", "learning_rate": "lr",
+             "weight_decay": "wd", "optimizer": "opt", "optim": "opt", "sched": "schedule", "scheduler": "schedule",
+             "pretrained": "weights", "workers": "threads", "num_workers": "threads", "dataset": "data",
+             "data_dir": "data", "path": "data", "num_epochs": "epochs", "n_epochs": "epochs", "aug": "augment",
+             "augmentation": "augment", "smoothing": "label_smoothing", "warmup_epochs": "warmup", "clip_grad": "clip",
+             "grad_accum_steps": "accumulate", "model_ema_decay": "ema", "criterion": "loss"}
 POSITIONAL = {"inputs": "an image, folder or table", "what": "the name of a benchmark"}  # arguments without a flag
 
 
@@ -41,6 +49,8 @@ def check(verbs: dict[str, Callable], argv: list[str]) -> None:
         flag, equals, value = word.lstrip("-").partition("=")
         flag = flag.replace("-", "_")
         if flag not in parameters or not word.startswith("--"):
+            if (ours := ELSEWHERE.get(flag)) in parameters and word.startswith("--"):
+                raise UserError(f"Unknown flag of {verb} '--{flag}'. Did you mean '--{ours}'? {more}")
             try:
                 choose(f"flag of {verb}", word.partition("=")[0], [f"--{name}" for name in parameters] or ["--help"])
             except UserError as error:

@@ -12,6 +12,8 @@ from busfast.training.runs import find_run
 def evaluate(*, run: str, target: float = 0.9, positive: str = None, again: bool = False, **settings: Any) -> None:
     """Scores a run's validation and test part, with intervals; writes predictions.csv and tables into results/RUN/.
 
+    A run of several labels gets a score and a threshold for each label (the highest F1 on the validation part).
+
     The test part is predicted only once for the same weights; each time is recorded in results/RUN/evaluation.yaml.
 
     Args:
@@ -24,9 +26,16 @@ def evaluate(*, run: str, target: float = 0.9, positive: str = None, again: bool
     found = find_run(run)
     flags = model_flags(**settings)
     from busfast.results.evaluation import evaluate_run
+    from busfast.results.multi_label import evaluate_labels
     from busfast.training.trackers import track_results
 
-    evaluate_run(found, target=target, positive=positive, again=again, **flags)
+    if found.read_config()[0].label_delim:
+        if positive:
+            raise UserError(f"--positive={positive}: {run} has images of several labels, and a threshold for each. "
+                            "Leave it out.")
+        evaluate_labels(found, again=again, **flags)
+    else:
+        evaluate_run(found, target=target, positive=positive, again=again, **flags)
     track_results(found)
 
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from busfast import processes
 from busfast.cli import parse
-from busfast.cli.flags import configure, flatten, with_settings, without
+from busfast.cli.flags import configure, flatten, read_keys, with_settings, without
 from busfast.cli.results import compare, evaluate, explain, report
 from busfast.errors import UserError, choose
 from busfast.imports import require_package
@@ -24,7 +24,8 @@ SPLIT_OF = {"holdout": "center_holdout", "folds": "kfold"}  # flag -> the only s
 @with_settings(bs=f"{Config.bs}; auto: that, or the largest power of two that fits into memory")
 def train(*, split: str = None, pipeline: str = None, preset: str = None, fold: str = None,
           allow_leaks: bool = False, seeds: str = None, jobs: int = 1, then: str = None, tracker: str = None,
-          profile: bool = False, resume: bool = False, **settings: Any) -> None:
+          learner: str = None, set: str = None, profile: bool = False, resume: bool = False,
+          **settings: Any) -> None:
     """Trains one split (each of its folds) or all splits of a set of images; writes results/ and models/.
 
     Flags that are left out keep the value of the pipeline file, or else the default given here.
@@ -49,11 +50,15 @@ def train(*, split: str = None, pipeline: str = None, preset: str = None, fold: 
             first.
         tracker: tensorboard, wandb, mlflow, separated by commas: log curves, configuration, tables and report there,
             too; nothing leaves this machine (docs/trackers.md).
+        learner: a Python file whose function learner(learn) changes the Learner before it trains, such as its loss_func
+            or callbacks. The file is run; a copy goes into the run's folder.
+        set: any keys of the pipeline file, also those without a flag: KEY=VALUE, separated by commas.
         profile: print after each epoch where its time went.
         resume: continue the latest run from its last checkpoint; finished runs are skipped.
     """
     given = flatten(locals())
     typed = processes.launch_command(parse.command("train", given | {"resume": False}, train))
+    settings = read_keys(set, settings)
     auto_bs = settings.get("bs") == "auto"
     if auto_bs:
         del settings["bs"]
@@ -65,7 +70,9 @@ def train(*, split: str = None, pipeline: str = None, preset: str = None, fold: 
     from busfast.training.parallel_runs import check_jobs, run_jobs
     from busfast.training.trackers import choose_trackers
     from busfast.training.train import train_run
+    from busfast.training.user_learner import load_user_learner
 
+    user_learner = load_user_learner(learner) if learner else None
     trackers = choose_trackers(tracker)
     configs = list_seeds(seeds, config, given="seed" in settings) if seeds else [config]
     backend = check_environment(config)
@@ -85,7 +92,7 @@ def train(*, split: str = None, pipeline: str = None, preset: str = None, fold: 
             print(f"\n  to continue all of them: {typed} --resume", flush=True)
             raise
     else:
-        options = TrainOptions(resume, auto_bs, profile, typed, trackers, backend=backend)
+        options = TrainOptions(resume, auto_bs, profile, typed, trackers, backend=backend, learner=user_learner)
         for run, seed_config, made in runs:
             done = train_run(name, seed_config, run, made, options)
             for verb, function in THEN.items():  # in this order, whatever the order of --then
@@ -98,9 +105,11 @@ def train(*, split: str = None, pipeline: str = None, preset: str = None, fold: 
                         f"other runs are finished. To continue the failed ones: {typed} --resume")
 
 
-@with_settings(without("folds", "freeze", "freeze_after", "epochs", "lr", "lr_min", "patience", "monitor",
-                       "split_seed", "schedule", "mixup", "cutmix"))
-def lr_find(*, split: str = None, pipeline: str = None, fold: str = None, **settings: Any) -> None:
+@with_settings(without("folds", "freeze", "freeze_after", "unfreeze_after", "epochs", "lr", "lr_min", "lr_mult",
+                       "warmup", "accumulate", "clip", "ema", "tta", "metrics", "patience", "monitor", "split_seed",
+                       "schedule", "mixup", "cutmix"))
+def lr_find(*, split: str = None, pipeline: str = None, fold: str = None, learner: str = None, set: str = None,
+            **settings: Any) -> None:
     """Suggests a learning rate (fastai's finder) and draws results/PIPELINE/lr_find-SPLIT/lr_find.png.
 
     Args:
@@ -108,15 +117,19 @@ def lr_find(*, split: str = None, pipeline: str = None, fold: str = None, **sett
         pipeline: name of a file in pipelines/, or the path of one.
         settings: those of the pipeline file.
         fold: which fold to use, if the split has several. Default: the first.
+        learner: a Python file whose function learner(learn) changes the Learner, as for train.
+        set: any keys of the pipeline file: KEY=VALUE, separated by commas.
     """
-    name, config, splits, table = _configure(split, pipeline, None, settings)
+    name, config, splits, table = _configure(split, pipeline, None, read_keys(set, settings))
     from busfast.pipelines.splits import open_table, split_images
     from busfast.training.build import check_environment
     from busfast.training.lr_find import find_lr
+    from busfast.training.user_learner import load_user_learner
 
+    user_learner = load_user_learner(learner) if learner else None
     backend = check_environment(config)
     run, made = next(iter(split_images(open_table(config, table), config, splits, fold=fold).items()))
-    suggested, folder = find_lr(name, config, run, made, backend)
+    suggested, folder = find_lr(name, config, run, made, backend, user_learner)
     print(f"suggested learning rate: {suggested:.2e}   (train with --lr={suggested:.1e})")
     print(f"curve: {folder}/lr_find.png, lr_find.csv")
 
@@ -124,7 +137,7 @@ def lr_find(*, split: str = None, pipeline: str = None, fold: str = None, **sett
 @with_settings(without("split_seed"))
 def sweep(*, split: str = None, params: str = "lr,size,augment", trials: int = 20, jobs: int = 1,
           objective: str = "macro_auc", pruner: str = "median", pipeline: str = None, preset: str = None,
-          fold: str = None, allow_leaks: bool = False, resume: bool = False, **settings: Any) -> None:
+          fold: str = None, allow_leaks: bool = False, set: str = None, resume: bool = False, **settings: Any) -> None:
     """Trains one split many times with different values and finds the best ones by validation score (Optuna).
 
     Writes results/PIPELINE/sweep-SPLIT/: trials.csv, history.png, importance.png, and best.yaml for train --pipeline.
@@ -132,9 +145,9 @@ def sweep(*, split: str = None, params: str = "lr,size,augment", trials: int = 2
 
     Args:
         split: a split, as for train.
-        params: what to vary, separated by commas: lr, lr_min, wd, dropout, size, bs, arch, freeze, augment (how much).
-            Each is varied around the value of its flag or of the pipeline file, or as given here: lr=1e-4:1e-2 (from,
-            to) or bs=16/32/64.
+        params: what to vary, separated by commas: lr, lr_min, wd, dropout, size, bs, arch, freeze, augment, opt,
+            schedule, label_smoothing, mixup. Each is varied around the value of its flag or of the pipeline file, or as
+            given here: lr=1e-4:1e-2 (from, to) or bs=16/32/64.
         trials: number of trainings, including those before --resume.
         jobs: number of trials to train in parallel, each on its share of the cores.
         objective: logged validation column to optimize, at the epoch that the monitor chooses.
@@ -145,11 +158,12 @@ def sweep(*, split: str = None, params: str = "lr,size,augment", trials: int = 2
         settings: those of the pipeline file.
         fold: which fold to use, if the split has several. Default: the first.
         allow_leaks: train even if a patient or a duplicate is on two sides of your own lists.
+        set: any keys of the pipeline file: KEY=VALUE, separated by commas.
         resume: continue the latest sweep of this split; an interrupted trial starts again.
     """
     typed = parse.command("sweep", flatten(locals()) | {"resume": False}, sweep)
     require_package("optuna", "A sweep needs Optuna", "pip install optuna")
-    name, config, splits, table = _configure(split, pipeline, preset, settings)
+    name, config, splits, table = _configure(split, pipeline, preset, read_keys(set, settings))
     from busfast.pipelines.splits import open_table, split_images
     from busfast.sweep import check_request, run_sweep
 

@@ -140,7 +140,7 @@ class _Finder:
 
 def _check_label(file: Path, line: int, label: str, own: str, classes: tuple[str, ...]) -> None:
     try:
-        match = match_label(label, classes)
+        match = match_label(label, classes) if classes else label
     except UserError as error:
         raise UserError(f"{file}, row {line}: {error}") from None
     if match != own:

@@ -32,9 +32,23 @@ def find_classes(labels: Iterable[str]) -> dict[str, str]:
     return {label: name for name in order for label in sorted(found) if found[label] == name}
 
 
-def order_classes(labels: Iterable[str]) -> tuple[str, ...]:
-    """Returns the classes of labels in the model's order; see `find_classes`."""
-    return tuple(dict.fromkeys(find_classes(labels).values()))
+def order_classes(labels: Iterable[str], delim: str = "") -> tuple[str, ...]:
+    """Returns the classes of labels in the model's order; see `find_classes` and `split_labels`."""
+    return tuple(dict.fromkeys(find_classes(one for label in labels for one in split_labels(label, delim)).values()))
+
+
+def split_labels(label: str, delim: str = "") -> list[str]:
+    """Returns the labels of an image that has several, separated by `delim`; "" as `delim`: it has one."""
+    return [part for one in label.split(delim) if (part := one.strip())] if delim else [label]
+
+
+def join_labels(labels: Iterable[str], delim: str) -> dict[str, str]:
+    """Returns the labels of each image as written -> the same as classes, in the model's order, each once."""
+    labels = set(labels)
+    found = find_classes(one for label in labels for one in split_labels(label, delim))
+    order = list(dict.fromkeys(found.values()))
+    return {label: delim.join(sorted({found[one] for one in split_labels(label, delim)}, key=order.index))
+            for label in labels}
 
 
 def _number(label: str) -> float:

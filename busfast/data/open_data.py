@@ -37,8 +37,8 @@ def find_data(data: str | Path) -> Path:
     return find_table(data)
 
 
-def read_data(data: str | Path, classes: Sequence[str] = (), *, files: bool = True,
-              other_labels: bool = False) -> Table:
+def read_data(data: str | Path, classes: Sequence[str] = (), *, files: bool = True, other_labels: bool = False,
+              label_delim: str = "") -> Table:
     """Reads a set of images: a folder with table.csv, class folders (also below train, valid and test), or a CSV file
     with the usual column names (or a folder with one).
 
@@ -46,6 +46,7 @@ def read_data(data: str | Path, classes: Sequence[str] = (), *, files: bool = Tr
         data: the folder, or the CSV file.
         classes, other_labels: as those of `read_table`; only a table.csv is refused for other labels.
         files: whether the images must exist.
+        label_delim: the character between the labels of an image, which may then have several, or none.
 
     Returns:
         The table; a split that came with the images is its column original_split.
@@ -57,9 +58,9 @@ def read_data(data: str | Path, classes: Sequence[str] = (), *, files: bool = Tr
     if not os.path.isfile(file):
         source = read_source("folder", file.parent, files=files, classes=classes)
     elif file.name == "table.csv" or set(REQUIRED) <= set(read_rows(file, ())[0]):
-        return read_table(file, classes, files=files, other_labels=other_labels)
+        return read_table(file, classes, files=files, other_labels=other_labels, label_delim=label_delim)
     else:
-        source = read_source("csv", file, files=files, classes=classes)
+        source = read_source("csv", file, files=files, classes=classes, label_delim=label_delim)
     if source.dicom:
         raise UserError(f"{data}: {len(source.dicom)} images are DICOM files, such as '{source.dicom[0]}', which are "
                         f"converted first: python -m busfast prepare --source="

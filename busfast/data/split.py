@@ -9,7 +9,7 @@ import pandas as pd
 
 from busfast.data.assign import assign
 from busfast.data.groups import add_groups, group_names
-from busfast.data.labels import order_classes
+from busfast.data.labels import order_classes, split_labels
 from busfast.data.table import Table, as_table
 from busfast.errors import UserError, choose
 
@@ -53,7 +53,8 @@ def split_table(table: Table | pd.DataFrame, split: str = "stratified", **option
 
 def split_folds(table: Table | pd.DataFrame, split: str = "stratified", *, seed: int = 42,
                 classes: Sequence[str] = (), holdout: Sequence[str] = (), folds: int = 5,
-                duplicates: pd.DataFrame | None = None) -> dict[str, Split]:
+                duplicates: pd.DataFrame | None = None,
+                shares: tuple[float, float] = (VALID_SHARE, TEST_SHARE)) -> dict[str, Split]:
     """Splits a table. The images of a patient, duplicates, and rows with the same `group` (a column) stay in one part.
 
     Args:
@@ -64,6 +65,8 @@ def split_folds(table: Table | pd.DataFrame, split: str = "stratified", *, seed:
         holdout: centers that are the test part (`center_holdout` only; default: chosen, see there).
         folds: number of folds (`kfold` only), 2 or more.
         duplicates: pairs of rows that show the same picture, as `check_images` returns them; None: not checked.
+        shares: of the validation part (of all images, or of those outside the test part, where that is decided
+            otherwise) and of the test part, 0 to 1.
 
     Returns:
         The name of each fold -> its split. A way that gives one split names it "".
@@ -89,20 +92,21 @@ def split_folds(table: Table | pd.DataFrame, split: str = "stratified", *, seed:
         notes.append("images were not checked for duplicates")
     classes = tuple(classes) or order_classes(rows["label"])
     found = SPLITS[split](replace(table, rows=rows, notes=tuple(notes)), seed=seed, classes=classes,
-                          holdout=holdout, folds=folds)
+                          holdout=holdout, folds=folds, shares=shares)
     return {fold: replace(result, name=split, fold=fold) for fold, result in found.items()}
 
 
-def stratified(table: Table, *, seed: int, classes: tuple[str, ...], **_) -> dict[str, Split]:
-    """70/15/15 over all centers, with the same shares of each class and center in each part."""
-    shares = (1 - VALID_SHARE - TEST_SHARE, VALID_SHARE, TEST_SHARE)
+def stratified(table: Table, *, seed: int, classes: tuple[str, ...], shares: tuple[float, float],
+               **_) -> dict[str, Split]:
+    """70/15/15, or other shares, over all centers, with the same shares of each class and center in each part."""
+    aims = (1 - shares[0] - shares[1], *shares)
     names = group_names(table.rows, across_centers=True)
-    part = assign(table.rows, names, PARTS, shares, seed, classes, "the table")
-    return {"": _make_split(table, part, PARTS, shares)}
+    part = assign(table.rows, names, PARTS, aims, seed, classes, "the table")
+    return {"": _make_split(table, part, PARTS, aims)}
 
 
-def center_holdout(table: Table, *, seed: int, classes: tuple[str, ...], holdout: tuple[str, ...] = (),
-                   **_) -> dict[str, Split]:
+def center_holdout(table: Table, *, seed: int, classes: tuple[str, ...], shares: tuple[float, float],
+                   holdout: tuple[str, ...] = (), **_) -> dict[str, Split]:
     """All images of the held-out centers (default: the smallest with every class) are test; the others are 85/15 train,
     valid. Where a group (of duplicates) reaches from a held-out center into another, its images there are unused.
     """
@@ -134,22 +138,24 @@ def center_holdout(table: Table, *, seed: int, classes: tuple[str, ...], holdout
         notes.append(f"{int(unused.sum())} images of other centers are unused: their group reaches into the held-out "
                      f"part (such as '{rows['image'][unused].iloc[0]}')")
     rest = ~held & ~unused
-    shares = (1 - VALID_SHARE, VALID_SHARE)
+    aims = (1 - shares[0], shares[0])
     # Among the training centers the same id may well be the same person, who then stays in one part.
     names = group_names(rows[rest], across_centers=True)
     training_centers = f"the centers {', '.join(sorted(set(rows['center'][rest])))}"
     part = np.where(held, "test", UNUSED).astype(object)
-    part[rest] = assign(rows[rest], names, PARTS[:2], shares, seed, classes, training_centers)
-    return {"": _make_split(replace(table, notes=tuple(notes)), part, PARTS[:2], shares, holdout=holdout)}
+    part[rest] = assign(rows[rest], names, PARTS[:2], aims, seed, classes, training_centers)
+    return {"": _make_split(replace(table, notes=tuple(notes)), part, PARTS[:2], aims, holdout=holdout)}
 
 
-def leave_one_center_out(table: Table, *, seed: int, classes: tuple[str, ...], **_) -> dict[str, Split]:
+def leave_one_center_out(table: Table, *, seed: int, classes: tuple[str, ...], shares: tuple[float, float],
+                         **_) -> dict[str, Split]:
     """A `center_holdout` for each center in turn; a fold is named after the center that is its test part."""
-    return {center: center_holdout(table, seed=seed, classes=classes, holdout=(center,))[""]
+    return {center: center_holdout(table, seed=seed, classes=classes, shares=shares, holdout=(center,))[""]
             for center in _centers(table.rows, "leave_one_center_out")}
 
 
-def kfold(table: Table, *, seed: int, classes: tuple[str, ...], folds: int, **_) -> dict[str, Split]:
+def kfold(table: Table, *, seed: int, classes: tuple[str, ...], folds: int, shares: tuple[float, float],
+          **_) -> dict[str, Split]:
     """Cross-validation: every image is in the test part of exactly one fold; 15% of the others are valid."""
     if folds < 2:
         raise UserError(f"folds={folds} is out of range: give a whole number from 2.")
@@ -159,20 +165,21 @@ def kfold(table: Table, *, seed: int, classes: tuple[str, ...], folds: int, **_)
         fold_of = assign(rows, names, numbers, (1 / folds,) * folds, seed, classes, "the table")
     except UserError as error:
         raise UserError(f"{error} Or take fewer folds: --folds=NUMBER.") from None
-    shares = (1 - VALID_SHARE, VALID_SHARE)
-    aims = ((1 - 1 / folds) * shares[0], (1 - 1 / folds) * shares[1], 1 / folds)
+    inner = (1 - shares[0], shares[0])
+    aims = ((1 - 1 / folds) * inner[0], (1 - 1 / folds) * inner[1], 1 / folds)
     result = {}
     for number in numbers:
         rest = fold_of != number
         part = np.full(len(rows), "test", dtype=object)
         # Another seed for each fold: else the hash that made the folds would choose the validation part, too.
         other_seed = int(np.random.SeedSequence([seed, int(number)]).generate_state(1)[0])
-        part[rest] = assign(rows[rest], names[rest], PARTS[:2], shares, other_seed, classes, f"fold {number}")
+        part[rest] = assign(rows[rest], names[rest], PARTS[:2], inner, other_seed, classes, f"fold {number}")
         result[number] = _make_split(table, part, PARTS, aims)
     return result
 
 
-def given(table: Table, *, seed: int, classes: tuple[str, ...], **_) -> dict[str, Split]:
+def given(table: Table, *, seed: int, classes: tuple[str, ...], shares: tuple[float, float],
+          **_) -> dict[str, Split]:
     """The split that came with the images: column original_split, train, valid and test; rows without are unused.
     A part that is missing is drawn from train, a patient's images together.
     """
@@ -187,7 +194,7 @@ def given(table: Table, *, seed: int, classes: tuple[str, ...], **_) -> dict[str
                         "Use --split=stratified.")
     notes = list(table.notes)
     for name in drawn:
-        rest, share = part == "train", VALID_SHARE if name == "valid" else TEST_SHARE
+        rest, share = part == "train", shares[0] if name == "valid" else shares[1]
         groups = group_names(rows[rest], across_centers=True)
         part[rest] = assign(rows[rest], groups, ("train", name), (1 - share, share), seed, classes, "the training part")
         notes.append(f"the split has no part {name}: {share:.0%} of train is taken for it")
@@ -202,11 +209,13 @@ SPLITS = {"stratified": stratified, "center_holdout": center_holdout, "leave_one
           "kfold": kfold, "given": given}
 
 
-def count_parts(split: Table | pd.DataFrame, classes: Sequence[str] = ()) -> pd.DataFrame:
+def count_parts(split: Table | pd.DataFrame, classes: Sequence[str] = (), label_delim: str = "") -> pd.DataFrame:
     """Counts the images of each class (columns) in each part (rows; unused only if there are any)."""
     rows = as_table(split).rows
     index = [*PARTS, *([UNUSED] if (rows["part"] == UNUSED).any() else [])]
-    columns = list(classes) or list(order_classes(rows["label"]))
+    columns = list(classes) or list(order_classes(rows["label"], label_delim))
+    if label_delim:
+        rows = rows.assign(label=rows["label"].map(lambda label: split_labels(label, label_delim))).explode("label")
     return pd.crosstab(rows["part"], rows["label"]).reindex(index=index, columns=columns, fill_value=0)
 
 

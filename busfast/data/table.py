@@ -71,7 +71,7 @@ def find_table(data: str | Path) -> Path:
 
 
 def read_table(data: str | Path, classes: tuple[str, ...] = CLASSES, *, files: bool = True,
-               other_labels: bool = False) -> Table:
+               other_labels: bool = False, label_delim: str = "") -> Table:
     """Reads and checks the table of a data folder.
 
     Args:
@@ -80,6 +80,7 @@ def read_table(data: str | Path, classes: tuple[str, ...] = CLASSES, *, files: b
             spaces, "-" and "_" may differ; a note says so.
         files: whether the images and masks must exist.
         other_labels: whether other labels are allowed.
+        label_delim: not "": an image may have several labels, with this between them, or none.
 
     Returns:
         The table; its notes say which values were read differently from how they are written.
@@ -91,7 +92,7 @@ def read_table(data: str | Path, classes: tuple[str, ...] = CLASSES, *, files: b
     path = find_table(data)
     header, rows, notes = read_rows(path, REQUIRED)
     columns = [*header, *(name for name in OPTIONAL if name not in header)]
-    check = _RowCheck(path, classes, files, other_labels)
+    check = _RowCheck(path, classes, files, other_labels, () if label_delim else ("label",))
     records = []
     for line, cells in rows:
         record = dict.fromkeys(columns, "") | dict(zip(header, cells, strict=True))
@@ -105,8 +106,10 @@ def read_table(data: str | Path, classes: tuple[str, ...] = CLASSES, *, files: b
 class _RowCheck:
     """Checks row after row: known label, existing files inside the folder, each image once."""
 
-    def __init__(self, path: Path, classes: tuple[str, ...], files: bool, other_labels: bool):
+    def __init__(self, path: Path, classes: tuple[str, ...], files: bool, other_labels: bool,
+                 filled: tuple[str, ...] = ("label",)):
         self.path, self.classes, self.files, self.other_labels = path, classes, files, other_labels
+        self.filled = ("image", *filled)
         self.folders = read_source_folders(path.parent) if files else {}
         self.sandbox = PathSandbox(path.parent, *self.folders.values())
         self.seen: dict[str, int] = {}
@@ -115,7 +118,7 @@ class _RowCheck:
         self.backslashes = 0
 
     def __call__(self, line: int, record: dict[str, str]) -> None:
-        for name in REQUIRED:
+        for name in self.filled:
             if not record[name]:
                 raise UserError(f"{self.path}, row {line}, column {name}: the cell is empty. Fill it or remove the "
                                 "row.")

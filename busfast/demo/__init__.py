@@ -24,6 +24,8 @@ def serve(model: str | Path, *, host: str, port: int, most: int, target: float |
     """Serves the page of a bundle until it is stopped. Port 0: any free one; `most`: largest size of an image, bytes.
     Raises UserError as `load_predictor`, or if Gradio is not installed, or the port is taken."""
     bundle = read_bundle(model)
+    if bundle.facts.get("label_delim"):
+        raise UserError(f"The demo is for images of one label; {model} has several. Use predict.")
     require_package("gradio", "The demo needs Gradio", INSTALL)  # before anything that takes time
     with listen(host, port) as listener, private_folder(most) as folder:
         port = listener.getsockname()[1]

@@ -20,7 +20,7 @@ from torch import nn
 from busfast.data.images import READING
 from busfast.errors import UserError
 from busfast.files import atomic, flush_folder, share
-from busfast.inference.load_bundle import FORMAT, load_bundle, read_facts, read_file
+from busfast.inference.load_bundle import EXTRA, FORMAT, Mirrored, load_bundle, read_facts, read_file
 from busfast.inference.outlier import Outlier
 from busfast.pipelines.config import Config
 from busfast.pipelines.image import ImagePipeline
@@ -30,6 +30,7 @@ INTENDED_USE = (
     "named under `run` alone; on images of other centers, devices and patients it may be wrong far more often.")
 MAX_OUTLIER_BYTES = 64_000_000
 POINT_KEYS = {"class", "target", "threshold", "test"}
+EXTRA_KEYS = set().union(*EXTRA.values())
 
 
 @dataclass(frozen=True)
@@ -81,9 +82,11 @@ def write_bundle(folder: Path, model: nn.Module, facts: Mapping[str, Any], outli
     """Writes the files of a bundle into an empty folder, bundle.json last; raises UserError if it cannot.
 
     `facts` has all keys of bundle.json but format, version, intended_use and files; `members`, their number, only if
-    the model is an `Ensemble`, which makes it version 2. Within `atomic_folder`, all files appear at once.
+    the model is an `Ensemble`, which makes it version 2; those of `EXTRA["3"]` make it version 3. Within
+    `atomic_folder`, all files appear at once.
     """
-    weights = {name: value.detach().cpu().contiguous() for name, value in model.state_dict().items()}
+    plain = model.model if isinstance(model, Mirrored) else model
+    weights = {name: value.detach().cpu().contiguous() for name, value in plain.state_dict().items()}
     files = {"weights.safetensors": write_tensors(weights)}
     if outlier is not None:
         files["outlier.safetensors"] = write_arrays(asdict(outlier))
@@ -92,7 +95,7 @@ def write_bundle(folder: Path, model: nn.Module, facts: Mapping[str, Any], outli
     for name, data in files.items():
         with atomic(folder / name, "wb") as file:
             file.write(data)
-    version = "2.0" if "members" in facts else "1.0"
+    version = next(major for major, keys in EXTRA.items() if keys == EXTRA_KEYS & facts.keys()) + ".0"
     content = {"format": FORMAT, "version": version, "intended_use": INTENDED_USE, **facts,
                "files": {name: hashlib.sha256(data).hexdigest() for name, data in files.items()}}
     with atomic(folder / "bundle.json") as file:
@@ -155,7 +158,7 @@ def _check(facts: dict[str, Any]) -> ImagePipeline:
         if point.keys() != POINT_KEYS or point["class"] not in classes:
             raise ValueError("bundle.json: an operating point must have exactly the keys "
                              f"{', '.join(sorted(POINT_KEYS))} and a known class")
-        for name in ("target", "threshold"):
+        for name in ("threshold",) if facts.get("label_delim") and point["target"] is None else ("target", "threshold"):
             _number(point[name], f"operating point, {name}", 0)
     return ImagePipeline(config.size, config.resize, config.channels, mean=tuple(mean), std=tuple(std))
 

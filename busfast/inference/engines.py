@@ -16,6 +16,7 @@ from busfast.data.images import load_pixels, read_image
 from busfast.errors import UserError
 from busfast.imports import require_package
 from busfast.inference.fold_batchnorm import fold_batchnorm
+from busfast.inference.load_bundle import Mirrored
 from busfast.pipelines.augment import augment_and_normalize, collate
 from busfast.pipelines.image import ImagePipeline
 
@@ -40,7 +41,10 @@ class TorchEngine:
     @cached_property
     def folded_model(self) -> nn.Module:
         """The model with folded batch normalization."""
-        model = fold_batchnorm(self.model, self.image.size)
+        if isinstance(self.model, Mirrored):  # it calls each convolution twice, which hides its normalization
+            model = Mirrored(fold_batchnorm(self.model.model, self.image.size), self.model.multi_label)
+        else:
+            model = fold_batchnorm(self.model, self.image.size)
         return WithFeatures(model) if self.features else model
 
     def read(self, path: str | Path) -> np.ndarray:

@@ -10,7 +10,7 @@ from PIL import Image
 from torch import nn
 
 from busfast.errors import UserError
-from busfast.inference.load_bundle import Ensemble
+from busfast.inference.load_bundle import Ensemble, Mirrored
 from busfast.pipelines.augment import augment_and_normalize, collate
 from busfast.pipelines.image import ImagePipeline
 from busfast.progress import progress
@@ -113,7 +113,8 @@ class Explainer:
     def __init__(self, model: nn.Module, arch: str, image: ImagePipeline, device: torch.device,
                  samples: Sequence[np.ndarray]):
         self.image, self.device, self.members = image, device, []
-        for member in model.members if isinstance(model.eval(), Ensemble) else [model]:
+        model = model.model if isinstance(model.eval(), Mirrored) else model  # a mirror image would have its own map
+        for member in model.members if isinstance(model, Ensemble) else [model]:
             layer = last_feature_layer(member, arch)
             self.members.append((member, layer, find_offset(member, layer, self._collate(samples[:OFFSET_IMAGES]))))
 

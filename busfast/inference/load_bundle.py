@@ -2,6 +2,7 @@
 
     model, facts = load_bundle("models/phantom/stratified/bundle")
     probabilities = (model(x) / (facts["temperature"] or 1)).softmax(dim=1)    # of facts["classes"]
+    probabilities = model(x).sigmoid()                                         # if facts.get("label_delim")
 
 `x` is float32, (N, 3, size, size): the image as returned by `load_pixels` of `busfast/data/images.py` (which needs only
 Pillow and NumPy and may be copied, too), divided by 255, minus `facts["input"]["mean"]`, divided by `["std"]`.
@@ -20,7 +21,10 @@ import timm
 import torch
 from safetensors.torch import load as read_tensors
 
-FORMAT, MAJORS = "busfast bundle", ("1", "2")  # 1.x: one model; 2.x: an ensemble, with the key `members`
+# 1.x: one model; 2.x: an ensemble, with the key `members`; 3.x: a model with the keys of `EXTRA["3"]`: test-time
+# augmentation (none or flip), and what stands between the labels of an image ("": it has one).
+FORMAT, MAJORS = "busfast bundle", ("1", "2", "3")
+EXTRA = {"1": set(), "2": {"members"}, "3": {"tta", "label_delim"}}
 KEYS = {"format", "version", "intended_use", "classes", "architecture", "input", "temperature", "operating_points",
         "metrics", "outlier", "run", "files"}
 MAX_MEMBERS = 100
@@ -57,6 +61,8 @@ def load_bundle(folder: str | Path) -> tuple[torch.nn.Module, dict]:
         raise ValueError("weights.safetensors holds numbers that are not finite")
     model = Ensemble([make() for _ in range(members)]) if members else make()
     model.load_state_dict(weights)
+    if facts.get("tta") == "flip":
+        model = Mirrored(model, bool(facts["label_delim"]))
     return model.eval(), facts
 
 
@@ -101,6 +107,44 @@ class Ensemble(torch.nn.Module):
         return torch.stack([each.log_softmax(dim=1) for each in logits]).logsumexp(dim=0) - math.log(len(logits))
 
 
+class Mirrored(torch.nn.Module):
+    """A model with test-time augmentation: its probabilities are the mean of those of an image and its mirror image.
+
+    Intermediate maps (see timm) are those of the image itself.
+
+    Args:
+        model: a timm model.
+        multi_label: whether probabilities are sigmoids, not a softmax.
+    """
+
+    def __init__(self, model: torch.nn.Module, multi_label: bool = False):
+        super().__init__()
+        self.model, self.multi_label = model, multi_label
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Returns logits, (N, classes)."""
+        return self._average([self.model(x), self.model(x.flip(-1))])
+
+    def forward_intermediates(self, x: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
+        """Returns the last maps of image and mirror image, and all maps of the image."""
+        last, maps = self.model.forward_intermediates(x)
+        return [last, self.model.forward_features(x.flip(-1))], maps
+
+    def forward_features(self, x: torch.Tensor) -> list[torch.Tensor]:
+        """Returns the last maps of image and mirror image."""
+        return [self.model.forward_features(x), self.model.forward_features(x.flip(-1))]
+
+    def forward_head(self, last: list[torch.Tensor], pre_logits: bool = False) -> torch.Tensor:
+        """Returns logits for these maps, or the mean of their features."""
+        outputs = [self.model.forward_head(maps, pre_logits=pre_logits) for maps in last]
+        return torch.stack(outputs).mean(dim=0) if pre_logits else self._average(outputs)
+
+    def _average(self, logits: list[torch.Tensor]) -> torch.Tensor:
+        if self.multi_label:
+            return torch.stack([each.sigmoid() for each in logits]).mean(dim=0).logit(eps=1e-7)
+        return torch.stack([each.log_softmax(dim=1) for each in logits]).logsumexp(dim=0) - math.log(len(logits))
+
+
 def _describe(make) -> dict[str, torch.Tensor]:
     """Returns a model's tensors without data: a name must not fill the memory with a giant model."""
     try:
@@ -137,19 +181,22 @@ def read_facts(folder: str | Path) -> dict:
     major = version.partition(".")[0]
     if major not in MAJORS:
         raise ValueError(f"bundle.json has version {version[:20]}; this code reads {'.x and '.join(MAJORS)}.x")
-    keys = KEYS | {"members"} if major == "2" else KEYS
+    keys = KEYS | EXTRA[major]
     if facts.keys() != keys:
         raise ValueError(f"bundle.json: the key '{str(sorted(facts.keys() ^ keys)[0])[:40]}' is unknown or missing")
     if major == "2" and (type(facts["members"]) is not int or not 2 <= facts["members"] <= MAX_MEMBERS):
         raise ValueError(f"bundle.json: members is not a whole number from 2 to {MAX_MEMBERS}")
+    if major == "3" and (facts["tta"] not in ("none", "flip") or not isinstance(facts["label_delim"], str)
+                         or len(facts["label_delim"]) > 1):
+        raise ValueError("bundle.json: tta is neither none nor flip, or label_delim is no character")
     classes, files = facts["classes"], facts["files"]
     if not (isinstance(classes, list) and 2 <= len(classes) <= 10_000 and all(isinstance(name, str) for name in classes)
             and len(set(classes)) == len(classes) and isinstance(facts["architecture"], str)):
         raise ValueError("bundle.json: classes must be 2 to 10,000 distinct names, and architecture a name")
     for name in classes:  # they become columns of a table and text on a page
-        if not re.fullmatch(r"\w[\w .-]*", name):
+        if not re.fullmatch(r"\w[\w .()&+'-]*", name):
             raise ValueError(f"bundle.json: the class name '{name[:40]}' has characters other than letters, digits, "
-                             "' ', '.', '_', '-'")
+                             "spaces and . _ - ( ) & + '")
     if not isinstance(files, dict) or not {"weights.safetensors"} <= files.keys() <= FILES:
         raise ValueError(f"bundle.json: files must name weights.safetensors and may name only {sorted(FILES)}")
     return facts

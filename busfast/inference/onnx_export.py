@@ -22,7 +22,7 @@ PREPROCESSING = (
     "darkest to brightest value to 0..255; drop transparency; RGB (gray is repeated). Bring it to size x size "
     "pixels, bilinear with antialiasing (Pillow's Image.resize): 'squash' as a whole, 'crop' the square in the "
     "middle, 'pad' the longer side, with black borders; channels 'gray': without color. x = (pixels / 255 - mean) / "
-    "std for R, G, B; float32, (N, 3, size, size). Probabilities are softmax(logits / temperature).")
+    "std for R, G, B; float32, (N, 3, size, size). Probabilities are {probabilities}.")
 
 
 def export_onnx(model: nn.Module, facts: Mapping[str, Any], features: bool) -> bytes:
@@ -38,6 +38,7 @@ def export_onnx(model: nn.Module, facts: Mapping[str, Any], features: bool) -> b
     require_package("onnxscript", "--format=onnx needs ONNX and ONNX Runtime", INSTALL_ONNX)
     size, names = facts["input"]["size"], ["logits", "features"][:1 + features]
     x = torch.zeros(2, 3, size, size)
+    probabilities = "sigmoid(logits), of each label" if facts.get("label_delim") else "softmax(logits / temperature)"
     metadata = {key: facts[key] for key in ("classes", "input", "temperature", "operating_points", "outlier")}
     try:
         with _quiet():
@@ -45,7 +46,8 @@ def export_onnx(model: nn.Module, facts: Mapping[str, Any], features: bool) -> b
                 WithFeatures(model) if features else model, (x,), input_names=["images"], output_names=names,
                 dynamic_shapes=({0: torch.export.Dim("n")},), dynamo=True, verbose=False)
         program.model.metadata_props.update({"busfast": json.dumps(metadata, allow_nan=False),
-                                             "preprocessing": PREPROCESSING, "intended_use": INTENDED_USE})
+                                             "preprocessing": PREPROCESSING.format(probabilities=probabilities),
+                                             "intended_use": INTENDED_USE})
         with tempfile.TemporaryDirectory() as folder:
             program.save(Path(folder) / "model.onnx", external_data=False)
             return (Path(folder) / "model.onnx").read_bytes()

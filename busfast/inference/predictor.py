@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
-from scipy.special import softmax
+from scipy.special import expit, softmax
+from torch.nn import BCEWithLogitsLoss
 
 from busfast.errors import UserError, choose
 from busfast.inference.bundle import read_bundle
@@ -34,6 +35,7 @@ class Predictor:
     temperature: float | None = None  # None: the probabilities are not calibrated
     operating_points: Sequence[dict[str, Any]] = ()  # as in bundle.json; the first one decides
     outlier: Outlier | None = None
+    label_delim: str = ""  # not "": an image may have several labels
     identity: Any = None  # JSON values that change whenever the predictions may
 
     @property
@@ -51,9 +53,10 @@ class Predictor:
             options: bs, threads and jobs of `stream`.
 
         Yields:
-            For each image: image, status ("ok" or "unreadable"), predicted (the most probable class), p_CLASS for each
-            class (calibrated if there is a temperature), decision ("CLASS" if its probability reaches the threshold of
-            the operating point, else "not CLASS"), outlier (distance from the training images; above 1: unlike them),
+            For each image: image, status ("ok" or "unreadable"), predicted (the most probable class; of several labels,
+            those that reach their thresholds, by default 0.5), p_CLASS for each class (calibrated if there is a
+            temperature), decision ("CLASS" if its probability reaches the threshold of the operating point, else "not
+            CLASS"; "" with several labels), outlier (distance from the training images; above 1: unlike them),
             reason (why it has no prediction). Cells without a value are empty.
         """
         names = iter(names)
@@ -81,7 +84,8 @@ class Predictor:
         if outputs.logits.shape != (count, len(self.classes)):
             raise UserError(f"The model gives logits of the shape {outputs.logits.shape} for {count} images of "
                             f"{len(self.classes)} classes. Export it again.")
-        probabilities = softmax(outputs.logits.astype(float) / (self.temperature or 1), axis=1)
+        logits = outputs.logits.astype(float) / (self.temperature or 1)
+        probabilities = expit(logits) if self.label_delim else softmax(logits, axis=1)
         scores = [""] * count
         if self.outlier is not None and outputs.features is not None:
             if outputs.features.shape != (count, len(self.outlier.mean)):
@@ -89,11 +93,18 @@ class Predictor:
                                 f"score needs {len(self.outlier.mean)}. Export it again.")
             scores = [f"{value:.3f}" for value in self.outlier.score(outputs.features)]
         for row, score in zip(probabilities, scores, strict=True):
-            yield [self.classes[row.argmax()], *(f"{value:.6f}" for value in row), self._decide(row),
+            yield [self._name(row), *(f"{value:.6f}" for value in row), self._decide(row),
                    score] if np.isfinite(row).all() else None
 
+    def _name(self, probabilities: np.ndarray) -> str:
+        if not self.label_delim:
+            return self.classes[probabilities.argmax()]
+        thresholds = {point["class"]: point["threshold"] for point in self.operating_points}
+        return self.label_delim.join(name for name, value in zip(self.classes, probabilities, strict=True)
+                                     if value >= thresholds.get(name, 0.5))
+
     def _decide(self, probabilities: np.ndarray) -> str:
-        if not self.operating_points:
+        if not self.operating_points or self.label_delim:
             return ""
         point = self.operating_points[0]
         reached = probabilities[self.classes.index(point["class"])] >= point["threshold"]
@@ -148,7 +159,8 @@ def load_predictor(path: str | Path, *, engine: str = "torch", trust: bool = Fal
             raise UserError(f"{path} is a pickle: loading it runs any code in it, so it is refused. Use the run's "
                             "bundle (export --format=bundle), or add --trust if you trust its author.")
         learn = load_pickle(path)
-        return Predictor(LearnerEngine(learn), tuple(learn.dls.vocab),
+        multi_label = isinstance(getattr(learn.loss_func, "func", None), BCEWithLogitsLoss)
+        return Predictor(LearnerEngine(learn), tuple(learn.dls.vocab), label_delim=";" if multi_label else "",
                          identity=hashlib.sha256(path.read_bytes()).hexdigest())
     keep_freed_memory()
     bundle = read_bundle(path)
@@ -170,8 +182,10 @@ def make_predictor(engine: Engine, facts: dict[str, Any], outlier: Outlier | Non
                    target: float | None = None) -> Predictor:
     """Makes a Predictor from an engine and the content of a bundle.json; see `load_predictor`."""
     points = facts["operating_points"]
+    if target is not None and facts.get("label_delim"):
+        raise UserError(f"target={target:g}: a model of several labels has one threshold for each. Leave it out.")
     if target is not None:
         targets = [f"{point['target']:g}" for point in points]
         points = [points[targets.index(choose("operating point (sensitivity)", f"{target:g}", targets))]]
     return Predictor(engine, tuple(facts["classes"]), facts["temperature"], points, outlier,
-                     [type(engine).__name__, facts, points])
+                     facts.get("label_delim", ""), [type(engine).__name__, facts, points])

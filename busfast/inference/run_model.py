@@ -7,10 +7,10 @@ from typing import Any
 
 import torch
 from fastai.learner import Learner
-from fastai.losses import CrossEntropyLossFlat
+from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat
 
 from busfast.errors import UserError
-from busfast.inference.load_bundle import Ensemble
+from busfast.inference.load_bundle import Ensemble, Mirrored
 from busfast.models.memory import keep_freed_memory
 from busfast.models.weight_files import load_state, make_from_state
 from busfast.models.weights import make_model
@@ -20,14 +20,19 @@ from busfast.pipelines.image import ImagePipeline
 
 
 def load_model(path: Path, arch: str, image: ImagePipeline, classes: tuple[str, ...], *, bs: int = 32,
-               device: str = "auto", threads: int = 0, members: int = 0) -> Learner:
+               device: str = "auto", threads: int = 0, members: int = 0, tta: str = "none",
+               label_delim: str = "") -> Learner:
     """Makes a Learner for inference from saved weights (tensors only; no code of the file is run).
-    An ensemble's file has `members` models. UserError if the weights are missing, broken, or of another model."""
+    An ensemble's file has `members` models; tta and label_delim: see `Config`. UserError if the weights are
+    missing, broken, or of another model."""
     keep_freed_memory()
     model = load_ensemble(arch, path, len(classes), members) if members else \
         make_model(arch, str(path), len(classes), 0.0)[0]
-    dls = inference_dls(image, classes, bs=bs, device=device, threads=threads)
-    return Learner(dls, model.to(dls.device, memory_format=torch.channels_last), loss_func=CrossEntropyLossFlat())
+    if tta == "flip":
+        model = Mirrored(model, bool(label_delim))
+    dls = inference_dls(image, classes, bs=bs, device=device, threads=threads, label_delim=label_delim)
+    return Learner(dls, model.to(dls.device, memory_format=torch.channels_last),
+                   loss_func=BCEWithLogitsLossFlat() if label_delim else CrossEntropyLossFlat())
 
 
 def load_run_model(path: Path, config: Config, record: dict[str, Any], **flags) -> Learner:
@@ -35,7 +40,8 @@ def load_run_model(path: Path, config: Config, record: dict[str, Any], **flags) 
 
     `flags` are bs, device and threads of `load_model`; default: as in training.
     """
-    options: dict[str, Any] = {"device": config.device, "threads": config.threads,
+    options: dict[str, Any] = {"device": config.device, "threads": config.threads, "tta": config.tta,
+                               "label_delim": config.label_delim,
                                "members": len(record.get("members") or ())} | flags
     return load_model(path, config.arch, run_image(config, record), config.classes, **options)
 

@@ -57,15 +57,24 @@ def predict_images(learn: Learner, paths: list[str | Path]) -> pd.DataFrame:
     """Predicts images; see `predict_logits`.
 
     Returns:
-        A row for each input, in order: image, status ("ok" or "unreadable"), predicted (the most probable class),
-        p_<class> for each class (they sum to 1), reason (why it could not be read). Cells without a value are empty.
+        A row for each input, in order: image, status ("ok" or "unreadable"), predicted (the most probable class, or all
+        of several labels that are more probable than not), p_<class> for each class (they sum to 1 unless there may be
+        several), reason (why it could not be read). Cells without a value are empty.
     """
     classes = list(learn.dls.vocab)
     logits, reasons = predict_logits(learn, paths)
     table = pd.DataFrame({"image": [str(path) for path in paths],
                           "status": ["unreadable" if reason else "ok" for reason in reasons],
-                          "predicted": ["" if reason else classes[row.argmax()]
+                          "predicted": ["" if reason else _name(learn, row)
                                         for reason, row in zip(reasons, logits, strict=True)]})
-    table[[f"p_{name}" for name in classes]] = torch.from_numpy(logits).softmax(dim=1).numpy()
+    values = torch.from_numpy(logits)
+    probabilities = (values.sigmoid() if learn.dls.multi_label else values.softmax(dim=1)).numpy()
+    table[[f"p_{name}" for name in classes]] = probabilities
     table["reason"] = reasons
     return table
+
+
+def _name(learn: Learner, logits: np.ndarray) -> str:
+    if not learn.dls.multi_label:
+        return learn.dls.vocab[logits.argmax()]
+    return learn.dls.label_delim.join(np.array(learn.dls.vocab)[logits >= 0])

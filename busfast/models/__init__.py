@@ -4,7 +4,7 @@ from busfast.imports import lazy_names
 
 MODULES = {
     "make_learner": ".learner",
-    "cosine": ".learner",
+    "cosine": ".schedules",
     "make_model": ".weights",
     "load_state": ".weight_files",
     "make_metrics": ".metrics",

@@ -12,8 +12,9 @@ from fastai.learner import Learner
 from fastai.optimizer import Adam
 
 from busfast.errors import UserError
-from busfast.models.fast_step import FusedAdam, plain_activations
+from busfast.models.fast_step import plain_activations
 from busfast.models.memory import keep_freed_memory
+from busfast.models.optimizers import FusedAdam
 from busfast.pipelines.accelerate import accelerate_dls
 
 Accelerated = TypeVar("Accelerated", DataLoaders, Learner)

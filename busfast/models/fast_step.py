@@ -10,7 +10,6 @@ from fastai.callback.fp16 import MixedPrecision
 from fastai.data.core import DataLoaders, TfmdDL
 from fastai.data.transforms import Normalize
 from fastai.learner import Learner
-from fastai.optimizer import OptimWrapper
 from fasttransform import Pipeline
 from torch import nn
 
@@ -104,81 +103,5 @@ class FastLearner(Learner):
             self._with_events(self._do_epoch, "epoch", CancelEpochException)
 
 
-class FusedAdam(OptimWrapper):
-    """torch's fused Adam behind fastai's interface; computes the same as fastai's `Adam`.
-
-    Each of fastai's k parameter groups is two of torch's: group i has weight decay, group k + i has none. A Learner
-    marks the parameters without decay (its `wd_bn_bias`) only after it has made the optimizer, so they are moved
-    when the groups are first used.
-
-    Args:
-        params: tensors, or a list of tensors for each parameter group.
-        lr: learning rate; a slice is spread over the groups, as in fastai.
-        mom, sqr_mom, eps: Adam's beta 1, beta 2 and epsilon; defaults are fastai's.
-        wd: weight decay.
-        decouple_wd: subtract it from the weights (AdamW); else it is L2, added to the gradient.
-
-    Source: Kingma and Ba 2014, arXiv 1412.6980; Loshchilov and Hutter 2017, arXiv 1711.05101.
-    """
-
-    def __init__(self, params, lr: float | slice, mom: float = 0.9, sqr_mom: float = 0.99, eps: float = 1e-5,
-                 wd: float = 0.01, decouple_wd: bool = False):
-        groups = list(params)
-        if isinstance(groups[0], torch.Tensor):
-            groups = [groups]
-        decay = [{"params": list(group), "weight_decay": wd} for group in groups]
-        no_decay = [{"params": [], "weight_decay": 0.0} for _ in groups]
-        # torch has the fused kernel for all of busfast's devices: CPU, CUDA and MPS.
-        adam = torch.optim.AdamW if decouple_wd else torch.optim.Adam
-        super().__init__(opt=adam(decay + no_decay, lr=0.0, betas=(mom, sqr_mom), eps=eps, fused=True))
-        self.set_hyper("lr", lr)
-
-    def _pairs(self) -> list[tuple[dict, dict]]:
-        groups = self.opt.param_groups
-        half = len(groups) // 2
-        return list(zip(groups[:half], groups[half:], strict=True))
-
-    def _move_undecayed(self) -> None:
-        """Moves parameters that the Learner has marked since to the groups without weight decay."""
-        for decay, no_decay in self._pairs():
-            moved = [param for param in decay["params"] if not self.state.get(param, {}).get("do_wd", True)]
-            if moved:
-                kept = {id(param) for param in decay["params"]} - {id(param) for param in moved}
-                decay["params"] = [param for param in decay["params"] if id(param) in kept]
-                no_decay["params"] += moved
-
-    @property
-    def param_lists(self):
-        return [decay["params"] + no_decay["params"] for decay, no_decay in self._pairs()]
-
-    @property
-    def hypers(self):
-        """Numbers only: loggers such as TensorBoardCallback write each of them."""
-        groups = super().hypers[:len(self.opt.param_groups) // 2]
-        return [{name: value for name, value in group.items()
-                 if isinstance(value, int | float) and not isinstance(value, bool)} for group in groups]
-
-    def clear_state(self):
-        """Forgets the moments, as `freeze` and `unfreeze` do."""
-        self._move_undecayed()
-        super().clear_state()
-
-    def _set_hyper(self, k, v):
-        values = [float(value) for value in v]
-        super()._set_hyper(k, values + ([0.0] * len(values) if k == "wd" else values))
-
-    def step(self):
-        self._move_undecayed()
-        self.opt.step()
-
-    def state_dict(self):
-        self._move_undecayed()
-        return self.opt.state_dict()
-
-    def load_state_dict(self, state):
-        self._move_undecayed()
-        self.opt.load_state_dict(state)
-
-
-# A learner exported with its optimizer's class must load where busfast is not installed.
+# An exported learner is a `FastLearner` and must load where busfast is not installed.
 cloudpickle.register_pickle_by_value(sys.modules[__name__])

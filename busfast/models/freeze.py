@@ -13,11 +13,11 @@ from torch import nn
 from busfast.errors import UserError
 
 
-def should_freeze(count: int, start: str) -> bool:
+def should_freeze(count: int, start: str, setting: str = "freeze") -> bool:
     """Returns whether to freeze `count` stages: never of random weights (by `StartWeights.text`), which is printed."""
     random = start.startswith("random")
     if count and random:
-        print(f"freeze={count} ignored: random weights", flush=True)
+        print(f"{setting}={count} ignored: random weights", flush=True)
     return count > 0 and not random
 
 
@@ -65,6 +65,27 @@ class FreezeStages(Callback):
             self.done = True
             self.learn.frozen = freeze_stages(self.learn.model, self.count, self.arch)
             print(f"epoch {self.epoch + 1}: the first {self.count} stages are frozen from here on", flush=True)
+
+
+class UnfreezeAfter(Callback):
+    """Trains only the last parameter group, by default the classifier, in the first epochs, like `fine_tune`."""
+
+    def __init__(self, epochs: int):
+        self.epochs = epochs
+
+    def before_fit(self):
+        self._freeze_to(-1)
+
+    def before_train(self):
+        if self.epoch >= self.epochs and self.learn.opt.frozen_idx:  # a resumed run may begin later
+            self._freeze_to(0)
+            print(f"epoch {self.epoch + 1}: all of the model is trained from here on", flush=True)
+
+    def _freeze_to(self, group: int) -> None:
+        # Learner.freeze_to would also forget the optimizer's state, which a resumed run has just been given.
+        self.learn.opt.freeze_to(group)
+        for name in self.learn.frozen:
+            self.learn.model.get_parameter(name).requires_grad_(False)
 
 
 # An exported learner holds `split_stages` and must load where busfast is not installed.

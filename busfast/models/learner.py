@@ -7,37 +7,27 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from fastai.callback.schedule import ParamScheduler, SchedCos, combined_cos
 from fastai.learner import Learner
-from fastai.losses import CrossEntropyLossFlat
-from fastai.optimizer import SGD, Adam
+from fastai.optimizer import Adam
 from fastcore.foundation import L
 
 from busfast.errors import UserError
-from busfast.models.fast_step import ALL, FastLearner, FusedAdam, choose_parts, mixed_precision, plain_activations
+from busfast.models.fast_step import ALL, FastLearner, choose_parts, mixed_precision, plain_activations
 from busfast.models.freeze import freeze_stages, should_freeze, split_stages
+from busfast.models.losses import class_weights, make_loss
 from busfast.models.memory import keep_freed_memory
 from busfast.models.metrics import make_metrics
+from busfast.models.optimizers import FusedAdam
 from busfast.models.weights import StartWeights, make_model
 from busfast.pipelines.dataloaders import TableDataLoaders
 
 
-def class_weights(labels: Sequence[str], classes: Sequence[str]) -> torch.Tensor:
-    """Returns n / (k * count) for each of the k classes (each must occur): they weigh the same in the loss."""
-    counts = [sum(label == name for label in labels) for name in classes]
-    if 0 in counts:
-        empty = [name for name, count in zip(classes, counts, strict=True) if not count]
-        raise UserError(f"The training part has no image of the class {' or '.join(map(repr, empty))}. Leave it out: "
-                        f"classes={[name for name in classes if name not in empty]}; or split the images again.")
-    return torch.tensor([len(labels) / (len(classes) * count) for count in counts])
-
-
 def make_learner(dls: TableDataLoaders, arch: str = "efficientnet_b0", *, weights: str | StartWeights = "auto",
                  dropout: float = 0.2, lr: float = 1e-3, wd: float = 1e-4, freeze: int = 0,
-                 label_smoothing: float = 0.0, metrics: Any = None, loss_func: Any = None, opt_func: Any = None,
-                 splitter: Any = None, cbs: Any = None, parts: Sequence[str] = ALL, path: str | Path | None = None,
-                 model_dir: str | Path = "models") -> Learner:
-    """Makes a Learner: a timm model, weighted cross-entropy, Adam. Sets the normalization of `dls` to the weights'.
+                 loss: str = "auto", label_smoothing: float = 0.0, metrics: Any = None, loss_func: Any = None,
+                 opt_func: Any = None, splitter: Any = None, cbs: Any = None, parts: Sequence[str] = ALL,
+                 path: str | Path | None = None, model_dir: str | Path = "models") -> Learner:
+    """Makes a Learner: a timm model, its loss, Adam. Sets the normalization of `dls` to the weights'.
     `busfast.learner` is another name of this function.
 
     Args:
@@ -48,9 +38,9 @@ def make_learner(dls: TableDataLoaders, arch: str = "efficientnet_b0", *, weight
         lr: learning rate.
         wd: (L2) weight decay.
         freeze: number of first stages to freeze, see `freeze_stages`; ignored if the weights are random.
-        label_smoothing: of the default loss, 0 to 1.
+        loss, label_smoothing: see `busfast.models.losses.make_loss`; of the default loss_func.
         metrics, loss_func, opt_func, splitter, cbs: those of fastai's Learner; default: the metrics of the log,
-            weighted cross-entropy, Adam with L2 weight decay, early stages, late stages and classifier, none.
+            that of `loss`, Adam with L2 weight decay, early stages, late stages and classifier, none.
         parts: of the fast step to use, names of `busfast.models.fast_step.PARTS`.
         path: fastai's folder for its files.
         model_dir: the folder in it for weights.
@@ -59,7 +49,7 @@ def make_learner(dls: TableDataLoaders, arch: str = "efficientnet_b0", *, weight
         A fastai Learner; `learn.weights_used` describes the start weights (text, mean, std).
 
     Raises:
-        UserError: an unknown part; whatever `make_model` and `freeze_stages` refuse.
+        UserError: an unknown part; whatever `make_model`, `make_loss` and `freeze_stages` refuse.
     """
     if not isinstance(dls, TableDataLoaders):
         raise UserError("busfast.learner takes the DataLoaders of busfast.dataloaders or make_dls. For fastai's own: "
@@ -78,8 +68,8 @@ def make_learner(dls: TableDataLoaders, arch: str = "efficientnet_b0", *, weight
     if "plain_activations" in enabled:
         plain_activations(model)
     if loss_func is None:
-        weight = class_weights(list(dls.train_ds.items["label"]), classes).to(dls.device)
-        loss_func = CrossEntropyLossFlat(weight=weight, label_smoothing=label_smoothing)
+        weight = None if dls.multi_label else class_weights(list(dls.train_ds.items["label"]), classes).to(dls.device)
+        loss_func = make_loss(loss, weight, label_smoothing)
     adam = FusedAdam if "fused_optimizer" in enabled else partial(Adam, decouple_wd=False)
     learn = FastLearner(dls, model, loss_func=loss_func, opt_func=opt_func or adam, splitter=splitter or split_stages,
                         lr=lr, wd=wd, cbs=[*(mixed_precision(dls.device) if "amp" in enabled else ()), *L(cbs)],
@@ -88,27 +78,6 @@ def make_learner(dls: TableDataLoaders, arch: str = "efficientnet_b0", *, weight
     learn.weights_used = asdict(start)  # builtin types: an exported learner must load without busfast
     learn.normalize_dls()
     return learn
-
-
-def cosine(lr: float, lr_min: float) -> ParamScheduler:
-    """Returns a callback that lowers the learning rate from `lr` to `lr_min` along a cosine, batch by batch."""
-    return ParamScheduler({"lr": SchedCos(lr, lr_min)})
-
-
-def one_cycle(lr: float, lr_min: float) -> ParamScheduler:
-    """Returns fastai's one-cycle schedule: a quarter of the training up from lr / 25, then down to `lr_min`; momentum
-    does the opposite. Source: Smith and Topin 2017, arXiv 1708.07120."""
-    return ParamScheduler({"lr": combined_cos(0.25, lr / 25, lr, lr_min), "mom": combined_cos(0.25, 0.95, 0.85, 0.95)})
-
-
-def flat_cos(lr: float, lr_min: float) -> ParamScheduler:
-    """Returns fastai's flat schedule: `lr` for three quarters of the training, then down to `lr_min` along a cosine."""
-    return ParamScheduler({"lr": combined_cos(0.75, lr, lr, lr_min)})
-
-
-# Values of the settings `schedule` and `opt`.
-SCHEDULES = {"cosine": cosine, "one_cycle": one_cycle, "flat_cos": flat_cos}
-OPTIMIZERS = {"adam": FusedAdam, "adamw": partial(FusedAdam, decouple_wd=True), "sgd": partial(SGD, mom=0.9)}
 
 
 learner = make_learner  # as `busfast.learner`

@@ -1,23 +1,31 @@
 """The validation metrics of each epoch; one fastai metric for each column of the log."""
 
 import sys
+from collections.abc import Sequence
 
 import cloudpickle
 import numpy as np
 import torch
 import torch.nn.functional as F
 from fastai.learner import Metric
-from sklearn.metrics import roc_auc_score
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.metrics import get_scorer, roc_auc_score
+
+MANY = 20  # classes; of more, the log has no column for each
 
 
 def val_loss(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Unweighted cross-entropy, so that runs with other class weights compare (fastai's valid_loss is weighted)."""
-    return F.cross_entropy(torch.as_tensor(logits), torch.as_tensor(targets))
+    """Unweighted cross-entropy, so that runs with other class weights compare (fastai's valid_loss is weighted); the
+    binary one of several labels, (N, k)."""
+    logits, targets = torch.as_tensor(logits), torch.as_tensor(targets)
+    return F.binary_cross_entropy_with_logits(logits, targets) if targets.ndim == 2 else \
+        F.cross_entropy(logits, targets)
 
 
 def val_acc(logits: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
-    """Share of images whose most probable class is the right one."""
-    return (logits.argmax(dim=1) == targets).float().mean()
+    """Share of images whose most probable class is the right one; of several labels, share of right yes and no."""
+    right = (logits > 0) == (targets > 0) if targets.ndim == 2 else logits.argmax(dim=1) == targets
+    return right.float().mean()
 
 
 class Recall(Metric):
@@ -34,48 +42,96 @@ class Recall(Metric):
         self.hits = self.count = 0
 
     def accumulate(self, learn):
-        positive = learn.y == self.index
+        positive = learn.y[:, self.index] > 0 if learn.y.ndim == 2 else learn.y == self.index
+        called = learn.pred[:, self.index] > 0 if learn.y.ndim == 2 else learn.pred.argmax(dim=1) == self.index
         self.count += int(positive.sum())
-        self.hits += int((learn.pred.argmax(dim=1)[positive] == self.index).sum())
+        self.hits += int((called & positive).sum())
 
     @property
     def value(self):
         return self.hits / self.count if self.count else float("nan")
 
 
-class MacroAUC(Metric):
-    """Macro AUC, one class against the rest; NaN if a class is absent."""
-
-    name = "macro_auc"
+class OfProbabilities(Metric):
+    """A metric of all probabilities, (N, k), and targets, (N,) or (N, k), of the validation part; NaN without any."""
 
     def reset(self):
         self.probabilities, self.targets = [], []
 
     def accumulate(self, learn):
-        self.probabilities.append(learn.pred.detach().float().softmax(dim=1).cpu().numpy())
+        logits = learn.pred.detach().float()
+        self.probabilities.append((logits.sigmoid() if learn.y.ndim == 2 else logits.softmax(dim=1)).cpu().numpy())
         self.targets.append(learn.y.cpu().numpy())
 
     @property
     def value(self):
         if not self.targets:
             return float("nan")
-        return macro_auc(np.concatenate(self.probabilities), np.concatenate(self.targets))
+        return self.compute(np.concatenate(self.probabilities), np.concatenate(self.targets))
+
+    def compute(self, probabilities: np.ndarray, targets: np.ndarray) -> float:
+        raise NotImplementedError
+
+
+class MacroAUC(OfProbabilities):
+    """Macro AUC, one class against the rest; NaN if a class is absent."""
+
+    name = "macro_auc"
+
+    def compute(self, probabilities, targets):
+        return macro_auc(probabilities, targets)
+
+
+class Scorer(OfProbabilities):
+    """A scorer of scikit-learn, by its name; NaN if it is not defined, such as for a class without images."""
+
+    def __init__(self, name: str):
+        self._name = name
+
+    @property
+    def name(self):
+        return self._name
+
+    def compute(self, probabilities, targets):
+        try:
+            return float(get_scorer(self._name)(_Given(probabilities.shape[1]), probabilities, targets))
+        except ValueError:
+            return float("nan")
+
+
+class _Given(ClassifierMixin, BaseEstimator):
+    """What scikit-learn calls a classifier, for probabilities that are there already."""
+
+    def __init__(self, k: int):
+        self.k = k
+        self.classes_ = np.arange(k)
+
+    def predict_proba(self, probabilities: np.ndarray) -> np.ndarray:
+        return probabilities
+
+    def predict(self, probabilities: np.ndarray) -> np.ndarray:
+        return probabilities.argmax(axis=1)
 
 
 def macro_auc(probabilities: np.ndarray, targets: np.ndarray) -> float:
-    """Returns the mean over classes of the area under the ROC curve, one class against the rest; probabilities: (N, k).
-    NaN if it is undefined (a class without images, a probability that is NaN)."""
+    """Returns the mean over classes of the area under the ROC curve, one class against the rest; probabilities: (N, k),
+    targets: (N,), or (N, k) of several labels. NaN if it is undefined (a class without images, a probability that is
+    NaN)."""
     aucs = []
     for index in range(probabilities.shape[1]):
-        if not np.isfinite(probabilities).all() or len(set(targets == index)) < 2:
+        positive = targets[:, index] > 0 if targets.ndim == 2 else targets == index
+        if not np.isfinite(probabilities).all() or len(set(positive)) < 2:
             return float("nan")
-        aucs.append(roc_auc_score(targets == index, probabilities[:, index]))
+        aucs.append(roc_auc_score(positive, probabilities[:, index]))
     return float(np.mean(aucs))
 
 
-def make_metrics(classes: tuple[str, ...]) -> list:
-    """Returns the metrics in the order of the log's columns."""
-    return [val_loss, val_acc, MacroAUC(), *(Recall(index, label) for index, label in enumerate(classes))]
+def make_metrics(classes: Sequence[str], scorers: Sequence[str] = (), monitor: str = "") -> list:
+    """Returns the metrics in the order of the log's columns: of more than `MANY` classes, recall only of the monitored
+    one."""
+    recalls = [Recall(index, label) for index, label in enumerate(classes)
+               if len(classes) <= MANY or monitor == f"recall_{label}"]
+    return [val_loss, val_acc, MacroAUC(), *map(Scorer, scorers), *recalls]
 
 
 # A learner exported with its metrics must load where busfast is not installed.

@@ -76,8 +76,13 @@ class BatchPipeline(Pipeline):
         if (image := _own_stats(steps)) is not None:
             own = next((step for step in steps if isinstance(step, Augment)), None)
             return TensorImage(augment_and_normalize(pixels, image, own.take(len(x)) if own else None)), *targets
-        if self.split_idx == 0 and len(x) and x.device.type == "cpu" and (warp := FusedWarp.of(steps)):
-            return TensorImage(warp(pixels.numpy())), *targets
+        # Some steps, such as erasing, come after Normalize.
+        end = next((index for index, step in enumerate(steps, 1) if type(step) is Normalize), len(steps))
+        if self.split_idx == 0 and len(x) and x.device.type == "cpu" and (warp := FusedWarp.of(steps[:end])):
+            batch = TensorImage(warp(pixels.numpy())), *targets
+            for step in steps[end:]:
+                batch = step(batch, split_idx=self.split_idx)
+            return batch
         return super().__call__(batch)
 
     def _steps(self) -> list[Transform]:

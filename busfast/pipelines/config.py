@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from busfast.errors import UserError, check_range, choose
-from busfast.pipelines.settings import check_settings, describe, setting
+from busfast.pipelines.settings import check_settings, describe, format_value, setting
 from busfast.yamlfile import read_yaml
 
 FOLDER = Path("pipelines")
@@ -15,14 +15,25 @@ BUILTIN = Path(__file__).parent / "builtin"  # in a clone a link to the house's 
 DEFAULT = "phantom"
 LOADERS = ("auto", "dali", "torchvision")
 DEVICES = ("auto", "cuda", "mps", "cpu")
-OPTIMIZERS = ("adam", "adamw", "sgd")
+OPTIMIZERS = ("adam", "adamw", "sgd")  # busfast's and fastai's; any other name is timm's
+# Names of scikit-learn's scorers that are no column of the log already; higher is better.
+SCORERS = ("balanced_accuracy", "f1_macro", "f1_weighted", "precision_macro", "recall_macro", "jaccard_macro",
+           "matthews_corrcoef", "neg_log_loss", "roc_auc_ovo", "roc_auc_ovr_weighted")
 SCHEDULES = ("cosine", "one_cycle", "flat_cos")
+LOSSES = ("auto", "weighted", "cross_entropy", "focal", "bce")
+TTA = ("none", "flip")
+AUGMENTATIONS: dict[str, tuple[str, ...]] = {"none": (), "light": ("flip", "rotate")}
+AUGMENTATIONS["standard"] = (*AUGMENTATIONS["light"], "zoom", "brightness", "contrast")
+AUGMENTATIONS["strong"] = (*AUGMENTATIONS["standard"], "crop", "erase", "blur")
 # Time to quality: what few epochs need is more steps (smaller batches) that are smaller; the first stages, which take
 # the most time, have learned what they can from the images after one of them (Brock et al. 2017, "FreezeOut", arXiv
 # 1706.04983). Growing sizes, or training at other sizes than the model is used at, cost more AUC than it saved time
 # (docs/performance.md).
 PRESETS = {"fast": lambda size: {"epochs": 4, "size": max(32, size * 6 // 7 // 8 * 8), "bs": 16, "lr": 6e-4,
                                  "freeze": 4, "freeze_after": 1}}
+# What is said of a run where it is not the default.
+RECIPE = ("augment", "opt", "schedule", "warmup", "lr_mult", "unfreeze_after", "accumulate", "clip", "ema", "loss",
+          "label_smoothing", "mixup", "cutmix", "tta", "label_delim")
 # Keys of version 0.1 -> why they are gone; its files hold them, mostly unset.
 REMOVED = {"progressive": "training at sizes other than `size` saved no time at an equal AUC (docs/performance.md)"}
 MEASURES = ("train_loss", "val_loss", "val_acc", "macro_auc")  # logged columns, besides recall_CLASS
@@ -38,6 +49,13 @@ def _splits(config: "Config") -> list[str]:
     return list(SPLITS)
 
 
+def _optimizers(config: "Config") -> list[str]:
+    if config.opt in OPTIMIZERS:
+        return list(OPTIMIZERS)
+    from timm.optim import list_optimizers
+    return [*OPTIMIZERS, *list_optimizers(exclude_filters=["bnb*", "fused*"])]  # those need packages of their own
+
+
 @dataclass(frozen=True)
 class Config:
     """Everything that decides a run, checked. The defaults are those of the BTXRD experiment."""
@@ -47,14 +65,22 @@ class Config:
                           choices=_sources, flag=False)
     classes: tuple[str, ...] = setting((), "the labels, in the model's order, and no others; default: those of the "
                                            "images", flag=False)
+    label_delim: str = setting("", "character between the labels of an image that has several; training is then "
+                                   "multi-label", flag=True)
     splits: tuple[str, ...] = setting(("stratified", "center_holdout"), "what --split=all trains, in turn",
                                       choices=_splits, flag=False)
+    valid_share: float = setting(0.15, "share of the validation part", low=0.01, high=0.9)
+    test_share: float = setting(0.15, "share of the test part, where the split does not say it", low=0.01, high=0.9)
     holdout: tuple[str, ...] = setting((), "centers to hold out as the test part of center_holdout, separated by "
                                            "commas; if empty, chosen from the table")
     folds: int = setting(5, "number of folds of kfold", low=2, high=1000)
     size: int = setting(224, "side of the model's square input, pixels", low=32, high=2048)
     resize: str = setting("squash", "how an image is made square", choices=("squash", "crop", "pad"), flag=False)
     channels: str = setting("rgb", "color, or gray to drop it", choices=("rgb", "gray"), flag=False)
+    augment: tuple[str, ...] = setting(
+        ("light",), "training augmentation; light: hflip, vflip and rotate; standard: zoom, brightness and contrast, "
+        "too; strong: random crops, erasing and blur, too; or parts of these, separated by commas",
+        choices=(*AUGMENTATIONS, *AUGMENTATIONS["strong"], "warp"))
     hflip: float = setting(0.5, "probability of a left-right flip in training", low=0, high=1, flag=False)
     vflip: float = setting(0.0, "probability of an upside-down flip in training", low=0, high=1, flag=False)
     rotate: float = setting(15.0, "training rotates by a random angle from -rotate to rotate, degrees",
@@ -67,14 +93,25 @@ class Config:
                           low=0, high=100)
     freeze_after: int = setting(0, "number of epochs before these stages are frozen",
                                 low=0, high=100_000)
+    unfreeze_after: int = setting(0, "number of epochs, at first, that train only the classifier", low=0, high=100_000)
     epochs: int = setting(50, "number of epochs; the learning rate falls over all of them", low=1, high=100_000)
     bs: int = setting(32, "images per batch", low=2, high=65_536)
-    opt: str = setting("adam", "optimizer; adam has L2 weight decay, sgd momentum 0.9", choices=OPTIMIZERS)
+    accumulate: int = setting(1, "batches whose gradients are added up for a step", low=1, high=10_000)
+    opt: str = setting("adam", "optimizer: adam (L2 weight decay), adamw, sgd (momentum 0.9), or any of timm's",
+                       choices=_optimizers)
     schedule: str = setting("cosine", "how the learning rate changes; cosine falls from lr to lr_min, one_cycle rises "
                                       "for a quarter of the training first, flat_cos falls in the last quarter",
                             choices=SCHEDULES)
     lr: float = setting(1e-3, "the highest learning rate", low=1e-12, high=100)
     lr_min: float = setting(1e-6, "learning rate at the end, at most lr", low=0, high=100)
+    lr_mult: float = setting(1.0, "early layers have the learning rate divided by this (fastai's slice)", low=1,
+                             high=10_000)
+    warmup: int = setting(0, "number of epochs, at first, in which the learning rate rises to lr", low=0, high=100_000)
+    clip: float = setting(0.0, "largest norm of the gradients of a step; 0: any", low=0, high=1e6)
+    ema: float = setting(0.0, "share that a step keeps of a moving average of the weights, which is then validated and "
+                              "saved; 0: off", low=0, high=0.99999)
+    loss: str = setting("auto", "weighted cross-entropy (auto), without class weights, focal (gamma 2), or bce (each "
+                                "class against the rest; auto of several labels)", choices=LOSSES)
     wd: float = setting(1e-4, "weight decay", low=0, high=10, flag=False)
     label_smoothing: float = setting(0.0, "share of a label that is spread over all classes in the loss", low=0,
                                      high=0.99)
@@ -82,9 +119,14 @@ class Config:
                            low=0, high=100)
     cutmix: float = setting(0.0, "alpha of CutMix: a part of each training image is from another; 0: off", low=0,
                             high=100)
+    tta: str = setting("none", "flip: probabilities are the mean of an image and its mirror image, wherever the model "
+                               "is used", choices=TTA)
+    metrics: tuple[str, ...] = setting((), "further columns of the log: scikit-learn's scorers, separated by commas",
+                                       choices=SCORERS)
     patience: int = setting(7, "epochs without a better monitor before training stops", low=1, high=100_000)
     monitor: str = setting("val_loss", "logged column that chooses the best epoch: val_loss, val_acc, macro_auc, "
-                                       "recall_CLASS or train_loss", choices=lambda config: config.measures)
+                                       "recall_CLASS, one of metrics or train_loss",
+                           choices=lambda config: config.measures)
     seed: int = setting(42, "seed of split, weights, order and augmentation", low=0, high=2**32 - 1)
     split_seed: int = setting(-1, "seed of the split only; -1: the same as seed", low=-1, high=2**32 - 1)
     loader: str = setting("auto", "what decodes training images (validation always has the reference pixels)",
@@ -97,9 +139,7 @@ class Config:
     def __post_init__(self):
         check_settings(self)
         check_range("lr_min", self.lr_min, 0, self.lr, "lr")
-        if self.mixup and self.cutmix:
-            raise UserError(f"mixup={self.mixup:g} and cutmix={self.cutmix:g} both mix the images of a batch. Set "
-                            "one of them to 0.")
+        self._check_recipe()
         if not self.splits:
             raise UserError(f"splits=[] names nothing to train. Choose from: {', '.join(_splits(self))}.")
         if not self.cache:
@@ -111,16 +151,60 @@ class Config:
                 raise UserError(f"The class name '{label}' must begin with a letter or digit, and consist of these, "
                                 "spaces and . _ - ( ) & + '. Rename the class.")
 
+    def _check_recipe(self) -> None:
+        """Refuses settings that contradict each other."""
+        if self.mixup and self.cutmix:
+            raise UserError(f"mixup={self.mixup:g} and cutmix={self.cutmix:g} both mix the images of a batch. Set "
+                            "one of them to 0.")
+        if levels := [name for name in self.augment if name in AUGMENTATIONS] if len(self.augment) > 1 else []:
+            raise UserError(f"augment={','.join(self.augment)}: '{levels[0]}' is a whole level. Give it alone, or list "
+                            "parts.")
+        if self.warmup and self.schedule == "one_cycle":
+            raise UserError(f"warmup={self.warmup}: one_cycle begins with a warm-up of its own. Leave one of them out.")
+        for name in ("warmup", "unfreeze_after", "freeze_after"):
+            if 0 < self.epochs <= getattr(self, name):
+                raise UserError(f"{name}={getattr(self, name)} is all of the {self.epochs} epochs. Give a smaller "
+                                "number.")
+        if self.freeze_after and self.unfreeze_after > self.freeze_after:
+            raise UserError(f"unfreeze_after={self.unfreeze_after} would train stages that freeze_after="
+                            f"{self.freeze_after} has frozen. Give unfreeze_after up to {self.freeze_after}.")
+        if self.valid_share + self.test_share > 0.95:
+            raise UserError(f"valid_share={self.valid_share:g} and test_share={self.test_share:g} leave nothing to "
+                            "train on. Their sum may be 0.95.")
+        if self.label_smoothing and self.loss == "focal":
+            raise UserError(f"label_smoothing={self.label_smoothing:g} has no meaning for loss=focal. Set one of them "
+                            "back.")
+        if self.label_delim:
+            self._check_multi_label()
+
+    def _check_multi_label(self) -> None:
+        if len(self.label_delim) != 1 or self.label_delim.isalnum():
+            raise UserError(f"label_delim='{self.label_delim}' is not one character that no label has, such as ';'.")
+        if self.loss not in ("auto", "bce"):
+            raise UserError(f"loss={self.loss} is for images of one label; label_delim='{self.label_delim}' means "
+                            "several. Use loss=bce.")
+        for name in ("label_smoothing", "mixup", "cutmix", "metrics"):
+            if value := getattr(self, name):
+                raise UserError(f"{name}={format_value(value)} is not possible with label_delim='{self.label_delim}' "
+                                "(several labels an image). Leave it out.")
+
     @property
     def measures(self) -> tuple[str, ...]:
         """The logged columns that measure the model; `monitor` is one of them."""
+        measures = (*MEASURES, *self.metrics)
         if not self.classes and self.monitor.startswith("recall_"):
-            return (*MEASURES, self.monitor)  # checked when the classes are known
-        return (*MEASURES, *(f"recall_{name}" for name in self.classes))
+            return (*measures, self.monitor)  # checked when the classes are known
+        return (*measures, *(f"recall_{name}" for name in self.classes))
 
 
 Config.__doc__ = "\n".join([f"{Config.__doc__}\n\n    Attributes:",
                             *(f"        {item.name}: {describe(item)}" for item in fields(Config))])
+
+
+def changed_recipe(config: Config) -> list[str]:
+    """Returns which settings of `RECIPE` are not the default, such as "mixup 0.4"."""
+    return [f"{name} {format_value(getattr(config, name))}" for name in RECIPE
+            if getattr(config, name) != getattr(Config, name)]
 
 
 def load_config(pipeline: str = "", preset: str | None = None, **overrides: Any) -> tuple[str, Config]:

@@ -9,7 +9,14 @@ import numpy as np
 import pandas as pd
 import torch
 from fastai.data.core import DataLoaders, Datasets, TfmdDL
-from fastai.data.transforms import Categorize, IntToFloatTensor, Normalize, ToTensor
+from fastai.data.transforms import (
+    Categorize,
+    IntToFloatTensor,
+    MultiCategorize,
+    Normalize,
+    OneHotEncode,
+    ToTensor,
+)
 from fastcore.foundation import L
 from fasttransform import Pipeline
 from PIL import Image
@@ -33,15 +40,22 @@ class TableDataLoaders(DataLoaders):
     Attributes:
         root: the folder that relative paths of `test_dl` are below.
         split: the split they were made of, where `busfast.dataloaders` made it.
+        label_delim: the character between the labels of an image; "": each has one.
     """
 
     root: Path | None = None
     split: Split | None = None
+    label_delim: str = ""
 
     @property
     def image(self) -> ImagePipeline:
         """The image pipeline of all parts."""
         return self.train.image
+
+    @property
+    def multi_label(self) -> bool:
+        """Whether an image may have several labels; targets are then float32, (N, k)."""
+        return bool(self.label_delim)
 
     def normalize(self, mean: Sequence[float], std: Sequence[float]) -> None:
         """Normalizes with the mean and std of the model's pretrained weights (RGB, of pixels in 0 to 1)."""
@@ -79,7 +93,7 @@ class TableDataLoaders(DataLoaders):
 
         busfast's functions that read an image are pickled by value, so loading it needs neither busfast nor DALI.
         """
-        dataset = _datasets(_blank(self.vocab), self.image, tuple(self.vocab), [[0], [0]])
+        dataset = _datasets(_blank(self.vocab), self.image, tuple(self.vocab), [[0], [0]], self.label_delim)
         for tl in dataset.tls:
             tl.types = [(object,)]  # predict() takes a path, an image, bytes, an array or a row
         after_batch = [make_normalize(*stats_of(step)) if isinstance(step, Normalize) else step
@@ -126,9 +140,10 @@ def list_images(path: str | Path) -> list[str]:
 
 
 def make_dls(split: Split | pd.DataFrame, image: ImagePipeline | None = None, *, classes: tuple[str, ...] = (),
-             bs: int = 32, loader: str = "auto", device: str = "auto", threads: int = 0, cache: str = "off",
-             path: str | Path = ".", item_tfms: Any = None, batch_tfms: Any = None, val_bs: int | None = None,
-             backend: Backend | None = None, rank: int = 0, world_size: int = 1) -> TableDataLoaders:
+             label_delim: str = "", bs: int = 32, loader: str = "auto", device: str = "auto", threads: int = 0,
+             cache: str = "off", path: str | Path = ".", item_tfms: Any = None, batch_tfms: Any = None,
+             val_bs: int | None = None, backend: Backend | None = None, rank: int = 0,
+             world_size: int = 1) -> TableDataLoaders:
     """Makes fastai DataLoaders of the train and valid parts of a split table.
 
     Args:
@@ -136,6 +151,7 @@ def make_dls(split: Split | pd.DataFrame, image: ImagePipeline | None = None, *,
             part.
         image: the image pipeline; default: `ImagePipeline()`, without augmentation if `batch_tfms` are given.
         classes: the labels in the model's order, which become `dls.vocab`; default: those of the table.
+        label_delim: the character between the labels of an image that has several; "": each has one.
         bs: images per batch, of all ranks. In training the last, shorter batch is kept, unless it is a single image,
             which batch normalization cannot learn from.
         loader: "auto", "dali" or "torchvision"; makes the training batches. Validation always has the reference
@@ -153,7 +169,7 @@ def make_dls(split: Split | pd.DataFrame, image: ImagePipeline | None = None, *,
 
     Returns:
         DataLoaders of (x, y): float32 (N, 3, size, size), channels last, in 0 to 1 until a learner normalizes them with
-        the statistics of its weights; int64 (N,).
+        the statistics of its weights; int64 (N,), or float32 (N, classes) of several labels.
 
     Raises:
         UserError: loader or device is unavailable; the table has no column part, or no image in a part.
@@ -170,7 +186,7 @@ def make_dls(split: Split | pd.DataFrame, image: ImagePipeline | None = None, *,
     for part, indices in zip(PARTS[:2], splits, strict=True):
         if not indices:
             raise UserError(f"The table has no image in part '{part}'.")
-    dataset = _datasets(rows, image, tuple(classes) or order_classes(rows["label"]), splits)
+    dataset = _datasets(rows, image, tuple(classes) or order_classes(rows["label"], label_delim), splits, label_delim)
     decoded = None
     if cache != "off":
         decoded = Cache(cache, table.root, rows["image"][rows["part"].isin(PARTS[:2])].tolist(), threads)
@@ -185,7 +201,7 @@ def make_dls(split: Split | pd.DataFrame, image: ImagePipeline | None = None, *,
     train.prepare()  # now, not within the first batch
     valid = ImageDL(dataset.valid, loader=REFERENCE, bs=val_bs or bs, **shared)
     dls = TableDataLoaders(train, valid, path=path, device=backend.device)
-    dls.root = table.root
+    dls.root, dls.label_delim = table.root, label_delim
     if (image.mean, image.std) != (ImagePipeline.mean, ImagePipeline.std):
         dls.normalize(image.mean, image.std)
     return dls
@@ -194,7 +210,6 @@ def make_dls(split: Split | pd.DataFrame, image: ImagePipeline | None = None, *,
 def default_image(size: int, batch_tfms: Any) -> ImagePipeline:
     """Returns the image pipeline of a size; the user's batch transforms take the place of its augmentation."""
     return ImagePipeline(size, hflip=0, rotate=0) if batch_tfms else ImagePipeline(size)
-
 
 
 def inference_dls(image: ImagePipeline, classes: tuple[str, ...], **kwargs) -> TableDataLoaders:
@@ -207,6 +222,9 @@ def _blank(classes) -> pd.DataFrame:
     return pd.DataFrame({"image": [Image.new("RGB", (1, 1))], "label": [classes[0]]})
 
 
-def _datasets(rows: pd.DataFrame, image: ImagePipeline, classes: tuple[str, ...], splits: list) -> Datasets:
-    open_image, label = item_transforms(image.size, image.resize, image.channels)
-    return Datasets(rows, [[open_image], [label, Categorize(vocab=list(classes), sort=False)]], splits=splits)
+def _datasets(rows: pd.DataFrame, image: ImagePipeline, classes: tuple[str, ...], splits: list,
+              label_delim: str) -> Datasets:
+    open_image, label = item_transforms(image.size, image.resize, image.channels, label_delim)
+    encode = [MultiCategorize(vocab=list(classes)), OneHotEncode(len(classes))] if label_delim else \
+        [Categorize(vocab=list(classes), sort=False)]
+    return Datasets(rows, [[open_image], [label, *encode]], splits=splits)

@@ -14,13 +14,22 @@ from busfast.errors import UserError, choose
 from busfast.pipelines.config import Config
 from busfast.pipelines.dataloaders import TableDataLoaders, default_image, make_dls
 from busfast.pipelines.image import ImagePipeline
-from busfast.pipelines.splits import default_split, open_table, read_images, split_images, with_classes
+from busfast.pipelines.splits import (
+    default_split,
+    open_table,
+    read_images,
+    refuse_delimiters,
+    split_images,
+    unify_labels,
+    with_classes,
+)
+from busfast.text import listed
 
 
 def dataloaders(data: str | Path | pd.DataFrame, *, size: int = 224, split: str = "", bs: int = 32,
                 item_tfms: Any = None, batch_tfms: Any = None, image: ImagePipeline | None = None,
-                classes: tuple[str, ...] = (), seed: int = 42, allow_leaks: bool = False, path: str | Path = ".",
-                **how: Any) -> TableDataLoaders:
+                classes: tuple[str, ...] = (), label_delim: str = "", seed: int = 42, allow_leaks: bool = False,
+                path: str | Path = ".", **how: Any) -> TableDataLoaders:
     """Makes DataLoaders of images as they lie; finds classes, split and duplicates, and prints what it found.
 
     Args:
@@ -32,6 +41,7 @@ def dataloaders(data: str | Path | pd.DataFrame, *, size: int = 224, split: str 
         item_tfms, batch_tfms: see `make_dls`.
         image: the image pipeline, in the place of `size`; see `make_dls`.
         classes: the labels in the model's order, and no others; default: those of the images.
+        label_delim: the character between the labels of an image that has several; "": each has one.
         seed: of the split.
         allow_leaks: accept a split that came with the images and has a patient or a duplicate on two sides.
         path: where the Learner's files go.
@@ -47,24 +57,24 @@ def dataloaders(data: str | Path | pd.DataFrame, *, size: int = 224, split: str 
     for name in how:
         choose("argument of dataloaders", name, {*signature(make_dls).parameters, *signature(dataloaders).parameters})
     if isinstance(data, pd.DataFrame):
-        table = _from_frame(data)
-        config = with_classes(Config(classes=classes, seed=seed), table)
-        print(f"data: {len(table)} images of a DataFrame\n  classes: {', '.join(config.classes)}", flush=True)
+        table = _from_frame(data, label_delim)
+        config = with_classes(Config(classes=classes, seed=seed, label_delim=label_delim), table)
+        print(f"data: {len(table)} images of a DataFrame\n  classes: {listed(config.classes)}", flush=True)
     else:
-        table, config = read_images(Config(data=str(data), classes=classes, seed=seed))
+        table, config = read_images(Config(data=str(data), classes=classes, seed=seed, label_delim=label_delim))
         table = open_table(config, table)
     split = split or default_split(table, not isinstance(data, pd.DataFrame) and is_prepared(data))
     made, *others = split_images(table, config, [split], allow_leaks=allow_leaks).values()
     if others:
         raise UserError(f"split='{split}' has {len(others) + 1} folds. Take them from split_folds, and make_dls.")
-    settings = {"classes": config.classes, "bs": bs, "cache": "auto", "path": path, "item_tfms": item_tfms,
-                "batch_tfms": batch_tfms} | how
+    settings = {"classes": config.classes, "label_delim": label_delim, "bs": bs, "cache": "auto", "path": path,
+                "item_tfms": item_tfms, "batch_tfms": batch_tfms} | how
     dls = make_dls(made, image or default_image(size, batch_tfms), **settings)
     dls.split = made
     return dls
 
 
-def _from_frame(frame: pd.DataFrame) -> Table:
+def _from_frame(frame: pd.DataFrame, label_delim: str) -> Table:
     """Returns the table of a DataFrame, whose columns may have the usual names; checks labels and parts."""
     names: dict[Any, str] = {}
     for name in (*REQUIRED, *OPTIONAL, "original_split"):
@@ -78,7 +88,7 @@ def _from_frame(frame: pd.DataFrame) -> Table:
     rows = frame.rename(columns=names).reset_index(drop=True)
     rows = rows.assign(**{name: "" for name in OPTIONAL if name not in rows}).fillna("").astype(str)
     rows = rows.apply(lambda column: column.str.strip())
-    for name in REQUIRED:
+    for name in REQUIRED[:1] if label_delim else REQUIRED:
         if (empty := rows.index[rows[name] == ""]).size:
             raise UserError(f"Row {empty[0]} of the DataFrame has no {name} (column {titles[name]}). Fill it, or "
                             "remove the row.")
@@ -90,4 +100,7 @@ def _from_frame(frame: pd.DataFrame) -> Table:
                             f"{', '.join(sorted(others))}, which is none of {', '.join(filter(None, meanings))}. "
                             "Correct or rename it.")
         rows["original_split"] = values.map(meanings)
+    if label_delim:
+        return unify_labels(Table(rows), label_delim)
+    refuse_delimiters(Table(rows))
     return Table(rows.assign(label=rows["label"].map(find_classes(rows["label"]))))

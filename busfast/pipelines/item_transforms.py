@@ -37,9 +37,15 @@ def item_label(row: Any) -> str:
     return row["label"]
 
 
-def item_transforms(size: int, resize: str, channels: str) -> list:
-    """Returns the two functions for fastai's Datasets: item -> image, item -> label."""
-    return [partial(open_item, size=size, resize=resize, channels=channels), item_label]
+def item_labels(row: Any, delim: str) -> list[str]:
+    """Returns the labels of a row that has several."""
+    return [one for one in row["label"].split(delim) if one]
+
+
+def item_transforms(size: int, resize: str, channels: str, label_delim: str = "") -> list:
+    """Returns the two functions for fastai's Datasets: item -> image, item -> label, or labels."""
+    return [partial(open_item, size=size, resize=resize, channels=channels),
+            partial(item_labels, delim=label_delim) if label_delim else item_label]
 
 
 for _module in (images, sys.modules[__name__]):

@@ -62,7 +62,9 @@ def convert(name: str, value: Any, kind: Any) -> Any:
 
 def format_value(value: Any) -> str:
     """Returns a value as a flag has it: the items of a tuple separated by commas."""
-    return ",".join(value) if isinstance(value, tuple) else f"{value:g}" if isinstance(value, float) else str(value)
+    if isinstance(value, tuple):
+        return ",".join(map(str, value))
+    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def describe(item: Field, default: str | None = None) -> str:

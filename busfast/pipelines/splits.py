@@ -5,13 +5,14 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from busfast.data.check import inspect_images
 from busfast.data.duplicate_pairs import NO_DUPLICATES
 from busfast.data.external_splits import is_list_path, read_lists
 from busfast.data.generators import generate
-from busfast.data.labels import CLASSES, order_classes
+from busfast.data.labels import CLASSES, join_labels, order_classes, split_labels
 from busfast.data.leaks import check_leaks, find_leaks, format_leaks
 from busfast.data.open_data import find_data, read_data
 from busfast.data.split import Split, count_parts, split_folds
@@ -19,8 +20,10 @@ from busfast.data.table import Table, as_table
 from busfast.errors import UserError, choose, suggest
 from busfast.pipelines.config import Config, folder_name
 from busfast.pipelines.settings import convert
+from busfast.text import listed
 
 MOST_SEEDS = 100
+MANY = 20  # classes; of more, the images of each are not printed
 RARE = 20  # a label this many times rarer than one that it resembles may be misspelt; of three images, five times
 
 
@@ -80,11 +83,50 @@ def read_images(config: Config) -> tuple[Table, Config]:
     Raises:
         UserError: anything wrong with the table; a label that may be a misspelt class; fewer than two classes.
     """
+    if config.label_delim:
+        table = unify_labels(read_data(config.data, label_delim=config.label_delim), config.label_delim)
+        config = with_classes(config, table)
+        return _without_labels(table, config), config
     table = read_data(config.data, config.classes, other_labels=True)
     if config.classes:
         return _restrict(table, config.classes), config
+    refuse_delimiters(table)
     _refuse_misspelt(table)
     return table, with_classes(config, table)
+
+
+def unify_labels(table: Table, delim: str) -> Table:
+    """Writes the labels of each image as classes, in one order; UserError if no image has several."""
+    rows = table.rows
+    if not rows["label"].str.contains(delim, regex=False).any():
+        raise UserError(f"label_delim='{delim}' separates no labels of {table.file or 'the table'} (such as "
+                        f"'{rows['label'].iloc[0]}'). Leave it out, or name the character that does.")
+    return replace(table, rows=rows.assign(label=rows["label"].map(join_labels(rows["label"], delim))))
+
+
+def _without_labels(table: Table, config: Config) -> Table:
+    """Leaves out labels that the configuration does not name."""
+    def keep(label: str) -> str:
+        return config.label_delim.join(one for one in config.classes if one in split_labels(label, config.label_delim))
+
+    rows = table.rows.assign(label=table.rows["label"].map(keep))
+    missing = [one for one in config.classes if one not in order_classes(rows["label"], config.label_delim)]
+    if missing:
+        raise UserError(f"No image has the label {' or '.join(map(repr, missing))}. Correct classes: "
+                        f"{', '.join(config.classes)}.")
+    return replace(table, rows=rows)
+
+
+def refuse_delimiters(table: Table) -> None:
+    """Raises UserError for labels that look like several in one."""
+    for delim in "|;,/":
+        held = table.rows["label"].str.contains(delim, regex=False)
+        if held.any():
+            row = int(np.flatnonzero(held)[0])
+            raise UserError(f"{table.file or 'The table'}, row {row + 2}, column label: "
+                            f"'{table.rows['label'].iloc[row]}' looks like several labels, as do those of "
+                            f"{int(held.sum())} of {len(table)} images. If an image may have several: "
+                            f"--label_delim='{delim}'. Else rename the label.")
 
 
 def _refuse_misspelt(table: Table) -> None:
@@ -104,7 +146,7 @@ def with_classes(config: Config, table: Table | pd.DataFrame) -> Config:
     """Returns a configuration that names its classes: its own, else those of the table; UserError: fewer than two."""
     if config.classes:
         return config
-    classes = order_classes(as_table(table).rows["label"])
+    classes = order_classes(as_table(table).rows["label"], config.label_delim)
     if len(classes) < 2:
         raise UserError(f"All images are of the class '{classes[0]}'. Training needs two classes or more.")
     return replace(config, classes=classes)
@@ -143,7 +185,7 @@ def open_table(config: Config, table: Table | None = None) -> Table:
     for note in table.notes:
         print(f"  {note}")
     if config.classes != CLASSES:
-        print(f"  classes: {', '.join(config.classes)}", flush=True)
+        print(f"  classes: {listed(config.classes)}", flush=True)
     return table
 
 
@@ -164,16 +206,31 @@ def make_folds(table: Table, duplicates: pd.DataFrame | None, config: Config, sp
     """Splits the table, or reads lists made elsewhere: name of the run -> its split. Arguments: see `split_data`.
     Raises UserError if the table cannot be split like this."""
     if is_list_path(split):
-        folds = {"": replace(read_lists(split, table, config.classes), name=split)}
+        folds = {"": replace(read_lists(split, table, () if config.label_delim else config.classes), name=split)}
     else:
         holdout = config.holdout if split == "center_holdout" else ()
-        folds = split_folds(table, split, seed=seed_of_split(config), classes=config.classes, holdout=holdout,
-                            folds=config.folds, duplicates=duplicates)
+        labels, classes = table.rows["label"], config.classes
+        if config.label_delim:  # the parts have even shares of the rarest label of each image
+            table, classes = replace(table, rows=table.rows.assign(label=_rarest(labels, config.label_delim))), ()
+        folds = split_folds(table, split, seed=seed_of_split(config), classes=classes, holdout=holdout,
+                            folds=config.folds, duplicates=duplicates, shares=(config.valid_share, config.test_share))
+        if config.label_delim:
+            own = dict(zip(table.rows["image"], labels, strict=True))
+            folds = {key: replace(made, rows=made.rows.assign(label=made.rows["image"].map(own)),
+                                  notes=("an image with several labels counts as its rarest one here", *made.notes))
+                     for key, made in folds.items()}
     if fold is not None and list(folds) == [""]:
         raise UserError(f"--fold={fold} does not apply to --split={split}, which has no folds. Leave it out.")
     if fold is not None:
         folds = {fold: folds[choose(f"fold of {split}", fold, folds)]}
     return {name_split(split, key, config): made for key, made in folds.items()}
+
+
+def _rarest(labels: pd.Series, delim: str) -> pd.Series:
+    """Returns the rarest label of each image; "(none)" of one without."""
+    each = labels.map(lambda label: split_labels(label, delim))
+    counts = each.explode().value_counts()
+    return each.map(lambda found: min(found, key=lambda one: (counts[one], one), default="(none)"))
 
 
 def split_data(table: Table, duplicates: pd.DataFrame | None, config: Config, split: str, *,
@@ -231,8 +288,10 @@ def _check_split(split: Split, duplicates: pd.DataFrame | None, config: Config, 
     print(f"split: {split.name}" + (f", fold {split.fold}" if split.fold else ""))
     for note in split.notes:
         print(f"  {note}")
-    for part, row in count_parts(split, config.classes).iterrows():
-        print(f"  {part:7}" + ", ".join(f"{count} {label}" for label, count in row.items()), flush=True)
+    for part, row in count_parts(split, config.classes, config.label_delim).iterrows():
+        counts = [f"{count} {label}" for label, count in row.items()] if len(row) <= MANY else \
+            [f"{row.sum()} images of {(row > 0).sum()} classes, {row.min()} to {row.max()} each"]
+        print(f"  {part:7}" + ", ".join(counts), flush=True)
     leaks = find_leaks(split, NO_DUPLICATES if duplicates is None else duplicates)
     check_leaks(leaks, allow_leaks)
     return replace(split, leaks=format_leaks(leaks))

@@ -5,7 +5,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 from scipy.optimize import minimize_scalar
-from scipy.special import log_softmax, softmax
+from scipy.special import expit, log_softmax, softmax
 
 from busfast.results.bootstrap import REPLICATES, intervals, widen
 from busfast.results.scores import divide, rate_groups, rates
@@ -37,6 +37,11 @@ def fit_temperature(logits: np.ndarray, labels: np.ndarray) -> float:
 def calibrate(logits: np.ndarray, temperature: float) -> np.ndarray:
     """Returns calibrated probabilities, (n, k)."""
     return softmax(np.asarray(logits, float) / temperature, axis=1)
+
+
+def to_probabilities(logits: np.ndarray, label_delim: str = "") -> np.ndarray:
+    """Returns the probabilities of logits, (n, k), as trained: each label's own if images may have several."""
+    return expit(np.asarray(logits, float)) if label_delim else calibrate(logits, 1)
 
 
 def choose_threshold(positive: np.ndarray, values: np.ndarray, target: float) -> float:

@@ -30,7 +30,8 @@ def compare_tests(runs: list[Run]) -> pd.DataFrame:
         A row per pair and score (macro AUC, balanced accuracy, sensitivity of the positive class), columns `COLUMNS`:
         difference is b - a, low and high hold 95% of the draws, recipe names the settings in which the two differ.
     """
-    evaluated = [(run, *_read(run)) for run in runs if (run.results / FILE).is_file()]
+    evaluated = [(run, *_read(run)) for run in runs
+                 if (run.results / FILE).is_file() and not run.read_config()[0].label_delim]
     rows = []
     for pair in combinations(evaluated, 2):
         if pair[0][2] in HELD_OUT and pair[1][2] in IN_DOMAIN:

@@ -17,7 +17,7 @@ from busfast.inference.load_bundle import MAX_MEMBERS
 from busfast.inference.run_model import join_states, run_image
 from busfast.pipelines.config import Config, folder_name
 from busfast.results.evaluation import choose_positive, format_interval
-from busfast.results.predictions import check_weights
+from busfast.results.predictions import check_weights, require_single_label
 from busfast.results.run_groups import find_groups, is_scored, pool_tests
 from busfast.results.scores import score
 from busfast.results.written import FORMAT
@@ -59,6 +59,10 @@ def make_ensemble(names: str) -> Run:
     """
     runs = _find_members(names)
     configs = [run.read_config() for run in runs]
+    for config, _ in configs:
+        require_single_label(config, "ensemble")
+        if config.tta != "none":
+            raise UserError(f"ensemble is not for runs with tta={config.tta}. Train them without.")
     sums = {run.name: _check_member(run, record) for run, (_, record) in zip(runs, configs, strict=True)}
     _check_fit(runs, configs)
     config, first = configs[0]

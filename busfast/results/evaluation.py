@@ -10,11 +10,19 @@ import pandas as pd
 
 from busfast.csvfile import read_frame, write_csv
 from busfast.errors import UserError, choose
+from busfast.models.metrics import MANY
 from busfast.pipelines.config import Config
 from busfast.results.bootstrap import REPLICATES
 from busfast.results.calibration import calibrate, choose_threshold, fit_temperature, operate, refer
 from busfast.results.metrics import assess
-from busfast.results.predictions import PARTS, arrays, predict_parts, read_history, read_predictions
+from busfast.results.predictions import (
+    PARTS,
+    arrays,
+    predict_parts,
+    read_history,
+    read_predictions,
+    require_single_label,
+)
 from busfast.results.scores import score
 from busfast.results.written import FORMAT, read_intervals
 from busfast.text import counted
@@ -147,13 +155,14 @@ def summarize(run: Run, *, target: float | str = TARGET, positive: str | None = 
         UserError: see `read_predictions` and `check_request`.
     """
     config, record = run.read_config()
+    require_single_label(config, "report")
     target, positive = check_request(config.classes, target, positive)
     table = read_predictions(run, config.classes)
     labels, logits = arrays(table, config.classes, "logit_")
     valid = (table["part"] == "valid").to_numpy()
     temperature = fit_temperature(logits[valid], labels[valid])
     calibrated = calibrate(logits, temperature)
-    table = table.assign(**{f"c_{name}": calibrated[:, index] for index, name in enumerate(config.classes)})
+    table = table.join(pd.DataFrame(calibrated, table.index, [f"c_{name}" for name in config.classes]))
     return Evaluation(run, config, record, read_history(run), table, temperature, positive,
                       tuple(sorted({TARGET, target})), reuse)
 
@@ -189,7 +198,8 @@ def print_evaluation(found: Evaluation) -> None:
     """Prints an evaluation in a dozen lines."""
     print(f"\n{found.run.name}: its test part was scored {counted(len(found.history), 'time')} so far"
           + (" (a PHANTOM: synthetic images, says nothing of patients)" if found.record.get("phantom") else ""))
-    shown = ["macro_auc", "balanced_accuracy", *(f"sensitivity_{name}" for name in found.config.classes), "ece"]
+    classes = found.config.classes if len(found.config.classes) <= MANY else (found.positive,)
+    shown = ["macro_auc", "balanced_accuracy", *(f"sensitivity_{name}" for name in classes), "ece"]
     for part in PARTS:
         rows = [found.pick(name, part) for name in shown]
         print(f"  {part} part, {counted(int(rows[0]['images']), 'image')} of {counted(int(rows[0]['groups']), 'group')}"

@@ -24,7 +24,7 @@ from busfast.inference.inputs import list_inputs
 from busfast.inference.run_model import load_run_model
 from busfast.inference.stream import predict_logits
 from busfast.results.bootstrap import intervals
-from busfast.results.predictions import read_parts, read_predictions
+from busfast.results.predictions import read_parts, read_predictions, require_single_label
 from busfast.results.probes import compare_parts, draw_sample, predict_pixels, probe_run, read_pixels
 from busfast.results.written import FORMAT
 from busfast.training.runs import Run
@@ -47,6 +47,7 @@ def explain_run(run: Run, **flags) -> list[Path]:
         UserError: there are no predictions, the model is no CNN, or images are missing or changed.
     """
     config, record = run.read_config()
+    require_single_label(config, "explain")
     predictions = read_predictions(run, config.classes)
     parts = read_parts(run, find_data(config.data).parent)
     check_unchanged(run.name, parts)
@@ -85,6 +86,7 @@ def explain_inputs(run: Run, inputs: str, folder: Path, **flags) -> list[Path]:
         UserError: there are no images, or one cannot be read.
     """
     config, record = run.read_config()
+    require_single_label(config, "explain")
     names, paths = list_inputs(inputs)
     learn = load_run_model(run.best_weights(), config, record, **flags)
     logits, reasons = predict_logits(learn, paths)

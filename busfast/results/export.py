@@ -8,7 +8,6 @@ from pathlib import Path
 
 import numpy as np
 from fastai.learner import Learner
-from scipy.special import softmax
 
 from busfast.data.open_data import find_data
 from busfast.data.split import Split
@@ -23,6 +22,7 @@ from busfast.inference.outlier import QUANTILE, Outlier, fit_outlier
 from busfast.inference.run_model import load_run_model
 from busfast.inference.stream import stream
 from busfast.pipelines.dataloaders import make_dls
+from busfast.results.calibration import to_probabilities
 from busfast.results.evaluation import TARGET
 from busfast.results.facts import describe_run
 from busfast.text import counted
@@ -67,7 +67,7 @@ def export_run(run: Run, formats: Sequence[str], *, target: float = TARGET, posi
         new_learner = Path(temporary) / learner.name
         if "learner" in formats:
             export_learner(learn, new_learner)
-            forms["learner"] = _probabilities(LearnerEngine(load_pickle(new_learner)), paths)
+            forms["learner"] = _probabilities(LearnerEngine(load_pickle(new_learner)), paths, config.label_delim)
         if {"bundle", "onnx"} & set(formats):
             had_onnx = (bundle / "model.onnx").exists()
             with atomic_folder(bundle) as folder:
@@ -100,8 +100,9 @@ def run_learner(run: Run, **flags) -> Learner:
     config, record = run.read_config()
     learn = load_run_model(run.best_weights(), config, record, **flags)
     valid = learn.dls.valid
-    learn.dls = make_dls(_read_parts(run, config.data), valid.image, classes=config.classes, bs=valid.bs,
-                         device=learn.dls.device.type, threads=valid.threads, cache=config.cache)
+    learn.dls = make_dls(_read_parts(run, config.data), valid.image, classes=config.classes,
+                         label_delim=config.label_delim, bs=valid.bs, device=learn.dls.device.type,
+                         threads=valid.threads, cache=config.cache)
     return learn
 
 
@@ -124,9 +125,10 @@ def _write_bundle(folder: Path, learn: Learner, facts: dict, parts: Split, paths
         content = export_onnx(model.cpu(), facts, features=outlier is not None)
     write_bundle(folder, model, facts, outlier, content)
     bundle = read_bundle(folder)
-    forms = {"bundle": _probabilities(TorchEngine(bundle.model(), bundle.image, learn.dls.device), paths)}
+    delim = learn.dls.label_delim
+    forms = {"bundle": _probabilities(TorchEngine(bundle.model(), bundle.image, learn.dls.device), paths, delim)}
     if onnx:
-        forms["onnx"] = _probabilities(OnnxEngine(bundle.onnx(), bundle.image), paths)
+        forms["onnx"] = _probabilities(OnnxEngine(bundle.onnx(), bundle.image), paths, delim)
     return forms
 
 
@@ -148,11 +150,11 @@ def _trained_probabilities(run: Run, learn: Learner, checked: Split, paths: list
     if not (run.results / VALID_FILE).is_file():
         print(f"{run.name} has no {VALID_FILE} (made by an older busfast, or an ensemble of several splits): forms are "
               "compared with its Learner", flush=True)
-        return _probabilities(LearnerEngine(learn), paths)
+        return _probabilities(LearnerEngine(learn), paths, learn.dls.label_delim)
     return read_valid(run, tuple(learn.dls.vocab), checked.rows["image"])
 
 
-def _probabilities(engine, paths: list[Path]) -> np.ndarray:
+def _probabilities(engine, paths: list[Path], label_delim: str) -> np.ndarray:
     logits, reasons = [], []
     for batch_reasons, output in stream(engine, paths, bs=CHECKED):
         reasons += batch_reasons
@@ -160,7 +162,7 @@ def _probabilities(engine, paths: list[Path]) -> np.ndarray:
     for reason, path in zip(reasons, paths, strict=True):
         if reason:
             raise UserError(f"{path} cannot be read: {reason}. Restore it.")
-    return softmax(np.concatenate(logits).astype(float), axis=1)
+    return to_probabilities(np.concatenate(logits), label_delim)
 
 
 def _compare(run: Run, forms: dict[str, np.ndarray], count: int, exact: bool) -> None:

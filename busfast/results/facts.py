@@ -11,7 +11,9 @@ from busfast.inference.predictor import Predictor, make_predictor
 from busfast.inference.run_model import load_run_model, run_image
 from busfast.pipelines.config import Config
 from busfast.results.evaluation import TARGET, Evaluation, summarize
+from busfast.results.multi_label import LabelEvaluation, summarize_labels
 from busfast.results.predictions import FILE, read_history
+from busfast.results.run_groups import read_test_scores
 from busfast.training.runs import Run, file_sha256
 
 DECIMALS = 6  # of the scores in bundle.json
@@ -46,6 +48,8 @@ def describe_run(run: Run, *, target: float = TARGET, positive: str | None = Non
                              "input": describe_input(run_image(config, record)), "temperature": None,
                              "operating_points": [], "metrics": None, "outlier": None,
                              "run": _describe_training(run, config, record) | {"best_pth_sha256": weights}}
+    if config.tta != "none" or config.label_delim:
+        facts |= {"tta": config.tta, "label_delim": config.label_delim}
     history = read_history(run)
     if record.get("members"):
         facts |= {"members": len(record["members"])}
@@ -57,6 +61,8 @@ def describe_run(run: Run, *, target: float = TARGET, positive: str | None = Non
         print(f"{run.name}: these weights were not scored, {without} (python -m busfast evaluate --run={run.name})",
               flush=True)
         return facts
+    if config.label_delim:
+        return facts | _describe_labels(summarize_labels(run), scores)
     found = summarize(run, target=target, positive=positive, reuse=True)
     facts |= {"temperature": found.temperature, "operating_points": _operating_points(found, target, scores)}
     if scores:
@@ -87,6 +93,18 @@ def _operating_points(found: Evaluation, target: float, scores: bool) -> list[di
             rows = found.points[(found.points["part"] == "test") & (found.points["target"] == point["target"])]
             point["test"] = _intervals(rows.set_index("score"))
     return sorted(points, key=lambda point: point["target"] != target)
+
+
+def _describe_labels(found: LabelEvaluation, scores: bool) -> dict[str, Any]:
+    """Returns a threshold of each label as an operating point without a target, and the scores of the test part."""
+    points = [{"class": name, "target": None, "threshold": max(threshold * (1 - ROUNDING), 1e-12), "test": None}
+              for name, threshold in zip(found.config.classes, found.thresholds, strict=True)]
+    if not scores:
+        return {"operating_points": points}
+    table = read_test_scores(found.run)
+    test = found.predictions[found.predictions["part"] == "test"]
+    return {"operating_points": points, "metrics": {"part": "test", "images": len(test),
+                                                    "groups": test["group"].nunique(), "scores": _intervals(table)}}
 
 
 def _intervals(table) -> dict[str, list[float | None]]:

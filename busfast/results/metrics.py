@@ -21,7 +21,8 @@ def by_patient(predictions: pd.DataFrame, classes: Sequence[str]) -> pd.DataFram
     """
     patient = predictions["patient"].where(predictions["patient"] != "", "image " + predictions["image"])
     grouped = predictions.groupby([predictions["center"], patient, predictions["label"]], sort=False)
-    return grouped[[f"p_{name}" for name in classes]].mean().assign(group=grouped["group"].first()).reset_index()
+    means = grouped[[f"p_{name}" for name in classes]].mean()
+    return pd.concat([means, grouped["group"].first()], axis=1).reset_index()
 
 
 def assess(predictions: pd.DataFrame, classes: Sequence[str], replicates: int = REPLICATES) -> pd.DataFrame:

@@ -10,11 +10,14 @@ import pandas as pd
 
 from busfast import __version__
 from busfast.csvfile import read_rows, write_csv
+from busfast.data.labels import split_labels
 from busfast.data.open_data import find_data
 from busfast.data.split import Split
 from busfast.data.split_file import check_unchanged, read_split
 from busfast.errors import UserError
-from busfast.results.calibration import calibrate
+from busfast.pipelines.config import Config
+from busfast.results.calibration import to_probabilities
+from busfast.training.finish import name_predicted
 from busfast.training.runs import Run, file_sha256, write_record
 from busfast.yamlfile import read_yaml
 
@@ -42,15 +45,16 @@ def read_parts(run: Run, root: str | Path) -> Split:
     return split
 
 
-def write_predictions(run: Run, classes: Sequence[str], rows: pd.DataFrame, logits: np.ndarray) -> None:
+def write_predictions(run: Run, config: Config, rows: pd.DataFrame, logits: np.ndarray) -> None:
     """Writes predictions.csv: logit_CLASS and p_CLASS of each of `rows`; `logits`: (n, k), in their order."""
-    table = rows[list(COLUMNS)].assign(predicted=np.array(classes)[logits.argmax(1)])
-    for prefix, values in (("logit_", logits), ("p_", calibrate(logits, 1))):
-        table = table.assign(**{f"{prefix}{name}": values[:, index] for index, name in enumerate(classes)})
+    classes, probabilities = config.classes, to_probabilities(logits, config.label_delim)
+    table = rows[list(COLUMNS)].assign(predicted=name_predicted(classes, probabilities, config.label_delim))
+    for prefix, values in (("logit_", logits), ("p_", probabilities)):
+        table = table.join(pd.DataFrame(values, table.index, [f"{prefix}{name}" for name in classes]))
     write_csv(table, run.results / FILE, float_format="%.9g")
 
 
-def read_predictions(run: Run, classes: Sequence[str]) -> pd.DataFrame:
+def read_predictions(run: Run, classes: Sequence[str], label_delim: str = "") -> pd.DataFrame:
     """Reads predictions.csv; the columns logit_CLASS and p_CLASS are numbers, all others text.
 
     Raises:
@@ -62,11 +66,12 @@ def read_predictions(run: Run, classes: Sequence[str]) -> pd.DataFrame:
     numbers = [f"{prefix}{name}" for prefix in ("logit_", "p_") for name in classes]
     header, rows, _ = read_rows(path, (*COLUMNS, *numbers))
     table = pd.DataFrame([cells for _, cells in rows], columns=header, dtype=object)
+    values = table[numbers].apply(pd.to_numeric, errors="coerce").astype(float)
     for name in numbers:
-        values = pd.to_numeric(table[name], errors="coerce").astype(float)
-        _check(path, table, name, np.isfinite(values), "a finite number")
-        table[name] = values
-    _check(path, table, "label", table["label"].isin(classes), "one of " + ", ".join(classes))
+        _check(path, table, name, np.isfinite(values[name]), "a finite number")
+    table = pd.concat([table.drop(columns=numbers), values], axis=1)[header]
+    known = table["label"].map(lambda label: set(split_labels(label, label_delim)) <= set(classes))
+    _check(path, table, "label", known, ("some" if label_delim else "one") + " of " + ", ".join(classes))
     _check(path, table, "part", table["part"].isin(PARTS), "one of " + ", ".join(PARTS))
     return table
 
@@ -123,7 +128,14 @@ def predict_parts(run: Run, *, again: bool = False, **flags) -> None:
     history.append({"when": datetime.datetime.now().astimezone().isoformat(timespec="seconds"), "busfast": __version__,
                     **files, "images": {part: int((rows["part"] == part).sum()) for part in PARTS}})
     write_record(run.results / RECORD, {"test_scored": len(history), "evaluations": history})
-    write_predictions(run, config.classes, rows, logits)
+    write_predictions(run, config, rows, logits)
+
+
+def require_single_label(config: Config, verb: str) -> None:
+    """Raises UserError for a run of several labels."""
+    if config.label_delim:
+        raise UserError(f"{verb} is for images of one label; this run has several (label_delim="
+                        f"'{config.label_delim}'). Its scores: python -m busfast evaluate.")
 
 
 def read_history(run: Run) -> list[dict[str, Any]]:

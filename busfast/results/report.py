@@ -14,6 +14,7 @@ from busfast.data.duplicate_pairs import audit_file
 from busfast.data.open_data import find_data
 from busfast.errors import UserError
 from busfast.files import atomic
+from busfast.pipelines.config import changed_recipe
 from busfast.results.bootstrap import REPLICATES
 from busfast.results.evaluation import (
     TARGET,
@@ -92,7 +93,8 @@ def gather(found: Evaluation, pictures: dict[str, str]) -> dict[str, Any]:
         "counts": _counts(found), "data": _data(found), "commands": _commands(found), "versions": _versions(record),
         "pictures": {name: {"alt": alt, "data": base64.b64encode((folder / name).read_bytes()).decode("ascii")}
                      for name, alt in shown.items()},
-        "config": config, "record": record, "positive": found.positive, "history": found.history,
+        "config": config, "recipe": changed_recipe(config), "record": record,
+        "positive": found.positive, "history": found.history,
     }
 
 

@@ -112,7 +112,8 @@ def aggregate(groups: list[Group]) -> pd.DataFrame:
         rows += _spread(group, "valid", valid)
         if all(map(is_scored, group.runs)):
             rows += _spread(group, "test", pd.DataFrame([read_test_scores(run)["estimate"] for run in group.runs]))
-            if group.kind != "seeds" and len(group.runs) == group.expected:
+            single = not group.runs[0].read_config()[0].label_delim
+            if single and group.kind != "seeds" and len(group.runs) == group.expected:
                 rows += [{"group": group.name, "runs": len(group.runs), "part": POOLED, "score": name,
                           "mean": row["estimate"], "low": row["low"], "high": row["high"], "interval": BY_PATIENT}
                          for name, row in pool_tests(group.runs).iterrows()]

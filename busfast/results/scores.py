@@ -37,7 +37,7 @@ def score(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray,
     weights = np.asarray(weights, float)
     found = _confusion_scores(labels, probabilities.argmax(1), weights, classes)
     for index, name in enumerate(classes):
-        found[f"auc_{name}"], found[f"ap_{name}"] = _rank_scores(labels == index, probabilities[:, index], weights)
+        found[f"auc_{name}"], found[f"ap_{name}"] = rank_scores(labels == index, probabilities[:, index], weights)
     for macro, each in (("macro_auc", "auc"), ("macro_ap", "ap")):
         found[macro] = np.mean([found[f"{each}_{name}"] for name in classes], axis=0)
     total = weights.sum(1)
@@ -49,8 +49,7 @@ def score(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray,
 
 def confusion(labels: np.ndarray, predicted: np.ndarray, weights: np.ndarray, k: int) -> np.ndarray:
     """Returns the confusion matrices, (b, k, k): labels in rows, predicted classes in columns."""
-    cells = np.eye(k * k)[labels * k + predicted]
-    return (weights @ cells).reshape(-1, k, k)
+    return np.stack([np.bincount(labels * k + predicted, row, k * k) for row in weights]).reshape(-1, k, k)
 
 
 def divide(above: np.ndarray, below: np.ndarray) -> np.ndarray:
@@ -71,13 +70,14 @@ def rate_groups(positive: np.ndarray, called: np.ndarray, groups: np.ndarray) ->
 
 
 def _confusion_scores(labels, predicted, weights, classes) -> dict[str, np.ndarray]:
-    """The scores that need only the confusion matrix."""
-    matrix = confusion(labels, predicted, weights, len(classes))
-    total, correct = matrix.sum((1, 2)), np.trace(matrix, axis1=1, axis2=2)
-    labeled, called = matrix.sum(2), matrix.sum(1)
+    """The scores that need only the numbers of the confusion matrix."""
+    # Margins and diagonal of the confusion matrix: all of it would not fit into memory for a thousand classes.
+    is_label, is_called = (values[:, None] == np.arange(len(classes)) for values in (labels, predicted))
+    labeled, called, right = (weights @ cells for cells in (is_label, is_called, is_label & is_called))
+    total, correct = weights.sum(1), right.sum(1)
     found = {"accuracy": correct / total}
     for index, name in enumerate(classes):
-        hits = matrix[:, index, index]
+        hits = right[:, index]
         misses, alarms = labeled[:, index] - hits, called[:, index] - hits
         for key, value in rates(hits, misses, alarms, total - hits - misses - alarms).items():
             found[f"{key}_{name}"] = value
@@ -90,8 +90,9 @@ def _confusion_scores(labels, predicted, weights, classes) -> dict[str, np.ndarr
     return found
 
 
-def _rank_scores(positive: np.ndarray, values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Area under the ROC curve and average precision of one class against the rest; equal values are ties."""
+def rank_scores(positive: np.ndarray, values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Returns area under the ROC curve and average precision, (b,), of one class against the rest; equal values are
+    ties. `positive`: bool (n,); `values`: (n,); `weights`: (b, n)."""
     order = np.argsort(-values, kind="stable")
     starts = np.flatnonzero(np.r_[True, np.diff(values[order]) != 0])
     hits = np.add.reduceat((weights * positive)[:, order], starts, axis=1)

@@ -9,29 +9,19 @@ from typing import Any, get_type_hints
 from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
 
 from busfast.errors import UserError, choose
-from busfast.pipelines.config import Config
-from busfast.pipelines.settings import convert
+from busfast.pipelines.config import AUGMENTATIONS, OPTIMIZERS, SCHEDULES, Config
+from busfast.pipelines.settings import convert, format_value
 
 LOG = ("lr", "lr_min", "wd")  # drawn on a logarithmic scale
 STEP = 32  # pixels, divisible by five strides of 2
 # Small models, which a few thousand images can fine-tune.
 ARCHS = ("efficientnet_b0", "tf_efficientnet_lite0", "mobilenetv3_large_100", "resnet18")
-# Factor of the pipeline's own rotation. No level turns on a flip that the pipeline leaves out: whether the images may
-# be flipped depends on what they show, not on the score.
-AUGMENT = {"none": 0.0, "light": 1 / 3, "own": 1.0, "strong": 2.0}
-MAX_ROTATION = 180  # degrees
 
 
 def _sizes(config: Config) -> list[int]:
     step = max(STEP, round(config.size / 4 / STEP) * STEP)
     near = (round((config.size + sign * step) / STEP) * STEP for sign in (-1, 1))
     return sorted({config.size, *(side for side in near if STEP <= side <= 2048)})
-
-
-def _augments(config: Config) -> list[str]:
-    """The levels that differ for this pipeline."""
-    levels = {augmentation(config, name): name for name in ("none", "light", "strong", "own")}  # own wins, if equal
-    return [name for name in AUGMENT if name in levels.values()]
 
 
 # Key that may be varied -> its default range (a tuple) or choices (a list).
@@ -44,7 +34,11 @@ SPACES = {
     "bs": lambda config: sorted({max(2, config.bs // 2), config.bs, config.bs * 2}),
     "arch": lambda config: list(dict.fromkeys([config.arch, *ARCHS])),
     "freeze": lambda config: sorted({0, 2, 4, config.freeze}),
-    "augment": _augments,
+    "augment": lambda config: list(dict.fromkeys([format_value(config.augment), *AUGMENTATIONS])),
+    "opt": lambda config: list(dict.fromkeys([config.opt, *OPTIMIZERS])),
+    "schedule": lambda config: list(dict.fromkeys([config.schedule, *SCHEDULES])),
+    "label_smoothing": lambda config: (0.0, 0.2),
+    "mixup": lambda config: (0.0, 0.5),
 }
 
 
@@ -73,7 +67,7 @@ def read_space(params: str, config: Config) -> dict[str, BaseDistribution]:
 
 def _read_values(key: str, text: str) -> BaseDistribution:
     """A range LOW:HIGH or choices A/B/C."""
-    kind = get_type_hints(Config).get(key, str)
+    kind = str if key == "augment" else get_type_hints(Config)[key]  # a level
     if ":" in text and kind is not str:
         low, high = (convert(f"--params, {key}", value, kind) for value in (text.split(":") + [""])[:2])
         if not low < high or text.count(":") > 1:
@@ -99,9 +93,6 @@ def _default_values(key: str, config: Config) -> BaseDistribution:
     values = SPACES[key](config)
     if isinstance(values, tuple):
         return _range(key, *map(float, values))
-    if len(values) < 2:
-        raise UserError(f"--params={key} leaves nothing to vary: for this pipeline there is only {values[0]}. Name "
-                        f"values, {key}=A/B, or leave it out.")
     return CategoricalDistribution(values)
 
 
@@ -112,24 +103,14 @@ def ends(distribution: BaseDistribution) -> tuple:
     return distribution.low, distribution.high
 
 
-def augmentation(config: Config, level: str) -> tuple[float, float, float]:
-    """Returns hflip, vflip and rotate of a level of augmentation."""
-    factor = AUGMENT[choose("augment", level, AUGMENT)]
-    flips = (config.hflip, config.vflip) if factor else (0.0, 0.0)
-    return *flips, min(config.rotate * factor, MAX_ROTATION)
-
-
 def apply(config: Config, values: dict[str, Any]) -> Config:
     """Returns the configuration of a trial: the pipeline's own, with values of the space; UserError if out of range."""
-    values = dict(values)
-    if "augment" in values:
-        values |= dict(zip(("hflip", "vflip", "rotate"), augmentation(config, values.pop("augment")), strict=True))
     return replace(config, **values)
 
 
 def own_values(space: dict[str, BaseDistribution], config: Config) -> tuple[dict[str, Any], list[str]]:
     """Returns the pipeline's own values of the varied keys, and the keys whose own value is outside the space."""
-    values = {key: "own" if key == "augment" else getattr(config, key) for key in space}
+    values = {key: format_value(config.augment) if key == "augment" else getattr(config, key) for key in space}
     outside = []
     for key, distribution in space.items():
         if isinstance(distribution, CategoricalDistribution):

@@ -11,17 +11,18 @@ from fastai.torch_core import set_seed
 from busfast import processes
 from busfast.data.split import Split
 from busfast.models.freeze import freeze_stages
-from busfast.models.learner import OPTIMIZERS, make_learner
+from busfast.models.learner import make_learner
+from busfast.models.metrics import make_metrics
+from busfast.models.optimizers import find_optimizer
 from busfast.models.weight_files import load_state
 from busfast.models.weights import StartWeights, check_arch
+from busfast.pipelines.augmentations import named_augmentation
 from busfast.pipelines.backends import REFERENCE, Backend, choose_backend
-from busfast.pipelines.config import Config
+from busfast.pipelines.config import Config, changed_recipe
 from busfast.pipelines.dataloaders import make_dls
 from busfast.pipelines.image import ImagePipeline
 from busfast.pipelines.splits import with_classes
 from busfast.training.distributed.store import check_processes
-
-RECIPE = ("opt", "schedule", "label_smoothing", "mixup", "cutmix")  # printed where they are not the default
 
 
 def check_environment(config: Config) -> Backend:
@@ -65,17 +66,19 @@ def build(config: Config, split: Split | pd.DataFrame, model_dir: Path | str = "
           + (f"; validation has the reference pixels, those of {REFERENCE}" if backend.loader != REFERENCE else ""),
           flush=True)
     set_seed(config.seed, reproducible=True)
-    image = ImagePipeline(config.size, config.resize, config.channels, config.hflip, config.vflip, config.rotate)
+    image, batch_tfms = named_augmentation(config.augment, ImagePipeline(
+        config.size, config.resize, config.channels, config.hflip, config.vflip, config.rotate))
     threads = config.threads or (processes.cores_per_process(processes.local_world_size()) if ranks > 1 else 0)
     # Validation keeps no activations for a backward pass: twice as many images fit.
-    dls = make_dls(split, image, classes=config.classes, bs=config.bs, val_bs=2 * config.bs, backend=backend,
-                   threads=threads, cache=config.cache, rank=processes.rank(), world_size=ranks)
+    dls = make_dls(split, image, classes=config.classes, label_delim=config.label_delim, bs=config.bs,
+                   val_bs=2 * config.bs, backend=backend, threads=threads, cache=config.cache, batch_tfms=batch_tfms,
+                   rank=processes.rank(), world_size=ranks)
     learn = make_learner(dls, config.arch, weights=weights or config.weights, dropout=config.dropout, lr=config.lr,
                          wd=config.wd, freeze=0 if config.freeze_after else config.freeze,
-                         label_smoothing=config.label_smoothing, opt_func=OPTIMIZERS[config.opt], path=".",
-                         model_dir=model_dir)
+                         loss=config.loss, label_smoothing=config.label_smoothing,
+                         metrics=make_metrics(config.classes, config.metrics, config.monitor),
+                         opt_func=find_optimizer(config.opt), path=".", model_dir=model_dir)
     print(f"model: {config.arch}; {learn.weights_used['text']}", flush=True)
-    changed = [f"{name} {getattr(config, name)}" for name in RECIPE if getattr(config, name) != getattr(Config, name)]
-    if changed:
+    if changed := changed_recipe(config):
         print(f"recipe: {', '.join(changed)}", flush=True)
     return learn

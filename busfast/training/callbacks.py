@@ -25,7 +25,7 @@ def save_weights(weights: dict[str, torch.Tensor], path: Path) -> Path:
 def monitor_with(monitor: str, measures: tuple[str, ...]) -> dict:
     """Returns fastai's arguments for watching a logged column; UserError, before training, if there is none."""
     choose("monitor", monitor, measures)
-    return {"monitor": monitor, "comp": np.less if monitor.endswith("_loss") else np.greater}
+    return {"monitor": monitor, "comp": np.less if monitor in ("train_loss", "val_loss") else np.greater}
 
 
 class SaveBest(SaveModelCallback):

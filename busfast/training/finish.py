@@ -1,5 +1,6 @@
 """How a run ends: validation predictions of its best epoch, checksums, a few lines on screen."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -22,19 +23,27 @@ def finish_run(run: Run, summary: dict[str, Any], config: Config, split: Split,
     k), are those of the validation part, in its order, at the best epoch; None: no epoch was best.
     """
     if probabilities is not None:
-        _write_valid(run, config.classes, split.only("valid").rows, probabilities)
+        _write_valid(run, config, split.only("valid").rows, probabilities)
     files = (run.models / "best.pth", run.models / "final.pth", run.results / "training_log.csv",
              run.results / "split.csv")
     sums = {path.name: file_sha256(path) for path in files if path.is_file()}
     write_record(run.results / "summary.yaml", summary | {"sha256": sums})
 
 
-def _write_valid(run: Run, classes: tuple[str, ...], valid: pd.DataFrame, probabilities: np.ndarray) -> None:
+def _write_valid(run: Run, config: Config, valid: pd.DataFrame, probabilities: np.ndarray) -> None:
     table = valid[["image", "label"]].copy()
-    table["predicted"] = np.array(classes)[probabilities.argmax(axis=1)]
-    for index, name in enumerate(classes):
-        table[f"p_{name}"] = probabilities[:, index]
-    write_csv(table, run.results / VALID_FILE, float_format="%.9g")
+    table["predicted"] = name_predicted(config.classes, probabilities, config.label_delim)
+    columns = pd.DataFrame(probabilities, table.index, [f"p_{name}" for name in config.classes])
+    write_csv(table.join(columns), run.results / VALID_FILE, float_format="%.9g")
+
+
+def name_predicted(classes: Sequence[str], probabilities: np.ndarray, label_delim: str = "",
+                   thresholds: np.ndarray | float = 0.5) -> list[str]:
+    """Returns the most probable class of each row, (N, k); of several labels, those that reach their thresholds."""
+    if not label_delim:
+        return [classes[index] for index in probabilities.argmax(axis=1)]
+    return [label_delim.join(name for name, called in zip(classes, row, strict=True) if called)
+            for row in probabilities >= thresholds]
 
 
 def read_valid(run: Run, classes: tuple[str, ...], images: pd.Series) -> np.ndarray:
@@ -60,10 +69,12 @@ def print_summary(run: Run, rows: list[dict], best: SaveBest, config: Config, ph
         print(f"  {config.monitor} was NaN in every epoch: no best weights were kept")
     else:
         row = rows[best.best_epoch - 1]
-        recalls = ", ".join(f"{name} {float(row[f'recall_{name}']):.3f}" for name in config.classes)
+        recalls = ", ".join(f"{name} {float(row[f'recall_{name}']):.3f}" for name in config.classes
+                            if f"recall_{name}" in row)
         print(f"  best epoch {best.best_epoch} by {config.monitor}: val_loss {float(row['val_loss']):.3f}, accuracy "
               f"{float(row['val_acc']):.3f}, macro AUC {float(row['macro_auc']):.3f}")
-        print(f"  recall (validation): {recalls}")
+        if recalls:
+            print(f"  recall (validation): {recalls}")
     print(f"  log, curves: {run.results}/")
     print(f"  weights:     {run.models}/best.pth, final.pth")
     print("  research only, not a medical device", flush=True)

@@ -5,15 +5,13 @@ from typing import Any
 
 import pandas as pd
 from fastai.callback.core import Callback
-from fastai.callback.mixup import CutMix, MixUp
 from fastai.callback.progress import ProgressCallback
 from fastai.learner import Learner
 
 from busfast import processes
 from busfast.csvfile import write_csv
 from busfast.errors import UserError
-from busfast.models.freeze import FreezeStages, should_freeze
-from busfast.models.learner import SCHEDULES
+from busfast.models.schedules import make_schedule
 from busfast.pipelines.config import Config
 from busfast.text import counted
 from busfast.training.batch_size import is_out_of_memory
@@ -25,18 +23,9 @@ from busfast.training.guards import NonFiniteLoss, RaiseOnSignal, StopOnNaN, rec
 from busfast.training.job import Job, TrainOptions
 from busfast.training.log import PlainProgress, TrainingLog, on_terminal
 from busfast.training.profile import Profile
+from busfast.training.recipe import recipe_callbacks
 from busfast.training.runs import write_record
 from busfast.training.training_state import Checkpoint, Resume
-
-
-def schedule_callbacks(config: Config, learn: Learner) -> list[Callback]:
-    """Returns the callbacks that change how a model is trained; every rank has them."""
-    callbacks = [SCHEDULES[config.schedule](config.lr, config.lr_min)]
-    if config.mixup or config.cutmix:
-        callbacks.append(MixUp(config.mixup) if config.mixup else CutMix(config.cutmix))
-    if config.freeze_after and should_freeze(config.freeze, learn.weights_used["text"]):
-        callbacks.append(FreezeStages(config.freeze, config.freeze_after, config.arch))
-    return callbacks
 
 
 def distributed_callbacks(config: Config, learn: Learner) -> list[Callback]:
@@ -67,12 +56,12 @@ def fit_run(job: Job, learn: Learner, phantom: bool, smaller_bs: int, options: T
     """
     run, config = job.run, job.config
     monitor = monitor_with(config.monitor, config.measures)
-    schedule = SCHEDULES[config.schedule](config.lr, config.lr_min).scheds["lr"]
+    schedule = make_schedule(config.schedule, config.lr, config.lr_min, warmup=config.warmup / config.epochs)
     caption = f"{run.name}, {config.arch}, {config.size} px" + (", PHANTOM (synthetic images)" if phantom else "")
-    log, collapse, phases = TrainingLog(run.results, schedule, caption), WarnCollapse(), Profile()
+    log, collapse, phases = TrainingLog(run.results, schedule.scheds["lr"], caption), WarnCollapse(), Profile()
     best, stop = SaveBest(run.models / "best.pth", **monitor), EarlyStopping(**monitor, patience=config.patience)
     checkpoint = Checkpoint(run.models, log, best, collapse)
-    callbacks = [*schedule_callbacks(config, learn), log, best, stop, checkpoint, SaveFinal(run.models / "final.pth"),
+    callbacks = [*recipe_callbacks(config, learn), log, best, stop, checkpoint, SaveFinal(run.models / "final.pth"),
                  collapse, StopOnNaN(run.results, config.lr), *options.callbacks]
     if options.profile:
         callbacks.append(phases)

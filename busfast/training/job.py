@@ -8,6 +8,7 @@ from busfast.data.split import Split
 from busfast.pipelines.backends import Backend
 from busfast.pipelines.config import Config
 from busfast.training.runs import Run
+from busfast.training.user_learner import UserLearner
 
 if TYPE_CHECKING:
     from fastai.callback.core import Callback
@@ -26,6 +27,7 @@ class TrainOptions:
         trackers: as `busfast.training.trackers.choose_trackers` returns them.
         callbacks: further callbacks of fastai.
         backend: as `choose_backend` returns it; None: chosen from the configuration.
+        learner: the user's function that changes the Learner; None: there is none.
     """
 
     resume: bool = False
@@ -35,6 +37,7 @@ class TrainOptions:
     trackers: Sequence[str] = ()
     callbacks: Sequence["Callback"] = ()
     backend: Backend | None = None
+    learner: UserLearner | None = None
 
 
 @dataclass(frozen=True)

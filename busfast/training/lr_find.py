@@ -15,20 +15,25 @@ from busfast.pipelines.splits import is_phantom
 from busfast.training.build import build
 from busfast.training.log import on_terminal
 from busfast.training.runs import new_run
+from busfast.training.user_learner import UserLearner
 
 
-def find_lr(pipeline: str, config: Config, name: str, split: Split, backend: Backend) -> tuple[float, Path]:
+def find_lr(pipeline: str, config: Config, name: str, split: Split, backend: Backend,
+            user_learner: UserLearner | None = None) -> tuple[float, Path]:
     """Trains with a growing learning rate and discards the weights; writes lr_find.png and lr_find.csv.
 
     Args:
         pipeline, config, name, split: as those of `train_run`.
         backend: as `choose_backend` returns it.
+        user_learner: the user's function that changes the Learner.
 
     Returns:
         The suggested learning rate, a tenth of that of the lowest loss, and the folder. fastai's own "valley" is drawn
         for comparison; it comes too early on the long flat start of the curve, which a zero-initialized head causes.
     """
     learn = build(config, split, backend=backend)
+    if user_learner is not None:
+        learn = user_learner.apply(learn)
     run = new_run(pipeline, f"lr_find-{name}")
     run.models.rmdir()  # no weights are kept
     learn.model_dir = run.results

@@ -43,7 +43,10 @@ def open_run(pipeline: str, name: str, config: Config, split: Split, options: Tr
     for folder in (run.results, run.models):
         folder.mkdir(parents=True, exist_ok=True)  # a run killed before may have one of the two
     with lock_run(run):
-        yield job or _continue(run, config, split, (*FREE, "bs") if options.auto_bs else FREE)
+        job = job or _continue(run, config, split, (*FREE, "bs") if options.auto_bs else FREE)
+        if job.record is not None:
+            _check_learner(run, job.record, options)
+        yield job
 
 
 def latest_run(pipeline: str, name: str, split: Split) -> Run | None:
@@ -117,6 +120,15 @@ def _continue(run: Run, config: Config, split: Split, free: tuple[str, ...]) -> 
     own = replace(own, **{key: getattr(config, key) for key in ("threads", "cache", "device")})
     print(f"resume: {run.name} continues after epoch {checkpoint['epochs']} of {own.epochs}", flush=True)
     return Job(run, own, own_split, record=record, state=checkpoint)
+
+
+def _check_learner(run: Run, record: dict[str, Any], options: TrainOptions) -> None:
+    """Refuses another function for the Learner than the run was started with."""
+    now = options.learner.record["sha256"] if options.learner is not None else None
+    if now != (record.get("learner") or {}).get("sha256"):
+        raise UserError(f"{run.name} was started {'with another' if record.get('learner') else 'without a'} --learner. "
+                        f"Use its own ({train_command(run, record)} --resume), or leave out --resume to start a new "
+                        "run.")
 
 
 def _check_same(run: Run, own: Config, config: Config, record: dict[str, Any], free: tuple[str, ...]) -> None:

@@ -23,6 +23,7 @@ from busfast.yamlfile import read_yaml
 
 RESULTS, MODELS = Path("results"), Path("models")
 DONE = ("finished", "stopped early")  # states in summary.yaml of a run that is completely trained
+LEARNER_FILE = "learner.py"  # a copy of the file that was given as --learner
 PACKAGES = ("torch", "torchvision", "fastai", "timm", "nvidia-dali-cuda130", "numpy", "pandas", "pillow",
             "scikit-learn")
 
@@ -130,7 +131,8 @@ def train_command(run: Run, record: dict[str, Any], file: str = "config.yaml") -
         return f"python -m busfast ensemble {shlex.quote('--runs=' + ','.join(record['members']))}"
     flags = [f"--pipeline={run.results / file}", f"--split={record['split']}",
              *([f"--fold={record['fold']}"] if record["fold"] else []),
-             *(["--allow-leaks"] if record["leaks"] else [])]
+             *(["--allow-leaks"] if record["leaks"] else []),
+             *([f"--learner={run.results / LEARNER_FILE}"] if record.get("learner") else [])]
     return f"python -m busfast train {shlex.join(flags)}"
 
 

@@ -10,7 +10,8 @@ from busfast.data.check import hash_pixels
 from busfast.data.open_data import hash_data
 from busfast.data.split import Split, count_parts
 from busfast.data.split_file import read_split, write_split
-from busfast.models.learner import class_weights
+from busfast.files import atomic
+from busfast.models.losses import class_weights
 from busfast.models.weights import StartWeights
 from busfast.pipelines.backends import choose_backend
 from busfast.pipelines.config import Config
@@ -22,7 +23,7 @@ from busfast.training.distributed.sync_batchnorm import check_last_batches
 from busfast.training.fit import fit_run
 from busfast.training.job import TrainOptions
 from busfast.training.resume import open_run, warn_if_not_reproducible
-from busfast.training.runs import Run, discard_run, provenance, train_command, write_config
+from busfast.training.runs import LEARNER_FILE, Run, discard_run, provenance, train_command, write_config
 from busfast.training.trackers import track
 
 
@@ -56,6 +57,8 @@ def train_run(pipeline: str, config: Config, name: str, split: Split,
             split = _write_split(run, job.split) if first_epoch else job.split
             weights = None if job.record is None else StartWeights(**job.record["weights"])
             learn = build(config, split, run.models, weights, backend)
+            if options.learner is not None:
+                learn = options.learner.apply(learn)
             check_last_batches(learn)
             start_workers({"run": run.name, "config": asdict(config), "root": str(split.root),
                            "weights": learn.weights_used})
@@ -64,6 +67,10 @@ def train_run(pipeline: str, config: Config, name: str, split: Split,
                 discard_run(run)  # nothing was trained: leave no empty run behind
             raise
         record = {"pipeline": pipeline, **split.record(), **_record(config, split, learn)}
+        if options.learner is not None:
+            record["learner"] = options.learner.record
+            with atomic(run.results / LEARNER_FILE, "wb") as file:
+                file.write(options.learner.source)
         if job.record is None:
             holdout = split.holdout if split.name == "center_holdout" else config.holdout
             write_config(run, replace(config, holdout=holdout), record)
@@ -88,13 +95,15 @@ def _write_split(run: Run, split: Split) -> Split:
 
 def _record(config: Config, split: Split, learn: Learner) -> dict[str, Any]:
     """Returns what a run is made with, in plain values."""
-    weight = class_weights(list(learn.dls.train_ds.items["label"]), config.classes)
-    counts = count_parts(split, config.classes)
+    labels, classes = list(learn.dls.train_ds.items["label"]), config.classes
+    weighted = config.loss in ("auto", "weighted") and not config.label_delim
+    weight = class_weights(labels, classes) if weighted else [1.0] * len(classes)
+    counts = count_parts(split, classes, config.label_delim)
     return {
         "phantom": is_phantom(config), "device": learn.dls.device.type, "loader": learn.dls.train.loader_name,
         "processes": processes.world_size(), "cached_images": learn.dls.train.cached_images,
         "weights": {key: value if key == "text" else list(value) for key, value in learn.weights_used.items()},
-        "class_weights": {name: round(float(value), 6) for name, value in zip(config.classes, weight, strict=True)},
+        "class_weights": {name: round(float(value), 6) for name, value in zip(classes, weight, strict=True)},
         "counts": {part: {name: int(count) for name, count in row.items()} for part, row in counts.iterrows()},
         **provenance(hash_data(config.data)),
     }

@@ -11,6 +11,7 @@ from fastai.callback.core import Callback
 from fastai.learner import Learner
 
 from busfast.errors import UserError
+from busfast.models.averaging import AveragedWeights
 from busfast.training.callbacks import EarlyStopping, SaveBest, WarnCollapse, save_weights
 from busfast.training.checkpoint import NAME, write_checkpoint
 from busfast.training.log import TrainingLog
@@ -38,12 +39,14 @@ class Checkpoint(Callback):
 
     def _state(self) -> dict[str, Any]:
         learn, best, scaler = self.learn, self.best, getattr(self.learn, "scaler", None)
+        averaged = averaged_weights(learn)
         best_state = None if best.best_epoch is None else {
             "epoch": best.best_epoch, "value": float(best.best),
             "weights": None if best.best_epoch == self.epoch + 1 else best.best_state,  # None: those of the model
             "probabilities": None if best.probabilities is None else torch.from_numpy(best.probabilities)}
         return {"epochs": self.epoch + 1, "model": learn.model.state_dict(), "optimizer": learn.opt.state_dict(),
                 "scaler": scaler.state_dict() if scaler is not None else None, "best": best_state,
+                "averaged": averaged.state() if averaged is not None else None,  # "model" is the average
                 "zeros": dict(self.collapse.zeros), "log": self.log.rows, "seconds": self.seconds,
                 "random": random_state(learn)}
 
@@ -63,6 +66,8 @@ class Resume(Callback):
         state, learn, saver, best = self.saved_state, self.learn, self.saver, self.saver.best
         done = learn.first_epoch = state["epochs"]
         learn.model.load_state_dict(state["model"])
+        if (averaged := averaged_weights(learn)) is not None:
+            averaged.load(state["averaged"], state["model"])
         try:
             learn.opt.load_state_dict(state["optimizer"])
         except ValueError as error:  # torch's, of other groups of parameters
@@ -90,6 +95,11 @@ class Resume(Callback):
 
     def after_fit(self):
         self.learn.first_epoch = 0
+
+
+def averaged_weights(learn: Learner) -> AveragedWeights | None:
+    """Returns the callback that averages the weights, if there is one."""
+    return next((cb for cb in learn.cbs if isinstance(cb, AveragedWeights)), None)
 
 
 def random_state(learn: Learner) -> dict[str, Any]:

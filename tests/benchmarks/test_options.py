@@ -9,11 +9,10 @@ import numpy as np
 import options
 import pandas as pd
 import pytest
-import torch
 from common import run_study
 from conftest import ARCH
 from fastai.learner import Learner
-from option_parts import AveragedWeights, MirroredValidation, balance_classes, equalize_contrast, split_head
+from option_parts import balance_classes, equalize_contrast
 from options import BASE
 from PIL import Image
 
@@ -33,7 +32,7 @@ def learn(parts) -> Learner:
 
 
 def test_every_option_is_scored_by_the_validation_part_and_compared_seed_by_seed(workdir, phantom_folder):
-    few = "label,mixup,averaged,mirrored,balanced,head"
+    few = "label,mixup,averaged,mirrored,balanced,classifier"
     run_options(f"--data={phantom_folder}", "--size=32", "--seeds=1,2", f"--only={few}", "--out=out")
     table = pd.read_csv("out/options.csv").set_index("name")
     assert len(table) == 7 and (table["seeds"] == 2).all()
@@ -58,43 +57,6 @@ def test_the_best_epoch_is_that_of_the_lowest_val_loss(workdir, parts, monkeypat
     assert options.train(options.OPTIONS[BASE], config, parts, workdir) == rows[1]
 
 
-def test_averaged_weights_are_validated_and_the_trained_ones_go_on(learn):
-    seen, mean = [], None
-
-    class Watch(options.Callback):
-        def after_step(self):
-            nonlocal mean
-            now = self.learn.model.conv_stem.weight.detach().clone()
-            mean = now if mean is None else 0.9 * mean + 0.1 * now
-            self.trained = now
-
-        def before_batch(self):
-            if not self.training:
-                seen.append(self.learn.model.conv_stem.weight.detach().clone())
-
-        def after_epoch(self):
-            assert torch.equal(self.learn.model.conv_stem.weight, self.trained)
-
-    learn.fit(1, lr=0.01, cbs=[AveragedWeights(0.9), Watch()])
-    assert torch.allclose(seen[0], mean, atol=1e-6) and not torch.allclose(mean, learn.model.conv_stem.weight)
-
-
-def test_a_mirrored_validation_does_not_tell_left_from_right(learn):
-    batch, seen = learn.dls.valid.one_batch(), []
-
-    class Keep(options.Callback):
-        order = MirroredValidation.order + 1
-
-        def after_pred(self):
-            seen.append(self.pred.clone())
-
-    for cbs in ([MirroredValidation(), Keep()], [Keep()]):
-        for pixels in (batch[0], batch[0].flip(-1)):
-            learn.validate(dl=[(pixels, batch[1])], cbs=cbs)
-    assert torch.allclose(seen[0], seen[1], atol=1e-5) and not torch.allclose(seen[2], seen[3], atol=1e-3)
-    assert torch.allclose(seen[0].exp(), (seen[2].softmax(1) + seen[3].softmax(1)) / 2, atol=1e-5)
-
-
 def test_balanced_sampling_draws_every_class_equally_often(learn):
     dl = learn.dls.train
     labels = dl.dataset.items["label"].tolist()
@@ -104,12 +66,6 @@ def test_balanced_sampling_draws_every_class_equally_often(learn):
     assert before.max() - before.min() > 0.2 and drawn.max() - drawn.min() < 0.05
 
 
-def test_the_classifier_is_a_group_of_its_own(learn):
-    body, head = split_head(learn.model)
-    assert {id(weight) for weight in head} == {id(weight) for weight in learn.model.classifier.parameters()}
-    assert len(body) + len(head) == len(list(learn.model.parameters()))
-
-
 def test_clahe_spreads_the_contrast_of_every_part_and_keeps_the_rows(parts, tmp_path):
     few = replace(parts, rows=parts.rows.groupby("part").head(2))
     equalized = equalize_contrast(few, tmp_path)
@@ -117,10 +73,3 @@ def test_clahe_spreads_the_contrast_of_every_part_and_keeps_the_rows(parts, tmp_
     for old, new in zip(few.image_paths(), equalized.image_paths(), strict=True):
         with Image.open(old) as before, Image.open(new) as after:
             assert before.size == after.size and np.std(after.convert("L")) > np.std(before.convert("L"))
-
-
-def test_missing_opencv_is_reported_before_anything_trains(monkeypatch, phantom_folder, capsys):
-    monkeypatch.setattr("busfast.imports.find_spec", lambda name: None)
-    with pytest.raises(SystemExit):
-        run_options(f"--data={phantom_folder}", "--seeds=1", "--size=32", "--only=CLAHE")
-    assert "pip install opencv-python-headless" in capsys.readouterr().err

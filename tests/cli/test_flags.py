@@ -14,8 +14,9 @@ FILE_ONLY = {"source", "classes", "splits", "resize", "channels", "hflip", "vfli
 LEFT_OUT = {
     "train": set(),
     "sweep": {"split_seed"},
-    "lr_find": {"folds", "freeze", "freeze_after", "epochs", "lr", "lr_min", "patience", "monitor", "split_seed",
-                "schedule", "mixup", "cutmix"},
+    "lr_find": {"folds", "freeze", "freeze_after", "unfreeze_after", "epochs", "lr", "lr_min", "lr_mult", "warmup",
+                "accumulate", "clip", "ema", "tta", "metrics", "patience", "monitor", "split_seed", "schedule", "mixup",
+                "cutmix"},
 }
 
 
@@ -36,10 +37,10 @@ def test_the_flags_of_a_verb_are_the_settings_meant_for_it(verb, capsys):
 
 def test_a_new_setting_is_a_flag_without_a_change_of_the_verb(monkeypatch):
     item = setting(0, "epochs of a rising learning rate", low=0, high=10)
-    item.name, item.type = "warmup", int
+    item.name, item.type = "heat", int
     monkeypatch.setattr(flags, "fields", lambda config: (*fields(config), item))
 
-    @flags.with_settings(("bs", "seed", "holdout", "warmup"), seed="a dice")
+    @flags.with_settings(("bs", "seed", "holdout", "heat"), seed="a dice")
     def verb(*, split: str = "stratified", jobs: int = 1, **settings):
         """Trains.
 
@@ -52,16 +53,23 @@ def test_a_new_setting_is_a_flag_without_a_change_of_the_verb(monkeypatch):
         return flags.flatten(locals())
 
     parameters = inspect.signature(verb).parameters
-    assert list(parameters) == ["split", "holdout", "bs", "seed", "warmup", "jobs"]
+    assert list(parameters) == ["split", "holdout", "bs", "seed", "heat", "jobs"]
     assert "    seed: seed of split, weights, order and augmentation. Default: a dice.\n" in verb.__doc__
-    assert "    warmup: epochs of a rising learning rate. Default: 0.\n    jobs: how many." in verb.__doc__
+    assert "    heat: epochs of a rising learning rate. Default: 0.\n    jobs: how many." in verb.__doc__
     verbs = {"verb": verb}
-    parse.check(verbs, ["verb", "--warmup=3"])
-    call = parse.parse(verbs, ["verb", "--warmup=3", "--bs=8"])
-    assert verb(**call.kwargs) == {"split": "stratified", "jobs": 1, "warmup": "3", "bs": "8"}
-    assert parse.command("verb", verb(**call.kwargs), verb) == "python -m busfast verb --bs=8 --warmup=3"
+    parse.check(verbs, ["verb", "--heat=3"])
+    call = parse.parse(verbs, ["verb", "--heat=3", "--bs=8"])
+    assert verb(**call.kwargs) == {"split": "stratified", "jobs": 1, "heat": "3", "bs": "8"}
+    assert parse.command("verb", verb(**call.kwargs), verb) == "python -m busfast verb --bs=8 --heat=3"
     with pytest.raises(UserError, match="Unknown flag of verb '--lr'"):
         parse.check(verbs, ["verb", "--lr=1"])
+
+
+def test_any_key_can_be_set_and_values_may_hold_commas():
+    given = {"lr": "1e-3", "bs": None}
+    assert flags.read_keys("wd=0.01,classes=cat,dog, hflip=0.1", given) == given | {
+        "wd": "0.01", "classes": "cat,dog", "hflip": "0.1"}
+    assert flags.read_keys(None, given) == given
 
 
 def test_model_flags_are_checked_and_those_not_given_left_out():

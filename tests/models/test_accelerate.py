@@ -26,7 +26,7 @@ from torchvision.models import resnet18
 import busfast
 from busfast.errors import UserError
 from busfast.models.accelerate import fused
-from busfast.models.fast_step import FusedAdam
+from busfast.models.optimizers import FusedAdam
 from busfast.pipelines.accelerate import AcceleratedDL
 
 

@@ -20,8 +20,10 @@ from torch import nn
 
 from busfast.errors import UserError
 from busfast.models.accelerate import accelerate
-from busfast.models.fast_step import ALL, FusedAdam, mixed_precision, plain_activations
-from busfast.models.learner import cosine, make_learner
+from busfast.models.fast_step import ALL, mixed_precision, plain_activations
+from busfast.models.learner import make_learner
+from busfast.models.optimizers import FusedAdam
+from busfast.models.schedules import cosine
 from busfast.pipelines import ImagePipeline, make_dls
 from busfast.pipelines.batch_tfms import BatchPipeline
 

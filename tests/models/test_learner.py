@@ -9,8 +9,11 @@ import torch
 from conftest import ARCH, SIZE
 
 from busfast.errors import UserError
-from busfast.models.learner import OPTIMIZERS, SCHEDULES, class_weights, cosine, make_learner
-from busfast.pipelines import ImagePipeline, config, make_dls
+from busfast.models.learner import make_learner
+from busfast.models.losses import class_weights
+from busfast.models.optimizers import OPTIMIZERS
+from busfast.models.schedules import cosine
+from busfast.pipelines import ImagePipeline, make_dls
 from busfast.training.callbacks import monitor_with
 
 CLASSES = ("normal", "benign", "malignant")
@@ -22,22 +25,10 @@ def learn(parts, tmp_path):
     return make_learner(dls, ARCH, weights="none", path=tmp_path)
 
 
-def test_class_weights_are_those_of_the_experiment():
-    labels = ["normal"] * 1315 + ["benign"] * 1066 + ["malignant"] * 240
-    expected = [2621 / (3 * count) for count in (1315, 1066, 240)]
-    assert class_weights(labels, CLASSES).tolist() == pytest.approx(expected)
-
-
 def test_the_loss_is_weighted_by_the_training_part_alone(learn, parts):
     train = parts.only("train").rows["label"].tolist()
     assert torch.allclose(learn.loss_func.func.weight if hasattr(learn.loss_func, "func") else learn.loss_func.weight,
                           class_weights(train, CLASSES))
-
-
-def test_the_learning_rate_of_five_epochs_is_the_logged_one():
-    schedule = cosine(1e-3, 1e-6).scheds["lr"]
-    rates = [schedule(epoch / 5) for epoch in range(1, 6)]
-    assert [f"{rate:.2e}" for rate in rates] == ["9.05e-04", "6.55e-04", "3.46e-04", "9.64e-05", "1.00e-06"]
 
 
 def test_the_schedule_spans_the_epochs_asked_for(learn):
@@ -47,16 +38,6 @@ def test_the_schedule_spans_the_epochs_asked_for(learn):
     assert rates[0] == pytest.approx(1e-3) and rates == sorted(rates, reverse=True)
     middle = rates[len(rates) // 2]
     assert middle == pytest.approx((1e-3 + 1e-6) / 2, rel=1e-3)
-
-
-def test_the_schedules_are_fastais_and_end_at_the_lowest_rate():
-    rates = {name: [make(1e-2, 1e-5).scheds["lr"](share) for share in (0, 0.1, 0.25, 0.5, 0.75, 1)]
-             for name, make in SCHEDULES.items()}
-    assert all(values[-1] == pytest.approx(1e-5) for values in rates.values())
-    assert rates["cosine"] == sorted(rates["cosine"], reverse=True) and rates["cosine"][0] == pytest.approx(1e-2)
-    assert rates["one_cycle"][0] == pytest.approx(1e-2 / 25) and max(rates["one_cycle"]) == rates["one_cycle"][2]
-    assert rates["flat_cos"][:4] == pytest.approx([1e-2] * 4)
-    assert set(SCHEDULES) == set(config.SCHEDULES) and set(OPTIMIZERS) == set(config.OPTIMIZERS)
 
 
 def test_adamw_decays_the_weights_themselves(parts, tmp_path):
@@ -71,7 +52,8 @@ def test_adamw_decays_the_weights_themselves(parts, tmp_path):
 
 
 def test_monitor_is_checked_before_training_and_knows_its_direction():
-    measures = ("train_loss", "val_loss", "macro_auc", "recall_loss of tissue")
+    measures = ("train_loss", "val_loss", "macro_auc", "neg_log_loss", "recall_loss of tissue")
+    assert monitor_with("neg_log_loss", measures)["comp"] is np.greater
     assert monitor_with("val_loss", measures)["comp"] is np.less
     assert monitor_with("macro_auc", measures)["comp"] is np.greater
     assert monitor_with("recall_loss of tissue", measures)["comp"] is np.greater

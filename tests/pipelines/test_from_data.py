@@ -19,7 +19,8 @@ from torchvision.models import resnet18
 
 import busfast
 from busfast.errors import UserError
-from busfast.models.fast_step import FastLearner, FusedAdam
+from busfast.models.fast_step import FastLearner
+from busfast.models.optimizers import FusedAdam
 from busfast.pipelines import ImagePipeline
 
 

@@ -2,7 +2,7 @@ import pytest
 
 from busfast.errors import UserError
 from busfast.pipelines.config import Config
-from busfast.sweep.space import apply, augmentation, ends, read_space
+from busfast.sweep.space import apply, ends, read_space
 
 
 @pytest.mark.parametrize(("params", "config", "expected"), [
@@ -13,8 +13,11 @@ from busfast.sweep.space import apply, augmentation, ends, read_space
     ("size", {"size": 64}, {"size": (32, 64, 96)}),
     ("size", {"size": 32}, {"size": (32, 64)}),
     ("bs,freeze", {"freeze": 3}, {"bs": (16, 32, 64), "freeze": (0, 2, 3, 4)}),
-    ("augment", {}, {"augment": ("none", "light", "own", "strong")}),
-    ("augment", {"rotate": 0}, {"augment": ("none", "own")}),
+    ("augment", {}, {"augment": ("light", "none", "standard", "strong")}),
+    ("augment", {"augment": "flip,erase"}, {"augment": ("flip,erase", "none", "light", "standard", "strong")}),
+    ("opt,schedule", {"opt": "lion"}, {"opt": ("lion", "adam", "adamw", "sgd"),
+                                       "schedule": ("cosine", "one_cycle", "flat_cos")}),
+    ("mixup,label_smoothing=0:0.1", {}, {"mixup": (0.0, 0.5), "label_smoothing": (0.0, 0.1)}),
     ("lr=1e-5:1e-3,bs=8/64,size=100:170,dropout=0.1:0.2", {},
      {"lr": (1e-5, 1e-3), "bs": (8, 64), "size": (100, 164), "dropout": (0.1, 0.2)}),
 ])
@@ -51,14 +54,7 @@ def test_what_cannot_be_varied_is_refused_with_the_value(params, message):
     assert message in str(error.value)
 
 
-def test_what_does_not_vary_or_contradicts_the_pipeline_is_refused():
-    with pytest.raises(UserError, match="augment leaves nothing to vary"):
-        read_space("augment", Config(data="x", rotate=0, hflip=0))
-
-
-def test_no_level_of_augmentation_turns_on_a_flip_that_the_pipeline_leaves_out():
+def test_a_level_of_augmentation_changes_nothing_else_of_the_pipeline():
     config = Config(data="x", hflip=0.5, vflip=0, rotate=15)
-    found = {level: augmentation(config, level) for level in ("none", "light", "own", "strong")}
-    assert found == {"none": (0, 0, 0), "light": (0.5, 0, 5), "own": (0.5, 0, 15), "strong": (0.5, 0, 30)}
     strong = apply(config, {"augment": "strong", "lr": 0.01})
-    assert (strong.rotate, strong.hflip, strong.lr, strong.size) == (30, 0.5, 0.01, 224)
+    assert (strong.augment, strong.rotate, strong.vflip, strong.lr, strong.size) == (("strong",), 15, 0, 0.01, 224)

@@ -89,7 +89,7 @@ def test_a_sweep_begins_with_the_pipelines_own_values_and_keeps_the_best(swept, 
     rows, said = table(), (swept / "said.txt").read_text()
     assert list(rows) == ["trial", "state", "lr", "augment", "macro_auc", "epoch", "minutes", "reason"]
     assert rows["state"].tolist() == ["finished"] * 3 and rows["lr"].nunique() == 3
-    assert (rows["lr"][0], rows["augment"][0]) == (1e-3, "own")
+    assert (rows["lr"][0], rows["augment"][0]) == (1e-3, "light")
     best = rows.loc[rows["macro_auc"].idxmax()]
     for row in rows.itertuples():
         log = pd.read_csv(SWEEP.results / f"trial-{row.trial:03}" / "training_log.csv")
@@ -98,7 +98,7 @@ def test_a_sweep_begins_with_the_pipelines_own_values_and_keeps_the_best(swept, 
     assert files(SWEEP.models) == {f"trial-{best.trial:03}/best.pth", f"trial-{best.trial:03}/final.pth"}
     assert {"history.png", "split.csv", "best.yaml"} < files(SWEEP.results)
     assert f"best: trial {best.trial}, macro_auc {best.macro_auc:.3f} (validation)" in said
-    assert "[3/3] trial 2: lr " in said and "[1/3] trial 0: lr 0.001  augment own | macro_auc " in said
+    assert "[3/3] trial 2: lr " in said and "[1/3] trial 0: lr 0.001  augment light | macro_auc " in said
     assert "its value is too good" in said and "epoch 1/2" not in said
     assert "epoch 1/2" in (SWEEP.results / "trial-000.txt").read_text()
 
@@ -176,7 +176,7 @@ def test_something_else_is_refused_with_both_values_and_without_resume_a_new_swe
     assert main(["sweep", "--params=lr=1e-5:1e-3", "--epochs=1", "--seed=1", "--resume"]) == 2
     said = capsys.readouterr().err
     assert "epochs was 2 and is now 1; " in said
-    assert "params was lr 0.0001 to 0.01, by factors, augment none, light, own or strong and is now lr 1e-05" in said
+    assert "augment light, none, standard or strong and is now lr 1e-05" in said
     assert {name: (copied / name).read_bytes() for name in files(".")} == before
     monkeypatch.setattr(trial, "train_run", lambda *args, **kwargs: 1 / 0)
     assert main([*WORDS[:2], "--trials=1"]) == 0

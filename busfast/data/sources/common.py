@@ -28,6 +28,7 @@ class Options(NamedTuple):
     key: bytes = b""  # secret for the ids of DICOM patients; without one, ids differ between readings
     prefix: str = ""  # put before patient ids that are unique only within their set
     classes: tuple[str, ...] = ()  # the expected labels; none: those that are found
+    label_delim: str = ""  # between the labels of an image, which may have several, or none; "": it has one
 
 
 def table_from_rows(rows: Rows, to_record: Callable[[dict[str, str]], dict], root: Path, file: Path,
@@ -58,7 +59,7 @@ def keep_present(rows: Sequence[tuple[int, dict]], root: Path, file: Path, optio
     """
     sandbox, first_rows, kept, missing = PathSandbox(root), {}, [], {"images": [], "masks": []}
     for line, row in progress(rows, "looking for files"):
-        if not row["label"]:
+        if not (row["label"] or options.label_delim):
             raise UserError(f"{file}, row {line}: the label is empty. Fill it in or remove the row.")
         for column in ("image", *masks):
             for name in paths_of(row[column]):

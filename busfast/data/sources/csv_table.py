@@ -63,8 +63,9 @@ def read(root: Path, options: Options) -> pd.DataFrame:
     """Reads a user's CSV file or workbook, or a folder with exactly one; keeps all columns."""
     file = _find(root)
     root = file.parent
-    sheet = read_sheet(file, ())
+    sheet, one_hot = _join_one_hot(read_sheet(file, ()), file, options)
     names, notes = _name_columns(sheet.header, file, options)
+    notes += one_hot
     parts = _part_names(sheet, names)
     if parts is None:  # numbers of folds, or something else
         names = [f"original_{sheet.header[index]}" if name == "original_split" else name
@@ -73,7 +74,7 @@ def read(root: Path, options: Options) -> pd.DataFrame:
     for line, cells in sheet.rows:
         row = dict(zip(names, cells, strict=True))
         for name in REQUIRED:
-            if not row[name]:
+            if not row[name] and not (name == "label" and options.label_delim):
                 raise UserError(f"{file}, row {line}, column {sheet.header[names.index(name)]}: the cell is empty. "
                                 "Fill it in or remove the row.")
         for name in ("image", "mask"):
@@ -114,6 +115,27 @@ def _find(path: Path) -> Path:
         raise UserError(f"{path} must hold exactly one CSV file (found: {names}). Name the file: "
                         f"--path={path / 'FILE.csv'}")
     return tables[0]
+
+
+def _join_one_hot(sheet: Rows, file: Path, options: Options) -> tuple[Rows, list[str]]:
+    """Adds a column label to a table that has a column of 0 and 1 for each class instead; returns it, and notes."""
+    header = sheet.header
+    if usual_column("label", header) is not None or "label" in (options.columns or {}):
+        return sheet, []
+    usual = {usual_column(name, header) for name in (*USUAL, *OPTIONAL)}
+    ones = [index for index, title in enumerate(header) if title not in usual
+            and {cells[index] for _, cells in sheet.rows} <= {"0", "1", "0.0", "1.0"}]
+    if len(ones) < 2:
+        return sheet, []
+    titles, rows = [header[index] for index in ones], []
+    for line, cells in sheet.rows:
+        labels = [header[index] for index in ones if float(cells[index])]
+        if len(labels) != 1 and not options.label_delim:
+            raise UserError(f"{file}, row {line}: of the columns {', '.join(titles)}, which hold 0 and 1, "
+                            f"{' and '.join(labels) or 'none'} {'are' if len(labels) > 1 else 'is'} 1. If an image may "
+                            "have several labels, or none: --label_delim=';'. Else add a column label.")
+        rows.append((line, [*cells, (options.label_delim or "").join(labels)]))
+    return Rows([*header, "label"], rows, sheet.notes), [f"labels from the columns {', '.join(titles)}, of 0 and 1"]
 
 
 def _name_columns(header: list[str], file: Path, options: Options) -> tuple[list[str], list[str]]:

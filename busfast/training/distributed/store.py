@@ -17,7 +17,10 @@ from torch.distributed.rendezvous import rendezvous
 from busfast import processes
 from busfast.errors import UserError
 from busfast.pipelines.config import Config
+from busfast.pipelines.settings import format_value
 
+# Settings that are as they are by default.
+ONE_PROCESS = ("label_delim", "loss", "mixup", "cutmix", "accumulate", "ema", "tta", "metrics", "unfreeze_after")
 PATIENCE = timedelta(minutes=10)  # that a rank waits for another one in the middle of training
 POLL = 0.5  # seconds, at most, between looks into the store
 
@@ -45,10 +48,11 @@ def check_processes(config: Config, device: torch.device) -> None:
     if device.type == "cuda" and torch.cuda.device_count() < processes.local_world_size():
         raise UserError(f"{processes.local_world_size()} processes on a machine with {torch.cuda.device_count()} GPUs: "
                         "each process needs its own. Start fewer processes.")
-    for name in ("mixup", "cutmix"):
-        if getattr(config, name):
-            raise UserError(f"{name}={getattr(config, name):g} mixes images across the whole batch, which processes "
-                            f"share. Train in one process, or with --{name}=0.")
+    for name in ONE_PROCESS:
+        value, default = getattr(config, name), getattr(Config, name)
+        if value not in (default, "weighted"):  # auto, with several processes
+            raise UserError(f"{name}={format_value(value)} needs the whole batch in one process, or is not tried with "
+                            f"several. Train in one process, or with --{name}={format_value(default)}.")
     check_batch_size(config.bs)
 
 

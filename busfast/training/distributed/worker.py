@@ -56,8 +56,9 @@ def _serve_requests() -> None:
     from busfast.training.build import build
     from busfast.training.distributed import store
     from busfast.training.distributed.collectives import process_group
-    from busfast.training.fit import distributed_callbacks, schedule_callbacks
+    from busfast.training.fit import distributed_callbacks
     from busfast.training.guards import RaiseOnSignal, StopOnNaN, record_signals
+    from busfast.training.recipe import recipe_callbacks
 
     while (request := store.next_request()) is not None:
         run, config = Run(request["run"]), Config(**request["config"])
@@ -71,5 +72,5 @@ def _serve_requests() -> None:
         learn.metrics, learn.logger = [], lambda values: None
         store.barrier()
         with record_signals() as signals, process_group(learn.dls.device, signals):
-            learn.fit(config.epochs, cbs=[*schedule_callbacks(config, learn), *distributed_callbacks(config, learn),
+            learn.fit(config.epochs, cbs=[*recipe_callbacks(config, learn), *distributed_callbacks(config, learn),
                                           StopOnNaN(None, config.lr), RaiseOnSignal(signals)])

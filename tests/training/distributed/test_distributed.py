@@ -184,7 +184,7 @@ def test_a_verb_for_one_process_is_refused_in_each_and_said_by_the_first(workdir
 
 @pytest.mark.parametrize(("values", "message"), [({"bs": 2}, "Give --bs=3 or more, or start fewer processes"),
                                               ({"device": "mps"}, "device=mps"),
-                                              ({"mixup": 0.2}, "mixup=0.2 mixes images across the whole batch")])
+                                              ({"mixup": 0.2}, "mixup=0.2 needs the whole batch")])
 def test_what_processes_cannot_share_is_refused_before_the_images_are_read(set_rank, values, message):
     config = Config(data="data", **{"device": "cpu"} | values)
     if "bs" in values:

@@ -1,0 +1,89 @@
+"""`--learner=FILE`: a function of the user's own that changes the Learner before it trains."""
+
+import hashlib
+import runpy
+import traceback
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from fastai.learner import Learner
+
+from busfast import processes
+from busfast.errors import UserError
+
+FUNCTION = "learner"
+
+
+@dataclass(frozen=True)
+class UserLearner:
+    """A file of the user's and its function."""
+
+    path: Path
+    source: bytes
+    function: Callable[[Learner], Learner | None]
+
+    @property
+    def record(self) -> dict[str, str]:
+        """What a run's config.yaml keeps of it, beside the copy in the run's folder."""
+        return {"file": str(self.path), "sha256": hashlib.sha256(self.source).hexdigest()}
+
+    def apply(self, learn: Learner) -> Learner:
+        """Calls the function; returns its Learner, or the one that was given if it returns None.
+
+        Raises:
+            UserError: it raises (with its own traceback), returns something else, or changes the model's weights in a
+                way that no other verb could load.
+        """
+        before = _shapes(learn)
+        try:
+            made = self.function(learn)
+        except Exception as error:
+            raise UserError(f"{FUNCTION}() of {self.path} failed; nothing was trained.\n"
+                            f"{_own_traceback(error, self.path)}") from error
+        made = learn if made is None else made
+        if not isinstance(made, Learner):
+            raise UserError(f"{FUNCTION}() of {self.path} returned a {type(made).__name__}. Return the Learner, or "
+                            "nothing.")
+        if _shapes(made) != before:
+            raise UserError(f"{FUNCTION}() of {self.path} changed the layers of the model, so that evaluate and export "
+                            "could not load its weights. Choose another model with --arch, or train in Python "
+                            "(busfast.learner).")
+        print(f"learner: changed by {self.path}", flush=True)
+        return made
+
+
+def load_user_learner(path: str | Path) -> UserLearner:
+    """Runs a Python file that the user asks for by name, and returns its function `learner`.
+
+    Raises:
+        UserError: there is no such file, it cannot be run, has no such function, or several processes would run it.
+    """
+    path = Path(path)
+    if processes.world_size() > 1:
+        raise UserError(f"--learner={path} is for training in one process. Start it without torchrun.")
+    if not path.is_file():
+        raise UserError(f"There is no file '{path}' (--learner). Write one with a function: def {FUNCTION}(learn): ...")
+    source = path.read_bytes()
+    try:
+        found = runpy.run_path(str(path)).get(FUNCTION)
+    except Exception as error:
+        raise UserError(f"{path} (--learner) cannot be run.\n{_own_traceback(error, path)}") from error
+    if not callable(found):
+        raise UserError(f"{path} (--learner) has no function `{FUNCTION}`. Write one that changes the Learner it is "
+                        f"given, such as its loss_func or callbacks: def {FUNCTION}(learn): ...")
+    return UserLearner(path, source, found)
+
+
+def _shapes(learn: Learner) -> dict[str, torch.Size]:
+    return {name: value.shape for name, value in learn.model.state_dict().items()}
+
+
+def _own_traceback(error: BaseException, path: Path) -> str:
+    """Returns the traceback from the user's file on."""
+    frames: Any = error.__traceback__
+    while frames is not None and frames.tb_frame.f_code.co_filename != str(path):
+        frames = frames.tb_next
+    return "".join(traceback.format_exception(type(error), error, frames)).rstrip()
