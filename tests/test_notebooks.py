@@ -16,9 +16,8 @@ PROMISED = {
         "results/quickstart/stratified/report.html", "results/quickstart/stratified/metrics.csv",
         "models/quickstart/stratified/best.pth", "models/quickstart/stratified/bundle/weights.safetensors"]),
     "own_data": ("phantom", {"IMAGES": 90}, [
-        "clinic/list.csv", "data/list/table.csv", "data/list/audit/audit.html", "data/list-clean/left_out.csv",
-        "data/folders/table.csv", "models/own_data/stratified/best.pth",
-        "models/own_data/stratified-2/best.pth"]),
+        "clinic/list.csv", "data/about-clinic/audit/audit.html", "data/about-clinic-clean/left_out.csv",
+        "models/own_data/stratified/best.pth", "models/own_data/stratified-2/best.pth"]),
     "fastai": ("data/phantom", {"IMAGES": 90}, ["learner.pkl"]),
     "center_shift": ("data/phantom", {}, [
         f"results/shift/{name}/metrics.csv" for name in (
