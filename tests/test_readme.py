@@ -43,6 +43,8 @@ NOT_RUN = {
     "--seeds=": "five trainings; tests/results/test_run_groups.py trains small ones",
     "--jobs=": "starts processes; tests/results/test_run_groups.py starts two",
     "ensemble": "needs those runs; tests/results/test_run_groups.py makes ensembles of others",
+    "--label_delim=": "needs images of several labels; tests/results/test_multi_label.py makes some",
+    "--learner=": "needs a file of the user's; tests/training/test_user_learner.py writes some",
     "--tracker=": "needs three optional packages; tests/training/trackers/test_trackers.py tries each",
     "path/to/": "needs lists made elsewhere; tests/data/test_external_splits.py makes some",
 }
