@@ -160,7 +160,7 @@ def cache(*, pipeline: str = None, folder: str = None, clear: bool = False, **se
         from busfast.pipelines.splits import read_images
 
         table, config = read_images(configure(pipeline, **settings)[1])
-        image = ImagePipeline(config.size, config.resize, config.channels)
+        image = ImagePipeline(config.size, config.resize, config.channels, width=config.width)
         Cache(folder or "auto", table.root, list(map(str, table.image_paths())), config.threads).pixels(image)
     elif pipeline or settings:
         raise UserError("--pipeline and --size say how to decode the images of --data=FOLDER: give that, too.")

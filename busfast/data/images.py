@@ -93,13 +93,21 @@ def check_depth(image: Image.Image) -> None:
         raise ValueError("color of 16 bits per channel cannot be read: save it as 8-bit color or 16-bit gray")
 
 
-def resize_image(image: Image.Image, size: int, resize: str = "squash", channels: str = "rgb") -> Image.Image:
-    """Resizes an image to size x size pixels, bilinear with antialiasing.
+def as_sides(size: int | tuple[int, int]) -> tuple[int, int]:
+    """Returns height and width of a size: one number for both, or the two."""
+    high, wide = (size, size) if isinstance(size, int) else size
+    return high, wide
+
+
+def resize_image(image: Image.Image, size: int | tuple[int, int], resize: str = "squash",
+                 channels: str = "rgb") -> Image.Image:
+    """Resizes an image to a size, bilinear with antialiasing.
 
     Args:
-        image, size: the image, in mode RGB or L, and the side of the result in pixels.
-        resize: "squash" (ignores the aspect ratio), "crop" (center square) or "pad" (longer side to `size`, black
-            borders).
+        image: in mode RGB or L.
+        size: of the result in pixels: its side, or height and width.
+        resize: "squash" (ignores the aspect ratio), "crop" (the largest centered part of the result's aspect ratio) or
+            "pad" (the whole image within the result, black borders).
         channels: "rgb", or "gray" to drop color (the mode stays).
 
     Returns:
@@ -107,28 +115,29 @@ def resize_image(image: Image.Image, size: int, resize: str = "squash", channels
     """
     if channels == "gray":
         image = image.convert("L").convert(image.mode)
-    width, height = image.size
+    (width, height), (high, wide) = image.size, as_sides(size)
+    flat = width * high >= height * wide  # compared with the result; products of whole numbers are exact
     if resize == "squash":
-        return image.resize((size, size), Image.Resampling.BILINEAR)
+        return image.resize((wide, high), Image.Resampling.BILINEAR)
     if resize == "crop":
-        side = min(width, height)
-        left, top = (width - side) / 2, (height - side) / 2
-        return image.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, left + side, top + side))
-    longer = max(width, height)
-    width, height = (max(1, int(length * size / longer + 0.5)) for length in (width, height))
-    canvas = Image.new(image.mode, (size, size))
-    canvas.paste(image.resize((width, height), Image.Resampling.BILINEAR), ((size - width) // 2, (size - height) // 2))
+        across, down = (height * wide / high, height) if flat else (width, width * high / wide)
+        left, top = (width - across) / 2, (height - down) / 2
+        return image.resize((wide, high), Image.Resampling.BILINEAR, box=(left, top, left + across, top + down))
+    side, longer = (wide, width) if flat else (high, height)
+    width, height = (max(1, int(length * side / longer + 0.5)) for length in (width, height))
+    canvas = Image.new(image.mode, (wide, high))
+    canvas.paste(image.resize((width, height), Image.Resampling.BILINEAR), ((wide - width) // 2, (high - height) // 2))
     return canvas
 
 
-def load_pixels(source: Any, size: int, resize: str = "squash", channels: str = "rgb",
+def load_pixels(source: Any, size: int | tuple[int, int], resize: str = "squash", channels: str = "rgb",
                 exact: bool = True) -> np.ndarray:
-    """Returns `resize_image(read_image(source))` as uint8, (size, size, 3), or (size, size, 1) if all of it is gray.
+    """Returns `resize_image(read_image(source))` as uint8, (height, width, 3), or (height, width, 1) if all is gray.
 
     Unless `exact`, a large JPEG is decoded at 1/2, 1/4 or 1/8 of its size, but no smaller than `MARGIN * size`: faster,
     and off by about .2/255. Raises as `read_image`.
     """
-    image = read_image(source, keep_gray=True, enough=0 if exact else MARGIN * size)
+    image = read_image(source, keep_gray=True, enough=0 if exact else MARGIN * max(as_sides(size)))
     if channels == "gray":
         image = image.convert("L")
     return drop_equal_channels(np.asarray(resize_image(image, size, resize)))

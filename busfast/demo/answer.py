@@ -65,7 +65,9 @@ class Answerer:
             raise UserError(NOT_FINITE)
         predicted, *probabilities, decision, outlier = answer
         probabilities = dict(zip(self.predictor.classes, map(float, probabilities), strict=True))
-        shown = load_pixels(picture, SHOWN_SIZE, *engine.image.fit[1:])
+        height, width = engine.image.sides
+        sides = (round(height * SHOWN_SIZE / max(height, width)), round(width * SHOWN_SIZE / max(height, width)))
+        shown = load_pixels(picture, sides, *engine.image.fit[1:])
         heatmap = None
         if self.explainer:
             heatmap = self.explainer.explain([pixels], [self.predictor.classes.index(predicted)])[0]
@@ -75,7 +77,8 @@ class Answerer:
             decision=decision, point=self._point(), calibrated=self.predictor.temperature is not None,
             outlier=float(outlier) if outlier else None, picture=as_uri(shown),
             overlay=None if heatmap is None else as_uri(overlay_heatmap(shown, heatmap)), unexplained=self.unexplained,
-            blank=heatmap is not None and not heatmap.any(), size=engine.image.size, ratio=self._ratio(*picture.size))
+            blank=heatmap is not None and not heatmap.any(), size=f"{height} x {width}",
+            ratio=self._ratio(*picture.size))
 
     def refuse(self, name: str, reason: str) -> str:
         """Returns the message about a refused image."""
@@ -92,8 +95,9 @@ class Answerer:
                 "scores": {title: format_score(point["test"], score) for score, title in SCORES.items()}}
 
     def _ratio(self, width: int, height: int) -> float:
-        """The aspect ratio of the shown picture: the image's own if it was squashed to a square."""
-        return min(max(width / height, 1 / 3), 3) if self.predictor.engine.image.resize == "squash" else 1.0
+        """The aspect ratio of the shown picture: the image's own if it was squashed."""
+        image = self.predictor.engine.image
+        return min(max(width / height, 1 / 3), 3) if image.resize == "squash" else image.sides[1] / image.sides[0]
 
 
 def clean_name(name: str) -> str:
@@ -121,15 +125,14 @@ def _format_test(metrics: Any) -> str:
 
 
 def overlay_heatmap(pixels: np.ndarray, heatmap: np.ndarray) -> np.ndarray:
-    """Blends a heatmap, (S, S), from 0 (violet) to 1 (yellow), with a picture, uint8 (P, P, 1 or 3)."""
-    side = pixels.shape[0]
-    heatmap = Image.fromarray(np.asarray(heatmap, np.float32)).resize((side, side), Image.Resampling.BILINEAR)
+    """Blends a heatmap, (H, W), from 0 (violet) to 1 (yellow), with a picture, uint8 (P, Q, 1 or 3)."""
+    heatmap = Image.fromarray(np.asarray(heatmap, np.float32)).resize(pixels.shape[1::-1], Image.Resampling.BILINEAR)
     colors = matplotlib.colormaps["viridis"](np.clip(np.asarray(heatmap), 0, 1))[..., :3] * 255
     return np.round((1 - OPACITY) * pixels + OPACITY * colors).astype(np.uint8)
 
 
 def as_uri(pixels: np.ndarray) -> str:
-    """Returns a picture, uint8 (P, P, 1 or 3), as a PNG in a data: URI."""
+    """Returns a picture, uint8 (P, Q, 1 or 3), as a PNG in a data: URI."""
     file = io.BytesIO()
     Image.fromarray(pixels.squeeze()).save(file, "png")
     return f"data:image/png;base64,{base64.b64encode(file.getvalue()).decode('ascii')}"

@@ -72,8 +72,9 @@ def read_bundle(folder: str | Path) -> Bundle:
 
 
 def describe_input(image: ImagePipeline) -> dict[str, Any]:
-    """Returns the value of the key `input` of bundle.json."""
-    return {"size": image.size, "resize": image.resize, "channels": image.channels, "mean": list(image.mean),
+    """Returns the value of the key `input` of bundle.json; `width` only if it is not square, which is of version 3."""
+    wide = {"width": image.width} if image.width else {}
+    return {"size": image.size, **wide, "resize": image.resize, "channels": image.channels, "mean": list(image.mean),
             "std": list(image.std), "reading": READING}
 
 
@@ -139,13 +140,15 @@ def _refuse(folder: Path) -> Iterator[None]:
 def _check(facts: dict[str, Any]) -> ImagePipeline:
     """Checks what `read_facts` has not; returns the image pipeline."""
     given, classes = facts["input"], facts["classes"]
+    width = {"width"} if isinstance(given, dict) and "label_delim" in facts else set()
     keys = describe_input(ImagePipeline()).keys()
-    if not isinstance(given, dict) or given.keys() != keys:
+    if not isinstance(given, dict) or given.keys() - width != keys:
         raise ValueError(f"bundle.json: input must have exactly the keys {', '.join(keys)}")
     if given["reading"] != READING:
         raise ValueError(f"its images were read by version {given['reading']} of the rules; this busfast has {READING}")
     # Config checks sizes and classes.
-    config = Config(classes=tuple(classes), size=given["size"], resize=given["resize"], channels=given["channels"])
+    config = Config(classes=tuple(classes), size=given["size"], width=given.get("width", 0), resize=given["resize"],
+                    channels=given["channels"])
     mean, std = ([_number(value, f"input {name}", low) for value in given[name]]
                  for name, low in (("mean", -math.inf), ("std", 0)))
     if len(mean) != 3 or len(std) != 3:
@@ -160,7 +163,8 @@ def _check(facts: dict[str, Any]) -> ImagePipeline:
                              f"{', '.join(sorted(POINT_KEYS))} and a known class")
         for name in ("threshold",) if facts.get("label_delim") and point["target"] is None else ("target", "threshold"):
             _number(point[name], f"operating point, {name}", 0)
-    return ImagePipeline(config.size, config.resize, config.channels, mean=tuple(mean), std=tuple(std))
+    return ImagePipeline(config.size, config.resize, config.channels, mean=tuple(mean), std=tuple(std),
+                         width=config.width)
 
 
 def _number(value: Any, name: str, above: float) -> float:

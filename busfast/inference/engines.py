@@ -42,13 +42,13 @@ class TorchEngine:
     def folded_model(self) -> nn.Module:
         """The model with folded batch normalization."""
         if isinstance(self.model, Mirrored):  # it calls each convolution twice, which hides its normalization
-            model = Mirrored(fold_batchnorm(self.model.model, self.image.size), self.model.multi_label)
+            model = Mirrored(fold_batchnorm(self.model.model, self.image.sides), self.model.multi_label)
         else:
-            model = fold_batchnorm(self.model, self.image.size)
+            model = fold_batchnorm(self.model, self.image.sides)
         return WithFeatures(model) if self.features else model
 
     def read(self, path: str | Path) -> np.ndarray:
-        """Returns the resized pixels of an image, uint8 (size, size, 1 or 3); raises as `load_pixels`."""
+        """Returns the resized pixels of an image, uint8 (height, width, 1 or 3); raises as `load_pixels`."""
         return load_pixels(path, *self.image.fit)
 
     def infer(self, images: Sequence[np.ndarray]) -> Outputs:
@@ -141,10 +141,10 @@ class WithFeatures(nn.Module):
         return self.model.forward_head(last), torch.cat([stage.mean((2, 3)) for stage in maps[:STAGES]], dim=1)
 
 
-def supports_features(model: nn.Module, size: int) -> bool:
-    """Returns whether `WithFeatures` gives the same logits as the model, for images of size x size pixels."""
+def supports_features(model: nn.Module, sides: tuple[int, int]) -> bool:
+    """Returns whether `WithFeatures` gives the same logits as the model, for images of that height and width."""
     weight = next(model.parameters())
-    x = torch.randn(2, 3, size, size, generator=torch.Generator().manual_seed(0)).to(weight.device)
+    x = torch.randn(2, 3, *sides, generator=torch.Generator().manual_seed(0)).to(weight.device)
     try:
         with torch.inference_mode():
             logits, features = WithFeatures(model.eval())(x)

@@ -13,13 +13,13 @@ TOLERANCE = 1e-5  # of a probability
 _CONVOLUTIONS, _NORMS = (nn.Conv2d, Conv2dSame), (nn.BatchNorm2d, BatchNormAct2d)
 
 
-def fold_batchnorm(model: nn.Module, size: int = 64) -> nn.Module:
+def fold_batchnorm(model: nn.Module, sides: tuple[int, int] = (64, 64)) -> nn.Module:
     """Returns a copy for inference whose convolutions include the batch normalization that follows them.
 
     Both are linear in inference, so one convolution with other weights computes the same. Their order is traced with
     one image; an activation that timm keeps within the normalization stays.
 
-    The model must take (N, 3, size, size) and return logits.
+    The model must take (N, 3, *sides) and return logits.
 
     Returns:
         The copy, in eval mode; or the model itself, unchanged, if there is nothing to fold or the probabilities of the
@@ -29,7 +29,7 @@ def fold_batchnorm(model: nn.Module, size: int = 64) -> nn.Module:
         return model
     folded = copy.deepcopy(model).eval()
     weight = next(folded.parameters())
-    x = torch.randn(4, 3, size, size, generator=torch.Generator().manual_seed(0)).to(weight.device, weight.dtype)
+    x = torch.randn(4, 3, *sides, generator=torch.Generator().manual_seed(0)).to(weight.device, weight.dtype)
     with torch.no_grad():
         expected = folded(x)
         pairs = _find_pairs(folded, x[:1])

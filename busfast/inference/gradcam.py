@@ -144,6 +144,6 @@ def make_noise_images(image: ImagePipeline, count: int = 16) -> list[np.ndarray]
     its result on 32 ultrasound images, with an EfficientNet-B0: 3 pixels further down and 4 to 8 further right, with
     cells of 32; single ultrasound images differ by 10 to 20.
     """
-    rng, cells = np.random.default_rng(0), max(2, image.size // SPOT_PIXELS)
-    return [np.asarray(Image.fromarray(rng.integers(0, 256, (cells, cells), np.uint8)).resize(
-        (image.size, image.size), Image.Resampling.BICUBIC))[..., None] for _ in range(count)]
+    rng, cells = np.random.default_rng(0), tuple(max(2, side // SPOT_PIXELS) for side in image.sides)
+    return [np.asarray(Image.fromarray(rng.integers(0, 256, cells, np.uint8)).resize(
+        image.sides[::-1], Image.Resampling.BICUBIC))[..., None] for _ in range(count)]

@@ -20,9 +20,10 @@ from busfast.inference.engines import INSTALL_ONNX, WithFeatures
 PREPROCESSING = (
     "Decode the file; turn it upright by its EXIF orientation; gray of more than 8 bits is stretched from its own "
     "darkest to brightest value to 0..255; drop transparency; RGB (gray is repeated). Bring it to size x size "
-    "pixels, bilinear with antialiasing (Pillow's Image.resize): 'squash' as a whole, 'crop' the square in the "
-    "middle, 'pad' the longer side, with black borders; channels 'gray': without color. x = (pixels / 255 - mean) / "
-    "std for R, G, B; float32, (N, 3, size, size). Probabilities are {probabilities}.")
+    "pixels (height x width, if there is a width), bilinear with antialiasing (Pillow's Image.resize): 'squash' as a "
+    "whole, 'crop' the largest part of that shape in the middle, 'pad' the whole image, with black borders; channels "
+    "'gray': without color. x = (pixels / 255 - mean) / std for R, G, B; float32, (N, 3, height, width). "
+    "Probabilities are {probabilities}.")
 
 
 def export_onnx(model: nn.Module, facts: Mapping[str, Any], features: bool) -> bytes:
@@ -37,7 +38,7 @@ def export_onnx(model: nn.Module, facts: Mapping[str, Any], features: bool) -> b
     # torch's exporter needs it, and finds that out only after a while
     require_package("onnxscript", "--format=onnx needs ONNX and ONNX Runtime", INSTALL_ONNX)
     size, names = facts["input"]["size"], ["logits", "features"][:1 + features]
-    x = torch.zeros(2, 3, size, size)
+    x = torch.zeros(2, 3, size, facts["input"].get("width", size))
     probabilities = "sigmoid(logits), of each label" if facts.get("label_delim") else "softmax(logits / temperature)"
     metadata = {key: facts[key] for key in ("classes", "input", "temperature", "operating_points", "outlier")}
     try:

@@ -169,11 +169,11 @@ def load_predictor(path: str | Path, *, engine: str = "torch", trust: bool = Fal
     else:
         loaded = TorchEngine(bundle.model(), bundle.image, choose_device(device), features=bundle.outlier is not None)
     predictor = make_predictor(loaded, bundle.facts, bundle.outlier, target)
-    size = bundle.image.size
+    height, width = bundle.image.sides
     try:  # the parts of a bundle may not fit each other: one black image shows it before any file is read
-        list(predictor.format_outputs(loaded.infer([np.zeros((size, size, 3), np.uint8)]), 1))
+        list(predictor.format_outputs(loaded.infer([np.zeros((height, width, 3), np.uint8)]), 1))
     except Exception as error:  # models raise nearly anything
-        raise UserError(f"The model in {path} cannot be run on images of {size} x {size} pixels: {str(error)[:300]}"
+        raise UserError(f"The model in {path} cannot be run on images of {height} x {width} pixels: {str(error)[:300]}"
                         ) from error
     return predictor
 

@@ -56,7 +56,7 @@ def run_image(config: Config, record: dict[str, Any]) -> ImagePipeline:
     if not valid:
         raise UserError("The run's config.yaml has no valid normalization (run: weights: mean and std, three numbers "
                         "each). Restore the file, or train again.")
-    return ImagePipeline(config.size, config.resize, config.channels, mean=mean, std=std)
+    return ImagePipeline(config.size, config.resize, config.channels, mean=mean, std=std, width=config.width)
 
 
 def load_ensemble(arch: str, path: Path, classes: int, members: int) -> Ensemble:

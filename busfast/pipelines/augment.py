@@ -4,6 +4,7 @@ In torch, on the device of the batch, shared by every loader and the cache. On a
 DALI's and Pillow's are not: this augments 3 to 5 times as many images per second.
 """
 
+import math
 from collections.abc import Sequence
 
 import numpy as np
@@ -18,7 +19,7 @@ CHUNK = 400_000
 
 
 def collate(images: Sequence[np.ndarray]) -> torch.Tensor:
-    """Collates resized images, uint8 (S, S, 1 or 3), to a tensor (N, S, S, C); C is 1 if all are gray, else 3."""
+    """Collates resized images, uint8 (H, W, 1 or 3), to a tensor (N, H, W, C); C is 1 if all are gray, else 3."""
     channels = max(image.shape[2] for image in images)
     batch = np.empty((len(images), *images[0].shape[:2], channels), np.uint8)
     for target, image in zip(batch, images, strict=True):
@@ -28,10 +29,10 @@ def collate(images: Sequence[np.ndarray]) -> torch.Tensor:
 
 def augment_and_normalize(pixels: torch.Tensor, pipeline: ImagePipeline,
                           augmentation: Augmentation | None = None) -> torch.Tensor:
-    """Augments (None: not) and normalizes a batch, uint8 (N, S, S, 1 or 3), on its device.
-    Of `pipeline` only mean and std are used. Returns float32 (N, 3, S, S), channels last in memory."""
+    """Augments (None: not) and normalizes a batch, uint8 (N, H, W, 1 or 3), on its device.
+    Of `pipeline` only mean and std are used. Returns float32 (N, 3, H, W), channels last in memory."""
     result = torch.empty((*pixels.shape[:3], 3), device=pixels.device)
-    matrices = None if augmentation is None else _matrices(augmentation).to(pixels.device)
+    matrices = None if augmentation is None else _matrices(augmentation, *pixels.shape[1:3]).to(pixels.device)
     for chunk in _chunks(pixels):
         values = pixels[chunk].permute(0, 3, 1, 2).float()
         if matrices is not None:
@@ -44,37 +45,40 @@ def augment_and_normalize(pixels: torch.Tensor, pipeline: ImagePipeline,
 
 
 def augment(pixels: torch.Tensor, augmentation: Augmentation) -> torch.Tensor:
-    """Augments a batch, float32 (N, 3, S, S), on its device; returns the same, of the same class."""
-    matrices = _matrices(augmentation).to(pixels.device)
+    """Augments a batch, float32 (N, 3, H, W), on its device; returns the same, of the same class."""
+    matrices = _matrices(augmentation, *pixels.shape[2:]).to(pixels.device)
     values = pixels.as_subclass(torch.Tensor)
     parts = [_sample(values[chunk], matrices[chunk]) for chunk in _chunks(values)]
     return torch.cat(parts).as_subclass(type(pixels)) if parts else pixels
 
 
 def _chunks(pixels: torch.Tensor) -> list[slice]:
-    """Returns slices of a batch (N, S, S, C) or (N, C, S, S) that are processed at once."""
-    size = max(1, CHUNK // pixels.shape[2] ** 2) if pixels.device.type == "cpu" else max(1, len(pixels))
+    """Returns slices of a batch (N, H, W, C) or (N, C, H, W) that are processed at once."""
+    area = math.prod(sorted(pixels.shape[1:])[1:])  # without the channels
+    size = max(1, CHUNK // area) if pixels.device.type == "cpu" else max(1, len(pixels))
     return [slice(start, start + size) for start in range(0, len(pixels), size)]
 
 
 def _sample(values: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
-    return F.grid_sample(values, _grid(matrices, values.shape[2]), mode="bilinear", padding_mode="zeros",
+    return F.grid_sample(values, _grid(matrices, *values.shape[2:]), mode="bilinear", padding_mode="zeros",
                          align_corners=False)
 
 
-def _matrices(augmentation: Augmentation) -> torch.Tensor:
+def _matrices(augmentation: Augmentation, height: int, width: int) -> torch.Tensor:
     """Returns matrices from result to source coordinates, -1 to 1: float32, (N, 2, 2)."""
     angle = np.deg2rad(augmentation.angle)
     cos, sin = np.cos(angle), np.sin(angle)
     x, y = np.where(augmentation.hflip, -1, 1), np.where(augmentation.vflip, -1, 1)
-    return torch.from_numpy(np.array([[x * cos, -x * sin], [y * sin, y * cos]], np.float32).transpose(2, 0, 1).copy())
+    # Coordinates are shares of height and width: a rotation must not change shapes where these differ.
+    matrices = np.array([[x * cos, -x * sin * (height / width)], [y * sin * (width / height), y * cos]], np.float32)
+    return torch.from_numpy(matrices.transpose(2, 0, 1).copy())
 
 
-def _grid(matrices: torch.Tensor, side: int) -> torch.Tensor:
-    """Returns torch's `affine_grid` of (N, 2, 2) matrices: float32, (N, side, side, 2)."""
+def _grid(matrices: torch.Tensor, height: int, width: int) -> torch.Tensor:
+    """Returns torch's `affine_grid` of (N, 2, 2) matrices: float32, (N, height, width, 2)."""
     if matrices.device.type != "cpu":
-        return F.affine_grid(F.pad(matrices, (0, 1)), [len(matrices), 1, side, side], align_corners=False)
+        return F.affine_grid(F.pad(matrices, (0, 1)), [len(matrices), 1, height, width], align_corners=False)
     # An eighth of affine_grid's time: with x and y as parts of a complex number it is one addition.
-    steps = (torch.arange(side) * 2 + 1) / side - 1
+    down, across = ((torch.arange(side) * 2 + 1) / side - 1 for side in (height, width))
     columns = torch.view_as_complex(matrices.transpose(1, 2).contiguous())
-    return torch.view_as_real((columns[:, 0, None] * steps)[:, None, :] + (columns[:, 1, None] * steps)[:, :, None])
+    return torch.view_as_real((columns[:, 0, None] * across)[:, None, :] + (columns[:, 1, None] * down)[:, :, None])

@@ -57,7 +57,7 @@ def named_augmentation(names: Sequence[str], image: ImagePipeline) -> tuple[Imag
     if not set(parts) - {"flip", "rotate"}:
         return replace(image, hflip=flips[0], vflip=flips[1], rotate=rotate), []
     matrices: list[Callable] = [partial(flip_mat, p=flips[0]), partial(_upside_down, p=flips[1]),
-                partial(rotate_mat, max_deg=rotate, p=1.0)]
+                                partial(rotate_mat, max_deg=rotate, p=1.0)]
     if "crop" in parts:
         matrices.append(_crop)
     steps = [AffineCoordTfm(aff_fs=matrices), *(make() for name, make in _STEPS.items() if name in parts)]

@@ -4,6 +4,7 @@ Pixels are looked up by a hash of the image's file, so that a changed image is n
 """
 
 import json
+import math
 import os
 import re
 import shutil
@@ -42,8 +43,8 @@ class Form:
     """The form in which images are kept.
 
     Attributes:
-        meta: everything besides the file that determines the pixels, as JSON values; `size` is a length in pixels, 0
-            for the file's own.
+        meta: everything besides the file that determines the pixels, as JSON values; `size` is a length in pixels, or
+            height and width, 0 for the file's own.
         load: path -> pixels, uint8 (height, width, 1 or 3).
         area: number of pixels of an image whose file is (width, height).
         gray: whether all images are kept in one channel.
@@ -57,14 +58,14 @@ class Form:
     @property
     def size_text(self) -> str:
         """The size for messages."""
-        return f"{self.meta['size']} px" if self.meta["size"] else "full size"
+        return f"{_by(self.meta['size'])} px" if self.meta["size"] else "full size"
 
 
 def image_form(image: ImagePipeline) -> Form:
     """Returns the form for an image pipeline: its resized pixels."""
     size, resize, channels = image.fit
     return Form(pixel_meta(image.fit), partial(load_pixels, size=size, resize=resize, channels=channels),
-                lambda width, height: size * size, channels == "gray")
+                lambda width, height: math.prod(image.sides), channels == "gray")
 
 
 class Pixels:
@@ -129,7 +130,7 @@ class Cache:
         about = json.dumps({"images": self.root, "pixels": meta}, indent=1)
         name = re.sub(r"[^\w.-]+", "_", os.path.basename(self.root)) or "images"
         base = pixels_folder() if auto else Path(self.where)
-        folder = base / f"{name}-{meta['size']}-{hash_bytes(about.encode()).hex()[:8]}"
+        folder = base / f"{name}-{_by(meta['size'])}-{hash_bytes(about.encode()).hex()[:8]}"
         if (folder / "about.json").is_file():
             (folder / "about.json").touch()  # the time of last use
             return folder
@@ -183,10 +184,15 @@ class Cache:
                             "folder: --cache=FOLDER")
 
 
-def pixel_meta(fit: tuple[int, str, str]) -> dict:
+def _by(size: int | list[int]) -> str:
+    return str(size) if isinstance(size, int) else "x".join(map(str, size))
+
+
+def pixel_meta(fit: tuple[int | tuple[int, int], str, str]) -> dict:
     """Returns everything besides the file that determines an image's resized pixels."""
     size, resize, channels = fit
-    return {"size": size, "resize": resize, "channels": channels, "reading": READING} | library_versions()
+    return {"size": size if isinstance(size, int) else list(size), "resize": resize, "channels": channels,
+            "reading": READING} | library_versions()
 
 
 def library_versions() -> dict:

@@ -29,8 +29,9 @@ AUGMENTATIONS["strong"] = (*AUGMENTATIONS["standard"], "crop", "erase", "blur")
 # the most time, have learned what they can from the images after one of them (Brock et al. 2017, "FreezeOut", arXiv
 # 1706.04983). Growing sizes, or training at other sizes than the model is used at, cost more AUC than it saved time
 # (docs/performance.md).
-PRESETS = {"fast": lambda size: {"epochs": 4, "size": max(32, size * 6 // 7 // 8 * 8), "bs": 16, "lr": 6e-4,
-                                 "freeze": 4, "freeze_after": 1}}
+PRESETS = {"fast": lambda config: {"epochs": 4, "size": max(32, config.size * 6 // 7 // 8 * 8),
+                                   "width": config.width and max(32, config.width * 6 // 7 // 8 * 8), "bs": 16,
+                                   "lr": 6e-4, "freeze": 4, "freeze_after": 1}}
 # What is said of a run where it is not the default.
 RECIPE = ("augment", "opt", "schedule", "warmup", "lr_mult", "unfreeze_after", "accumulate", "clip", "ema", "loss",
           "label_smoothing", "mixup", "cutmix", "tta", "label_delim")
@@ -75,6 +76,8 @@ class Config:
                                            "commas; if empty, chosen from the table")
     folds: int = setting(5, "number of folds of kfold", low=2, high=1000)
     size: int = setting(224, "side of the model's square input, pixels", low=32, high=2048)
+    width: int = setting(0, "width of an input that is not square, pixels; size is then its height; 0: as size", low=0,
+                         high=2048)
     resize: str = setting("squash", "how an image is made square", choices=("squash", "crop", "pad"), flag=False)
     channels: str = setting("rgb", "color, or gray to drop it", choices=("rgb", "gray"), flag=False)
     augment: tuple[str, ...] = setting(
@@ -139,6 +142,8 @@ class Config:
     def __post_init__(self):
         check_settings(self)
         check_range("lr_min", self.lr_min, 0, self.lr, "lr")
+        if 0 < self.width < 32:
+            raise UserError(f"width={self.width} is out of range: give a number from 32 to 2048, or 0 for a square.")
         self._check_recipe()
         if not self.splits:
             raise UserError(f"splits=[] names nothing to train. Choose from: {', '.join(_splits(self))}.")
@@ -234,7 +239,7 @@ def load_config(pipeline: str = "", preset: str | None = None, **overrides: Any)
         from_file = Config(**values)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    recipe = PRESETS[choose("preset", preset, PRESETS)](from_file.size) if preset else {}
+    recipe = PRESETS[choose("preset", preset, PRESETS)](from_file) if preset else {}
     return name, Config(**(values | recipe | overrides))
 
 

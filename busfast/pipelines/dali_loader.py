@@ -37,12 +37,12 @@ class DaliLoader:
         if device is not None and device.type == "cuda":  # each process has its own current device
             self.gpu = torch.cuda.current_device() if device.index is None else device.index
         self.threads = threads or cores()
-        self.enough = 0 if exact or self.gpu is not None else MARGIN * pipeline.size
+        self.enough = 0 if exact or self.gpu is not None else MARGIN * max(pipeline.sides)
         self._idle: dict[bool, list] = {True: [], False: []}
         self._modes: dict[str, str] = {}
 
     def batches(self, sources: Iterable[list]) -> Iterator[torch.Tensor]:
-        """Yields resized pixels, uint8 (N, size, size, 1 or 3), in the order of `sources`; one channel if all are gray.
+        """Yields resized pixels, uint8 (N, H, W, 1 or 3), in the order of `sources`; one channel if all are gray.
 
         Each pass has its own DALI pipelines. A pass that stops early (`lr_find`, `one_batch`) leaves batches in them
         and they cannot be reset, so they are discarded; those of a complete pass are reused.
@@ -161,14 +161,14 @@ def _pixels(encoded, gray: bool, on_gpu: bool, spec: ImagePipeline):
         pixels = fn.color_space_conversion(pixels, image_type=types.RGB, output_type=types.GRAY)
     options = {"interp_type": types.INTERP_LINEAR, "antialias": True}
     if spec.resize == "squash":
-        return fn.resize(pixels, size=(spec.size, spec.size), **options)
+        return fn.resize(pixels, size=spec.sides, **options)
     shape = fn.cast(fn.peek_image_shape(encoded), dtype=types.FLOAT)[:2]
+    aspect = np.float32(spec.sides) / spec.size  # height is 1
     if spec.resize == "crop":
-        middle, side = shape / 2, fn.reductions.min(shape)
-        return fn.resize(pixels, size=(spec.size, spec.size), roi_start=middle - side / 2,
-                         roi_end=middle + side / 2, **options)
-    fitted = dali_math.max(dali_math.floor(shape * spec.size / fn.reductions.max(shape) + 0.5), 1.0)
-    return fn.crop(fn.resize(pixels, size=fitted, **options), crop=(spec.size, spec.size), rounding="truncate",
+        middle, sides = shape / 2, fn.reductions.min(shape / aspect) * aspect
+        return fn.resize(pixels, size=spec.sides, roi_start=middle - sides / 2, roi_end=middle + sides / 2, **options)
+    fitted = dali_math.max(dali_math.floor(shape * spec.size / fn.reductions.max(shape / aspect) + 0.5), 1.0)
+    return fn.crop(fn.resize(pixels, size=fitted, **options), crop=spec.sides, rounding="truncate",
                    out_of_bounds_policy="pad", fill_values=0)
 
 

@@ -2,6 +2,7 @@
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -168,8 +169,8 @@ def make_dls(split: Split | pd.DataFrame, image: ImagePipeline | None = None, *,
         rank, world_size: this process, and how many share each batch.
 
     Returns:
-        DataLoaders of (x, y): float32 (N, 3, size, size), channels last, in 0 to 1 until a learner normalizes them with
-        the statistics of its weights; int64 (N,), or float32 (N, classes) of several labels.
+        DataLoaders of (x, y): float32 (N, 3, height, width), channels last, in 0 to 1 until a learner normalizes them
+        with the statistics of its weights; int64 (N,), or float32 (N, classes) of several labels.
 
     Raises:
         UserError: loader or device is unavailable; the table has no column part, or no image in a part.
@@ -207,9 +208,12 @@ def make_dls(split: Split | pd.DataFrame, image: ImagePipeline | None = None, *,
     return dls
 
 
-def default_image(size: int, batch_tfms: Any) -> ImagePipeline:
-    """Returns the image pipeline of a size; the user's batch transforms take the place of its augmentation."""
-    return ImagePipeline(size, hflip=0, rotate=0) if batch_tfms else ImagePipeline(size)
+def default_image(size: int | tuple[int, int], batch_tfms: Any) -> ImagePipeline:
+    """Returns the image pipeline of a size (a side, or height and width); the user's batch transforms take the place of
+    its augmentation."""
+    height, width = (size, 0) if isinstance(size, int) else size
+    image = ImagePipeline(height, width=0 if width == height else width)
+    return replace(image, hflip=0, rotate=0) if batch_tfms else image
 
 
 def inference_dls(image: ImagePipeline, classes: tuple[str, ...], **kwargs) -> TableDataLoaders:
@@ -224,7 +228,7 @@ def _blank(classes) -> pd.DataFrame:
 
 def _datasets(rows: pd.DataFrame, image: ImagePipeline, classes: tuple[str, ...], splits: list,
               label_delim: str) -> Datasets:
-    open_image, label = item_transforms(image.size, image.resize, image.channels, label_delim)
+    open_image, label = item_transforms(*image.fit, label_delim)
     encode = [MultiCategorize(vocab=list(classes)), OneHotEncode(len(classes))] if label_delim else \
         [Categorize(vocab=list(classes), sort=False)]
     return Datasets(rows, [[open_image], [label, *encode]], splits=splits)

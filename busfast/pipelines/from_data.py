@@ -26,7 +26,7 @@ from busfast.pipelines.splits import (
 from busfast.text import listed
 
 
-def dataloaders(data: str | Path | pd.DataFrame, *, size: int = 224, split: str = "", bs: int = 32,
+def dataloaders(data: str | Path | pd.DataFrame, *, size: int | tuple[int, int] = 224, split: str = "", bs: int = 32,
                 item_tfms: Any = None, batch_tfms: Any = None, image: ImagePipeline | None = None,
                 classes: tuple[str, ...] = (), label_delim: str = "", seed: int = 42, allow_leaks: bool = False,
                 path: str | Path = ".", **how: Any) -> TableDataLoaders:
@@ -35,7 +35,7 @@ def dataloaders(data: str | Path | pd.DataFrame, *, size: int = 224, split: str 
     Args:
         data: a folder with table.csv, class folders (also below train, valid and test), a CSV file with the usual
             column names, or such a DataFrame, whose paths are absolute or relative to the working directory.
-        size: side of the model's square input, pixels.
+        size: side of the model's square input, or its height and width, pixels.
         split: see `train --split`; default: the one that came with the images, else stratified.
         bs: images per batch.
         item_tfms, batch_tfms: see `make_dls`.

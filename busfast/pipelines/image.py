@@ -9,7 +9,7 @@ import numpy as np
 class ImagePipeline:
     """decode -> resize -> (training: flip, rotate) -> normalize."""
 
-    size: int = 224  # side of the square result, pixels
+    size: int = 224  # side of the result, or its height, pixels
     resize: str = "squash"  # see `busfast.data.images.resize_image`
     channels: str = "rgb"  # see `resize_image`
     hflip: float = 0.5  # probability of a horizontal flip in training
@@ -17,11 +17,17 @@ class ImagePipeline:
     rotate: float = 15.0  # largest rotation in training, degrees, in both directions; corners are black
     mean: tuple[float, ...] = (0.0, 0.0, 0.0)  # pixels become (x / 255 - mean) / std; one value each for R, G, B
     std: tuple[float, ...] = (1.0, 1.0, 1.0)  # both belong to the weights of a model, which sets them
+    width: int = 0  # of a result that is not square, pixels
 
     @property
-    def fit(self) -> tuple[int, str, str]:
+    def sides(self) -> tuple[int, int]:
+        """Height and width of the result."""
+        return self.size, self.width or self.size
+
+    @property
+    def fit(self) -> tuple[int | tuple[int, int], str, str]:
         """What determines the pixels before augmentation: arguments of `busfast.data.images.load_pixels`."""
-        return self.size, self.resize, self.channels
+        return self.sides if self.width else self.size, self.resize, self.channels
 
 
 @dataclass(frozen=True)

@@ -113,7 +113,7 @@ class ImageDL(TfmdDL):
             self.lap("to_device")
             yield to_batch(pixels)
         if drawn:  # a last batch without an image for this rank
-            yield to_batch(torch.empty((0, self.image.size, self.image.size, 3), dtype=torch.uint8, device=self.device))
+            yield to_batch(torch.empty((0, *self.image.sides, 3), dtype=torch.uint8, device=self.device))
 
     def targets(self, indices: Sequence[int]) -> list:
         """Returns the targets of some rows, each of its own type; a class is a TensorCategory, int64, (N,)."""

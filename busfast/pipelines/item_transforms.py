@@ -15,7 +15,7 @@ from fastai.vision.core import PILImage
 from busfast.data import images
 
 
-def open_item(item: Any, size: int, resize: str, channels: str) -> PILImage:
+def open_item(item: Any, size: int | tuple[int, int], resize: str, channels: str) -> PILImage:
     """Reads and resizes an image: `item` is a row with a column `image`, or what `to_source` takes."""
     if hasattr(item, "index") and hasattr(item, "iloc"):
         item = item["image"]
@@ -42,7 +42,7 @@ def item_labels(row: Any, delim: str) -> list[str]:
     return [one for one in row["label"].split(delim) if one]
 
 
-def item_transforms(size: int, resize: str, channels: str, label_delim: str = "") -> list:
+def item_transforms(size: int | tuple[int, int], resize: str, channels: str, label_delim: str = "") -> list:
     """Returns the two functions for fastai's Datasets: item -> image, item -> label, or labels."""
     return [partial(open_item, size=size, resize=resize, channels=channels),
             partial(item_labels, delim=label_delim) if label_delim else item_label]

@@ -21,5 +21,5 @@ class TorchvisionLoader:
         self.read = name_unreadable(partial(load_pixels, size=size, resize=resize, channels=channels, exact=exact))
 
     def batches(self, sources: Iterable[list]) -> Iterator[torch.Tensor]:
-        """Returns resized pixels, uint8 (N, size, size, 1 or 3), of batches of paths, images, arrays or bytes."""
+        """Returns resized pixels, uint8 (N, height, width, 1 or 3), of batches of paths, images, arrays or bytes."""
         return map(collate, read_batches(self.read, sources, self.threads))

@@ -113,7 +113,7 @@ def _write_bundle(folder: Path, learn: Learner, facts: dict, parts: Split, paths
     outlier = None
     if not len(parts.only("valid")):
         print("each image may have trained a member, so that none tells what is usual: no outlier score", flush=True)
-    elif supports_features(model, image.size):
+    elif supports_features(model, image.sides):
         outlier = _fit_outlier(TorchEngine(model, image, learn.dls.device, features=True), parts, learn.dls.valid)
     else:
         print(f"no outlier score: {facts['architecture']} does not expose its features", flush=True)

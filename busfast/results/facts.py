@@ -48,7 +48,7 @@ def describe_run(run: Run, *, target: float = TARGET, positive: str | None = Non
                              "input": describe_input(run_image(config, record)), "temperature": None,
                              "operating_points": [], "metrics": None, "outlier": None,
                              "run": _describe_training(run, config, record) | {"best_pth_sha256": weights}}
-    if config.tta != "none" or config.label_delim:
+    if config.tta != "none" or config.label_delim or config.width:
         facts |= {"tta": config.tta, "label_delim": config.label_delim}
     history = read_history(run)
     if record.get("members"):

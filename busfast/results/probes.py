@@ -71,10 +71,10 @@ def cover(pixels: np.ndarray, region: np.ndarray) -> np.ndarray:
     return covered
 
 
-def frame(size: int) -> np.ndarray:
-    """Returns the border of an image: bool, (size, size)."""
-    width = max(1, round(BORDER * size))
-    region = np.ones((size, size), bool)
+def frame(sides: tuple[int, int]) -> np.ndarray:
+    """Returns the border of an image: bool, (height, width)."""
+    width = max(1, round(BORDER * min(sides)))
+    region = np.ones(sides, bool)
     region[width:-width, width:-width] = False
     return region
 
@@ -120,9 +120,8 @@ def compare_parts(learn: Learner, split: Split, loader: str) -> dict:
 
 
 def _covers(learn: Learner, valid: pd.DataFrame, pixels: list, masks: list, classes: Sequence[str], seed: int):
-    size = learn.dls.valid.image.size
     boxes = [box(mask) for mask in masks if mask is not None and mask.any()]
-    border, rng = frame(size), np.random.default_rng(seed)
+    border, rng = frame(learn.dls.valid.image.sides), np.random.default_rng(seed)
     # An image without a lesion gets the cover of another's, so that the presence of a cover carries no information.
     regions = [box(mask) if mask is not None and mask.any() else boxes[rng.integers(len(boxes))] if boxes else None
                for mask in masks]
@@ -187,5 +186,5 @@ def read_mask(root: str | Path, name: str, places: dict[str, Path], image: Image
     except Exception as error:  # a broken file raises nearly anything
         raise UserError(f"The mask {path} cannot be read: {why_unreadable(error)}. Restore it, or remove it: its image "
                         "then counts as one without a mask.") from error
-    resized = resize_image(Image.fromarray(mask.astype(np.uint8) * 255), image.size, image.resize)
+    resized = resize_image(Image.fromarray(mask.astype(np.uint8) * 255), image.sides, image.resize)
     return np.asarray(resized) > 127

@@ -49,7 +49,7 @@ def measure_memory(config: Config, device: torch.device) -> Memory:
     """
     with torch.random.fork_rng(devices=[]):
         model = timm.create_model(config.arch, num_classes=len(config.classes)).train()
-        kept = _saved_bytes(model, config.size)
+        kept = _saved_bytes(model, (config.size, config.width or config.size))
     weights = sum(param.numel() * param.element_size() for param in model.parameters())
     free = free_memory(device)
     if free is not None and device.type == "cpu":
@@ -57,7 +57,7 @@ def measure_memory(config: Config, device: torch.device) -> Memory:
     return Memory(kept // PROBE // processes.world_size(), 4 * weights, free)
 
 
-def _saved_bytes(model: torch.nn.Module, size: int) -> int:
+def _saved_bytes(model: torch.nn.Module, sides: tuple[int, int]) -> int:
     """Bytes that autograd keeps of a batch of `PROBE` images, without the weights."""
     weights = {tensor.untyped_storage().data_ptr() for tensor in (*model.parameters(), *model.buffers())}
     seen: dict[int, torch.Tensor] = {}  # holds the tensors, so that no address is reused
@@ -68,7 +68,7 @@ def _saved_bytes(model: torch.nn.Module, size: int) -> int:
         return tensor
 
     with torch.autograd.graph.saved_tensors_hooks(remember, lambda tensor: tensor):
-        model(torch.zeros(PROBE, 3, size, size)).sum()
+        model(torch.zeros(PROBE, 3, *sides)).sum()
     return sum(tensor.untyped_storage().nbytes() for tensor in seen.values())
 
 

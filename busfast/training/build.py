@@ -67,7 +67,7 @@ def build(config: Config, split: Split | pd.DataFrame, model_dir: Path | str = "
           flush=True)
     set_seed(config.seed, reproducible=True)
     image, batch_tfms = named_augmentation(config.augment, ImagePipeline(
-        config.size, config.resize, config.channels, config.hflip, config.vflip, config.rotate))
+        config.size, config.resize, config.channels, config.hflip, config.vflip, config.rotate, width=config.width))
     threads = config.threads or (processes.cores_per_process(processes.local_world_size()) if ranks > 1 else 0)
     # Validation keeps no activations for a backward pass: twice as many images fit.
     dls = make_dls(split, image, classes=config.classes, label_delim=config.label_delim, bs=config.bs,

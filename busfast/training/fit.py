@@ -57,7 +57,8 @@ def fit_run(job: Job, learn: Learner, phantom: bool, smaller_bs: int, options: T
     run, config = job.run, job.config
     monitor = monitor_with(config.monitor, config.measures)
     schedule = make_schedule(config.schedule, config.lr, config.lr_min, warmup=config.warmup / config.epochs)
-    caption = f"{run.name}, {config.arch}, {config.size} px" + (", PHANTOM (synthetic images)" if phantom else "")
+    size = f"{config.size} x {config.width}" if config.width else config.size
+    caption = f"{run.name}, {config.arch}, {size} px" + (", PHANTOM (synthetic images)" if phantom else "")
     log, collapse, phases = TrainingLog(run.results, schedule.scheds["lr"], caption), WarnCollapse(), Profile()
     best, stop = SaveBest(run.models / "best.pth", **monitor), EarlyStopping(**monitor, patience=config.patience)
     checkpoint = Checkpoint(run.models, log, best, collapse)

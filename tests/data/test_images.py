@@ -193,6 +193,25 @@ def test_any_image_fits_the_square(size, resize, channels):
     assert np.asarray(fitted).max() > 50
 
 
+@pytest.mark.parametrize("resize", ["squash", "crop", "pad"])
+@pytest.mark.parametrize("size", [(1, 500), (500, 1), (64, 64), (300, 200), (31, 97)])
+def test_any_image_fits_height_and_width(size, resize):
+    assert resize_image(Image.new("RGB", size, RED), (48, 80), resize).size == (80, 48)
+    random = Image.effect_noise(size, 60)
+    same = [np.asarray(resize_image(random, side, resize)) for side in (64, (64, 64))]
+    assert np.array_equal(*same)
+
+
+def test_crop_and_pad_keep_the_aspect_of_what_is_not_square():
+    image = thirds(300, 100)
+    crop = np.asarray(resize_image(image, (50, 100), "crop"))  # the middle 200 x 100: half of red and blue
+    assert (crop[:, 2:23] == RED).all() and (crop[:, 27:73] == GREEN).all() and (crop[:, 77:98] == BLUE).all()
+    pad = np.array(resize_image(image, (60, 90), "pad"))
+    assert (pad[15:45, 2:28] == RED).all() and not pad[:15].any() and not pad[45:].any()
+    tall = np.array(resize_image(Image.new("RGB", (100, 100), RED), (60, 90), "pad"))
+    assert (tall[:, 15:75] == RED).all() and not tall[:, :15].any() and not tall[:, 75:].any()
+
+
 def thirds(width, height):
     """Red, green and blue bands along the longer side."""
     array = np.zeros((height, width, 3), np.uint8)

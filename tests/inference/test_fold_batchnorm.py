@@ -75,7 +75,7 @@ def test_a_model_without_batch_normalisation_is_returned_itself(arch):
 
 def test_a_model_of_one_size_is_folded_at_that_size():
     model = make("test_maxvit")
-    folded = fold_batchnorm(model, 160)
+    folded = fold_batchnorm(model, (160, 160))
     assert norms(folded) < norms(model)
     x = torch.randn(1, 3, 160, 160)
     torch.testing.assert_close(logits(folded, x), logits(model, x), rtol=1e-4, atol=1e-4)

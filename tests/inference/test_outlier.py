@@ -55,7 +55,7 @@ def test_arrays_that_do_not_belong_together_are_refused(outlier, spoil):
 def test_features_come_with_the_very_logits_of_the_model(arch, can):
     model = timm.create_model(arch, num_classes=3).eval()
     size = model.pretrained_cfg["input_size"][-1]
-    assert supports_features(model, size) is can
+    assert supports_features(model, (size, size)) is can
     x = torch.randn(3, 3, size, size)
     with torch.no_grad():
         logits, features = WithFeatures(model)(x)
@@ -64,4 +64,4 @@ def test_features_come_with_the_very_logits_of_the_model(arch, can):
 
 
 def test_a_model_that_timm_does_not_know_gives_none():
-    assert not supports_features(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 2)), 8)
+    assert not supports_features(torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(3 * 8 * 8, 2)), (8, 8))

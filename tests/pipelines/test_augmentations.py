@@ -78,6 +78,18 @@ def test_flips_and_rotation_have_the_strength_of_the_settings():
     assert 15 < angle.abs().max() < 23 and angle.std() == pytest.approx(20 / 3**0.5, abs=1.5)
 
 
+def test_a_rotation_does_not_shear_what_is_not_square():
+    _, steps = named_augmentation(("rotate", "brightness"), ImagePipeline(size=40, width=80, hflip=0, rotate=30))
+    turn, = steps[:1]
+    turn.before_call(TensorImage(torch.zeros(200, 3, 40, 80)), split_idx=0)
+    linear = turn.mat.as_subclass(torch.Tensor)[:, :2, :2]
+    to_pixels = torch.diag(torch.tensor([40.0, 20.0]))  # half of width and height
+    rotation = to_pixels @ linear @ to_pixels.inverse()
+    assert torch.allclose(rotation @ rotation.transpose(1, 2), torch.eye(2).expand(200, 2, 2), atol=1e-5)
+    angle = torch.rad2deg(torch.atan2(rotation[:, 1, 0], rotation[:, 0, 0]))
+    assert 25 < angle.max() < 30.1 and -30.1 < angle.min() < -25
+
+
 def test_erasing_and_blur_change_some_images_each_by_itself():
     plain, erased = augmented(("zoom",)), augmented(("zoom", "erase"))
     changed = (plain - erased).abs().flatten(1).amax(1) > 1e-6

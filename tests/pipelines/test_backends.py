@@ -38,10 +38,10 @@ def dali():
 
 
 @pytest.mark.parametrize("resize", ["squash", "crop", "pad"])
-@pytest.mark.parametrize("channels", ["rgb", "gray"])
-def test_validation_pixels_of_the_loaders_agree_on_files_of_every_kind(dali, odd_images, resize, channels):
+@pytest.mark.parametrize(("channels", "width"), [("rgb", 0), ("gray", 0), ("rgb", 160)])
+def test_validation_pixels_of_the_loaders_agree_on_files_of_every_kind(dali, odd_images, resize, channels, width):
     names, paths = list(odd_images), list(odd_images.values())
-    ours, reference = (pixels(name, paths, size=96, resize=resize, channels=channels)
+    ours, reference = (pixels(name, paths, size=96, width=width, resize=resize, channels=channels)
                        for name in ("dali", "torchvision"))
     apart = (ours - reference).abs().mean(dim=(1, 2, 3))
     assert apart.max() < 1, {name: float(value) for name, value in zip(names, apart, strict=True) if value >= 1}
@@ -91,8 +91,9 @@ def test_a_batch_is_finished_normalised_and_channels_last_whether_gray_or_color(
 
 @pytest.mark.parametrize(("hflip", "vflip", "angle"), [(True, False, 0), (False, True, 0), (True, True, 0),
                                                        (False, False, 10), (True, False, -14), (True, True, 7)])
-def test_a_batch_is_moved_as_pillow_moves_an_image(odd_images, hflip, vflip, angle):
-    image = Image.open(odd_images["rgb.png"]).resize((97, 97))
+@pytest.mark.parametrize("size", [(97, 97), (130, 80)])
+def test_a_batch_is_moved_as_pillow_moves_an_image(odd_images, hflip, vflip, angle, size):
+    image = Image.open(odd_images["rgb.png"]).resize(size)
     augmentation = Augmentation(np.array([hflip]), np.array([vflip]), np.array([angle], np.float32))
     batch = collate([np.asarray(image)])
     moved = augment_and_normalize(batch, ImagePipeline(**PLAIN), augmentation)[0].permute(1, 2, 0)
@@ -106,9 +107,9 @@ def test_a_batch_is_moved_as_pillow_moves_an_image(odd_images, hflip, vflip, ang
 
 def test_the_grid_is_that_of_torch():
     matrices = torch.randn(3, 2, 2)
-    expected = torch.nn.functional.affine_grid(torch.nn.functional.pad(matrices, (0, 1)), [3, 1, 6, 6],
+    expected = torch.nn.functional.affine_grid(torch.nn.functional.pad(matrices, (0, 1)), [3, 1, 6, 9],
                                                align_corners=False)
-    assert torch.allclose(_grid(matrices, 6), expected, atol=1e-6)
+    assert torch.allclose(_grid(matrices, 6, 9), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("loader", LOADERS)

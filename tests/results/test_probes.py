@@ -130,4 +130,4 @@ def test_covers_hide_what_they_should_and_nothing_else():
     assert region[20:44, 20:44].all() and region.sum() == 24 * 24  # 6% of 64 pixels more on each side
     hidden = cover(pixels, region)
     assert len(np.unique(hidden[region])) == 1 and np.array_equal(hidden[~region], pixels[~region])
-    assert frame(SIDE).sum() == SIDE**2 - (SIDE - 2 * 8)**2
+    assert frame((SIDE, SIDE)).sum() == SIDE**2 - (SIDE - 2 * 8)**2

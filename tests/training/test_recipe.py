@@ -1,5 +1,8 @@
 """What a configuration changes in training: gradients added up and clipped, heads first, mirror images, metrics."""
 
+import json
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -10,6 +13,7 @@ from fastai.callback.core import Callback
 from fastai.callback.training import GradientClip
 from sklearn.metrics import balanced_accuracy_score, matthews_corrcoef
 
+import busfast
 from busfast.cli import main
 from busfast.errors import UserError
 from busfast.models import make_learner
@@ -141,7 +145,25 @@ def test_a_run_with_every_setting_says_so_and_is_scored_as_it_is_exported(workdi
     assert '"version": "3.0"' in (run.models / "bundle" / "bundle.json").read_text()
 
 
+def test_an_input_that_is_not_square_goes_all_the_way(workdir, capsys):
+    assert main(["train", "--width=96", "--augment=standard", "--epochs=1", "--then=evaluate,explain,report"]) == 0
+    assert "to 64x96 px, into" in capsys.readouterr().out
+    run = Run("phantom/stratified")
+    assert main(["export", f"--run={run.name}", "--format=bundle,learner"]) == 0
+    images = sorted(Path(yaml.safe_load((run.results / "config.yaml").read_text())["data"], "images").iterdir())[:6]
+    tables = []
+    for words in ([f"--run={run.name}"], [f"--model={run.models}/bundle"]):
+        assert main(["predict", str(images[0].parent), *words, "--out=out.csv", "--overwrite"]) == 0
+        tables.append(pd.read_csv("out.csv")[["p_normal", "p_benign", "p_malignant"]])
+    assert np.allclose(*tables, atol=1e-5)
+    facts = json.loads((run.models / "bundle" / "bundle.json").read_text())
+    assert (facts["version"], facts["input"]["size"], facts["input"]["width"]) == ("3.0", 64, 96)
+    dls = busfast.dataloaders(images[0].parent.parent, size=(64, 96), bs=4, cache="off", device="cpu")
+    assert dls.one_batch()[0].shape == (4, 3, 64, 96)
+
+
 @pytest.mark.parametrize(("values", "message"), [
+    ({"width": 20}, "width=20 is out of range"),
     ({"mixup": 0.2, "cutmix": 1}, "both mix the images"), ({"warmup": 2, "schedule": "one_cycle"}, "a warm-up of its"),
     ({"warmup": 3, "epochs": 3}, "all of the 3 epochs"), ({"unfreeze_after": 5, "epochs": 4}, "all of the 4 epochs"),
     ({"unfreeze_after": 3, "freeze_after": 2, "freeze": 1}, "Give unfreeze_after up to 2"),

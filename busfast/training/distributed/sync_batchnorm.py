@@ -39,10 +39,9 @@ def check_last_batches(learn: Learner) -> None:
     rest = [dl.n % dl.bs for dl in learn.dls.loaders]
     if not any(0 < count < processes.world_size() for count in rest) or not has_batch_norm(learn.model):
         return
-    side = learn.dls.image.size
     try:
         with torch.no_grad():
-            learn.model.eval()(torch.empty((0, 3, side, side), device=learn.dls.device))
+            learn.model.eval()(torch.empty((0, 3, *learn.dls.image.sides), device=learn.dls.device))
     except Exception as error:  # whatever a model's own code raises
         raise UserError(f"The last batches have {rest[0]} (training) and {rest[1]} (validation) images for "
                         f"{processes.world_size()} processes, and this model fails on a process without an image. "
