@@ -28,7 +28,7 @@ def choose(kind: str, value: str, choices: Iterable[str]) -> str:
     raise UserError(f"Unknown {kind} '{value}'.{suggest(value, choices)} Choose from: {_listed(choices)}.")
 
 
-def _listed(choices: list[str], most: int = 100) -> str:
+def _listed(choices: list[str], most: int = 60) -> str:
     more = f" and {len(choices) - most:,} more" if len(choices) > most else ""
     return ", ".join(map(str, choices[:most])) + more
 

@@ -9,17 +9,20 @@ import shlex
 import shutil
 import textwrap
 from collections.abc import Callable
+from dataclasses import fields
 from typing import NamedTuple
 
 import fire
 
-from busfast.errors import UserError, choose
+from busfast.errors import UserError, choose, suggest
+from busfast.pipelines.config import Config
 
 FireExit = fire.core.FireExit
 # What other tools call busfast's flags.
 ELSEWHERE = {"imgsz": "size", "img_size": "size", "image_size": "size", "batch": "bs", "batch_size": "bs",
              "model": "arch", "model_name": "arch", "backbone": "arch", "lr0": "lr", "learning_rate": "lr",
-             "weight_decay": "wd", "optimizer": "opt", "optim": "opt", "sched": "schedule", "scheduler": "schedule",
+             "weight_decay": "wd", "drop": "dropout", "drop_rate": "dropout",
+             "optimizer": "opt", "optim": "opt", "sched": "schedule", "scheduler": "schedule",
              "pretrained": "weights", "workers": "threads", "num_workers": "threads", "dataset": "data",
              "data_dir": "data", "path": "data", "num_epochs": "epochs", "n_epochs": "epochs", "aug": "augment",
              "augmentation": "augment", "smoothing": "label_smoothing", "warmup_epochs": "warmup", "clip_grad": "clip",
@@ -49,12 +52,14 @@ def check(verbs: dict[str, Callable], argv: list[str]) -> None:
         flag, equals, value = word.lstrip("-").partition("=")
         flag = flag.replace("-", "_")
         if flag not in parameters or not word.startswith("--"):
-            if (ours := ELSEWHERE.get(flag)) in parameters and word.startswith("--"):
-                raise UserError(f"Unknown flag of {verb} '--{flag}'. Did you mean '--{ours}'? {more}")
-            try:
-                choose(f"flag of {verb}", word.partition("=")[0], [f"--{name}" for name in parameters] or ["--help"])
-            except UserError as error:
-                raise UserError(f"{error} {more}") from None
+            unknown = f"Unknown flag of {verb} '{word.partition('=')[0]}'."
+            ours = ELSEWHERE.get(flag, flag)
+            if ours in parameters and word.startswith("--"):
+                raise UserError(f"{unknown} Did you mean '--{ours}'? {more}")
+            if ours in (item.name for item in fields(Config)) and "set" in parameters:
+                raise UserError(f"{unknown} It is a key without a flag: --set={ours}=VALUE. {more}")
+            hint = suggest(flag, parameters).replace("'", "'--", 1)
+            raise UserError(f"{unknown}{hint} {more}")
         if flag in given:
             raise UserError(f"--{flag} is given twice: {given[flag]} and {value}.")
         is_switch = parameters[flag].annotation is bool

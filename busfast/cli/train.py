@@ -64,6 +64,8 @@ def train(*, split: str = None, pipeline: str = None, preset: str = None, fold: 
         del settings["bs"]
     following = [choose("verb after train", name.strip(), THEN) for name in (then or "").split(",") if name.strip()]
     name, config, splits, table = _configure(split, pipeline, preset, settings, several=True)
+    if config.label_delim and (wrong := [verb for verb in following if verb != "evaluate"]):
+        raise UserError(f"--then={','.join(wrong)} is for images of one label. With label_delim: --then=evaluate.")
     from busfast.pipelines.splits import list_seeds, name_run, open_table, split_images
     from busfast.training.build import check_environment
     from busfast.training.job import TrainOptions

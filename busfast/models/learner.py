@@ -67,6 +67,8 @@ def make_learner(dls: TableDataLoaders, arch: str = "efficientnet_b0", *, weight
     model = model.to(dls.device, memory_format=memory_format)
     if "plain_activations" in enabled:
         plain_activations(model)
+    if loss_func is not None and loss != "auto":
+        raise UserError(f"loss='{loss}' and loss_func both name a loss. Leave one of them out.")
     if loss_func is None:
         weight = None if dls.multi_label else class_weights(list(dls.train_ds.items["label"]), classes).to(dls.device)
         loss_func = make_loss(loss, weight, label_smoothing)

@@ -26,6 +26,7 @@ from busfast.errors import UserError
 from busfast.files import atomic, cache_folder, file_lock
 from busfast.pipelines.image import ImagePipeline
 from busfast.pipelines.image_hashes import hash_images
+from busfast.pipelines.prefetch import Unreadable, name_unreadable
 from busfast.pipelines.shards import SUFFIX, Damaged, Shard, discard_shard, hash_bytes, open_shards, write_shard
 from busfast.processes import cores
 from busfast.progress import map_ahead, progress
@@ -117,6 +118,8 @@ class Cache:
             with file_lock(folder / ".lock", lambda: print(f"cache: waiting for another run that fills {folder}",
                                                            flush=True), "fills this cache"):
                 return Pixels(form, *self._build(folder, form))
+        except Unreadable:
+            raise  # without the cache, it would be met in the middle of an epoch
         except (OSError, UserError, RuntimeError) as error:  # RuntimeError: there is no home folder
             reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
             print(f"cache: none, so images are decoded in every epoch: {reason}", flush=True)
@@ -164,7 +167,7 @@ class Cache:
         per_shard = max(IMAGES, len(missing) // SHARDS)
         shards = []
         with ThreadPoolExecutor(self.threads) as pool:
-            pixels = map_ahead(pool, form.load, missing.values(), 4 * self.threads)
+            pixels = map_ahead(pool, name_unreadable(form.load), missing.values(), 4 * self.threads)
             decoded = progress(zip(missing, pixels, strict=True), "decoding images", len(missing))
             for _ in range(0, len(missing), per_shard):
                 shards.append(Shard(write_shard(folder, form.meta, islice(decoded, per_shard)), form.meta))
@@ -175,7 +178,7 @@ class Cache:
         """Refuses to decode what does not fit on the disk."""
         with ThreadPoolExecutor(self.threads) as pool:
             need = sum(form.area(width, height) * (1 if gray or form.gray else 3) + 200
-                       for width, height, gray in pool.map(_header, paths))
+                       for width, height, gray in pool.map(name_unreadable(_header), paths))
         free = shutil.disk_usage(folder).free
         if need > free * (SHARE if self.where == "auto" else 1):
             limit = f", and cache=auto uses no more than {SHARE:.0%} of that" if self.where == "auto" else ""

@@ -34,7 +34,7 @@ PRESETS = {"fast": lambda config: {"epochs": 4, "size": max(32, config.size * 6 
                                    "lr": 6e-4, "freeze": 4, "freeze_after": 1}}
 # What is said of a run where it is not the default.
 RECIPE = ("augment", "opt", "schedule", "warmup", "lr_mult", "unfreeze_after", "accumulate", "clip", "ema", "loss",
-          "label_smoothing", "mixup", "cutmix", "tta", "label_delim")
+          "label_smoothing", "mixup", "cutmix", "tta", "metrics", "label_delim")
 # Keys of version 0.1 -> why they are gone; its files hold them, mostly unset.
 REMOVED = {"progressive": "training at sizes other than `size` saved no time at an equal AUC (docs/performance.md)"}
 MEASURES = ("train_loss", "val_loss", "val_acc", "macro_auc")  # logged columns, besides recall_CLASS
@@ -161,6 +161,12 @@ class Config:
         if self.mixup and self.cutmix:
             raise UserError(f"mixup={self.mixup:g} and cutmix={self.cutmix:g} both mix the images of a batch. Set "
                             "one of them to 0.")
+        if not self.augment:
+            raise UserError("augment= names nothing. For no augmentation: augment=none.")
+        for part, settings in (("flip", ("hflip", "vflip")), ("rotate", ("rotate",))):
+            if part in self.augment and not any(getattr(self, name) for name in settings):
+                raise UserError(f"augment={','.join(self.augment)}: {' and '.join(settings)} are 0, so there is no "
+                                f"{part}. Set {settings[0]}, or leave out {part}.")
         if levels := [name for name in self.augment if name in AUGMENTATIONS] if len(self.augment) > 1 else []:
             raise UserError(f"augment={','.join(self.augment)}: '{levels[0]}' is a whole level. Give it alone, or list "
                             "parts.")

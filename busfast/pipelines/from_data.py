@@ -25,11 +25,15 @@ from busfast.pipelines.splits import (
 )
 from busfast.text import listed
 
+ELSEWHERE = {"valid_pct": "valid_share", "batch_size": "bs", "vocab": "classes", "image_size": "size"}
+INTERNAL = {"rank", "world_size", "backend", "how"}  # of `make_dls`, or no argument
+
 
 def dataloaders(data: str | Path | pd.DataFrame, *, size: int | tuple[int, int] = 224, split: str = "", bs: int = 32,
                 item_tfms: Any = None, batch_tfms: Any = None, image: ImagePipeline | None = None,
-                classes: tuple[str, ...] = (), label_delim: str = "", seed: int = 42, allow_leaks: bool = False,
-                path: str | Path = ".", **how: Any) -> TableDataLoaders:
+                classes: tuple[str, ...] = (), label_delim: str = "", seed: int = 42, valid_share: float = 0.15,
+                test_share: float = 0.15, allow_leaks: bool = False, path: str | Path = ".",
+                **how: Any) -> TableDataLoaders:
     """Makes DataLoaders of images as they lie; finds classes, split and duplicates, and prints what it found.
 
     Args:
@@ -43,6 +47,7 @@ def dataloaders(data: str | Path | pd.DataFrame, *, size: int | tuple[int, int] 
         classes: the labels in the model's order, and no others; default: those of the images.
         label_delim: the character between the labels of an image that has several; "": each has one.
         seed: of the split.
+        valid_share, test_share: of a split that is made here, 0 to 1.
         allow_leaks: accept a split that came with the images and has a patient or a duplicate on two sides.
         path: where the Learner's files go.
         how: other arguments of `make_dls`; by default decoded pixels are cached.
@@ -55,13 +60,18 @@ def dataloaders(data: str | Path | pd.DataFrame, *, size: int | tuple[int, int] 
         UserError: the images cannot be read or split.
     """
     for name in how:
-        choose("argument of dataloaders", name, {*signature(make_dls).parameters, *signature(dataloaders).parameters})
+        if name in ELSEWHERE:
+            raise UserError(f"dataloaders calls {name} {ELSEWHERE[name]}.")
+        choose("argument of dataloaders", name,
+               sorted({*signature(make_dls).parameters, *signature(dataloaders).parameters} - INTERNAL))
+    wanted: dict[str, Any] = {"classes": classes, "seed": seed, "label_delim": label_delim,
+                              "valid_share": valid_share, "test_share": test_share}
     if isinstance(data, pd.DataFrame):
         table = _from_frame(data, label_delim)
-        config = with_classes(Config(classes=classes, seed=seed, label_delim=label_delim), table)
+        config = with_classes(Config(**wanted), table)
         print(f"data: {len(table)} images of a DataFrame\n  classes: {listed(config.classes)}", flush=True)
     else:
-        table, config = read_images(Config(data=str(data), classes=classes, seed=seed, label_delim=label_delim))
+        table, config = read_images(Config(data=str(data), **wanted))
         table = open_table(config, table)
     split = split or default_split(table, not isinstance(data, pd.DataFrame) and is_prepared(data))
     made, *others = split_images(table, config, [split], allow_leaks=allow_leaks).values()

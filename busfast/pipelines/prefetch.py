@@ -39,8 +39,12 @@ def name_unreadable(read: Callable) -> Callable:
     return read_named
 
 
+class Unreadable(UserError):
+    """An image file that cannot be read."""
+
+
 def unreadable(source: Any, error: Exception) -> Exception:
-    """Returns the error to raise for an unreadable image: for a file a `UserError`, otherwise `error` itself."""
+    """Returns the error to raise for an unreadable image: for a file `Unreadable`, otherwise `error` itself."""
     if not isinstance(source, str | os.PathLike):
         return error
-    return UserError(f"The image {os.fspath(source)} cannot be read: {why_unreadable(error)}. Restore the file.")
+    return Unreadable(f"The image {os.fspath(source)} cannot be read: {why_unreadable(error)}. Restore the file.")

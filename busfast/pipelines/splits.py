@@ -1,5 +1,6 @@
 """A configuration -> its table, with every image read once -> the splits of its runs, which must not leak."""
 
+import os
 import re
 from collections.abc import Sequence
 from dataclasses import replace
@@ -99,7 +100,7 @@ def unify_labels(table: Table, delim: str) -> Table:
     """Writes the labels of each image as classes, in one order; UserError if no image has several."""
     rows = table.rows
     if not rows["label"].str.contains(delim, regex=False).any():
-        raise UserError(f"label_delim='{delim}' separates no labels of {table.file or 'the table'} (such as "
+        raise UserError(f"label_delim='{delim}' separates no labels of {_named(table)} (such as "
                         f"'{rows['label'].iloc[0]}'). Leave it out, or name the character that does.")
     return replace(table, rows=rows.assign(label=rows["label"].map(join_labels(rows["label"], delim))))
 
@@ -117,16 +118,23 @@ def _without_labels(table: Table, config: Config) -> Table:
     return replace(table, rows=rows)
 
 
+def _named(table: Table) -> str:
+    """The table for messages: its file, the folder of class folders, or a DataFrame."""
+    if table.file is None:
+        return "the DataFrame"
+    return str(table.file if os.path.isfile(table.file) else table.root)
+
+
 def refuse_delimiters(table: Table) -> None:
     """Raises UserError for labels that look like several in one."""
     for delim in "|;,/":
         held = table.rows["label"].str.contains(delim, regex=False)
         if held.any():
             row = int(np.flatnonzero(held)[0])
-            raise UserError(f"{table.file or 'The table'}, row {row + 2}, column label: "
-                            f"'{table.rows['label'].iloc[row]}' looks like several labels, as do those of "
-                            f"{int(held.sum())} of {len(table)} images. If an image may have several: "
-                            f"--label_delim='{delim}'. Else rename the label.")
+            raise UserError(f"{_named(table)}, row {row + 2}, column label: '{table.rows['label'].iloc[row]}' looks "
+                            f"like several labels, as do those of {int(held.sum())} of {len(table)} images. If an "
+                            f"image may have several: label_delim='{delim}' (--label_delim='{delim}'). Else rename "
+                            "the label.")
 
 
 def _refuse_misspelt(table: Table) -> None:

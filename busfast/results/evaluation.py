@@ -206,9 +206,11 @@ def print_evaluation(found: Evaluation) -> None:
               " (patients, duplicates):")
         for row in rows:
             print(f"    {row['score']:24} {format_interval(row)}")
+    last = " (the last class; another: --positive=CLASS)" if found.positive == found.config.classes[-1] != POSITIVE \
+        else ""
     for (target, threshold), rows in found.points.query("part == 'test'").groupby(["target", "threshold"]):
         rates = {row["score"]: format_interval(row) for _, row in rows.iterrows()}
-        print(f"  {found.positive} if its probability is {threshold:.3f} or more (chosen on validation for a "
+        print(f"  {found.positive}{last} if its probability is {threshold:.3f} or more (chosen on validation for a "
               f"sensitivity of {target:g}), test:\n    sensitivity {rates['sensitivity']}, specificity "
               f"{rates['specificity']}")
     if found.record.get("leaks"):

@@ -95,10 +95,13 @@ class WarnCollapse(Callback):
 
     def after_epoch(self):
         values = dict(zip(self.recorder.metric_names[1:], self.recorder.values[-1], strict=False))
+        warned = {}  # number of epochs -> classes
         for name, value in values.items():
             if name.startswith("recall_"):
                 self.zeros[name] = self.zeros.get(name, 0) + 1 if value == 0 else 0
                 if self.zeros[name] and self.zeros[name] % COLLAPSED == 0:
-                    print(f"\n*** WARNING: {name} has been 0 for {self.zeros[name]} epochs: the model no longer "
-                          "predicts this class. ***\n*** Try a lower --lr, pretrained --weights, or more images of it. "
-                          "***\n", flush=True)
+                    warned.setdefault(self.zeros[name], []).append(name)
+        for epochs, names in warned.items():
+            have, these = ("has", "this class") if len(names) == 1 else ("have", "these classes")
+            print(f"\n*** WARNING: {', '.join(names)} {have} been 0 for {epochs} epochs: the model no longer predicts "
+                  f"{these}. ***\n*** Try a lower --lr, pretrained --weights, or more images of it. ***\n", flush=True)

@@ -13,6 +13,7 @@ from fastcore.imports import in_notebook
 from busfast.files import atomic
 from busfast.training import curves
 
+RECALLS = 6  # classes; of more, the recall of each is in the log, not on the screen
 HEARTBEAT = 30.0  # seconds between plain lines within an epoch
 
 
@@ -90,8 +91,9 @@ class PlainProgress(Callback):
 
     def after_epoch(self):
         row = self.log.rows[-1]
-        line = "  ".join(f"{name} {float(value):.3f}" for name, value in row.items()
-                         if name not in ("epoch", "lr", "seconds"))
+        recalls = [name for name in row if name.startswith("recall_")]
+        left_out = ("epoch", "lr", "seconds", *(recalls if len(recalls) > RECALLS else ()))
+        line = "  ".join(f"{name} {float(value):.3f}" for name, value in row.items() if name not in left_out)
         print(f"epoch {row['epoch']}/{self.n_epoch}  {line}  lr {float(row['lr']):.2e}  "
               f"{float(row['seconds']):.1f} s", flush=True)
 

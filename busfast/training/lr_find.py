@@ -33,7 +33,7 @@ def find_lr(pipeline: str, config: Config, name: str, split: Split, backend: Bac
     """
     learn = build(config, split, backend=backend)
     if user_learner is not None:
-        learn = user_learner.apply(learn)
+        user_learner.apply(learn)
     run = new_run(pipeline, f"lr_find-{name}")
     run.models.rmdir()  # no weights are kept
     learn.model_dir = run.results

@@ -58,7 +58,7 @@ def train_run(pipeline: str, config: Config, name: str, split: Split,
             weights = None if job.record is None else StartWeights(**job.record["weights"])
             learn = build(config, split, run.models, weights, backend)
             if options.learner is not None:
-                learn = options.learner.apply(learn)
+                options.learner.apply(learn)
             check_last_batches(learn)
             start_workers({"run": run.name, "config": asdict(config), "root": str(split.root),
                            "weights": learn.weights_used})

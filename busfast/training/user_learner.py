@@ -30,29 +30,32 @@ class UserLearner:
         """What a run's config.yaml keeps of it, beside the copy in the run's folder."""
         return {"file": str(self.path), "sha256": hashlib.sha256(self.source).hexdigest()}
 
-    def apply(self, learn: Learner) -> Learner:
-        """Calls the function; returns its Learner, or the one that was given if it returns None.
+    def apply(self, learn: Learner) -> None:
+        """Calls the function, which changes the Learner; the log keeps its own metrics, beside the user's.
 
         Raises:
             UserError: it raises (with its own traceback), returns something else, or changes the model's weights in a
                 way that no other verb could load.
         """
-        before = _shapes(learn)
+        before, own = _shapes(learn), list(learn.metrics)
         try:
             made = self.function(learn)
         except Exception as error:
             raise UserError(f"{FUNCTION}() of {self.path} failed; nothing was trained.\n"
                             f"{_own_traceback(error, self.path)}") from error
-        made = learn if made is None else made
-        if not isinstance(made, Learner):
-            raise UserError(f"{FUNCTION}() of {self.path} returned a {type(made).__name__}. Return the Learner, or "
-                            "nothing.")
-        if _shapes(made) != before:
+        if made is not None and made is not learn:
+            raise UserError(f"{FUNCTION}() of {self.path} returned a {type(made).__name__}. Change the Learner that it "
+                            "is given, and return that or nothing.")
+        if _shapes(learn) != before:
             raise UserError(f"{FUNCTION}() of {self.path} changed the layers of the model, so that evaluate and export "
                             "could not load its weights. Choose another model with --arch, or train in Python "
                             "(busfast.learner).")
+        if isinstance(learn.loss_func, type):
+            name = learn.loss_func.__name__
+            raise UserError(f"{FUNCTION}() of {self.path} set loss_func to the class {name}, not to a loss: {name}().")
+        names = {metric.name for metric in own}
+        learn.metrics = [*own, *(metric for metric in learn.metrics if metric.name not in names)]
         print(f"learner: changed by {self.path}", flush=True)
-        return made
 
 
 def load_user_learner(path: str | Path) -> UserLearner:

@@ -24,6 +24,8 @@ from busfast.cli import VERBS, main
     ("train --imgsz=224", "Unknown flag of train '--imgsz'. Did you mean '--size'?"),
     ("train --batch=8", "Unknown flag of train '--batch'. Did you mean '--bs'?"),
     ("lr_find --model=resnet18", "Unknown flag of lr_find '--model'. Did you mean '--arch'?"),
+    ("train --wd=0.1", "Unknown flag of train '--wd'. It is a key without a flag: --set=wd=VALUE."),
+    ("train --weight-decay=0.1", "--set=wd=VALUE"), ("train --drop=0.1", "--set=dropout=VALUE"),
     ("train --set=wd", "--set=wd is not KEY=VALUE"), ("train --set=dropuot=0.1", "Did you mean 'dropout'?"),
     ("train --lr=1e-3 --set=lr=1e-4", "lr is given twice: 1e-3 and, in --set, 1e-4"),
     ("train --set=wd=-1", "wd=-1.0 is out of range"), ("train --opt=lionn", "Did you mean 'lion'?"),

@@ -90,6 +90,17 @@ def test_a_column_that_names_the_parts_is_taken_and_one_of_numbers_is_not(tmp_pa
         assert set(rows["original_split"]) == parts
 
 
+@pytest.mark.parametrize("suffix", ["", ".png"])
+def test_images_may_lie_below_and_be_named_without_folder_or_suffix(tmp_path, suffix):
+    write_csv(tmp_path, "id,species", lambda number: f"{number}{suffix},{'ab'[number % 2]}")
+    for data in (tmp_path / "list.csv", tmp_path):
+        table = read_data(data)
+        assert table.rows["image"].tolist() == [f"photos/{number}.png" for number in range(30)]
+        assert "30 images found by name, such as photos/0.png" in table.notes
+    image(tmp_path / "more" / "7.png")  # now 7 could be either
+    assert f"1 images of its 30 rows are not in {tmp_path}, e.g. row 9: '7" in refusal(tmp_path / "list.csv")
+
+
 def test_what_cannot_be_read_says_what_was_seen_and_the_way_out(tmp_path):
     write_csv(tmp_path / "odd", "where,what", lambda number: f"photos/{number}.png,a")
     assert "looks like 'image' or 'label' (found: where, what; usual names: image" in refusal(tmp_path / "odd")

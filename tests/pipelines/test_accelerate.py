@@ -28,6 +28,7 @@ from fastai.vision.core import PILImage, PILImageBW, PILMask
 from fastai.vision.data import ImageBlock, ImageDataLoaders
 from PIL import Image
 
+from busfast.errors import UserError
 from busfast.pipelines.accelerate import AcceleratedDL, accelerate_dls
 from busfast.pipelines.item_plan import plan_items
 
@@ -46,6 +47,17 @@ def pets(tmp_path_factory):
             image = image.convert("L")
         image.save(folder / f"{('cat', 'dog')[number % 2]}_{number}.jpg", quality=90, exif=exif)
     return folder
+
+
+def test_a_broken_image_is_named_before_an_epoch_begins(tmp_path, pets, capsys):
+    for path in pets.iterdir():
+        (tmp_path / path.name).write_bytes(path.read_bytes())
+    (tmp_path / "cat_38.jpg").write_bytes((pets / "cat_38.jpg").read_bytes()[:400])
+    dls = ImageDataLoaders.from_name_func(tmp_path, sorted(tmp_path.iterdir()), name_of, item_tfms=Resize(32), bs=8)
+    with pytest.raises(UserError, match=r"The image .*cat_38.jpg cannot be read: .*Restore the file"):
+        for dl in accelerate_dls(dls, cache=str(tmp_path / "cache")).loaders:  # it is in one of the two parts
+            next(iter(dl))
+    assert "cache: none" not in capsys.readouterr().out
 
 
 def name_of(path):

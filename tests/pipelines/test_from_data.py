@@ -9,7 +9,7 @@ import torch
 from conftest import ARCH
 from fastai.callback import schedule as _schedule  # noqa: F401  (fine_tune)
 from fastai.callback.mixup import MixUp
-from fastai.losses import LabelSmoothingCrossEntropyFlat
+from fastai.losses import CrossEntropyLossFlat, LabelSmoothingCrossEntropyFlat
 from fastai.metrics import accuracy
 from fastai.optimizer import ranger
 from fastai.vision.augment import Resize, aug_transforms
@@ -108,11 +108,15 @@ def test_a_wrong_dataframe_is_refused(frame, message):
 
 
 def test_what_fastais_users_try_is_refused_with_the_way_out(pets):
-    with pytest.raises(UserError, match="Unknown argument of dataloaders 'valid_pct'"):
+    with pytest.raises(UserError, match="dataloaders calls valid_pct valid_share"):
         busfast.dataloaders("pets", valid_pct=0.2)
+    with pytest.raises(UserError, match="Unknown argument of dataloaders 'batchtfms'. Did you mean 'batch_tfms'"):
+        busfast.dataloaders("pets", batchtfms=())
     dls = busfast.dataloaders("pets", size=32, bs=8, device="cpu", cache="off")
     with pytest.raises(UserError, match="such as 'resnet18', not a function"):
         busfast.learner(dls, resnet18)
+    with pytest.raises(UserError, match="both name a loss"):
+        busfast.learner(dls, ARCH, loss="focal", loss_func=CrossEntropyLossFlat())
     files = sorted(pets.rglob("*.png"))
     plain = ImageDataLoaders.from_path_func(pets, files, lambda path: path.parent.name, item_tfms=Resize(32))
     with pytest.raises(UserError, match="For fastai's own: busfast.accelerate"):

@@ -149,7 +149,8 @@ def test_the_bundle_is_of_version_3_and_read_without_busfast(place):
 @pytest.mark.parametrize("line", [
     f"explain --run={RUN.name}", f"report --run={RUN.name}", f"demo --model={RUN.models}/bundle",
     f"ensemble --runs={RUN.name},{RUN.name}-2", f"evaluate --run={RUN.name} --positive=disc",
-    f"predict shapes/images --model={RUN.models}/bundle --target=0.9 --out=x.csv"])
+    f"predict shapes/images --model={RUN.models}/bundle --target=0.9 --out=x.csv",
+    "train --data=shapes --label_delim=; --then=evaluate,report"])
 def test_what_is_for_one_label_is_refused(place, line, capsys):
     if line.startswith("ensemble"):
         assert main(["train", "--data=shapes", "--label_delim=;", "--epochs=1", *TINY]) == 0

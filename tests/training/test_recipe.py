@@ -122,7 +122,7 @@ def test_a_run_with_every_setting_says_so_and_is_scored_as_it_is_exported(workdi
     assert main(["train", *flags, "--epochs=2", "--then=evaluate,report"]) == 0
     out = capsys.readouterr().out
     assert ("recipe: augment strong, opt nadamw, warmup 1, lr_mult 4, accumulate 2, clip 2, ema 0.9, loss bce, "
-            "label_smoothing 0.05, tta flip\n") in out
+            "label_smoothing 0.05, tta flip, metrics balanced_accuracy,matthews_corrcoef\n") in out
     run = Run("phantom/stratified")
     kept = yaml.safe_load((run.results / "config.yaml").read_text())
     assert (kept["wd"], kept["dropout"], kept["tta"], kept["augment"]) == (0.02, 0.1, "flip", ["strong"])
@@ -163,7 +163,8 @@ def test_an_input_that_is_not_square_goes_all_the_way(workdir, capsys):
 
 
 @pytest.mark.parametrize(("values", "message"), [
-    ({"width": 20}, "width=20 is out of range"),
+    ({"augment": "flip,erase", "hflip": 0}, "hflip and vflip are 0, so there is no flip"),
+    ({"augment": ""}, "For no augmentation: augment=none"), ({"width": 20}, "width=20 is out of range"),
     ({"mixup": 0.2, "cutmix": 1}, "both mix the images"), ({"warmup": 2, "schedule": "one_cycle"}, "a warm-up of its"),
     ({"warmup": 3, "epochs": 3}, "all of the 3 epochs"), ({"unfreeze_after": 5, "epochs": 4}, "all of the 4 epochs"),
     ({"unfreeze_after": 3, "freeze_after": 2, "freeze": 1}, "Give unfreeze_after up to 2"),

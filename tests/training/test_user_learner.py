@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import yaml
 
@@ -48,6 +49,15 @@ def test_the_function_changes_the_learner_and_is_kept_with_the_run(workdir, caps
     assert (again.models / "best.pth").read_bytes() == (RUN.models / "best.pth").read_bytes()
 
 
+def test_the_log_keeps_its_own_metrics_beside_the_users(workdir):
+    Path("my.py").write_text("from fastai.metrics import accuracy, error_rate\n"
+                             "def learner(learn):\n    learn.metrics = [accuracy, error_rate]\n")
+    assert train() == 0
+    log = pd.read_csv(RUN.results / "training_log.csv")
+    assert log["val_acc"].iloc[0] == pytest.approx(log["accuracy"].iloc[0]) and "macro_auc" in log
+    assert log["error_rate"].iloc[0] == pytest.approx(1 - log["accuracy"].iloc[0], abs=1e-5)
+
+
 def test_lr_find_takes_it_too(workdir, capsys):
     Path("my.py").write_text("def learner(learn):\n    print('seen', type(learn).__name__)\n    return learn\n")
     assert main(["lr_find", "--learner=my.py"]) == 0
@@ -60,7 +70,9 @@ def test_lr_find_takes_it_too(workdir, capsys):
     ("import no_such_package\n", ["cannot be run", 'File "my.py", line 1', "No module named 'no_such_package'"]),
     ("def learner(learn):\n    learn.no_such\n    return 1 / 0\n", [
         "failed; nothing was trained", 'File "my.py", line 2', "AttributeError"]),
-    ("def learner(learn):\n    return 3\n", ["returned a int"]),
+    ("def learner(learn):\n    return 3\n", ["returned a int", "return that or nothing"]),
+    ("from fastai.losses import *\ndef learner(learn):\n    learn.loss_func = FocalLossFlat\n", [
+        "set loss_func to the class FocalLossFlat, not to a loss: FocalLossFlat()"]),
     ("def learner(learn):\n    import torch\n    learn.model = torch.nn.Flatten()\n", ["changed the layers"]),
 ])
 def test_a_mistake_is_shown_with_its_own_traceback_and_leaves_no_run(workdir, capsys, source, messages):

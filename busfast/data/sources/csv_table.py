@@ -3,6 +3,7 @@
 import ntpath
 import os
 import posixpath
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -15,11 +16,12 @@ from busfast.data.images import SUFFIXES as IMAGES
 from busfast.data.labels import plain
 from busfast.data.sources.common import Options, keep_present, make_table
 from busfast.data.sources.dicom_tags import is_dicom, read_tags
-from busfast.data.sources.listing import files_in, is_image
+from busfast.data.sources.listing import files_in, is_image, subfolders
 from busfast.data.sources.sheets import read_sheet
 from busfast.data.split import UNUSED
 from busfast.data.table import OPTIONAL, REQUIRED
 from busfast.errors import UserError, choose, suggest
+from busfast.text import counted
 
 TITLE = "CSV"
 LOOKS = "one CSV file with a row per image"
@@ -28,8 +30,9 @@ SUFFIXES = (".csv", ".tsv", ".xlsx")
 # busfast's name -> what others call the column, plain (see `plain`), most telling first.
 USUAL = {
     "image": ("image", "imagepath", "filepath", "path", "filename", "imagefilename", "file", "fname", "fn", "imageid",
-              "img", "imagename", "name"),
-    "label": ("label", "labels", "class", "diagnosis", "dx", "target", "category", "classification", "pathology"),
+              "img", "imagename", "imageindex", "idcode", "name", "id"),
+    "label": ("label", "labels", "class", "classname", "classid", "diagnosis", "dx", "target", "category",
+              "classification", "pathology", "finding", "findings", "findinglabels", "species"),
     "patient": ("patient", "patientid", "pid", "case", "caseid", "subject", "subjectid", "personid"),
     "center": ("center", "centre", "hospital", "site", "institution", "clinic"),
     "original_split": ("originalsplit", "split", "part", "subset", "fold", "isvalid", "isval"),
@@ -50,13 +53,18 @@ def tables_in(folder: Path) -> list[Path]:
 
 
 def names_images(file: Path) -> bool:
-    """Returns whether the first rows of a CSV file name images."""
+    """Returns whether the first rows of a CSV file name images, with their suffix, or without it if they lie in a
+    folder beside the file."""
     try:
         with open(file, "rb") as opened:
             start = opened.read(2_000).lower()
     except OSError:
         return False
-    return any(suffix.encode() in start for suffix in IMAGES)
+    if any(suffix.encode() in start for suffix in IMAGES):
+        return True
+    words = set(re.split(r"[\s,;|\"]+", start.decode("latin-1")))
+    return any(path.stem.lower() in words for folder in subfolders(file.parent) for path in files_in(folder)[:1000]
+               if is_image(path.name))
 
 
 def read(root: Path, options: Options) -> pd.DataFrame:
@@ -88,6 +96,8 @@ def read(root: Path, options: Options) -> pd.DataFrame:
         if "original_split" in row:
             row["original_split"] = parts.get(row["original_split"].lower(), "")
         records.append((line, {"mask": ""} | row))
+    if options.files:
+        notes += _find_by_name([row for _, row in records], root)
     if backslashes:
         notes.append(f"{backslashes} paths are written with \\ and read with /")
     kept, missing = keep_present(records, root, file, options)
@@ -210,6 +220,24 @@ def _relative(value: str, root: Path, where: str) -> str:
         raise UserError(f"{where}: '{value}' leads out of {root}. Move the table into the folder that holds "
                         "the images.")
     return value
+
+
+def _find_by_name(rows: list[dict[str, str]], root: Path) -> list[str]:
+    """Gives rows whose image is not at its path the one image below `root` of that name, with or without its suffix;
+    returns a note."""
+    lost = [row for row in rows if not (root / row["image"]).is_file()]
+    if not lost:
+        return []
+    below: dict[str, list[str]] = {}
+    for folder, _, names in os.walk(root):
+        for name in filter(is_image, names):
+            path = os.path.relpath(os.path.join(folder, name), root).replace(os.sep, "/")
+            for key in {name, posixpath.splitext(name)[0]}:
+                below.setdefault(key, []).append(path)
+    found = [(row, below[key][0]) for row in lost if len(below.get(key := posixpath.basename(row["image"]), ())) == 1]
+    for row, path in found:
+        row["image"] = path
+    return [f"{counted(len(found), 'image')} found by name, such as {found[0][1]}"] if found else []
 
 
 def _check_kind(path: Path, where: str, *, mask: bool) -> None:
