@@ -2,6 +2,8 @@
 
 from collections.abc import Iterable, Sequence
 
+MANY = 20  # classes; of more, people are not shown each
+
 
 def counted(number: int, noun: str) -> str:
     """Returns "1 pair", "2 pairs", "2 pairs of images": the first word of the noun takes the s."""
@@ -9,9 +11,9 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {first}{'' if number == 1 else 's'}{space}{rest}"
 
 
-def listed(names: Sequence[str], most: int = 20) -> str:
-    """Returns "a, b, c"; of more than `most` names the first three, the last one and the number of all."""
-    if len(names) <= most:
+def listed(names: Sequence[str]) -> str:
+    """Returns "a, b, c"; of more than `MANY` names the first three, the last one and the number of all."""
+    if len(names) <= MANY:
         return ", ".join(names)
     return f"{', '.join(names[:3])}, ..., {names[-1]} ({len(names):,})"
 

@@ -76,7 +76,8 @@ def make_loss(name: str, weight: torch.Tensor | None, label_smoothing: float = 0
 
 
 def mean_logits(logits: Sequence[torch.Tensor], multi_label: bool) -> torch.Tensor:
-    """Returns logits, (N, k), whose probabilities are the mean of those of others."""
+    """Returns logits, (N, k), whose probabilities are the mean of those of others, as `Mirrored` of
+    busfast/inference/load_bundle.py does, which imports nothing of busfast."""
     if multi_label:
         return torch.stack([each.sigmoid() for each in logits]).mean(dim=0).logit(eps=1e-7)
     return torch.stack([each.log_softmax(dim=1) for each in logits]).logsumexp(dim=0) - math.log(len(logits))

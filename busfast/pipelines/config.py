@@ -17,7 +17,7 @@ LOADERS = ("auto", "dali", "torchvision")
 DEVICES = ("auto", "cuda", "mps", "cpu")
 OPTIMIZERS = ("adam", "adamw", "sgd")  # busfast's and fastai's; any other name is timm's
 # Names of scikit-learn's scorers that are no column of the log already; higher is better.
-SCORERS = ("balanced_accuracy", "f1_macro", "f1_weighted", "precision_macro", "recall_macro", "jaccard_macro",
+SCORERS = ("balanced_accuracy", "f1_macro", "f1_weighted", "precision_macro", "jaccard_macro",
            "matthews_corrcoef", "neg_log_loss", "roc_auc_ovo", "roc_auc_ovr_weighted")
 SCHEDULES = ("cosine", "one_cycle", "flat_cos")
 LOSSES = ("auto", "weighted", "cross_entropy", "focal", "bce")

@@ -21,10 +21,9 @@ from busfast.data.table import Table, as_table
 from busfast.errors import UserError, choose, suggest
 from busfast.pipelines.config import Config, folder_name
 from busfast.pipelines.settings import convert
-from busfast.text import listed
+from busfast.text import MANY, listed
 
 MOST_SEEDS = 100
-MANY = 20  # classes; of more, the images of each are not printed
 RARE = 20  # a label this many times rarer than one that it resembles may be misspelt; of three images, five times
 
 

@@ -10,7 +10,6 @@ import pandas as pd
 
 from busfast.csvfile import read_frame, write_csv
 from busfast.errors import UserError, choose
-from busfast.models.metrics import MANY
 from busfast.pipelines.config import Config
 from busfast.results.bootstrap import REPLICATES
 from busfast.results.calibration import calibrate, choose_threshold, fit_temperature, operate, refer
@@ -25,7 +24,7 @@ from busfast.results.predictions import (
 )
 from busfast.results.scores import score
 from busfast.results.written import FORMAT, read_intervals
-from busfast.text import counted
+from busfast.text import MANY, counted
 from busfast.training.runs import Run
 
 TARGET = 0.9

@@ -97,6 +97,9 @@ def test_images_may_lie_below_and_be_named_without_folder_or_suffix(tmp_path, su
         table = read_data(data)
         assert table.rows["image"].tolist() == [f"photos/{number}.png" for number in range(30)]
         assert "30 images found by name, such as photos/0.png" in table.notes
+    (tmp_path / "paths.csv").write_text("id,species\nphotos/1,a\nother/2.png,b\n")  # a path is not looked for elsewhere
+    assert "1 images of its 2 rows are not in" in refusal(tmp_path / "paths.csv")
+    (tmp_path / "paths.csv").unlink()
     image(tmp_path / "more" / "7.png")  # now 7 could be either
     assert f"1 images of its 30 rows are not in {tmp_path}, e.g. row 9: '7" in refusal(tmp_path / "list.csv")
 

@@ -224,7 +224,7 @@ def _relative(value: str, root: Path, where: str) -> str:
 
 def _find_by_name(rows: list[dict[str, str]], root: Path) -> list[str]:
     """Gives rows whose image is not at its path the one image below `root` of that name, with or without its suffix;
-    returns a note."""
+    returns a note. A name with folders is a path, to which only a suffix may be added."""
     lost = [row for row in rows if not (root / row["image"]).is_file()]
     if not lost:
         return []
@@ -232,9 +232,9 @@ def _find_by_name(rows: list[dict[str, str]], root: Path) -> list[str]:
     for folder, _, names in os.walk(root):
         for name in filter(is_image, names):
             path = os.path.relpath(os.path.join(folder, name), root).replace(os.sep, "/")
-            for key in {name, posixpath.splitext(name)[0]}:
+            for key in {name, posixpath.splitext(name)[0], posixpath.splitext(path)[0]}:
                 below.setdefault(key, []).append(path)
-    found = [(row, below[key][0]) for row in lost if len(below.get(key := posixpath.basename(row["image"]), ())) == 1]
+    found = [(row, below[row["image"]][0]) for row in lost if len(below.get(row["image"], ())) == 1]
     for row, path in found:
         row["image"] = path
     return [f"{counted(len(found), 'image')} found by name, such as {found[0][1]}"] if found else []
