@@ -140,7 +140,7 @@ def workplace(exported_once, tmp_path_factory):
         (place / "IMAGES" / label).mkdir(parents=True, exist_ok=True)
         shutil.copy(place / "data" / "bus" / image, place / "IMAGES" / label)
     small = (place / "pipelines" / "phantom.yaml").read_text().replace("source: phantom\n", "")
-    for name in ("bus", "mine", "FOLDER"):
+    for name in ("bus", "mine", "FOLDER", "IMAGES"):
         (place / "pipelines" / f"{name}.yaml").write_text(small.replace("data/phantom", f"data/{name}"))
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
