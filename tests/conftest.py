@@ -33,6 +33,14 @@ hypothesis.settings.register_profile("search", database=None, deadline=None, max
 hypothesis.settings.load_profile("repeatable")
 
 
+LONG = ("test_notebooks.py", "test_readme.py", "test_distributed.py", "test_resume.py")  # half a minute or more each
+
+
+def pytest_collection_modifyitems(items):
+    """Long files come first: of several workers, each of which takes a file at a time, none then ends much later."""
+    items.sort(key=lambda item: item.path.name not in LONG)
+
+
 @pytest.fixture(autouse=True)
 def seeded():
     """Every test starts from the same random state, so that a failure can be repeated."""
