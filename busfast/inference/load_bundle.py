@@ -86,7 +86,7 @@ class Ensemble(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Returns logits, (N, classes)."""
-        return self._average([member(x) for member in self.members])
+        return _average([member(x) for member in self.members])
 
     def forward_features(self, x: torch.Tensor) -> list[torch.Tensor]:
         """Returns the last maps of each member."""
@@ -101,10 +101,7 @@ class Ensemble(torch.nn.Module):
         """Returns logits for the members' last maps, or their features."""
         outputs = [member.forward_head(maps, pre_logits=pre_logits)
                    for member, maps in zip(self.members, last, strict=True)]
-        return torch.cat(outputs, dim=1) if pre_logits else self._average(outputs)
-
-    def _average(self, logits: list[torch.Tensor]) -> torch.Tensor:
-        return torch.stack([each.log_softmax(dim=1) for each in logits]).logsumexp(dim=0) - math.log(len(logits))
+        return torch.cat(outputs, dim=1) if pre_logits else _average(outputs)
 
 
 class Mirrored(torch.nn.Module):
@@ -123,7 +120,7 @@ class Mirrored(torch.nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         """Returns logits, (N, classes)."""
-        return self._average([self.model(x), self.model(x.flip(-1))])
+        return _average([self.model(x), self.model(x.flip(-1))], self.multi_label)
 
     def forward_intermediates(self, x: torch.Tensor) -> tuple[list[torch.Tensor], list[torch.Tensor]]:
         """Returns the last maps of image and mirror image, and all maps of the image."""
@@ -137,12 +134,14 @@ class Mirrored(torch.nn.Module):
     def forward_head(self, last: list[torch.Tensor], pre_logits: bool = False) -> torch.Tensor:
         """Returns logits for these maps, or the mean of their features."""
         outputs = [self.model.forward_head(maps, pre_logits=pre_logits) for maps in last]
-        return torch.stack(outputs).mean(dim=0) if pre_logits else self._average(outputs)
+        return torch.stack(outputs).mean(dim=0) if pre_logits else _average(outputs, self.multi_label)
 
-    def _average(self, logits: list[torch.Tensor]) -> torch.Tensor:
-        if self.multi_label:
-            return torch.stack([each.sigmoid() for each in logits]).mean(dim=0).logit(eps=1e-7)
-        return torch.stack([each.log_softmax(dim=1) for each in logits]).logsumexp(dim=0) - math.log(len(logits))
+
+def _average(logits: list[torch.Tensor], multi_label: bool = False) -> torch.Tensor:
+    """Returns logits whose probabilities are the mean of those of others."""
+    if multi_label:
+        return torch.stack([each.sigmoid() for each in logits]).mean(dim=0).logit(eps=1e-7)
+    return torch.stack([each.log_softmax(dim=1) for each in logits]).logsumexp(dim=0) - math.log(len(logits))
 
 
 def _describe(make) -> dict[str, torch.Tensor]:

@@ -52,8 +52,11 @@ class Recall(Metric):
         return self.hits / self.count if self.count else float("nan")
 
 
-class OfProbabilities(Metric):
-    """A metric of all probabilities, (N, k), and targets, (N,) or (N, k), of the validation part; NaN without any."""
+class MacroAUC(Metric):
+    """Macro AUC, one class against the rest; NaN if a class is absent. Keeps the probabilities, (N, k), and targets,
+    (N,) or (N, k), of the validation part."""
+
+    name = "macro_auc"
 
     def reset(self):
         self.probabilities, self.targets = [], []
@@ -67,34 +70,34 @@ class OfProbabilities(Metric):
     def value(self):
         if not self.targets:
             return float("nan")
-        return self.compute(np.concatenate(self.probabilities), np.concatenate(self.targets))
-
-    def compute(self, probabilities: np.ndarray, targets: np.ndarray) -> float:
-        raise NotImplementedError
+        return macro_auc(np.concatenate(self.probabilities), np.concatenate(self.targets))
 
 
-class MacroAUC(OfProbabilities):
-    """Macro AUC, one class against the rest; NaN if a class is absent."""
+class Scorer(Metric):
+    """A scorer of scikit-learn, by its name, of the probabilities that `auc` keeps; NaN if it is not defined, such as
+    for a class without images."""
 
-    name = "macro_auc"
-
-    def compute(self, probabilities, targets):
-        return macro_auc(probabilities, targets)
-
-
-class Scorer(OfProbabilities):
-    """A scorer of scikit-learn, by its name; NaN if it is not defined, such as for a class without images."""
-
-    def __init__(self, name: str):
-        self._name = name
+    def __init__(self, name: str, auc: MacroAUC):
+        self._name, self.auc = name, auc
 
     @property
     def name(self):
         return self._name
 
-    def compute(self, probabilities, targets):
+    def reset(self):
+        """Nothing to forget."""
+
+    def accumulate(self, learn):
+        """Nothing to keep."""
+
+    @property
+    def value(self):
+        if not self.auc.targets:
+            return float("nan")
+        probabilities = np.concatenate(self.auc.probabilities)
         try:
-            return float(get_scorer(self._name)(_Given(probabilities.shape[1]), probabilities, targets))
+            return float(get_scorer(self._name)(_Given(probabilities.shape[1]), probabilities,
+                                                np.concatenate(self.auc.targets)))
         except ValueError:
             return float("nan")
 
@@ -131,7 +134,8 @@ def make_metrics(classes: Sequence[str], scorers: Sequence[str] = (), monitor: s
     one."""
     recalls = [Recall(index, label) for index, label in enumerate(classes)
                if len(classes) <= MANY or monitor == f"recall_{label}"]
-    return [val_loss, val_acc, MacroAUC(), *map(Scorer, scorers), *recalls]
+    auc = MacroAUC()
+    return [val_loss, val_acc, auc, *(Scorer(name, auc) for name in scorers), *recalls]
 
 
 # A learner exported with its metrics must load where busfast is not installed.

@@ -11,6 +11,7 @@ from busfast.results.predictions import arrays
 from busfast.results.scores import rate_groups, score
 
 SUBSETS = ("center", "device")  # columns, for each of whose values there are scores
+COLUMNS = ["part", "by", "value", "score", "estimate", "low", "high", "images", "groups"]  # of the table
 
 
 def by_patient(predictions: pd.DataFrame, classes: Sequence[str]) -> pd.DataFrame:
@@ -35,9 +36,8 @@ def assess(predictions: pd.DataFrame, classes: Sequence[str], replicates: int = 
     """
     tables = [assess_rows(rows, classes, replicates).reset_index(names="score").assign(
         part=part, by=by, value=value) for part, part_rows in predictions.groupby("part", sort=False)
-        for by, value, rows in _subsets(part_rows, classes)]
-    columns = ["part", "by", "value", "score", "estimate", "low", "high", "images", "groups"]
-    return pd.concat(tables, ignore_index=True)[columns]
+        for by, value, rows in (*subsets(part_rows), ("patient", "", by_patient(part_rows, classes)))]
+    return pd.concat(tables, ignore_index=True)[COLUMNS]
 
 
 def assess_rows(rows: pd.DataFrame, classes: Sequence[str], replicates: int = REPLICATES) -> pd.DataFrame:
@@ -50,13 +50,13 @@ def assess_rows(rows: pd.DataFrame, classes: Sequence[str], replicates: int = RE
     return widen(found, _share_groups(labels, probabilities.argmax(1), groups, classes)).assign(**counts)
 
 
-def _subsets(part: pd.DataFrame, classes: Sequence[str]) -> Iterator[tuple[str, str, pd.DataFrame]]:
+def subsets(part: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
+    """Yields by, value and rows of all predictions of a part, and of those of each center and device."""
     yield "all", "", part
     for column in SUBSETS:
         if part[column].nunique() > 1:
             for value, rows in part.groupby(column, sort=True):
                 yield column, value, rows
-    yield "patient", "", by_patient(part, classes)
 
 
 def _share_groups(labels: np.ndarray, predicted: np.ndarray, groups: np.ndarray,

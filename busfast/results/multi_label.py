@@ -13,13 +13,12 @@ from busfast.data.labels import split_labels
 from busfast.pipelines.config import Config
 from busfast.results.bootstrap import REPLICATES, intervals, widen
 from busfast.results.evaluation import format_interval
+from busfast.results.metrics import COLUMNS, subsets
 from busfast.results.predictions import PARTS, predict_parts, read_history, read_predictions
 from busfast.results.scores import divide, rank_scores, rate_groups, rates
 from busfast.results.written import FORMAT
 from busfast.text import counted
 from busfast.training.runs import Run
-
-SUBSETS = ("center", "device")
 
 
 @dataclass(frozen=True)
@@ -50,15 +49,10 @@ class LabelEvaluation:
 
     def assess(self, replicates: int = REPLICATES) -> pd.DataFrame:
         """Computes `metrics`; `replicates`: see `intervals`."""
-        tables = []
-        for part, of_part in self.predictions.groupby("part", sort=False):
-            subsets = [("all", "", of_part)] + [
-                (column, value, rows) for column in SUBSETS if of_part[column].nunique() > 1
-                for value, rows in of_part.groupby(column, sort=True)]
-            tables += [self._assess_rows(rows, replicates).assign(part=part, by=by, value=value)
-                       for by, value, rows in subsets]
-        columns = ["part", "by", "value", "score", "estimate", "low", "high", "images", "groups"]
-        return pd.concat(tables, ignore_index=True)[columns]
+        tables = [self._assess_rows(rows, replicates).assign(part=part, by=by, value=value)
+                  for part, of_part in self.predictions.groupby("part", sort=False)
+                  for by, value, rows in subsets(of_part)]
+        return pd.concat(tables, ignore_index=True)[COLUMNS]
 
     def _assess_rows(self, rows: pd.DataFrame, replicates: int) -> pd.DataFrame:
         positive, values = self.arrays(rows)
