@@ -3,7 +3,9 @@
 import math
 import re
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+
+import numpy as np
 
 from busfast.errors import choose
 
@@ -49,6 +51,16 @@ def join_labels(labels: Iterable[str], delim: str) -> dict[str, str]:
     order = list(dict.fromkeys(found.values()))
     return {label: delim.join(sorted({found[one] for one in split_labels(label, delim)}, key=order.index))
             for label in labels}
+
+
+def name_predicted(classes: Sequence[str], values: np.ndarray, delim: str = "",
+                   thresholds: np.ndarray | float = 0.5) -> list[str]:
+    """Returns the class with the highest value, a probability or logit, in each row, (N, k); of several labels, those
+    that reach their thresholds."""
+    if not delim:
+        return [classes[index] for index in values.argmax(axis=1)]
+    return [delim.join(name for name, called in zip(classes, row, strict=True) if called)
+            for row in values >= thresholds]
 
 
 def _number(label: str) -> float:

@@ -12,6 +12,7 @@ import pandas as pd
 from scipy.special import expit, softmax
 from torch.nn import BCEWithLogitsLoss
 
+from busfast.data.labels import name_predicted
 from busfast.errors import UserError, choose
 from busfast.inference.bundle import read_bundle
 from busfast.inference.engines import Engine, LearnerEngine, OnnxEngine, Outputs, TorchEngine, load_pickle
@@ -92,16 +93,12 @@ class Predictor:
                 raise UserError(f"The model gives features of the shape {outputs.features.shape}, but the outlier "
                                 f"score needs {len(self.outlier.mean)}. Export it again.")
             scores = [f"{value:.3f}" for value in self.outlier.score(outputs.features)]
-        for row, score in zip(probabilities, scores, strict=True):
-            yield [self._name(row), *(f"{value:.6f}" for value in row), self._decide(row),
+        chosen = {point["class"]: point["threshold"] for point in self.operating_points}
+        names = name_predicted(self.classes, probabilities, self.label_delim,
+                               np.array([chosen.get(name, 0.5) for name in self.classes]))
+        for name, row, score in zip(names, probabilities, scores, strict=True):
+            yield [name, *(f"{value:.6f}" for value in row), self._decide(row),
                    score] if np.isfinite(row).all() else None
-
-    def _name(self, probabilities: np.ndarray) -> str:
-        if not self.label_delim:
-            return self.classes[probabilities.argmax()]
-        thresholds = {point["class"]: point["threshold"] for point in self.operating_points}
-        return self.label_delim.join(name for name, value in zip(self.classes, probabilities, strict=True)
-                                     if value >= thresholds.get(name, 0.5))
 
     def _decide(self, probabilities: np.ndarray) -> str:
         if not self.operating_points or self.label_delim:

@@ -11,6 +11,7 @@ import torch
 from fastai.learner import Learner
 
 from busfast.data.images import why_unreadable
+from busfast.data.labels import name_predicted
 from busfast.inference.engines import Engine, Outputs, TorchEngine
 from busfast.processes import cores, cores_per_process
 from busfast.progress import map_ahead, progress
@@ -63,18 +64,12 @@ def predict_images(learn: Learner, paths: list[str | Path]) -> pd.DataFrame:
     """
     classes = list(learn.dls.vocab)
     logits, reasons = predict_logits(learn, paths)
+    names = name_predicted(classes, logits, learn.dls.label_delim, 0.0)
     table = pd.DataFrame({"image": [str(path) for path in paths],
                           "status": ["unreadable" if reason else "ok" for reason in reasons],
-                          "predicted": ["" if reason else _name(learn, row)
-                                        for reason, row in zip(reasons, logits, strict=True)]})
+                          "predicted": ["" if reason else name for reason, name in zip(reasons, names, strict=True)]})
     values = torch.from_numpy(logits)
     probabilities = (values.sigmoid() if learn.dls.multi_label else values.softmax(dim=1)).numpy()
     table[[f"p_{name}" for name in classes]] = probabilities
     table["reason"] = reasons
     return table
-
-
-def _name(learn: Learner, logits: np.ndarray) -> str:
-    if not learn.dls.multi_label:
-        return learn.dls.vocab[logits.argmax()]
-    return learn.dls.label_delim.join(np.array(learn.dls.vocab)[logits >= 0])

@@ -10,14 +10,13 @@ import pandas as pd
 
 from busfast import __version__
 from busfast.csvfile import read_rows, write_csv
-from busfast.data.labels import split_labels
+from busfast.data.labels import name_predicted, split_labels
 from busfast.data.open_data import find_data
 from busfast.data.split import Split
 from busfast.data.split_file import check_unchanged, read_split
 from busfast.errors import UserError
 from busfast.pipelines.config import Config
 from busfast.results.calibration import to_probabilities
-from busfast.training.finish import name_predicted
 from busfast.training.runs import Run, file_sha256, write_record
 from busfast.yamlfile import read_yaml
 
@@ -47,9 +46,9 @@ def read_parts(run: Run, root: str | Path) -> Split:
 
 def write_predictions(run: Run, config: Config, rows: pd.DataFrame, logits: np.ndarray) -> None:
     """Writes predictions.csv: logit_CLASS and p_CLASS of each of `rows`; `logits`: (n, k), in their order."""
-    classes, probabilities = config.classes, to_probabilities(logits, config.label_delim)
-    table = rows[list(COLUMNS)].assign(predicted=name_predicted(classes, probabilities, config.label_delim))
-    for prefix, values in (("logit_", logits), ("p_", probabilities)):
+    classes, delim = config.classes, config.label_delim
+    table = rows[list(COLUMNS)].assign(predicted=name_predicted(classes, logits, delim, 0.0))
+    for prefix, values in (("logit_", logits), ("p_", to_probabilities(logits, delim))):
         table = table.join(pd.DataFrame(values, table.index, [f"{prefix}{name}" for name in classes]))
     write_csv(table, run.results / FILE, float_format="%.9g")
 

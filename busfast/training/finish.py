@@ -1,12 +1,12 @@
 """How a run ends: validation predictions of its best epoch, checksums, a few lines on screen."""
 
-from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from busfast.csvfile import read_rows, write_csv
+from busfast.data.labels import name_predicted
 from busfast.data.split import Split
 from busfast.errors import UserError
 from busfast.pipelines.config import Config
@@ -35,15 +35,6 @@ def _write_valid(run: Run, config: Config, valid: pd.DataFrame, probabilities: n
     table["predicted"] = name_predicted(config.classes, probabilities, config.label_delim)
     columns = pd.DataFrame(probabilities, table.index, [f"p_{name}" for name in config.classes])
     write_csv(table.join(columns), run.results / VALID_FILE, float_format="%.9g")
-
-
-def name_predicted(classes: Sequence[str], probabilities: np.ndarray, label_delim: str = "",
-                   thresholds: np.ndarray | float = 0.5) -> list[str]:
-    """Returns the most probable class of each row, (N, k); of several labels, those that reach their thresholds."""
-    if not label_delim:
-        return [classes[index] for index in probabilities.argmax(axis=1)]
-    return [label_delim.join(name for name, called in zip(classes, row, strict=True) if called)
-            for row in probabilities >= thresholds]
 
 
 def read_valid(run: Run, classes: tuple[str, ...], images: pd.Series) -> np.ndarray:
