@@ -121,7 +121,8 @@ def split(*, split: str = "stratified", pipeline: str = None, out: str = None, o
     from busfast.data.split import SPLITS
     from busfast.data.split_file import write_splits
     from busfast.errors import choose
-    from busfast.pipelines.splits import open_table, read_images, split_data, split_images
+    from busfast.pipelines.read_images import read_images
+    from busfast.pipelines.splits import open_table, split_data, split_images
 
     choose("split", split, SPLITS)
     if metadata_only:
@@ -157,7 +158,7 @@ def cache(*, pipeline: str = None, folder: str = None, clear: bool = False, **se
         raise UserError("--data fills the cache and --clear empties it: give one of them.")
     if settings.get("data"):
         from busfast.pipelines.image import ImagePipeline
-        from busfast.pipelines.splits import read_images
+        from busfast.pipelines.read_images import read_images
 
         table, config = read_images(configure(pipeline, **settings)[1])
         image = ImagePipeline(config.size, config.resize, config.channels, width=config.width)
@@ -203,7 +204,7 @@ def _read(config: "Config") -> "tuple[Table, Config]":
     from busfast.data.labels import order_classes
     from busfast.data.open_data import DIRECT, read_data
     from busfast.data.sources import guess_source, read_source
-    from busfast.pipelines.splits import refuse_delimiters, unify_labels
+    from busfast.pipelines.read_images import refuse_delimiters, unify_labels
 
     folder = Path(config.data)
     generate(config.source, folder)

@@ -195,7 +195,8 @@ def _configure(split: str, pipeline: str | None, preset: str | None, settings: d
     from busfast.data.labels import CLASSES
     from busfast.data.open_data import is_prepared
     from busfast.data.split import SPLITS
-    from busfast.pipelines.splits import default_split, read_images
+    from busfast.pipelines.read_images import read_images
+    from busfast.pipelines.splits import default_split
 
     if split and not is_list_path(split):
         choose("split", split, [*SPLITS, "all"] if several else SPLITS)

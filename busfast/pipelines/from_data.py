@@ -14,15 +14,8 @@ from busfast.errors import UserError, choose
 from busfast.pipelines.config import Config
 from busfast.pipelines.dataloaders import TableDataLoaders, default_image, make_dls
 from busfast.pipelines.image import ImagePipeline
-from busfast.pipelines.splits import (
-    default_split,
-    open_table,
-    read_images,
-    refuse_delimiters,
-    split_images,
-    unify_labels,
-    with_classes,
-)
+from busfast.pipelines.read_images import read_images, refuse_delimiters, unify_labels, with_classes
+from busfast.pipelines.splits import default_split, open_table, split_images
 from busfast.text import listed
 
 ELSEWHERE = {"valid_pct": "valid_share", "batch_size": "bs", "vocab": "classes", "image_size": "size"}

@@ -21,7 +21,7 @@ from busfast.pipelines.backends import REFERENCE, Backend, choose_backend
 from busfast.pipelines.config import Config, changed_recipe
 from busfast.pipelines.dataloaders import make_dls
 from busfast.pipelines.image import ImagePipeline
-from busfast.pipelines.splits import with_classes
+from busfast.pipelines.read_images import with_classes
 from busfast.training.distributed.store import check_processes
 
 

@@ -15,7 +15,8 @@ from busfast.models.losses import class_weights
 from busfast.models.weights import StartWeights
 from busfast.pipelines.backends import choose_backend
 from busfast.pipelines.config import Config
-from busfast.pipelines.splits import is_phantom, with_classes
+from busfast.pipelines.read_images import with_classes
+from busfast.pipelines.splits import is_phantom
 from busfast.training.batch_size import fit_batch_size
 from busfast.training.build import build
 from busfast.training.distributed.store import check_batch_size, start_workers

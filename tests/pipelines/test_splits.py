@@ -1,4 +1,7 @@
-"""From a configuration to the splits of its runs: each step once, and what is wrong is refused as early as possible."""
+"""From a configuration to the splits of its runs: each step once, and what is wrong is refused as early as possible.
+
+Covers busfast/pipelines/read_images.py, too.
+"""
 
 from types import SimpleNamespace
 

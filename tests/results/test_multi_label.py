@@ -18,7 +18,7 @@ from busfast.data.open_data import read_data
 from busfast.errors import UserError
 from busfast.inference.load_bundle import load_bundle
 from busfast.pipelines.config import Config
-from busfast.pipelines.splits import read_images
+from busfast.pipelines.read_images import read_images
 from busfast.results.multi_label import best_f1, score_labels
 from busfast.training.runs import Run
 
