@@ -2,6 +2,7 @@
 
 import shlex
 import tempfile
+from dataclasses import replace
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -12,20 +13,23 @@ from busfast.files import make_folder
 ARCH = "efficientnet_b0"
 
 # what -> the flags it takes, with their defaults; a module of this package has the same name and a function `run`.
+_ALL: dict[str, Any] = {"size": 224, "bs": 32, "rounds": 5, "device": "auto", "only": ""}
+_FILES: dict[str, Any] = {"data": "", "images": 256, "threads": 2, **_ALL}
 WHATS: dict[str, dict[str, Any]] = {
-    "loaders": {"data": "", "images": 256, "size": 224, "bs": 32, "rounds": 5, "threads": 2, "only": ""},
-    "step": {"arch": ARCH, "size": 224, "bs": 32, "rounds": 5, "only": ""},
-    "epoch": {"data": "", "images": 256, "arch": ARCH, "size": 224, "bs": 32, "rounds": 3, "threads": 2, "only": ""},
-    "fastai": {"data": "", "images": 1024, "size": 224, "bs": 64, "rounds": 3, "threads": 2, "only": ""},
-    "predict": {"data": "", "images": 256, "arch": ARCH, "size": 224, "bs": 32, "rounds": 5, "threads": 2, "only": ""},
+    "loaders": _FILES,
+    "step": {"arch": ARCH, **_ALL},
+    "epoch": {**_FILES, "arch": ARCH, "rounds": 3},
+    "fastai": {**_FILES, "images": 1024, "bs": 64, "rounds": 3},
+    "predict": {**_FILES, "arch": ARCH},
 }
 STUDIES = ("options", "quality", "size", "stores")  # scripts in benchmarks/, which were part of `bench` in version 0.1
 RANGES = {"images": (2, 10_000_000), "rounds": (1, 1000), "size": (32, 2048), "bs": (2, 65_536), "threads": (0, 1024)}
 
 
 def bench(what: str, *, data: str = None, images: int = None, arch: str = None, size: int = None, bs: int = None,
-          rounds: int = None, threads: int = None, only: str = None, out: str = "results/bench") -> None:
-    """Measures busfast against its peers on this machine's CPU; writes a table, a page and a chart to results/bench/.
+          rounds: int = None, threads: int = None, device: str = None, only: str = None,
+          out: str = "results/bench") -> None:
+    """Measures busfast against its peers on this machine; writes a table, a page and a chart to results/bench/.
 
     Each contender runs in its own process, in turn with the others, and must deliver the same pixels or
     probabilities. Packages that are not installed are named and skipped (pip install -e ".[bench]").
@@ -41,6 +45,7 @@ def bench(what: str, *, data: str = None, images: int = None, arch: str = None, 
         bs: images per batch. Default 32 (fastai 64).
         rounds: measurements of each contender. Default 5 (epoch, fastai 3).
         threads: decoding threads of busfast, worker processes of its peers. Default 2.
+        device: auto, cuda or cpu, of busfast and its peers; default: auto. Not yet tried on a GPU.
         only: measure only contenders whose name contains one of these words, separated by commas.
         out: folder for WHAT.csv, WHAT.md and WHAT.png; those of an earlier bench are replaced.
 
@@ -64,7 +69,7 @@ def bench(what: str, *, data: str = None, images: int = None, arch: str = None, 
             settings["images"] = gather(settings.pop("data"), settings["images"], Path(folder) / "images",
                                         PHOTOGRAPHS if what == "fastai" else RADIOGRAPHS)
             print(f"images: {settings['images'].description}", flush=True)
-        report = module.run(**settings)
+        report = replace(module.run(**settings), device=settings["device"])
     publish(report, Path(out), what, shlex.join(argv))
 
 
@@ -94,6 +99,10 @@ def read_settings(name: str, defaults: dict[str, Any], given: dict[str, Any]) ->
         from busfast.data.table import find_table
 
         find_table(settings["data"])
+    if "device" in settings:
+        from busfast.pipelines.devices import choose_device
+
+        settings["device"] = choose_device(settings["device"])
     if "arch" in settings:
         from busfast.models.weights import check_arch
 

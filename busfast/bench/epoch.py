@@ -30,13 +30,13 @@ def stock(job: Job, arch: str) -> Ready:
 
 def busfast(job: Job, arch: str, cache: str = "off") -> Ready:
     """busfast as `train` builds it."""
-    dls = make_dls(job.images.parts(), job.pipeline(), classes=job.images.classes, bs=job.bs, device="cpu",
-                   threads=job.workers, cache=cache)
+    dls = make_dls(job.images.parts(), job.pipeline(), classes=job.images.classes, bs=job.bs,
+                   device=job.device.type, threads=job.workers, cache=cache)
     return _learner(busfast_learner(arch, dls=dls), job, len(job.images.paths))
 
 
 def _learner(learn, job: Job, count: int) -> Ready:
-    warm = torch.rand(job.bs, 3, job.size, job.size).contiguous(memory_format=torch.channels_last)
+    warm = torch.rand(job.bs, 3, job.size, job.size, device=job.device).contiguous(memory_format=torch.channels_last)
 
     def measure() -> float:
         _allocate_memory(learn.model, warm)
@@ -47,7 +47,7 @@ def _learner(learn, job: Job, count: int) -> Ready:
 
 def ceiling(job: Job, arch: str) -> Ready:
     """The bare loop on a resident batch, with the steps of an epoch."""
-    batches = ResidentBatch(job.size, job.bs, len(job.images.paths) // job.bs, channels_last=True)
+    batches = ResidentBatch(job.size, job.bs, len(job.images.paths) // job.bs, True, job.device)
     loop = BareLoop(arch, batches)
 
     def measure() -> float:
@@ -59,14 +59,14 @@ def ceiling(job: Job, arch: str) -> Ready:
 
 def _allocate_memory(model: torch.nn.Module, pixels: torch.Tensor) -> None:
     """A pass that is not timed: contenders return their memory between turns, which epochs of a run do not."""
-    model.train()(pixels).sum().backward()
+    model.to(pixels.device).train()(pixels).sum().backward()
     model.zero_grad()
 
 
 def run(folder: Path, images: Images, arch: str, size: int, bs: int, rounds: int, threads: int,
-        only: list[str]) -> Report:
+        device: torch.device, only: list[str]) -> Report:
     """Measures training epochs; takes the flags of `bench`, and a temporary folder."""
-    settings = {"job": Job(images, size, bs, threads, str(folder)), "arch": arch}
+    settings = {"job": Job(images, size, bs, threads, str(folder), device), "arch": arch}
     contenders = [Contender(BASE, stock, settings), Contender("busfast uncached", busfast, settings),
                   Contender("busfast cached", busfast, settings | {"cache": str(folder / "cache")}),
                   Contender("ceiling", ceiling, settings)]

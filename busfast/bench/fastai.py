@@ -32,7 +32,7 @@ def fastai_dls(job: Job, presize: bool):
     tfms = {"item_tfms": Resize(round(PRESIZE * job.size)), "batch_tfms": aug_transforms(size=job.size)} if presize \
         else {"item_tfms": Resize(job.size)}
     return ImageDataLoaders.from_df(table, job.images.root, fn_col="image", label_col="label", valid_col="is_valid",
-                                    bs=job.bs, num_workers=job.workers, device=torch.device("cpu"), **tfms)
+                                    bs=job.bs, num_workers=job.workers, device=job.device, **tfms)
 
 
 def make_dls(job: Job, presize: bool, fast: bool, cache: str):
@@ -52,7 +52,11 @@ def make_dls(job: Job, presize: bool, fast: bool, cache: str):
 def load(job: Job, presize: bool, fast: bool, cache: str = "off") -> Ready:
     """Training batches."""
     dls, apart = make_dls(job, presize, fast, cache)
-    return Ready(lambda: measure_speed(lambda: (x.as_subclass(torch.Tensor) for x, _ in dls.train)), {"apart": apart})
+
+    def epoch():
+        return (x.as_subclass(torch.Tensor) for x, _ in dls.train)
+
+    return Ready(lambda: measure_speed(epoch, job.device), {"apart": apart})
 
 
 def train(job: Job, arch: str, fast: bool, cache: str = "off") -> Ready:
@@ -66,9 +70,10 @@ def train(job: Job, arch: str, fast: bool, cache: str = "off") -> Ready:
     return Ready(lambda: len(dls.train) * job.bs / epoch_seconds(learn), {"apart": apart})
 
 
-def run(folder: Path, images: Images, size: int, bs: int, rounds: int, threads: int, only: list[str]) -> Report:
+def run(folder: Path, images: Images, size: int, bs: int, rounds: int, threads: int, device: torch.device,
+        only: list[str]) -> Report:
     """Measures plain and accelerated fastai code; takes the flags of `bench`, and a temporary folder."""
-    job, contenders = Job(images, size, bs, threads, str(folder)), []
+    job, contenders = Job(images, size, bs, threads, str(folder), device), []
     few = replace(images, **{key: getattr(images, key)[:EPOCH_IMAGES] for key in ("paths", "names", "labels")})
     for name, fast in (("fastai", False), ("busfast", True)):
         how = {"job": job, "fast": fast, "cache": str(folder / "cache") if fast else "off"}

@@ -19,7 +19,7 @@ def ffcv(job: Job) -> Ready:
     from ffcv.fields import IntField, RGBImageField
     from ffcv.fields.decoders import IntDecoder, RandomResizedCropRGBImageDecoder
     from ffcv.loader import Loader, OrderOption
-    from ffcv.transforms import NormalizeImage, RandomHorizontalFlip, ToTensor, ToTorchImage
+    from ffcv.transforms import NormalizeImage, RandomHorizontalFlip, ToDevice, ToTensor, ToTorchImage
     from ffcv.writer import DatasetWriter
 
     image, file = job.pipeline(), f"{job.folder}/images.beton"
@@ -27,8 +27,9 @@ def ffcv(job: Job) -> Ready:
     fields = {"image": RGBImageField(write_mode="raw", max_resolution=RAW_SIZE), "number": IntField()}
     writer = DatasetWriter(file, fields, num_workers=max(1, job.workers))
     writer.from_indexed_dataset(Files(job.images.paths, open_pillow, _unchanged))
+    move = [ToDevice(job.device)] if job.device.type != "cpu" else []
     pixels = [RandomResizedCropRGBImageDecoder((job.size, job.size)), RandomHorizontalFlip(image.hflip),
-              NormalizeImage(*scale, np.float32), ToTensor(), ToTorchImage()]
+              NormalizeImage(*scale, np.float32), ToTensor(), *move, ToTorchImage()]
     loader = Loader(file, job.bs, num_workers=max(1, job.workers), order=OrderOption.RANDOM, os_cache=True,
                     drop_last=False, pipelines={"image": pixels, "number": [IntDecoder(), ToTensor()]})
     return ready(job, lambda: (batch[0] for batch in loader))

@@ -12,11 +12,13 @@ from fastai.learner import Learner
 from fastai.losses import CrossEntropyLossFlat
 from PIL import Image
 
+from busfast.bench.machine import CPU
 from busfast.data.table import CLASSES
 from busfast.models.fast_step import ALL
 from busfast.models.learner import make_learner
 from busfast.models.schedules import cosine
 from busfast.pipelines.dataloaders import make_dls
+from busfast.pipelines.devices import synchronize
 from busfast.pipelines.image import ImagePipeline
 
 LR = 1e-3
@@ -26,14 +28,12 @@ SEED = 42
 class ResidentBatch:
     """A DataLoader that returns one batch in memory `steps` times an epoch, so that loading costs nothing."""
 
-    device = torch.device("cpu")
-
-    def __init__(self, size: int, bs: int, steps: int, channels_last: bool):
+    def __init__(self, size: int, bs: int, steps: int, channels_last: bool, device: torch.device):
         generator = torch.Generator().manual_seed(SEED)
         pixels = torch.rand(bs, 3, size, size, generator=generator) * 2 - 1
         layout = torch.channels_last if channels_last else torch.contiguous_format
-        self.batch = pixels.contiguous(memory_format=layout), torch.arange(bs) % len(CLASSES)
-        self.bs, self.steps = bs, steps
+        self.batch = pixels.contiguous(memory_format=layout).to(device), (torch.arange(bs) % len(CLASSES)).to(device)
+        self.bs, self.steps, self.device = bs, steps, device
 
     def __len__(self):
         return self.steps
@@ -52,9 +52,11 @@ class TrainTimer(Callback):
     order = 1000  # after all other callbacks
 
     def before_train(self):
+        synchronize(self.dls.device)
         self.started = time.perf_counter()
 
     def after_train(self):
+        synchronize(self.dls.device)
         self.seconds = time.perf_counter() - self.started
 
     def before_validate(self):
@@ -67,12 +69,12 @@ def stock_learner(dls: DataLoaders, arch: str) -> Learner:
     return Learner(dls, timm.create_model(arch, num_classes=len(CLASSES)), loss_func=CrossEntropyLossFlat())
 
 
-def busfast_learner(arch: str, parts: Sequence[str] = ALL, dls=None) -> Learner:
+def busfast_learner(arch: str, parts: Sequence[str] = ALL, dls=None, device: torch.device = CPU) -> Learner:
     """Returns busfast's Learner as `train` makes it, with random weights; without dls, on blank images."""
     if dls is None:
         rows = [{"image": Image.new("RGB", (1, 1)), "label": label, "part": part} for label in CLASSES
                 for part in ("train", "valid")]
-        dls = make_dls(pd.DataFrame(rows), ImagePipeline(), loader="torchvision", device="cpu")
+        dls = make_dls(pd.DataFrame(rows), ImagePipeline(), loader="torchvision", device=device.type)
     torch.manual_seed(SEED)
     return make_learner(dls, arch, weights="none", parts=parts)
 
@@ -87,12 +89,14 @@ def epoch_seconds(learn: Learner) -> float:
 
 class BareLoop:
     """The ceiling: busfast's model with every part of the fast step, in a bare loop on a resident batch.
-    `autocast`: to bfloat16; `foreach`: Adam's foreach kernels in place of the fused one; `compiled`: torch.compile."""
+    `autocast`: to bfloat16, as always on a GPU; `foreach`: Adam's foreach kernels in place of the fused one;
+    `compiled`: torch.compile."""
 
     def __init__(self, arch: str, batches: ResidentBatch, *, autocast: bool = False, foreach: bool = False,
                  compiled: bool = False):
-        learn = busfast_learner(arch)
-        self.model, self.loss, self.batches, self.autocast = learn.model.train(), learn.loss_func, batches, autocast
+        learn = busfast_learner(arch, device=batches.device)
+        self.model, self.loss, self.batches = learn.model.train(), learn.loss_func, batches
+        self.autocast = autocast or batches.device.type == "cuda"
         self.adam = torch.optim.Adam(self.model.parameters(), lr=LR, betas=(0.9, 0.99), eps=1e-5,
                                      **({"foreach": True} if foreach else {"fused": True}))
         if compiled:
@@ -100,12 +104,14 @@ class BareLoop:
 
     def seconds(self) -> float:
         """Trains on the batches; returns the seconds."""
+        device = self.batches.device
+        synchronize(device)
         start = time.perf_counter()
         for x, y in self.batches:
-            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=self.autocast):
+            with torch.autocast(device.type, dtype=torch.bfloat16, enabled=self.autocast):
                 loss = self.loss(self.model(x), y)
             loss.backward()
             self.adam.step()
             self.adam.zero_grad()
-            float(loss)
+        synchronize(device)
         return time.perf_counter() - start

@@ -4,6 +4,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from busfast.bench import guests, ours, peers
 from busfast.bench.arena import Contender, compete, pick
 from busfast.bench.images import Images
@@ -39,9 +41,10 @@ def contenders(job: Job) -> list[Contender]:
     return [Contender(name, make, {"job": job} | settings, packages) for name, make, settings, packages in makers]
 
 
-def run(folder: Path, images: Images, size: int, bs: int, rounds: int, threads: int, only: list[str]) -> Report:
+def run(folder: Path, images: Images, size: int, bs: int, rounds: int, threads: int, device: torch.device,
+        only: list[str]) -> Report:
     """Measures the loaders; takes the flags of `bench`, and a temporary folder."""
-    job = Job(images, size, bs, threads, str(folder))
+    job = Job(images, size, bs, threads, str(folder), device)
     outcomes = compete(pick(contenders(job), only), rounds)
     loader = next((one.facts["loader"] for one in outcomes if one.name == "busfast uncached" and one.values), None)
     notes = [

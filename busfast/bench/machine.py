@@ -5,17 +5,22 @@ import platform
 from collections.abc import Sequence
 from pathlib import Path
 
+import torch
+
 from busfast import __version__
 from busfast.processes import cores
 from busfast.training.runs import PACKAGES, installed
 
+CPU = torch.device("cpu")
 PEERS = ("ffcv", "spdl", "webdataset")
 
 
-def describe_machine() -> str:
-    """Returns processor, cores, memory and system in one line."""
+def describe_machine(device: torch.device = CPU) -> str:
+    """Returns processor, cores, memory, system and the device of the contenders in one line."""
     memory = f", {_memory() / 2**30:.0f} GiB" if _memory() else ""
-    return f"{_processor()}, {cores()} cores{memory}; {platform.platform(terse=True)}; everything on the CPU"
+    place = torch.cuda.get_device_name(device) if device.type == "cuda" else device.type.upper()
+    where = "everything on the CPU" if device.type == "cpu" else f"on the {place}"
+    return f"{_processor()}, {cores()} cores{memory}; {platform.platform(terse=True)}; {where}"
 
 
 def describe_versions(packages: Sequence[str] = ()) -> str:

@@ -25,7 +25,7 @@ def busfast(job: Job, loader: str = "auto", cache: str = "off") -> Ready:
 
     def loaders(augment: bool):
         dls = make_dls(job.images.parts(), job.pipeline(augment), classes=job.images.classes, bs=job.bs,
-                       loader=loader, device="cpu", threads=job.workers, cache=cache)
+                       loader=loader, device=job.device.type, threads=job.workers, cache=cache)
         # Training drops a last batch of a single image; here every image counts.
         shuffled = dls.train.new(drop_last=False)
         return shuffled if augment else shuffled.new(shuffle=False), shuffled
@@ -37,7 +37,7 @@ def busfast(job: Job, loader: str = "auto", cache: str = "off") -> Ready:
     ordered, shuffled = loaders(augment=False)
     _check_every_image_once(epoch(ordered), epoch(shuffled), len(job.images.paths))
     return ready(job, partial(epoch, loaders(augment=True)[0]), partial(epoch, ordered),
-                 loader=choose_loader(loader, torch.device("cpu"))[0])
+                 loader=choose_loader(loader, job.device)[0])
 
 
 def _check_every_image_once(ordered, shuffled, count: int) -> None:
@@ -52,8 +52,8 @@ def _checksums(batches) -> np.ndarray:
     weights, checksums = None, []
     for pixels in batches:
         if weights is None:
-            weights = torch.randn(pixels[0].shape, generator=torch.Generator().manual_seed(0))
-        checksums += [float((image * weights).mean()) for image in pixels]
+            weights = torch.randn(pixels[0].shape, generator=torch.Generator().manual_seed(0)).to(pixels.device)
+        checksums += (pixels * weights).mean((1, 2, 3)).tolist()
     return np.sort(checksums)
 
 
@@ -72,9 +72,10 @@ def raw_dali(job: Job, cached: bool = False) -> Ready:
         return [rows[start:start + job.bs] for start in range(0, len(rows), job.bs)]
 
     # One endless pass, so that the DALI pipeline is built once, as in busfast's loader.
-    endless = raw_batches((feed(rows) for _ in count() for rows in batches(True)), job.pipeline(), job.bs, job.workers)
-    return ready(job, lambda: islice(endless, len(batches(False))),
-                 lambda: raw_batches(map(feed, batches(False)), job.pipeline(augment=False), job.bs, job.workers))
+    endless = raw_batches((feed(rows) for _ in count() for rows in batches(True)), job.pipeline(), job.bs, job.workers,
+                          job.device)
+    return ready(job, lambda: islice(endless, len(batches(False))), lambda: raw_batches(
+        map(feed, batches(False)), job.pipeline(augment=False), job.bs, job.workers, job.device))
 
 
 def decode(job: Job, resize: bool = False) -> Ready:

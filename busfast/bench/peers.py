@@ -1,4 +1,4 @@
-"""The usual ways to load images for training: fastai, torch with Pillow or torchvision, timm. CPU, workers, float32."""
+"""The usual ways to load images for training: fastai, torch with Pillow or torchvision, timm. Workers, float32."""
 
 from functools import partial
 from typing import Any
@@ -11,8 +11,6 @@ from torch.utils.data import DataLoader, Dataset
 from busfast.bench.arena import Ready
 from busfast.bench.images import VALID
 from busfast.bench.job import Job, ready
-
-CPU = torch.device("cpu")
 
 
 def fastai_datablock(job: Job) -> Ready:
@@ -50,7 +48,7 @@ def fastai_dls(job: Job, item_tfms, batch_tfms: list):
     block = DataBlock((ImageBlock, CategoryBlock), get_x=ColReader("image"), get_y=ColReader("label"),
                       splitter=_all_train, item_tfms=item_tfms,
                       batch_tfms=[*batch_tfms, Normalize.from_stats(image.mean, image.std, cuda=False)])
-    return block.dataloaders(rows, bs=job.bs, num_workers=job.workers, device=CPU)
+    return block.dataloaders(rows, bs=job.bs, num_workers=job.workers, device=job.device)
 
 
 def _all_train(items) -> tuple[list[int], list[int]]:
@@ -113,19 +111,21 @@ def _torch(job: Job, open_file, make_transform) -> Ready:
     def loader(augment: bool) -> DataLoader:
         files = Files(job.images.paths, open_file, make_transform(job, augment))
         workers = {"num_workers": job.workers, "persistent_workers": True} if augment and job.workers else {}
-        return DataLoader(files, job.bs, shuffle=augment, **workers)
+        return DataLoader(files, job.bs, shuffle=augment, pin_memory=job.device.type == "cuda", **workers)
 
     return ready(job, partial(_pixels, loader(True)), partial(_pixels, loader(False)))
 
 
 def timm_loader(job: Job) -> Ready:
-    """timm's create_loader with its usual training crop, without further augmentation, which would make it slower."""
+    """timm's create_loader with its usual training crop, without further augmentation, which would make it slower; on a
+    GPU with its prefetcher, which normalizes there."""
     from timm.data import create_loader
 
     image = job.pipeline()
     loader = create_loader(Files(job.images.paths, open_pillow), (3, job.size, job.size), job.bs, is_training=True,
-                           use_prefetcher=False, color_jitter=None, auto_augment=None, mean=image.mean, std=image.std,
-                           num_workers=job.workers, device=CPU, persistent_workers=job.workers > 0)
+                           use_prefetcher=job.device.type == "cuda", color_jitter=None, auto_augment=None,
+                           mean=image.mean, std=image.std,
+                           num_workers=job.workers, device=job.device, persistent_workers=job.workers > 0)
     return ready(job, partial(_pixels, loader))
 
 

@@ -23,8 +23,8 @@ TARGETS = (Target("busfast predict", BASE, 2),)
 
 def busfast(job: Job, arch: str) -> Ready:
     """`busfast predict` of a folder, without loading the model."""
-    learn = load_model(Path(job.folder) / WEIGHTS, arch, job.pipeline(), job.images.classes, bs=job.bs, device="cpu",
-                       threads=job.workers)
+    learn = load_model(Path(job.folder) / WEIGHTS, arch, job.pipeline(), job.images.classes, bs=job.bs,
+                       device=job.device.type, threads=job.workers)
 
     def probabilities():
         table = predict_images(learn, list(job.images.paths))
@@ -35,26 +35,27 @@ def busfast(job: Job, arch: str) -> Ready:
 
 def timm_eager(job: Job, arch: str) -> Ready:
     """A DataLoader with workers, Pillow and torchvision's transforms, and the model in eval mode without gradients."""
-    model = timm.create_model(arch, num_classes=len(job.images.classes)).eval()
+    model = timm.create_model(arch, num_classes=len(job.images.classes)).eval().to(job.device)
     model.load_state_dict(torch.load(Path(job.folder) / WEIGHTS, weights_only=True))
     loader = DataLoader(Files(job.images.paths, open_pillow, pillow_transform(job, augment=False)), job.bs,
-                        num_workers=job.workers, persistent_workers=job.workers > 0)
+                        num_workers=job.workers, persistent_workers=job.workers > 0,
+                        pin_memory=job.device.type == "cuda")
 
     @torch.no_grad()
     def probabilities():
         for pixels, _ in loader:
-            yield model(pixels).softmax(dim=1)
+            yield model(pixels.to(job.device, non_blocking=True)).softmax(dim=1)
 
     return _ready(probabilities, job)
 
 
 def _ready(probabilities, job: Job) -> Ready:
     expected = torch.load(Path(job.folder) / EXPECTED, weights_only=True)
-    difference = float((torch.cat(list(probabilities())) - expected).abs().max())
+    difference = float((torch.cat(list(probabilities())).cpu() - expected).abs().max())
     if not difference <= TOLERANCE:
         raise UserError(f"its probabilities differ from the reference by up to {difference:.4f}, more than "
                         f"{TOLERANCE:g}")
-    return Ready(lambda: measure_speed(lambda: (batch[:, :, None, None] for batch in probabilities())),
+    return Ready(lambda: measure_speed(lambda: (batch[:, :, None, None] for batch in probabilities()), job.device),
                  {"apart": difference})
 
 
@@ -74,9 +75,9 @@ def write_weights(job: Job, arch: str) -> None:
 
 
 def run(folder: Path, images: Images, arch: str, size: int, bs: int, rounds: int, threads: int,
-        only: list[str]) -> Report:
+        device: torch.device, only: list[str]) -> Report:
     """Measures predicting; takes the flags of `bench`, and a temporary folder."""
-    job = Job(images, size, bs, threads, str(folder))
+    job = Job(images, size, bs, threads, str(folder), device)
     settings = {"job": job, "arch": arch}
     contenders = pick([Contender(BASE, timm_eager, settings), Contender("busfast predict", busfast, settings)], only)
     write_weights(job, arch)

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import torch
 
 from busfast.bench.arena import Outcome
-from busfast.bench.machine import describe_machine, describe_versions
+from busfast.bench.machine import CPU, describe_machine, describe_versions
 from busfast.csvfile import write_csv
 from busfast.figures import STYLES, new_figure, save_figure
 from busfast.files import atomic
@@ -42,6 +43,7 @@ class Report:
     notes: Sequence[str] = ()  # to read with the figures
     skipped: dict[str, str] = field(default_factory=dict)  # name -> reason
     packages: Sequence[str] = ()  # optional ones whose versions matter
+    device: torch.device = CPU  # of the contenders
 
 
 def tabulate(outcomes: Sequence[Outcome], base: str, facts: Sequence[str] = (), memory: bool = True) -> pd.DataFrame:
@@ -108,8 +110,8 @@ def _make_page(report: Report, verdicts: pd.DataFrame, command: str, chart: str)
         parts += ["Ratios, of medians:", _markdown(verdicts)]
     if report.skipped:
         parts.append("Skipped:\n" + "".join(f"\n- {name}: {reason}" for name, reason in report.skipped.items()))
-    notes = [*report.notes, f"Machine: {describe_machine()}.", f"Versions: {describe_versions(report.packages)}.",
-             f"Date: {now}."]
+    notes = [*report.notes, f"Machine: {describe_machine(report.device)}.",
+             f"Versions: {describe_versions(report.packages)}.", f"Date: {now}."]
     return "\n\n".join([*parts, "".join(f"- {note}\n" for note in notes)])
 
 

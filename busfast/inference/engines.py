@@ -18,7 +18,9 @@ from busfast.imports import require_package
 from busfast.inference.fold_batchnorm import fold_batchnorm
 from busfast.inference.load_bundle import Mirrored
 from busfast.pipelines.augment import augment_and_normalize, collate
+from busfast.pipelines.devices import memory_format
 from busfast.pipelines.image import ImagePipeline
+from busfast.pipelines.transfer import send
 
 INSTALL_ONNX = "pip install onnx onnxscript onnxruntime"
 STAGES = 3  # whose feature maps describe an image
@@ -36,7 +38,7 @@ class TorchEngine:
 
     def __init__(self, model: nn.Module, image: ImagePipeline, device: torch.device, features: bool = False):
         self.image, self.device, self.features = image, device, features
-        self.model = model.eval().to(device, memory_format=torch.channels_last)
+        self.model = model.eval().to(device, memory_format=memory_format(device))
 
     @cached_property
     def folded_model(self) -> nn.Module:
@@ -54,7 +56,7 @@ class TorchEngine:
     def infer(self, images: Sequence[np.ndarray]) -> Outputs:
         """Returns the outputs for images from `read`."""
         with torch.inference_mode():
-            x = augment_and_normalize(collate(images).to(self.device, non_blocking=True), self.image)
+            x = augment_and_normalize(send(collate(images), self.device), self.image)
             logits, features = self.folded_model(x) if self.features else (self.folded_model(x), None)
         return Outputs(_to_numpy(logits), None if features is None else _to_numpy(features))
 

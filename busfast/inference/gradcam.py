@@ -73,11 +73,11 @@ def find_offset(model: nn.Module, layer: nn.Module, x: torch.Tensor) -> tuple[in
     _check_maps(maps)
     for row, column in product(*({(side - 1) // 2, side // 2} for side in maps.shape[2:])):
         gradient, = torch.autograd.grad(maps[:, :, row, column].square().sum(), x, retain_graph=True)
-        weight = gradient.square().sum(1).double()
+        weight = gradient.square().sum(1).cpu().double()  # MPS has no double
         weight = weight[weight.sum((1, 2)) > 0]
         for axis, cell in enumerate((row, column)):
             along = weight.sum(2 - axis)
-            center = along @ torch.arange(x.shape[axis + 2], device=x.device).double() / along.sum(1)
+            center = along @ torch.arange(x.shape[axis + 2]).double() / along.sum(1)
             cell_center = (cell + 0.5) * x.shape[axis + 2] / maps.shape[axis + 2] - 0.5
             offsets[axis].append(center - cell_center)
     down, right = (round(float(values.median())) if len(values) else 0 for values in map(torch.cat, offsets))

@@ -20,7 +20,7 @@ from busfast.inference.outlier import Outlier
 from busfast.inference.resumable_csv import ResumableCsv
 from busfast.inference.stream import stream
 from busfast.models.memory import keep_freed_memory
-from busfast.pipelines.backends import choose_device
+from busfast.pipelines.devices import choose_device
 
 ENGINES = ("torch", "onnx")
 NOT_FINITE = "the model gives no finite probabilities for it"

@@ -16,6 +16,7 @@ from busfast.models.weight_files import load_state, make_from_state
 from busfast.models.weights import make_model
 from busfast.pipelines.config import Config
 from busfast.pipelines.dataloaders import inference_dls
+from busfast.pipelines.devices import memory_format
 from busfast.pipelines.image import ImagePipeline
 
 
@@ -31,7 +32,7 @@ def load_model(path: Path, arch: str, image: ImagePipeline, classes: tuple[str, 
     if tta == "flip":
         model = Mirrored(model, bool(label_delim))
     dls = inference_dls(image, classes, bs=bs, device=device, threads=threads, label_delim=label_delim)
-    return Learner(dls, model.to(dls.device, memory_format=torch.channels_last),
+    return Learner(dls, model.to(dls.device, memory_format=memory_format(dls.device)),
                    loss_func=BCEWithLogitsLossFlat() if label_delim else CrossEntropyLossFlat())
 
 

@@ -5,7 +5,6 @@ from functools import partial
 from inspect import signature
 from typing import TypeVar
 
-import torch
 from fastai.callback.fp16 import MixedPrecision
 from fastai.data.core import DataLoaders
 from fastai.learner import Learner
@@ -15,7 +14,9 @@ from busfast.errors import UserError
 from busfast.models.fast_step import plain_activations
 from busfast.models.memory import keep_freed_memory
 from busfast.models.optimizers import FusedAdam
+from busfast.models.rare_looks import look_rarely
 from busfast.pipelines.accelerate import accelerate_dls
+from busfast.pipelines.devices import memory_format
 
 Accelerated = TypeVar("Accelerated", DataLoaders, Learner)
 
@@ -45,8 +46,9 @@ def accelerate(fast: Accelerated, *, cache: str = "auto", threads: int = 0) -> A
                         "accelerate(block.dataloaders(source)).")
     accelerate(fast.dls, cache=cache, threads=threads)
     if not any(isinstance(cb, MixedPrecision) for cb in fast.cbs):
-        fast.model.to(memory_format=torch.channels_last)
+        fast.model.to(memory_format=memory_format(fast.dls.device))
     plain_activations(fast.model)
+    look_rarely(fast)
     if fast.opt is None:
         fast.opt_func = fused(fast.opt_func)
     return fast

@@ -14,6 +14,7 @@ from fasttransform import Pipeline
 from torch import nn
 
 from busfast.errors import choose
+from busfast.models.precision import HalfPrecision
 
 # Only amp changes results by more than rounding.
 PARTS = {
@@ -21,7 +22,8 @@ PARTS = {
     "keep_memory": "memory that a step frees is kept for the next one, not returned to the system (glibc only)",
     "plain_activations": "SiLU writes a new tensor: in place, autograd must copy its input first",
     "fused_optimizer": "torch's fused Adam: one pass over the weights instead of fastai's dozen calls per tensor",
-    "amp": "mixed precision (float16) on CUDA; nothing elsewhere; not yet tried on a GPU",
+    "amp": "mixed precision in training on CUDA: bfloat16, else float16; nothing elsewhere; not yet tried on a GPU",
+    "rare_looks": "a GPU's losses are read every 50 batches, so that the host does not wait for it; nothing on a CPU",
 }
 ALL = tuple(PARTS)
 
@@ -43,11 +45,11 @@ def plain_activations(model: nn.Module) -> None:
 
 
 def mixed_precision(device: torch.device) -> list[Callback]:
-    """Returns fastai's mixed precision callback for CUDA, nothing elsewhere; not yet run on a GPU.
+    """Returns the callback of mixed precision for CUDA, nothing elsewhere; not yet run on a GPU.
 
     fastai's callback supports only CUDA, so MPS trains in float32; on a CPU bfloat16 was slower than float32.
     """
-    return [MixedPrecision()] if device.type == "cuda" else []
+    return [HalfPrecision()] if device.type == "cuda" else []
 
 
 class FastLearner(Learner):

@@ -18,8 +18,10 @@ from busfast.models.losses import class_weights, make_loss
 from busfast.models.memory import keep_freed_memory
 from busfast.models.metrics import make_metrics
 from busfast.models.optimizers import FusedAdam
+from busfast.models.rare_looks import look_rarely
 from busfast.models.weights import StartWeights, make_model
 from busfast.pipelines.dataloaders import TableDataLoaders
+from busfast.pipelines.devices import memory_format
 
 
 def make_learner(dls: TableDataLoaders, arch: str = "efficientnet_b0", *, weights: str | StartWeights = "auto",
@@ -63,8 +65,8 @@ def make_learner(dls: TableDataLoaders, arch: str = "efficientnet_b0", *, weight
     classes = tuple(dls.vocab)
     model, start = make_model(arch, weights, len(classes), dropout)
     frozen = freeze_stages(model, freeze, arch) if should_freeze(freeze, start.text) else ()
-    memory_format = torch.channels_last if "channels_last" in enabled else torch.contiguous_format
-    model = model.to(dls.device, memory_format=memory_format)
+    layout = memory_format(dls.device) if "channels_last" in enabled else torch.contiguous_format
+    model = model.to(dls.device, memory_format=layout)
     if "plain_activations" in enabled:
         plain_activations(model)
     if loss_func is not None and loss != "auto":
@@ -76,6 +78,8 @@ def make_learner(dls: TableDataLoaders, arch: str = "efficientnet_b0", *, weight
     learn = FastLearner(dls, model, loss_func=loss_func, opt_func=opt_func or adam, splitter=splitter or split_stages,
                         lr=lr, wd=wd, cbs=[*(mixed_precision(dls.device) if "amp" in enabled else ()), *L(cbs)],
                         metrics=make_metrics(classes) if metrics is None else metrics, path=path, model_dir=model_dir)
+    if "rare_looks" in enabled:
+        look_rarely(learn)
     learn.frozen = frozen
     learn.weights_used = asdict(start)  # builtin types: an exported learner must load without busfast
     learn.normalize_dls()

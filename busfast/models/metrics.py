@@ -11,6 +11,7 @@ from fastai.learner import Metric
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.metrics import get_scorer, roc_auc_score
 
+from busfast.models.rare_looks import look_every
 from busfast.text import MANY
 
 
@@ -44,33 +45,43 @@ class Recall(Metric):
     def accumulate(self, learn):
         positive = learn.y[:, self.index] > 0 if learn.y.ndim == 2 else learn.y == self.index
         called = learn.pred[:, self.index] > 0 if learn.y.ndim == 2 else learn.pred.argmax(dim=1) == self.index
-        self.count += int(positive.sum())
-        self.hits += int((called & positive).sum())
+        self.count += positive.sum()
+        self.hits += (called & positive).sum()
 
     @property
     def value(self):
-        return self.hits / self.count if self.count else float("nan")
+        return int(self.hits) / int(self.count) if self.count else float("nan")
 
 
 class MacroAUC(Metric):
-    """Macro AUC, one class against the rest; NaN if a class is absent. Keeps the probabilities, (N, k), and targets,
+    """Macro AUC, one class against the rest; NaN if a class is absent. `seen`: the probabilities, (N, k), and targets,
     (N,) or (N, k), of the validation part."""
 
     name = "macro_auc"
 
     def reset(self):
-        self.probabilities, self.targets = [], []
+        self._recent, self._kept = [], []  # batches: tensors on the device, arrays
 
     def accumulate(self, learn):
         logits = learn.pred.detach().float()
-        self.probabilities.append((logits.sigmoid() if learn.y.ndim == 2 else logits.softmax(dim=1)).cpu().numpy())
-        self.targets.append(learn.y.cpu().numpy())
+        self._recent.append((logits.sigmoid() if learn.y.ndim == 2 else logits.softmax(dim=1), learn.y))
+        if len(self._recent) >= look_every(logits.device):
+            self._keep()
+
+    def _keep(self):
+        if self._recent:
+            self._kept.append(tuple(torch.cat(parts).cpu().numpy() for parts in zip(*self._recent, strict=True)))
+            self._recent = []
+
+    @property
+    def seen(self) -> tuple[np.ndarray, ...] | None:
+        """Probabilities and targets, in the order of the images; None before the first batch."""
+        self._keep()
+        return tuple(map(np.concatenate, zip(*self._kept, strict=True))) if self._kept else None
 
     @property
     def value(self):
-        if not self.targets:
-            return float("nan")
-        return macro_auc(np.concatenate(self.probabilities), np.concatenate(self.targets))
+        return float("nan") if self.seen is None else macro_auc(*self.seen)
 
 
 class Scorer(Metric):
@@ -92,12 +103,11 @@ class Scorer(Metric):
 
     @property
     def value(self):
-        if not self.auc.targets:
+        if self.auc.seen is None:
             return float("nan")
-        probabilities = np.concatenate(self.auc.probabilities)
+        probabilities, targets = self.auc.seen
         try:
-            return float(get_scorer(self._name)(_Given(probabilities.shape[1]), probabilities,
-                                                np.concatenate(self.auc.targets)))
+            return float(get_scorer(self._name)(_Given(probabilities.shape[1]), probabilities, targets))
         except ValueError:
             return float("nan")
 

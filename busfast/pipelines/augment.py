@@ -11,6 +11,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from busfast.pipelines.devices import memory_format
 from busfast.pipelines.image import Augmentation, ImagePipeline
 
 # Pixels processed at once on a CPU: with their intermediate results (28 bytes each) they stay in its cache between
@@ -28,11 +29,10 @@ def collate(images: Sequence[np.ndarray]) -> torch.Tensor:
 
 
 def augment_and_normalize(pixels: torch.Tensor, pipeline: ImagePipeline,
-                          augmentation: Augmentation | None = None) -> torch.Tensor:
-    """Augments (None: not) and normalizes a batch, uint8 (N, H, W, 1 or 3), on its device.
-    Of `pipeline` only mean and std are used. Returns float32 (N, 3, H, W), channels last in memory."""
+                          matrices: torch.Tensor | None = None) -> torch.Tensor:
+    """Augments a batch, uint8 (N, H, W, 1 or 3), by `affine_matrices` (None: not), and normalizes it, on its device.
+    Of `pipeline` only mean and std are used. Returns float32 (N, 3, H, W), in the layout of `memory_format`."""
     result = torch.empty((*pixels.shape[:3], 3), device=pixels.device)
-    matrices = None if augmentation is None else _matrices(augmentation, *pixels.shape[1:3]).to(pixels.device)
     for chunk in _chunks(pixels):
         values = pixels[chunk].permute(0, 3, 1, 2).float()
         if matrices is not None:
@@ -41,12 +41,12 @@ def augment_and_normalize(pixels: torch.Tensor, pipeline: ImagePipeline,
         for channel, (mean, std) in enumerate(zip(pipeline.mean, pipeline.std, strict=True)):
             source = values[:, channel if pixels.shape[3] == 3 else 0]
             torch.add(torch.tensor(-mean / std), source, alpha=1 / (255 * std), out=result[chunk, ..., channel])
-    return result.permute(0, 3, 1, 2)
+    return result.permute(0, 3, 1, 2).contiguous(memory_format=memory_format(pixels.device))
 
 
-def augment(pixels: torch.Tensor, augmentation: Augmentation) -> torch.Tensor:
-    """Augments a batch, float32 (N, 3, H, W), on its device; returns the same, of the same class."""
-    matrices = _matrices(augmentation, *pixels.shape[2:]).to(pixels.device)
+def augment(pixels: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
+    """Augments a batch, float32 (N, 3, H, W), by `affine_matrices`, on its device; returns the same, of the same
+    class."""
     values = pixels.as_subclass(torch.Tensor)
     parts = [_sample(values[chunk], matrices[chunk]) for chunk in _chunks(values)]
     return torch.cat(parts).as_subclass(type(pixels)) if parts else pixels
@@ -64,8 +64,8 @@ def _sample(values: torch.Tensor, matrices: torch.Tensor) -> torch.Tensor:
                          align_corners=False)
 
 
-def _matrices(augmentation: Augmentation, height: int, width: int) -> torch.Tensor:
-    """Returns matrices from result to source coordinates, -1 to 1: float32, (N, 2, 2)."""
+def affine_matrices(augmentation: Augmentation, height: int, width: int) -> torch.Tensor:
+    """Returns matrices from result to source coordinates, -1 to 1: float32, (N, 2, 2), on the CPU."""
     angle = np.deg2rad(augmentation.angle)
     cos, sin = np.cos(angle), np.sin(angle)
     x, y = np.where(augmentation.hflip, -1, 1), np.where(augmentation.vflip, -1, 1)

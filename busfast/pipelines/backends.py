@@ -1,4 +1,4 @@
-"""Chooses the loader and the device, and says why."""
+"""Chooses the loader, and says why."""
 
 import importlib.util
 import sys
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import torch
 
 from busfast.errors import UserError, choose
-from busfast.pipelines.config import DEVICES
+from busfast.pipelines.devices import choose_device
 
 INSTALL_DALI = "pip install nvidia-dali-cuda130"
 
@@ -51,32 +51,20 @@ def choose_backend(loader: str = "auto", device: str = "auto") -> Backend:
     return Backend(chosen, *choose_loader(loader, chosen))
 
 
-def choose_device(device: str = "auto") -> torch.device:
-    """Returns the device to train on: CUDA, else Apple's MPS, else the CPU; UserError if it is not available."""
-    choose("device", device, DEVICES)
-    available = {"cuda": torch.cuda.is_available(), "mps": torch.backends.mps.is_available(), "cpu": True}
-    if device == "auto":
-        device = next(name for name, usable in available.items() if usable)
-    if not available[device]:
-        raise UserError(f"device={device}: torch {torch.__version__} finds no {device.upper()} here. "
-                        f"Use --device={' or '.join(name for name, usable in available.items() if usable)}.")
-    return torch.device(device)
-
-
 def choose_loader(loader: str = "auto", device: torch.device | None = None) -> tuple[str, str]:
     """Returns the loader's name and the reason; UserError if DALI was requested and cannot be imported."""
     if loader == "auto":
         if device is not None and device.type == "mps":
             return "torchvision", "DALI does not run on MPS"
-        reason = _why_no_dali()
+        reason = _why_no_dali(device)
         return ("torchvision", reason) if reason else ("dali", "DALI is installed")
     choose("loader", loader, LOADERS)
-    if loader == "dali" and (reason := _why_no_dali()):
+    if loader == "dali" and (reason := _why_no_dali(device)):
         raise UserError(f"loader=dali: {reason}. On Linux: {INSTALL_DALI}; elsewhere use --loader=torchvision.")
     return loader, "asked for"
 
 
-def _why_no_dali() -> str:
+def _why_no_dali(device: torch.device | None) -> str:
     if not sys.platform.startswith("linux"):
         return f"DALI runs on Linux only, this is {sys.platform}"
     try:
@@ -86,7 +74,7 @@ def _why_no_dali() -> str:
     if not installed:
         return "DALI is not installed"
     try:
-        import busfast.pipelines.dali_loader  # noqa: F401  (fails here if shared libraries are missing)
+        from busfast.pipelines.dali_loader import why_not_on  # fails here if shared libraries are missing
     except (ImportError, OSError) as error:
         return f"DALI cannot be imported ({error})"
-    return ""
+    return why_not_on(device.index or 0) if device is not None and device.type == "cuda" else ""

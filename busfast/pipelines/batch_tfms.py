@@ -13,9 +13,10 @@ from fastai.vision.augment import AffineCoordTfm
 from fastai.vision.core import TensorPoint
 from fasttransform import Pipeline, Transform
 
-from busfast.pipelines.augment import augment, augment_and_normalize
+from busfast.pipelines.augment import affine_matrices, augment, augment_and_normalize
 from busfast.pipelines.fused_warp import FusedWarp
-from busfast.pipelines.image import Augmentation, ImagePipeline, sample_augmentation
+from busfast.pipelines.image import ImagePipeline, sample_augmentation
+from busfast.pipelines.transfer import send
 
 
 class Augment(Transform):
@@ -23,7 +24,8 @@ class Augment(Transform):
 
     Attributes:
         image: the image pipeline; of it hflip, vflip and rotate are used.
-        sampled: the augmentation of the next batch, which the DataLoader sets; None: it is sampled here.
+        sampled: the augmentation of the next batch, as `affine_matrices`, on its device, which the DataLoader sets;
+            None: it is sampled here.
     """
 
     order, split_idx = IntToFloatTensor.order + 1, 0
@@ -31,15 +33,16 @@ class Augment(Transform):
     def __init__(self, image: ImagePipeline):
         self.image, self.sampled = image, None
 
-    def take(self, count: int) -> Augmentation:
-        """Returns the augmentation of a batch of `count` images, once."""
+    def take(self, x: torch.Tensor) -> torch.Tensor:
+        """Returns the augmentation of a batch, (N, 3, H, W), once."""
         sampled, self.sampled = self.sampled, None
-        if sampled is None or len(sampled.angle) != count:  # called by hand, on a batch of the user's own
-            sampled = sample_augmentation(self.image, count, np.random.default_rng(torch.randint(2**31, ()).item()))
+        if sampled is None or len(sampled) != len(x):  # called by hand, on a batch of the user's own
+            rng = np.random.default_rng(torch.randint(2**31, ()).item())
+            sampled = send(affine_matrices(sample_augmentation(self.image, len(x), rng), *x.shape[2:]), x.device)
         return sampled
 
     def encodes(self, x: TensorImage):
-        return augment(x, self.take(len(x)))
+        return augment(x, self.take(x))
 
 
 def is_noop(step: Transform) -> bool:
@@ -75,7 +78,7 @@ class BatchPipeline(Pipeline):
         steps = self._steps()
         if (image := _own_stats(steps)) is not None:
             own = next((step for step in steps if isinstance(step, Augment)), None)
-            return TensorImage(augment_and_normalize(pixels, image, own.take(len(x)) if own else None)), *targets
+            return TensorImage(augment_and_normalize(pixels, image, own.take(x) if own else None)), *targets
         # Some steps, such as erasing, come after Normalize.
         end = next((index for index, step in enumerate(steps, 1) if type(step) is Normalize), len(steps))
         if self.split_idx == 0 and len(x) and x.device.type == "cpu" and (warp := FusedWarp.of(steps[:end])):

@@ -70,15 +70,22 @@ def image_form(image: ImagePipeline) -> Form:
 
 
 class Pixels:
-    """The pixels of a set of images, from the cache; `numbers`: path -> index, counted through all shards."""
+    """The pixels of a set of images, from the cache; `numbers`: path -> index, counted through all shards; `resident`:
+    device -> what `busfast.pipelines.resident` has moved there."""
 
     def __init__(self, form: Form, shards: list[Shard], numbers: dict[str, int]):
         self.form, self.shards, self.numbers = form, shards, numbers
+        self.resident: dict = {}
         self._starts = [0, *accumulate(map(len, shards))]
         self._damaged: set[Path] = set()
 
     def __len__(self) -> int:
         return len(self.numbers)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """The largest height, width and number of channels."""
+        return tuple(max(sides) for sides in zip(*(shard.shape for shard in self.shards), strict=True))
 
     def read(self, path: str) -> np.ndarray:
         """Returns uint8, (height, width, 1 or 3), equal to `form.load`; an image of a damaged shard is decoded."""

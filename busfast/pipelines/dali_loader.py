@@ -1,9 +1,11 @@
 """Decodes and resizes images with NVIDIA DALI, on CPU or GPU. The only file that imports nvidia.dali."""
 
 import os
+import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import islice
+from typing import Any
 
 import numpy as np
 import torch
@@ -15,6 +17,7 @@ from busfast.pipelines.image import ImagePipeline
 from busfast.pipelines.prefetch import name_unreadable, read_batches
 from busfast.processes import cores
 
+MOST_ON_GPU = 16  # threads
 # Pillow's raw modes that DALI decodes to the same pixels (tested); all others go through read_image.
 _SAME = {"JPEG": {"L", "RGB"}, "PNG": {"L", "RGB", "RGBA"}}
 
@@ -33,10 +36,9 @@ class DaliLoader:
 
     def __init__(self, pipeline: ImagePipeline, bs: int, device: torch.device, threads: int = 0, exact: bool = True):
         self.pipeline, self.bs = pipeline, bs
-        self.gpu = None
-        if device is not None and device.type == "cuda":  # each process has its own current device
-            self.gpu = torch.cuda.current_device() if device.index is None else device.index
-        self.threads = threads or cores()
+        self.gpu = _gpu_number(device)
+        # A mixed decoder takes 16 MiB of GPU memory, and as much pinned, for each thread.
+        self.threads = min(threads or cores(), MOST_ON_GPU if self.gpu is not None else sys.maxsize)
         self.enough = 0 if exact or self.gpu is not None else MARGIN * max(pipeline.sides)
         self._idle: dict[bool, list] = {True: [], False: []}
         self._modes: dict[str, str] = {}
@@ -51,14 +53,15 @@ class DaliLoader:
             sources: batches of paths, Pillow images, arrays or encoded bytes.
         """
         batches = read_batches(name_unreadable(self._encoded), sources, self.threads)
-        pipes: dict[bool, object] = {}  # gray? -> its DALI pipeline: gray is a third of the work
+        # gray? -> its DALI pipeline: gray is a third of the work, but on a GPU a decoder of its own
+        pipes: dict[bool, Any] = {}
         running: deque = deque()
 
         def feed():
             batch = next(batches, None)
             if batch is not None:
                 encoded, modes, names = zip(*batch, strict=True)
-                gray = set(modes) == {"L"}
+                gray = set(modes) == {"L"} and self.gpu is None
                 if gray not in pipes:
                     pipes[gray] = self._idle[gray].pop() if self._idle[gray] else self._build(gray)
                 pipes[gray].feed_input("encoded", list(encoded))
@@ -69,14 +72,11 @@ class DaliLoader:
         while running:
             pipe, encoded, names = running.popleft()
             try:
-                outputs = pipe.share_outputs()
+                pixels = _share(pipe, self.gpu)
             except RuntimeError as error:  # DALI names neither the file nor the problem
                 for data, name in zip(encoded, names, strict=True):
                     _check_decodes(data, name)
                 raise error
-            # The copy frees DALI's buffer for the next batch.
-            pixels = torch.from_dlpack(outputs[0].as_tensor()).clone()
-            pipe.release_outputs()
             feed()
             yield pixels
         for gray, pipe in pipes.items():
@@ -108,22 +108,52 @@ class DaliLoader:
         return np.frombuffer(header + image.tobytes(), dtype=np.uint8), image.mode, source
 
 
+def _gpu_number(device: torch.device | None) -> int | None:
+    """The number of a GPU, for DALI; None: the CPU."""
+    if device is None or device.type != "cuda":
+        return None
+    return torch.cuda.current_device() if device.index is None else device.index  # each process has its own
+
+
+def _share(pipe, gpu: int | None) -> torch.Tensor:
+    """The next batch, whose memory DALI keeps as long as the tensor lives. On a GPU, the stream that computes with the
+    pixels waits for them, and the host does not."""
+    outputs = pipe.share_outputs(None if gpu is None else torch.cuda.current_stream(gpu))
+    return torch.from_dlpack(outputs[0].as_tensor())
+
+
+def why_not_on(gpu: int) -> str:
+    """Returns why DALI cannot use a GPU; "" if it can."""
+    @pipeline_def(batch_size=1, num_threads=1, device_id=gpu)
+    def graph():
+        return fn.constant(idata=0, device="gpu")
+
+    try:
+        graph().build()
+    except RuntimeError as error:
+        return (f"DALI cannot use this GPU ({str(error).strip().splitlines()[-1][:200]}): its CUDA version must go "
+                "with the driver's")
+    return ""
+
+
 def raw_batches(feeds: Iterable[list[np.ndarray]], pipeline: ImagePipeline, bs: int,
-                threads: int = 0) -> Iterator[torch.Tensor]:
-    """Runs the whole image pipeline as DALI operators, on the CPU: the benchmark for busfast's own loading.
+                threads: int = 0, device: torch.device | None = None) -> Iterator[torch.Tensor]:
+    """Runs the whole image pipeline as DALI operators, on CPU or GPU: the benchmark for busfast's own loading.
     `feeds`: uint8 arrays, encoded files, 1-D, or resized pixels, (S, S, 1 or 3); of one kind, all gray or all color.
-    Yields float32 (N, 3, size, size), normalized, channels last, in DALI's memory: valid until the next batch."""
+    Yields float32 (N, 3, size, size), normalized, channels last."""
     feeds = iter(feeds)
     first = list(islice(feeds, 2))
     image = first[0][0]
     encoded = image.ndim == 1
     gray = _dali_mode(image, 0) == "L" if encoded else image.shape[2] == 1
+    gpu = _gpu_number(device)
 
-    @pipeline_def(batch_size=bs, num_threads=threads or cores(), device_id=None, prefetch_queue_depth=len(first))
+    @pipeline_def(batch_size=bs, num_threads=threads or cores(), device_id=gpu, prefetch_queue_depth=len(first))
     def graph():
         source = fn.external_source(name="source", dtype=types.UINT8, **({"ndim": 1} if encoded else
                                                                          {"ndim": 3, "layout": "HWC"}))
-        pixels = _pixels(source, gray, False, pipeline) if encoded else source
+        pixels = _pixels(source, gray, gpu is not None, pipeline) if encoded else \
+            source.gpu() if gpu is not None else source
         pixels = fn.flip(pixels, horizontal=fn.random.coin_flip(probability=pipeline.hflip),
                          vertical=fn.random.coin_flip(probability=pipeline.vflip))
         if pipeline.rotate:
@@ -142,8 +172,7 @@ def raw_batches(feeds: Iterable[list[np.ndarray]], pipeline: ImagePipeline, bs: 
     pipe.schedule_run()  # the first call fills the whole queue
     waiting = len(first)
     while waiting:
-        yield torch.from_dlpack(pipe.share_outputs()[0].as_tensor()).permute(0, 3, 1, 2)
-        pipe.release_outputs()
+        yield _share(pipe, gpu).permute(0, 3, 1, 2)
         waiting -= 1
         for batch in islice(feeds, 1):
             pipe.feed_input("source", batch)

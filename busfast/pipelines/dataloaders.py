@@ -153,8 +153,8 @@ def make_dls(split: Split | pd.DataFrame, image: ImagePipeline | None = None, *,
         image: the image pipeline; default: `ImagePipeline()`, without augmentation if `batch_tfms` are given.
         classes: the labels in the model's order, which become `dls.vocab`; default: those of the table.
         label_delim: the character between the labels of an image that has several; "": each has one.
-        bs: images per batch, of all ranks. In training the last, shorter batch is kept, unless it is a single image,
-            which batch normalization cannot learn from.
+        bs: images per batch, of all ranks. In training the last, shorter batch is kept, unless batch normalization
+            cannot learn from it: a single image; on CUDA, fewer images than there are ranks.
         loader: "auto", "dali" or "torchvision"; makes the training batches. Validation always has the reference
             pixels, those of torchvision on Pillow images.
         device: "auto", "cuda", "mps" or "cpu".
@@ -197,8 +197,10 @@ def make_dls(split: Split | pd.DataFrame, image: ImagePipeline | None = None, *,
     shared: dict[str, Any] = {
         "image": image, "threads": threads, "cache": decoded, "device": backend.device, "rank": rank,
         "world_size": world_size, "after_item": [*L(item_tfms), ToTensor()], "after_batch": after_batch}
-    train = ImageDL(dataset.train, loader=backend.loader, bs=bs, shuffle=True, drop_last=len(splits[0]) % bs == 1,
-                    **shared)
+    rest = len(splits[0]) % bs
+    # On CUDA, batch normalization over all ranks fails where one of them has no image.
+    drop_last = rest == 1 or backend.device.type == "cuda" and 0 < rest < world_size
+    train = ImageDL(dataset.train, loader=backend.loader, bs=bs, shuffle=True, drop_last=drop_last, **shared)
     train.prepare()  # now, not within the first batch
     valid = ImageDL(dataset.valid, loader=REFERENCE, bs=val_bs or bs, **shared)
     dls = TableDataLoaders(train, valid, path=path, device=backend.device)

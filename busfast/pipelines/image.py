@@ -1,6 +1,7 @@
 """The image pipeline: what DALI, torchvision and the decoded cache do to an image."""
 
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import numpy as np
 
@@ -32,7 +33,7 @@ class ImagePipeline:
 
 @dataclass(frozen=True)
 class Augmentation:
-    """The augmentation of one batch of N images."""
+    """The augmentation of N images."""
 
     hflip: np.ndarray  # bool, (N,)
     vflip: np.ndarray  # bool, (N,)
@@ -41,6 +42,11 @@ class Augmentation:
     def __getitem__(self, images: slice) -> "Augmentation":
         """Returns the augmentation of some of the images."""
         return Augmentation(self.hflip[images], self.vflip[images], self.angle[images])
+
+    @classmethod
+    def join(cls, parts: Sequence["Augmentation"]) -> "Augmentation":
+        """Returns the augmentation of the images of several parts, one after the other."""
+        return cls(*(np.concatenate([getattr(part, field.name) for part in parts]) for field in fields(cls)))
 
 
 def sample_augmentation(pipeline: ImagePipeline, count: int, rng: np.random.Generator) -> Augmentation:

@@ -1,7 +1,6 @@
 """fastai's DataLoader whose pixels come from DALI, torchvision or the decoded cache; `after_batch` makes the batch."""
 
 import math
-from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -12,7 +11,7 @@ import torch
 from fastai.data.core import TfmdDL
 from fastai.data.load import chunked, fa_collate
 from fastai.data.transforms import Normalize, ToTensor
-from fastai.torch_core import TensorImage, retain_type, to_device
+from fastai.torch_core import TensorImage, retain_type, to_detach, to_device
 from fastai.vision.core import PILImage
 from fasttransform import Pipeline, Transform
 
@@ -20,9 +19,11 @@ from busfast.pipelines.augment import collate
 from busfast.pipelines.backends import LOADERS
 from busfast.pipelines.batch_tfms import Augment, BatchPipeline, is_noop, make_normalize
 from busfast.pipelines.cache import Cache, Pixels
-from busfast.pipelines.image import ImagePipeline, sample_augmentation
+from busfast.pipelines.epoch_plan import EpochPlan, plan_epoch
+from busfast.pipelines.image import ImagePipeline
 from busfast.pipelines.prefetch import name_unreadable
-from busfast.processes import rank_slice
+from busfast.pipelines.resident import make_resident
+from busfast.pipelines.transfer import send, send_ahead
 from busfast.progress import map_ahead
 
 
@@ -54,7 +55,7 @@ class ImageDL(TfmdDL):
         self.rank, self.world_size = rank, world_size
         self._loader: Any = None
         self._loader_bs, self._announced = 0, False
-        self._targets: list | None = None
+        self._targets: dict[torch.device, list] = {}
         self.indices: tuple[int, ...] = ()
         self.own = slice(None)
         # fastai's workers are processes; here threads decode.
@@ -67,63 +68,69 @@ class ImageDL(TfmdDL):
         return super().new(dataset, cls, **(own | kwargs))
 
     def __getstate__(self):
-        return self.__dict__ | {"_loader": None, "cache": None}
+        return self.__dict__ | {"_loader": None, "cache": None, "_targets": {}}
 
     def create_batches(self, samps: Iterable[int]):
         """Turns fastai's indices into batches; only those of the training part are augmented."""
         training = getattr(self.dataset, "split_idx", None) == 0
         own = next((step for step in getattr(self.after_batch, "fs", ()) if isinstance(step, Augment)), None)
-        augment = training and own is not None
-        rng = np.random.default_rng(self.rng.getrandbits(64)) if augment else None
-        sources = self.dataset.items["image"].tolist()
-        drawn: deque = deque()  # indices and augmentation of the batches that are on their way
-
-        def rank_sources() -> Iterator[list]:
-            for indices in chunked(samps, self.bs, self.drop_last):
-                drawn.append((indices, sample_augmentation(self.image, len(indices), rng) if augment else None))
-                if mine := indices[rank_slice(len(indices), self.rank, self.world_size)]:
-                    yield [sources[index] for index in mine]
-
-        def to_batch(pixels: torch.Tensor) -> tuple:
-            self.indices, augmentation = drawn.popleft()
-            self.own = rank_slice(len(self.indices), self.rank, self.world_size)
-            if augment:
-                own.sampled = augmentation[self.own]
-            indices = self.indices[self.own]
-            if by_item:
-                return self._by_item(pixels, indices)
-            return TensorImage(pixels.permute(0, 3, 1, 2).expand(-1, 3, -1, -1)), *self.targets(indices)
-
+        rng = np.random.default_rng(self.rng.getrandbits(64)) if training and own is not None else None
+        plan = plan_epoch(samps, self.bs, self.drop_last, self.image, rng, self.device, self.rank, self.world_size)
         by_item = self._item_tfms()
         if by_item and not self._announced:
             self._announced = True
             print(f"{', '.join(by_item)}: image by image on the resized pixels, as fastai runs it", flush=True)
-        cached = self.prepare()
+        batches = self._pixels(plan, not training)
+        for number, self.indices in enumerate(plan.batches):
+            self.own, place = plan.own[number], plan.places[number]
+            pixels = next(batches) if place.start < place.stop else \
+                torch.empty((0, *self.image.sides, 3), dtype=torch.uint8, device=self.device)
+            self.lap("to_device")
+            if plan.matrices is not None:
+                own.sampled = plan.matrices[place]
+            if by_item:
+                yield self._by_item(pixels, plan.mine(number))
+            else:
+                yield TensorImage(pixels.permute(0, 3, 1, 2).expand(-1, 3, -1, -1)), *self.targets(plan.rows[place])
+        next(batches, None)  # the end of the loader's pass
+
+    def _pixels(self, plan: EpochPlan, exact: bool) -> Iterator[torch.Tensor]:
+        """The pixels of each batch of which this rank has an image, on the device: uint8, (N, height, width, 1 or 3).
+        `exact`: as in validation."""
+        sources, cached = self.dataset.items["image"].tolist(), self.prepare()
+        resident = make_resident(cached, self.device) if cached is not None else None
+        if resident is not None:
+            rows = send(resident.rows(sources), self.device)[plan.rows]
+            yield from (resident.images[rows[place]] for place in plan.places if place.stop > place.start)
+            return
+        feeds = ([sources[row] for row in rows] for rows in map(plan.mine, range(len(plan.batches))) if rows)
         if cached is not None:
-            batches = _read_ahead(cached, rank_sources())
+            batches = _read_ahead(cached, feeds)
         else:
             bs = math.ceil(self.bs / self.world_size)
             if self._loader is None or self._loader_bs < bs:  # the user may have changed `bs`
                 self._loader, self._loader_bs = LOADERS[self.loader_name](
-                    self.image, bs, self.device, self.threads, not training), bs
-            batches = self._loader.batches(rank_sources())
-        for pixels in batches:
-            self.lap("waiting")
-            pixels = pixels.to(self.device, non_blocking=True)
-            self.lap("to_device")
-            yield to_batch(pixels)
-        if drawn:  # a last batch without an image for this rank
-            yield to_batch(torch.empty((0, *self.image.sides, 3), dtype=torch.uint8, device=self.device))
+                    self.image, bs, self.device, self.threads, exact), bs
+            batches = self._loader.batches(feeds)
+        yield from send_ahead(self._timed(batches), self.device)
 
-    def targets(self, indices: Sequence[int]) -> list:
-        """Returns the targets of some rows, each of its own type; a class is a TensorCategory, int64, (N,)."""
-        if self._targets is None:
+    def _timed(self, batches: Iterable[torch.Tensor]) -> Iterator[torch.Tensor]:
+        for batch in batches:
+            self.lap("waiting")
+            yield batch
+
+    def targets(self, rows: torch.Tensor | Sequence[int]) -> list:
+        """Returns the targets of some rows, where these are, each of its own type; a class is a TensorCategory, int64,
+        (N,)."""
+        rows = torch.as_tensor(rows, dtype=torch.int64)
+        if rows.device not in self._targets:
             # In chunks: 100,000 tensors of one number each would take 50 MB.
-            self._targets = [(torch.cat([fa_collate([tl[index] for index in chunk])
-                                         for chunk in chunked(range(len(self.dataset)), 1000)]), tl[0])
-                             for tl in self.dataset.tls[1:]] if len(self.dataset) else []
-        return [retain_type(target[list(indices)], kind) if isinstance(kind, torch.Tensor) else target[list(indices)]
-                for target, kind in self._targets]
+            self._targets[rows.device] = [
+                (send(torch.cat([fa_collate([tl[index] for index in chunk])
+                                 for chunk in chunked(range(len(self.dataset)), 1000)]), rows.device), tl[0])
+                for tl in self.dataset.tls[1:]] if len(self.dataset) else []
+        return [retain_type(target[rows], kind) if isinstance(kind, torch.Tensor) else target[rows]
+                for target, kind in self._targets[rows.device]]
 
     def _item_tfms(self) -> list[str]:
         """The names of the user's transforms of single items."""
@@ -137,12 +144,21 @@ class ImageDL(TfmdDL):
                  for image, index in zip(images, indices, strict=True)]
         return to_device(self.do_batch(items), self.device)
 
+    def to_detach(self, b: Any, cpu: bool = True, gather: bool = True) -> Any:
+        """fastai's, which a Learner calls for losses and metrics; a single number stays on the device, so that the host
+        does not wait for it in each batch."""
+        return to_detach(b, cpu and not (isinstance(b, torch.Tensor) and b.ndim == 0), gather)
+
     def lap(self, phase: str) -> None:
         """Called at the end of each phase of a batch; `busfast.training.profile` measures here."""
 
     def prepare(self) -> Pixels | None:
-        """Decodes the images now, if there is a cache to keep their pixels in; returns the pixels."""
-        return self.cache.pixels(self.image) if self.cache is not None else None
+        """Decodes the images now, if there is a cache to keep their pixels in, and moves them to the GPU, if there is
+        one; returns the pixels."""
+        pixels = self.cache.pixels(self.image) if self.cache is not None else None
+        if pixels is not None:
+            make_resident(pixels, self.device)
+        return pixels
 
     @property
     def cached_images(self) -> int:

@@ -81,6 +81,11 @@ class Shard:
         return len(self._keys)
 
     @property
+    def shape(self) -> tuple[int, ...]:
+        """The largest height, width and number of channels of its images."""
+        return tuple(self._shapes.max(0).tolist())
+
+    @property
     def keys(self) -> list[str]:
         """The keys of its images, in order."""
         return self._keys.astype(str).tolist()

@@ -8,10 +8,13 @@ import torch
 
 from busfast import processes
 from busfast.pipelines.config import Config
+from busfast.pipelines.devices import free_on_gpu
+from busfast.pipelines.resident import SHARE
 
 WORKSPACE = 1.5  # peak memory of a step, as a multiple of what it keeps for the backward pass; see `measure_memory`
 MARGIN = 0.1  # share of the free memory left for the loader and the batches being read
-MESSAGES = ("out of memory", "not enough memory", "can't allocate memory", "bad_alloc", "bad allocation")
+MESSAGES = ("out of memory", "not enough memory", "can't allocate memory", "bad_alloc", "bad allocation",
+            "cuda allocation failed", "cudaerrormemoryallocation", "nvjpeg_status_allocator_failure")  # DALI's
 PROBE = 2  # images in the measured batch
 
 
@@ -54,6 +57,8 @@ def measure_memory(config: Config, device: torch.device) -> Memory:
     free = free_memory(device)
     if free is not None and device.type == "cpu":
         free //= processes.local_world_size()
+    if free is not None and device.type == "cuda" and config.cache != "off":
+        free -= int(SHARE * free)  # for decoded pixels
     return Memory(kept // PROBE // processes.world_size(), 4 * weights, free)
 
 
@@ -75,7 +80,7 @@ def _saved_bytes(model: torch.nn.Module, sides: tuple[int, int]) -> int:
 def free_memory(device: torch.device) -> int | None:
     """Returns the free bytes of a device, within the limit of a container; None: unknown."""
     if device.type == "cuda":
-        return torch.cuda.mem_get_info(device)[0]
+        return free_on_gpu(device)
     if device.type == "mps":
         return torch.mps.recommended_max_memory() - torch.mps.driver_allocated_memory()
     return min((size for size in (_available(), _cgroup_rest()) if size is not None), default=None)
@@ -126,8 +131,11 @@ def fit_batch_size(config: Config, auto: bool, device: torch.device) -> tuple[Co
               + f"; {need})", flush=True)
         return replace(config, bs=bs), memory.largest(bs)
     if not fits:
-        print(f"WARNING: {need}. The system may kill the process without a message; --bs={largest} should fit "
-              "(--bs=auto)", flush=True)
+        end = "Training will run out of its memory" if device.type == "cuda" else \
+            "The system may kill the process without a message"
+        way = f"--bs={largest} should fit (--bs=auto)" if memory.fits(largest) else \
+            f"not even --bs={largest} fits: give a smaller --size or another --arch"
+        print(f"WARNING: {need}. {end}; {way}", flush=True)
     return config, largest
 
 

@@ -14,12 +14,14 @@ from busfast.models.freeze import freeze_stages
 from busfast.models.learner import make_learner
 from busfast.models.metrics import make_metrics
 from busfast.models.optimizers import find_optimizer
+from busfast.models.precision import has_bfloat16
 from busfast.models.weight_files import load_state
 from busfast.models.weights import StartWeights, check_arch
 from busfast.pipelines.augmentations import named_augmentation
 from busfast.pipelines.backends import REFERENCE, Backend, choose_backend
 from busfast.pipelines.config import Config, changed_recipe
 from busfast.pipelines.dataloaders import make_dls
+from busfast.pipelines.devices import DRIVER, why_no_cuda
 from busfast.pipelines.image import ImagePipeline
 from busfast.pipelines.read_images import with_classes
 from busfast.training.distributed.store import check_processes
@@ -41,6 +43,15 @@ def check_environment(config: Config) -> Backend:
     return backend
 
 
+def describe_device(device: torch.device, auto: bool) -> str:
+    """Returns a device in words, with why it is not a GPU where that may surprise, and the precision of training."""
+    text = device.type + (" (auto)" if auto else "")
+    if device.type == "cuda":
+        half = "bfloat16" if has_bfloat16() else "float16"
+        return f"{text}, {torch.cuda.get_device_name(device)}; trains in {half}, validates in float32"
+    return text + (f", not a GPU: {why_no_cuda()}" if auto and device.type == "cpu" and DRIVER.exists() else "")
+
+
 def build(config: Config, split: Split | pd.DataFrame, model_dir: Path | str = "models",
           weights: StartWeights | None = None, backend: Backend | None = None) -> Learner:
     """Makes the Learner of a configuration; prints its device, loader and start weights, and why it has them.
@@ -59,7 +70,7 @@ def build(config: Config, split: Split | pd.DataFrame, model_dir: Path | str = "
     backend, ranks = backend or choose_backend(config.loader, config.device), processes.world_size()
     if ranks > 1 and backend.device.type == "cuda":
         torch.cuda.set_device(processes.local_rank())
-    print(f"device: {backend.device.type}" + (" (auto)" if config.device == "auto" else "")
+    print(f"device: {describe_device(backend.device, config.device == 'auto')}"
           + (f"; {ranks} processes share each batch of {config.bs}" if ranks > 1 else ""))
     print(f"loader: {backend.loader} ({backend.reason})"
           + (", for images that are not in the cache" if config.cache != "off" else "")

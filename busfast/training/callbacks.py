@@ -44,8 +44,8 @@ class SaveBest(SaveModelCallback):
         if self.new_best:
             self.best_state = {name: value.detach().cpu().clone()
                                for name, value in self.learn.model.state_dict().items()}
-            self.probabilities = next((np.concatenate(metric.probabilities) for metric in self.learn.metrics
-                                       if isinstance(metric, MacroAUC) and metric.probabilities), None)
+            self.probabilities = next((metric.seen[0] for metric in self.learn.metrics
+                                       if isinstance(metric, MacroAUC) and metric.seen is not None), None)
             self.last_saved_path = save_weights(self.best_state, self.file)
             self.best_epoch = self.epoch + 1
 

@@ -2,14 +2,16 @@
 
 import math
 import signal
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
+import torch
 from fastai.callback.core import Callback
 
 from busfast.csvfile import write_csv
 from busfast.errors import UserError
+from busfast.models.rare_looks import look_every
 from busfast.text import counted
 
 FILE, SHOWN = "bad_batch.csv", 5
@@ -29,24 +31,40 @@ class StopOnNaN(Callback):
     def __init__(self, folder: Path | None, lr: float):
         self.folder, self.start_lr = folder, lr
 
+    def before_train(self):
+        self.recent = []  # of the batches since the last look: number, images, loss on its device
+
+    before_validate = before_train
+
     def after_batch(self):
-        loss = self.loss.item()
-        if math.isfinite(loss):
-            return
+        self.recent.append((self.iter + 1, self.dl.indices, self.loss.detach()))
+        if len(self.recent) >= look_every(self.loss.device):
+            self.look()
+
+    def look(self):
+        """Raises NonFiniteLoss if the loss of a batch since the last look is not finite."""
+        losses = torch.stack([loss for *_, loss in self.recent]).tolist() if self.recent else []
+        for (batch, indices, _), loss in zip(self.recent, losses, strict=True):
+            if not math.isfinite(loss):
+                self._stop(batch, indices, loss)
+        self.recent = []
+
+    def _stop(self, batch: int, indices: Sequence[int], loss: float):
         if self.folder is None:
             raise NonFiniteLoss(f"The loss became {loss}.")
-        dl = self.dls.train if self.training else self.dls.valid
-        rows = dl.dataset.items.iloc[dl.indices]
+        rows = self.dl.dataset.items.iloc[list(indices)]
         images = [str(image) for image in rows["image"]]
         path = self.folder / FILE
         write_csv(rows[["image", "label"]].assign(image=images), path)
         shown = ", ".join(images[:SHOWN]) + (", ..." if len(images) > SHOWN else "")
         part = "training" if self.training else "validation"
         raise NonFiniteLoss(
-            f"The {part} loss became {loss} in epoch {self.epoch + 1}, batch {self.iter + 1}. Try a lower "
+            f"The {part} loss became {loss} in epoch {self.epoch + 1}, batch {batch}. Try a lower "
             f"--lr={self.start_lr / 10:.3g} in a new run (the learning rate began with {self.start_lr:.3g} and was "
             f"{self.opt.hypers[-1]['lr']:.3g} here); --resume would meet the same batch again. Check its "
             f"{counted(len(images), 'image')}, too: {shown} (all of them are listed in {path}).")
+
+    after_train = after_validate = look
 
 
 class RaiseOnSignal(Callback):

@@ -2,15 +2,14 @@
 
 from time import perf_counter_ns
 
-import torch
 from fastai.callback.core import Callback
+
+from busfast.pipelines.devices import synchronize
 
 PHASES = {"waiting": "waiting for data", "to_device": "to device", "forward": "forward, with loss",
           "backward": "backward", "optimizer": "optimizer", "validation": "validation",
           "callbacks": "callbacks, other"}
 BOTTLENECK = 0.1  # share of an epoch spent waiting for data from which the loader is the bottleneck
-# GPUs work asynchronously: without waiting, their work would count for a later phase.
-_SYNCHRONIZE = {"cuda": torch.cuda.synchronize, "mps": torch.mps.synchronize}
 
 
 def _lap(phase):
@@ -29,11 +28,10 @@ class Profile(Callback):
 
     def before_fit(self):
         self.rows, self.nanoseconds = [], None
-        self._synchronize = _SYNCHRONIZE.get(self.dls.device.type, lambda: None)
         self.learn.add_cb(_Last(self))
 
     def before_epoch(self):
-        self._synchronize()
+        synchronize(self.dls.device)
         self.nanoseconds, self._validating, self._border = dict.fromkeys(PHASES, 0), False, perf_counter_ns()
 
     def before_train(self):
@@ -55,7 +53,7 @@ class Profile(Callback):
 
     def lap(self, phase: str) -> None:
         """Adds the time since the last border to a phase of `PHASES`; all of validation is one phase."""
-        self._synchronize()
+        synchronize(self.dls.device)  # else a GPU's work would count for a later phase
         now = perf_counter_ns()
         self.nanoseconds["validation" if self._validating else phase] += now - self._border
         self._border = now

@@ -73,7 +73,7 @@ class Resume(Callback):
         except ValueError as error:  # torch's, of other groups of parameters
             raise UserError(f"The checkpoint in {saver.folder} is of another version of busfast, whose optimizer has "
                             "other parameter groups. Train again without --resume; this run stays as it is.") from error
-        if state["scaler"] is not None and getattr(learn, "scaler", None) is not None:
+        if state["scaler"] and getattr(learn, "scaler", None) is not None:  # bfloat16 needs no scale
             learn.scaler.load_state_dict(state["scaler"])
         if state["best"]:
             best.best_epoch, best.best, weights = (state["best"][key] for key in ("epoch", "value", "weights"))

@@ -23,6 +23,7 @@ from busfast.models.accelerate import accelerate
 from busfast.models.fast_step import ALL, mixed_precision, plain_activations
 from busfast.models.learner import make_learner
 from busfast.models.optimizers import FusedAdam
+from busfast.models.precision import HalfPrecision
 from busfast.models.schedules import cosine
 from busfast.pipelines import ImagePipeline, make_dls
 from busfast.pipelines.batch_tfms import BatchPipeline
@@ -69,7 +70,7 @@ def switched_off(learn):
     return [name for name, is_on in on.items() if not is_on]
 
 
-@pytest.mark.parametrize("name", [part for part in ALL if part not in ("keep_memory", "amp")])
+@pytest.mark.parametrize("name", [part for part in ALL if part not in ("keep_memory", "amp", "rare_looks")])
 def test_a_part_is_on_unless_it_is_left_out(make, name):
     assert switched_off(make()) == []
     assert switched_off(make(without(name))) == [name]
@@ -85,7 +86,7 @@ def test_memory_is_kept_where_the_part_is_on(make, monkeypatch):
 
 
 def test_mixed_precision_is_for_cuda_alone(make):
-    assert [type(callback) for callback in mixed_precision(torch.device("cuda"))] == [MixedPrecision]
+    assert [type(callback) for callback in mixed_precision(torch.device("cuda"))] == [HalfPrecision]
     assert mixed_precision(torch.device("cpu")) == mixed_precision(torch.device("mps")) == []
     assert not hasattr(make(), "mixed_precision")
 

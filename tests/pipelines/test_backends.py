@@ -15,8 +15,8 @@ from PIL import Image, ImageOps
 
 from busfast.data.images import load_pixels
 from busfast.errors import UserError
-from busfast.pipelines.augment import _grid, augment_and_normalize, collate
-from busfast.pipelines.backends import LOADERS, choose_device, choose_loader
+from busfast.pipelines.augment import _grid, affine_matrices, augment_and_normalize, collate
+from busfast.pipelines.backends import LOADERS, choose_loader
 from busfast.pipelines.image import Augmentation, ImagePipeline, sample_augmentation
 
 CPU = torch.device("cpu")
@@ -27,8 +27,8 @@ DATA = Path(os.environ.get("BUSFAST_TEST_DATA", Path(__file__).parents[3] / "sha
 def pixels(loader, images, *, rng=None, threads=2, bs=8, device=CPU, exact=True, **pipeline):
     spec = ImagePipeline(**(PLAIN | pipeline))
     sources = [images[start:start + bs] for start in range(0, len(images), bs)]
-    return torch.cat([augment_and_normalize(batch, spec,
-                                            sample_augmentation(spec, len(batch), rng) if rng else None).cpu()
+    return torch.cat([augment_and_normalize(batch, spec, affine_matrices(
+        sample_augmentation(spec, len(batch), rng), *spec.sides) if rng else None).cpu()
                       for batch in LOADERS[loader](spec, bs, device, threads, exact).batches(sources)])
 
 
@@ -96,7 +96,8 @@ def test_a_batch_is_moved_as_pillow_moves_an_image(odd_images, hflip, vflip, ang
     image = Image.open(odd_images["rgb.png"]).resize(size)
     augmentation = Augmentation(np.array([hflip]), np.array([vflip]), np.array([angle], np.float32))
     batch = collate([np.asarray(image)])
-    moved = augment_and_normalize(batch, ImagePipeline(**PLAIN), augmentation)[0].permute(1, 2, 0)
+    matrices = affine_matrices(augmentation, *batch.shape[1:3])
+    moved = augment_and_normalize(batch, ImagePipeline(**PLAIN), matrices)[0].permute(1, 2, 0)
     image = ImageOps.mirror(image) if hflip else image
     image = ImageOps.flip(image) if vflip else image
     expected = np.asarray(image.rotate(angle, Image.Resampling.BILINEAR)).astype(float)
@@ -171,17 +172,25 @@ def test_in_memory_images_are_taken_as_files_are(dali, odd_images):
         assert all(torch.equal(out[0], one) for one in out[1:])
 
 
-def test_an_unknown_loader_or_device_names_the_choices():
+def test_an_unknown_loader_names_the_choices():
     with pytest.raises(UserError, match="Unknown loader 'dalli'. Did you mean 'dali'"):
         choose_loader("dalli")
-    with pytest.raises(UserError, match="Unknown device 'gpu'.*auto, cuda, mps, cpu"):
-        choose_device("gpu")
 
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is CUDA here")
-def test_a_device_that_is_not_there_is_refused_with_the_way_out():
-    with pytest.raises(UserError, match="finds no CUDA here. Use --device=.*cpu"):
-        choose_device("cuda")
+def test_dali_that_cannot_use_the_gpu_is_replaced_or_refused_before_any_image_is_read(dali):
+    gpu = torch.device("cuda", 0)
+    loader, reason = choose_loader("auto", gpu)
+    assert loader == "torchvision" and "DALI cannot use this GPU" in reason
+    with pytest.raises(UserError, match="DALI cannot use this GPU .*--loader=torchvision"):
+        choose_loader("dali", gpu)
+
+
+def test_batches_of_dali_stay_what_they_are_while_the_next_ones_are_made(dali, odd_images):
+    batches = [[path] * 4 for path in odd_images.values()]
+    made = list(LOADERS["dali"](ImagePipeline(size=64), 4, CPU, 2, True).batches(batches))
+    again = LOADERS["dali"](ImagePipeline(size=64), 4, CPU, 2, True)
+    assert all(torch.equal(one, batch) for one, batch in zip(made, again.batches(batches), strict=True))
 
 
 class NoDali:

@@ -57,6 +57,12 @@ def test_a_size_that_was_asked_for_is_kept_and_a_warning_names_one_that_fits(mon
     assert fit_batch_size(config(), auto=False, device=CPU)[0].bs == 32 and capsys.readouterr().out == ""
 
 
+def test_where_not_even_two_images_fit_the_warning_says_what_to_change(monkeypatch, capsys):
+    room(monkeypatch, 1)
+    fit_batch_size(config(), auto=False, device=CPU)
+    assert "not even --bs=2 fits: give a smaller --size or another --arch" in capsys.readouterr().out
+
+
 def test_what_fits_leaves_a_margin():
     assert Memory(image=100, model=1000, free=None).fits(10**9)
     assert Memory(image=100, model=0, free=1000).needed(4) == 600
@@ -66,7 +72,8 @@ def test_what_fits_leaves_a_margin():
 @pytest.mark.parametrize("error", [
     MemoryError(), torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB"),
     RuntimeError("[enforce fail at alloc_cpu.cpp:121] err == 0. DefaultCPUAllocator: can't allocate memory: you tried"),
-    RuntimeError("MPS backend out of memory"), RuntimeError("std::bad_alloc")])
+    RuntimeError("MPS backend out of memory"), RuntimeError("std::bad_alloc"),
+    RuntimeError("Error in MIXED operator `nvidia.dali.fn.decoders.image`:\nCUDA allocation failed")])
 def test_errors_of_every_allocator_are_known(error):
     assert is_out_of_memory(error)
     try:
