@@ -18,19 +18,18 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+COMMAND = ("-m", "busfast", "train", "--epochs=1", "--device=cpu")
 MARK = "first batch at "
-# Runs busfast, and ends it as soon as the first batch is there.
-CHILD = f"""
-import os, sys, time
-from fastai.learner import Learner
+# The file of --learner, which ends the training as soon as the first batch is there.
+LEARNER = f"""
+import os, time
 
-def first_batch(learn, i, batch):
+def first_batch(i, batch):
     print("{MARK}", repr(time.time()), sep="", flush=True)
     os._exit(0)
 
-Learner.one_batch = first_batch
-from busfast.cli import main
-sys.exit(main(sys.argv[1:]))
+def learner(learn):
+    learn.one_batch = first_batch
 """
 
 
@@ -48,9 +47,10 @@ def measure(folder: Path, flags: Sequence[str]) -> tuple[float, float]:
         SystemExit: the training ended before that; its output says why.
     """
     environment = os.environ | {"BUSFAST_CACHE": str(folder / "cache"), "HF_HUB_OFFLINE": "1"}
+    (folder / "first_batch.py").write_text(LEARNER)
     start, cpu = time.time(), cpu_seconds()
-    done = subprocess.run([sys.executable, "-c", CHILD, "train", "--epochs=1", "--device=cpu", *flags], cwd=folder,
-                          env=environment, capture_output=True, text=True)
+    done = subprocess.run([sys.executable, *COMMAND, "--learner=first_batch.py", *flags], cwd=folder, env=environment,
+                          capture_output=True, text=True)
     times = [line.removeprefix(MARK) for line in done.stdout.splitlines() if line.startswith(MARK)]
     if not times:
         sys.exit(f"No batch was made:\n{done.stdout[-2000:]}{done.stderr[-2000:]}")

@@ -1,8 +1,13 @@
-"""Imports on first use, and optional packages."""
+"""Imports on first use, imports that take seconds, and optional packages."""
 
-from collections.abc import Callable, Mapping
+import gc
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from importlib import import_module
-from importlib.util import find_spec
+from importlib.abc import MetaPathFinder
+from importlib.machinery import ModuleSpec, PathFinder
+from importlib.util import LazyLoader, find_spec
 from typing import Any
 
 from busfast.errors import UserError
@@ -22,6 +27,38 @@ def lazy_names(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]
             return getattr(import_module(modules[name], package), name)
         raise AttributeError(f"module '{package}' has no attribute '{name}'")
     return get
+
+
+class _Later(MetaPathFinder):
+    """Finds Weights & Biases as a module that runs when something in it is first used."""
+
+    def find_spec(self, fullname: str, path: Any, target: Any = None) -> ModuleSpec | None:
+        spec = PathFinder.find_spec(fullname, path, target) if fullname == "wandb" else None
+        if spec is not None and spec.loader is not None:
+            spec.loader = LazyLoader(spec.loader)
+        return spec
+
+
+@contextmanager
+def heavy_imports() -> Iterator[None]:
+    """Spares what torch, timm and fastai, imported in the block, need not do; changes nothing if fastai is loaded.
+
+    Python searches for garbage again and again while they are imported, though modules are never garbage: a fifth of
+    the time. Later searches leave out all that is there by then. And timm imports wandb wherever it is installed, for
+    what busfast does not use: it runs only if --tracker asks for it, after its settings are made.
+    """
+    if "fastai" in sys.modules or not gc.isenabled():
+        yield
+        return
+    later = _Later()
+    sys.meta_path.insert(0, later)
+    gc.disable()
+    try:
+        yield
+    finally:
+        sys.meta_path.remove(later)
+        gc.freeze()
+        gc.enable()
 
 
 def is_installed(module: str) -> bool:

@@ -2,6 +2,7 @@
 
 import ast
 import configparser
+import os
 import re
 import subprocess
 import sys
@@ -166,10 +167,11 @@ def test_no_room_holds_a_third_of_the_house():
     assert [f"{room}: {count}" for room, count in lines.items() if count > 0.3 * lines.total()] == []
 
 
-def loaded_after(code):
-    """The top-level modules that a fresh Python has loaded after running `code`."""
-    code += "\nimport sys\nprint('loaded:', *{name.partition('.')[0] for name in sys.modules})"
-    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+def loaded_after(code, folder=ROOT):
+    """The modules that a fresh Python in a folder has loaded after running `code`."""
+    code += "\nimport sys\nprint('loaded:', *sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], cwd=folder, env=os.environ | {"PYTHONPATH": str(ROOT)},
+                          capture_output=True, text=True, check=True)
     return set(done.stdout.rpartition("loaded:")[2].split())
 
 
@@ -184,6 +186,23 @@ def test_reading_a_table_and_a_pipeline_loads_no_torch():
     loaded = loaded_after("import busfast.data, busfast.data.check, busfast.data.phantom, busfast.pipelines.config")
     assert "pandas" in loaded
     assert loaded & {"torch", "torchvision", "fastai", "timm", "matplotlib", "nvidia"} == set()
+
+
+# What evaluates, explains, exports, serves, searches or tracks, and what reads or augments in another way.
+LATER = {"busfast.results", "busfast.inference", "busfast.demo", "busfast.sweep", "busfast.training.lr_find",
+         "busfast.training.trackers.base", "busfast.pipelines.accelerate", "busfast.pipelines.dali_loader",
+         "captum", "onnx", "onnxruntime", "onnxscript", "jinja2", "gradio", "optuna", "tensorboard", "mlflow",
+         "wandb.sdk", "accelerate", "pydicom", "openpyxl", "cv2", "IPython", "nvidia.dali", "fastai.vision.all",
+         "fastai.vision.learner", "torch.utils.tensorboard", "sklearn.linear_model"}
+
+
+def test_a_training_has_loaded_nothing_that_comes_after_its_first_batch(workdir):
+    (workdir / "stop.py").write_text("def stop(i, batch):\n    print('first batch')\n    raise KeyboardInterrupt\n"
+                                     "def learner(learn):\n    learn.one_batch = stop\n")
+    code = "from busfast.cli import main\nassert main(['train', '--learner=stop.py']) == 130"
+    loaded = loaded_after(code, workdir)
+    assert {"busfast.training.fit", "fastai.learner", "timm", "torch"} <= loaded
+    assert loaded & LATER == set()
 
 
 def test_setup_names_exactly_the_packages_that_exist():

@@ -5,6 +5,7 @@ from typing import Any
 
 from busfast.cli.flags import MODEL, model_flags, with_settings
 from busfast.errors import UserError, check_range
+from busfast.imports import heavy_imports
 from busfast.pipelines.config import Config
 from busfast.pipelines.settings import convert
 from busfast.training.runs import find_run
@@ -24,8 +25,9 @@ def export(*, run: str, format: str = "bundle", target: float = 0.9, positive: s
     """
     found = find_run(run)
     flags = model_flags(**settings)
-    from busfast.results.evaluation import check_request
-    from busfast.results.export import export_run
+    with heavy_imports():
+        from busfast.results.evaluation import check_request
+        from busfast.results.export import export_run
 
     target, positive = check_request(found.read_config()[0].classes, target, positive)
     formats = [word.strip() for word in format.split(",") if word.strip()]
@@ -99,8 +101,9 @@ def predict(inputs: str, *, run: str = None, model: str = None, out: str = "pred
     number = None if target is None else convert("target", target, float)
     complete = check_output(out, overwrite, resume)
     found = find_run(run) if run is not None else None
-    from busfast.inference.inputs import list_inputs
-    from busfast.inference.predictor import load_predictor, write_predictions
+    with heavy_imports():
+        from busfast.inference.inputs import list_inputs
+        from busfast.inference.predictor import load_predictor, write_predictions
 
     names, paths = list_inputs(inputs)
     if complete:
@@ -147,6 +150,7 @@ def demo(*, model: str, host: str = "127.0.0.1", port: int = 7860, max_mb: float
     check_range("port", port, 0, 65535)
     check_range("max_mb", max_mb, 0.001, 1000)
     flags = model_flags(**settings)
-    from busfast.demo import serve
+    with heavy_imports():
+        from busfast.demo import serve
 
     serve(model, host=host, port=port, most=int(max_mb * 1e6), target=number, **flags)

@@ -5,6 +5,7 @@ from typing import Any
 
 from busfast.cli.flags import MODEL, model_flags, with_settings
 from busfast.errors import UserError
+from busfast.imports import heavy_imports
 from busfast.training.runs import find_run
 
 
@@ -56,9 +57,10 @@ def explain(*, run: str, images: str = None, out: str = None, **settings: Any) -
     if out and not images:
         raise UserError(f"--out={out} does not apply without --images. Leave it out.")
     flags = model_flags(**settings)
-    from busfast.results.evaluation import print_explanation
-    from busfast.results.explain import explain_inputs, explain_run
-    from busfast.training.trackers import track_results
+    with heavy_imports():
+        from busfast.results.evaluation import print_explanation
+        from busfast.results.explain import explain_inputs, explain_run
+        from busfast.training.trackers import track_results
 
     if images:
         files = explain_inputs(found, images, Path(out) if out else found.results / "explain", **flags)

@@ -10,7 +10,7 @@ from busfast.cli import parse
 from busfast.cli.flags import configure, flatten, read_keys, with_settings, without
 from busfast.cli.results import compare, evaluate, explain, report
 from busfast.errors import UserError, choose
-from busfast.imports import require_package
+from busfast.imports import heavy_imports, require_package
 from busfast.pipelines.config import Config
 
 if TYPE_CHECKING:
@@ -66,13 +66,14 @@ def train(*, split: str = None, pipeline: str = None, preset: str = None, fold: 
     name, config, splits, table = _configure(split, pipeline, preset, settings, several=True)
     if config.label_delim and (wrong := [verb for verb in following if verb != "evaluate"]):
         raise UserError(f"--then={','.join(wrong)} is for images of one label. With label_delim: --then=evaluate.")
-    from busfast.pipelines.splits import list_seeds, name_run, open_table, split_images
-    from busfast.training.build import check_environment
-    from busfast.training.job import TrainOptions
-    from busfast.training.parallel_runs import check_jobs, run_jobs
-    from busfast.training.trackers import choose_trackers
-    from busfast.training.train import train_run
-    from busfast.training.user_learner import load_user_learner
+    with heavy_imports():
+        from busfast.pipelines.splits import list_seeds, name_run, open_table, split_images
+        from busfast.training.build import check_environment
+        from busfast.training.job import TrainOptions
+        from busfast.training.parallel_runs import check_jobs, run_jobs
+        from busfast.training.trackers import choose_trackers
+        from busfast.training.train import train_run
+        from busfast.training.user_learner import load_user_learner
 
     user_learner = load_user_learner(learner) if learner else None
     trackers = choose_trackers(tracker)
@@ -123,10 +124,11 @@ def lr_find(*, split: str = None, pipeline: str = None, fold: str = None, learne
         set: any keys of the pipeline file: KEY=VALUE, separated by commas.
     """
     name, config, splits, table = _configure(split, pipeline, None, read_keys(set, settings))
-    from busfast.pipelines.splits import open_table, split_images
-    from busfast.training.build import check_environment
-    from busfast.training.lr_find import find_lr
-    from busfast.training.user_learner import load_user_learner
+    with heavy_imports():
+        from busfast.pipelines.splits import open_table, split_images
+        from busfast.training.build import check_environment
+        from busfast.training.lr_find import find_lr
+        from busfast.training.user_learner import load_user_learner
 
     user_learner = load_user_learner(learner) if learner else None
     backend = check_environment(config)
@@ -166,8 +168,9 @@ def sweep(*, split: str = None, params: str = "lr,size,augment", trials: int = 2
     typed = parse.command("sweep", flatten(locals()) | {"resume": False}, sweep)
     require_package("optuna", "A sweep needs Optuna", "pip install optuna")
     name, config, splits, table = _configure(split, pipeline, preset, read_keys(set, settings))
-    from busfast.pipelines.splits import open_table, split_images
-    from busfast.sweep import check_request, run_sweep
+    with heavy_imports():
+        from busfast.pipelines.splits import open_table, split_images
+        from busfast.sweep import check_request, run_sweep
 
     request = check_request(config, params, trials, jobs, objective, pruner)
     table = open_table(config, table)

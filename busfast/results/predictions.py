@@ -15,6 +15,7 @@ from busfast.data.open_data import find_data
 from busfast.data.split import Split
 from busfast.data.split_file import check_unchanged, read_split
 from busfast.errors import UserError
+from busfast.imports import heavy_imports
 from busfast.pipelines.config import Config
 from busfast.results.calibration import to_probabilities
 from busfast.training.runs import Run, file_sha256, write_record
@@ -117,8 +118,9 @@ def predict_parts(run: Run, *, again: bool = False, **flags) -> None:
         return
     parts = read_parts(run, find_data(config.data).parent)
     paths, rows = check_unchanged(run.name, parts), parts.rows
-    from busfast.inference.run_model import load_run_model
-    from busfast.inference.stream import predict_logits
+    with heavy_imports():
+        from busfast.inference.run_model import load_run_model
+        from busfast.inference.stream import predict_logits
 
     logits, reasons = predict_logits(load_run_model(run.best_weights(), config, record, **flags), paths)
     for name, reason in zip(rows["image"], reasons, strict=True):

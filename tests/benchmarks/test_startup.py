@@ -8,7 +8,7 @@ import startup
 
 def answer(monkeypatch, text):
     """Replaces the training by a command that prints a text."""
-    monkeypatch.setattr(startup, "CHILD", f"import sys, time; print({text})")
+    monkeypatch.setattr(startup, "COMMAND", ("-c", f"import sys, time; print({text})"))
 
 
 def test_the_time_ends_with_the_first_batch_whatever_is_printed_around_it(tmp_path, monkeypatch, capsys):
@@ -18,6 +18,13 @@ def test_the_time_ends_with_the_first_batch_whatever_is_printed_around_it(tmp_pa
     assert 0 < clock < time.time() - before and 0 < processor
     startup.main(["--repeats=2", "--size=64"])
     assert [line.split(":")[0] for line in capsys.readouterr().out.splitlines()] == ["clock", "processor"]
+
+
+def test_the_learner_ends_the_training_at_its_first_batch(tmp_path, monkeypatch):
+    code = "import runpy\nfrom types import SimpleNamespace\nlearn = SimpleNamespace()\n" \
+        "runpy.run_path('first_batch.py')['learner'](learn)\nlearn.one_batch(0, None)\nprint('one more')"
+    monkeypatch.setattr(startup, "COMMAND", ("-c", code))
+    assert startup.measure(tmp_path, [])[0] > 0
 
 
 def test_flags_and_the_cache_reach_the_training(tmp_path, monkeypatch):

@@ -9,6 +9,7 @@ from collections.abc import Callable
 from busfast import processes
 from busfast.data.split_file import read_split
 from busfast.errors import UserError
+from busfast.imports import heavy_imports
 from busfast.pipelines.config import Config
 from busfast.text import plain_text
 from busfast.training.runs import Run
@@ -50,15 +51,16 @@ def _silence():
 
 def _serve_requests() -> None:
     """Trains this rank's share of each run that rank 0 trains."""
-    from fastai.callback.progress import ProgressCallback
+    with heavy_imports():
+        from fastai.callback.progress import ProgressCallback
 
-    from busfast.models.weights import StartWeights
-    from busfast.training.build import build
-    from busfast.training.distributed import store
-    from busfast.training.distributed.collectives import process_group
-    from busfast.training.fit import distributed_callbacks
-    from busfast.training.guards import RaiseOnSignal, StopOnNaN, record_signals
-    from busfast.training.recipe import recipe_callbacks
+        from busfast.models.weights import StartWeights
+        from busfast.training.build import build
+        from busfast.training.distributed import store
+        from busfast.training.distributed.collectives import process_group
+        from busfast.training.fit import distributed_callbacks
+        from busfast.training.guards import RaiseOnSignal, StopOnNaN, record_signals
+        from busfast.training.recipe import recipe_callbacks
 
     while (request := store.next_request()) is not None:
         run, config = Run(request["run"]), Config(**request["config"])
