@@ -1,5 +1,6 @@
 # make train   on a fresh machine: environment, what training needs, phantom, training
 # make test    adds the test tools, runs the tests;  make lint: style and types;  make types: types alone
+# make test-gpu   the tests of an NVIDIA GPU, and a table of its speed; without one it says so
 # make docs    docs/ as a site in site/;  make dist: a wheel and an sdist in dist/
 # make notebooks   executes notebooks/*.ipynb anew, outputs included
 PYTHON ?= python3
@@ -10,13 +11,17 @@ BIN = $(VENV)/bin
 INSTALL = install() { $(BIN)/python -m pip install "$$@" > $(VENV)/install.log 2>&1 || \
 	{ tail -n 20 $(VENV)/install.log; echo "pip failed; all it printed: $(VENV)/install.log"; exit 1; }; }; install
 
-.PHONY: install train test lint types docs notebooks dist clean
+.PHONY: install train test test-gpu lint types docs notebooks dist clean
 
 train: install
 	$(BIN)/python -m busfast train --split=$(SPLIT)
 
 test: $(VENV)/.test
 	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
+
+test-gpu: $(VENV)/.test
+	$(BIN)/python -m pytest -m gpu -rs --no-header --durations=10
+	$(BIN)/python benchmarks/gpu.py
 
 lint: types
 	$(BIN)/python -m ruff check .

@@ -92,7 +92,7 @@ def read_settings(name: str, defaults: dict[str, Any], given: dict[str, Any]) ->
             check_range("seeds", seed, 0, 2**32 - 1)
     if "only" in settings:
         settings["only"] = [word.strip() for word in settings["only"].split(",") if word.strip()]
-    if "images" in settings and settings["images"] < settings["bs"]:
+    if "images" in settings and settings["images"] < settings.get("bs", 0):
         raise UserError(f"images={settings['images']} is too few for batches of {settings['bs']}: give "
                         f"{settings['bs']} or more, or a smaller --bs.")
     if settings.get("data"):

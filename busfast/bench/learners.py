@@ -47,9 +47,13 @@ class ResidentBatch:
 
 
 class TrainTimer(Callback):
-    """Times an epoch's training, from the request of the first batch to the end of the last step; skips validation."""
+    """Times the training part of epochs, from the request of the first batch to the end of the last step; skips
+    validation."""
 
     order = 1000  # after all other callbacks
+
+    def before_fit(self):
+        self.seconds = 0.0
 
     def before_train(self):
         synchronize(self.dls.device)
@@ -57,7 +61,7 @@ class TrainTimer(Callback):
 
     def after_train(self):
         synchronize(self.dls.device)
-        self.seconds = time.perf_counter() - self.started
+        self.seconds += time.perf_counter() - self.started
 
     def before_validate(self):
         raise CancelValidException
@@ -79,11 +83,11 @@ def busfast_learner(arch: str, parts: Sequence[str] = ALL, dls=None, device: tor
     return make_learner(dls, arch, weights="none", parts=parts)
 
 
-def epoch_seconds(learn: Learner) -> float:
-    """Trains an epoch, with the learning rate schedule of a run; returns its seconds."""
+def epoch_seconds(learn: Learner, epochs: int = 1) -> float:
+    """Trains epochs, with the learning rate schedule of a run; returns their seconds."""
     timer = TrainTimer()
     with learn.no_bar(), learn.no_logging():
-        learn.fit(1, cbs=[cosine(LR, 1e-6), timer])
+        learn.fit(epochs, cbs=[cosine(LR, 1e-6), timer])
     return timer.seconds
 
 

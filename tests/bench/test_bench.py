@@ -14,13 +14,15 @@ import pytest
 import torch
 from conftest import ARCH
 from PIL import Image
+from pretended_gpu import pretended_gpu
 
 from busfast.bench import STUDIES, WHATS, arena, bench, epoch, fastai, images, job, loaders, predict, step
 from busfast.cli import parse
 from busfast.errors import UserError
 from busfast.imports import is_installed
+from busfast.pipelines import resident
 
-TINY = {"size": "32", "bs": "2", "rounds": "1"}
+TINY = {"size": "32", "bs": "2", "rounds": "1", "device": "cpu"}
 
 
 @pytest.fixture
@@ -127,6 +129,23 @@ def test_bench_predict_gives_the_same_probabilities(small_images, in_one_process
     table = pd.read_csv("results/bench/predict.csv")
     assert table["name"].tolist() == ["timm eager", "busfast predict"] and (table["apart"] < 1e-3).all()
     assert table["ratio"][1] == pytest.approx(table["img_per_s"][1] / table["img_per_s"][0], rel=1e-3)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here: make test-gpu")
+@pytest.mark.parametrize(("what", "only"), [
+    ("loaders", "busfast cached"), ("step", "busfast,ceiling"),
+    ("epoch", "busfast,ceiling"), ("predict", "busfast")])
+def test_a_bench_runs_on_a_gpu_as_far_as_one_can_be_pretended(small_images, in_one_process, monkeypatch, what, only):
+    monkeypatch.setitem(step.OTHERS, "ceiling + torch.compile", {})
+    monkeypatch.setattr(resident, "SHARE", resident.SHARE)  # a contender sets it
+    flags = {} if what == "step" else {"images": "4", "threads": "1"}
+    flags |= {} if what == "loaders" else {"arch": ARCH}
+    with pretended_gpu() as seen:
+        bench(what, only=only, **TINY | flags | {"device": "cuda"})
+    assert not seen.doubles
+    table = pd.read_csv(f"results/bench/{what}.csv")
+    assert (table["img_per_s"] > 0).all() and not any(name.startswith("stock") for name in table["name"])
+    assert "on the pretended GPU." in Path(f"results/bench/{what}.md").read_text()
 
 
 @pytest.mark.parametrize(("what", "flags", "message"), [

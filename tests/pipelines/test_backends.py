@@ -208,11 +208,3 @@ def test_without_dali_auto_takes_torchvision_and_asking_for_dali_names_the_pip_c
     assert choose_loader("auto") == ("torchvision", "DALI is not installed")
     with pytest.raises(UserError, match="pip install nvidia-dali-cuda130"):
         choose_loader("dali")
-
-
-@pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="no NVIDIA GPU here")
-def test_validation_pixels_on_the_gpu_agree(dali, odd_images):
-    paths = list(odd_images.values())
-    on_gpu = pixels("dali", paths, size=96, device=torch.device("cuda", 0))
-    assert (on_gpu - pixels("torchvision", paths, size=96)).abs().mean(dim=(1, 2, 3)).max() < 1
