@@ -5,10 +5,7 @@ The random numbers are fastai's own, drawn by its own transforms. Pixels are rou
 moves them by half of 1/255 at most, and OpenCV places samples to 1/32 of a pixel.
 """
 
-import functools
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
-from types import ModuleType
 
 import numpy as np
 import torch
@@ -18,24 +15,11 @@ from fastai.vision import augment as fastai_augment
 from fastai.vision.augment import AffineCoordTfm, LightingTfm
 from fasttransform import Transform
 
-from busfast.processes import cores
+from busfast.pipelines.opencv import make_each, opencv, pixel_matrix
 
 WARPS = (fastai_augment._WarpCoord,)
 LIGHTS = (fastai_augment._BrightnessLogit, fastai_augment._ContrastLogit)
 BORDERS = {"reflection": "BORDER_REFLECT_101", "border": "BORDER_REPLICATE", "zeros": "BORDER_CONSTANT"}
-INSTALL = "pip install opencv-python-headless"
-
-
-@functools.cache
-def opencv() -> ModuleType | None:
-    """Returns OpenCV, set to one thread, for images are spread over threads here; None if it is not installed."""
-    try:
-        import cv2
-    except (ImportError, OSError):
-        print(f"Without OpenCV, fastai's batch transforms run one by one, which is much slower: {INSTALL}", flush=True)
-        return None
-    cv2.setNumThreads(1)
-    return cv2
 
 
 class FusedWarp:
@@ -82,8 +66,7 @@ class FusedWarp:
                                         borderMode=getattr(cv2, BORDERS[self.affine.pad_mode]))
             cv2.LUT(image if image.ndim == 3 else cv2.merge([image] * 3), tables[index], result[index])
 
-        with ThreadPoolExecutor(cores()) as pool:
-            list(pool.map(make, range(count)))
+        make_each(make, count)
         return torch.from_numpy(result).permute(0, 3, 1, 2)
 
     def _shrunk(self, height: int, width: int, size: tuple[int, int]) -> tuple[int, int]:
@@ -100,7 +83,7 @@ class FusedWarp:
             last = torch.ones(len(matrices), 1, dtype=torch.float64)
             matrices = torch.cat([coefficients.double().flatten(1), last], 1).view(-1, 3, 3) @ matrices
         aligned = bool(self.affine.align_corners)
-        return _to_pixels(source, aligned) @ matrices.numpy() @ np.linalg.inv(_to_pixels(size, aligned))
+        return pixel_matrix(source, aligned) @ matrices.numpy() @ np.linalg.inv(pixel_matrix(size, aligned))
 
     def _tables(self, proxy: TensorImage) -> np.ndarray:
         """The result of each pixel value in each image and channel: float32, (N, 1, 256, 3)."""
@@ -117,10 +100,3 @@ class FusedWarp:
                          (self.normalize.mean, self.normalize.std))
             values = (values - mean) / std
         return values.contiguous().numpy()
-
-
-def _to_pixels(size: tuple[int, int], aligned: bool) -> np.ndarray:
-    """The matrix from coordinates in -1 to 1 to pixels; `aligned`: 1 is the middle of the last pixel, not its edge."""
-    height, width = size
-    scale = [(length - aligned) / 2 for length in (width, height)]
-    return np.array([[scale[0], 0, (width - 1) / 2], [0, scale[1], (height - 1) / 2], [0, 0, 1]])

@@ -18,6 +18,7 @@ from busfast.errors import UserError
 from busfast.pipelines.augment import _grid, affine_matrices, augment_and_normalize, collate
 from busfast.pipelines.backends import LOADERS, choose_loader
 from busfast.pipelines.image import Augmentation, ImagePipeline, sample_augmentation
+from busfast.pipelines.opencv import opencv
 
 CPU = torch.device("cpu")
 PLAIN = {"mean": (0.0, 0.0, 0.0), "std": (1 / 255,) * 3}  # so that results are pixel values, 0 to 255
@@ -170,6 +171,25 @@ def test_in_memory_images_are_taken_as_files_are(dali, odd_images):
     for loader in LOADERS:
         out = pixels(loader, forms, size=40)
         assert all(torch.equal(out[0], one) for one in out[1:])
+
+
+@pytest.mark.parametrize("channels", [1, 3])
+@pytest.mark.parametrize("mean", [(0.5, 0.5, 0.5), (0.4, 0.5, 0.6)])
+def test_opencv_and_torch_augment_alike(monkeypatch, channels, mean):
+    if opencv() is None:
+        pytest.skip("OpenCV is not installed")
+    rng, image = np.random.default_rng(3), ImagePipeline(mean=mean, std=(0.5, 0.5, 0.5), vflip=0.5, rotate=30)
+    pixels = torch.from_numpy(rng.integers(0, 256, (12, 50, 70, channels), np.uint8))
+    matrices, made = affine_matrices(sample_augmentation(image, 12, rng), 50, 70), []
+    for threads in (1, 2):
+        torch.set_num_threads(threads)
+        made.append(augment_and_normalize(pixels, image, matrices))
+    torch.set_num_threads(1)
+    assert torch.equal(*made)
+    monkeypatch.setattr("busfast.pipelines.augment.opencv", lambda: None)
+    expected = augment_and_normalize(pixels, image, matrices)
+    assert expected.stride() == made[0].stride()
+    torch.testing.assert_close(made[0], expected, atol=5e-4, rtol=0)
 
 
 def test_an_unknown_loader_names_the_choices():

@@ -1,4 +1,7 @@
-"""fastai's batch transforms in one pass give what they give one by one, with the same random numbers."""
+"""fastai's batch transforms in one pass give what they give one by one, with the same random numbers.
+
+Covers busfast/pipelines/opencv.py, too.
+"""
 
 import random
 
@@ -24,7 +27,8 @@ from fastai.vision.core import imagenet_stats
 from fasttransform import Pipeline
 
 from busfast.pipelines.batch_tfms import BatchPipeline
-from busfast.pipelines.fused_warp import FusedWarp, opencv
+from busfast.pipelines.fused_warp import FusedWarp
+from busfast.pipelines.opencv import opencv
 
 BATCH = {
     "aug_transforms": lambda: aug_transforms(), "presize": lambda: aug_transforms(size=40),
