@@ -1,12 +1,16 @@
 """Rank and world size of this process under torchrun or accelerate launch; cores; child processes."""
 
+import math
 import os
 import subprocess
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
+from pathlib import Path
 from typing import Any
 
 KEYS = ("RANK", "WORLD_SIZE", "LOCAL_RANK", "LOCAL_WORLD_SIZE")
+CGROUPS, OWN_CGROUPS = Path("/sys/fs/cgroup"), Path("/proc/self/cgroup")
+QUOTA_FILES = (("cpu.max",), ("cpu.cfs_quota_us", "cpu.cfs_period_us"))  # cgroup 2, cgroup 1
 
 _launcher: dict[str, str] = {}
 
@@ -52,13 +56,41 @@ def local_world_size() -> int:
 
 
 def cores() -> int:
-    """Returns how many cores this process may use."""
-    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    """Returns how many cores this process may use: those of its affinity, at most its quota, rounded up."""
+    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return min(usable, math.ceil(min(usable, cpu_quota())))
+
+
+def cpu_quota() -> float:
+    """Returns how many cores' time a container, Slurm or systemd grants this process (cgroups); inf: no limit.
+
+    loky's `cpu_count` rounds it up, which hides a quota below one core, and looks at the container's own cgroup only.
+    """
+    quotas = [math.inf]
+    with suppress(OSError):  # not Linux
+        for line in OWN_CGROUPS.read_text().splitlines():
+            _, controllers, path = line.split(":", 2)
+            if controllers and "cpu" not in controllers.split(","):
+                continue
+            root = CGROUPS / ("cpu" if controllers else "")
+            own = root / path.strip("/")  # absent where a container sees its own cgroup as the root
+            for folder in {root, own, *(above for above in own.parents if above.is_relative_to(root))}:
+                for names in QUOTA_FILES:
+                    with suppress(OSError, ValueError):  # no such file, or "max"
+                        quota, period = map(int, " ".join((folder / name).read_text() for name in names).split())
+                        quotas += [quota / period] if quota > 0 else []  # -1: no limit
+    return min(quotas)
 
 
 def cores_per_process(count: int) -> int:
     """Returns how many cores each of `count` processes gets, at least one."""
     return max(1, cores() // count)
+
+
+def threads_per_process(count: int = 1) -> int:
+    """Returns how many threads each of `count` processes computes with: OMP_NUM_THREADS, or its share of the cores."""
+    wanted = os.environ.get("OMP_NUM_THREADS", "").split(",")[0].strip()  # OpenMP allows a list, by level
+    return int(wanted) if wanted.isdecimal() and int(wanted) else cores_per_process(count)
 
 
 def rank_slice(length: int, rank: int, world_size: int) -> slice:

@@ -37,6 +37,10 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         parse.check(VERBS, argv)
         call = parse.parse(VERBS, argv)
+        if (quota := processes.cpu_quota()) < 1 and processes.rank() == 0:
+            print(f"cores: a CPU quota (of a container, Slurm or systemd) grants this process {quota:.2g} of a core. "
+                  f"busfast works with that, with one thread, but takes at least {1 / quota:.2g} times as long as on a "
+                  "whole core.", flush=True)
         if processes.world_size() > 1:
             from busfast.training.distributed.worker import run_distributed
 

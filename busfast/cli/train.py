@@ -87,7 +87,7 @@ def train(*, split: str = None, pipeline: str = None, preset: str = None, fold: 
             for seed_config in configs]
     failed = []
     if min(jobs, len(runs)) > 1:
-        given["threads"] = config.threads or processes.cores_per_process(jobs)
+        given["threads"] = config.threads or processes.threads_per_process(jobs)
         try:
             failed = run_jobs({run: _argv(given, seed_config, made) for run, seed_config, made in runs}, jobs,
                               backend.device)

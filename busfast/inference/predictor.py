@@ -21,6 +21,7 @@ from busfast.inference.resumable_csv import ResumableCsv
 from busfast.inference.stream import stream
 from busfast.models.memory import keep_freed_memory
 from busfast.pipelines.devices import choose_device
+from busfast.pipelines.threads import use_threads
 
 ENGINES = ("torch", "onnx")
 NOT_FINITE = "the model gives no finite probabilities for it"
@@ -143,13 +144,13 @@ def load_predictor(path: str | Path, *, engine: str = "torch", trust: bool = Fal
         trust: run the code in a pickle.
         target: sensitivity of the operating point that decides; None: the first one.
         device: "auto", "cuda", "mps" or "cpu", for torch.
-        threads: of ONNX Runtime; 0: one per core.
+        threads: of torch or ONNX Runtime; 0: as `use_threads`.
 
     Raises:
         UserError: as `read_bundle`; a pickle without `trust`; an unknown operating point; a model that cannot run on
             its images.
     """
-    path = Path(path)
+    path, threads = Path(path), use_threads(threads)
     choose("engine", engine, ENGINES)
     if os.path.isfile(path) and path.suffix.lower() in PICKLES:
         if not trust:

@@ -18,6 +18,7 @@ from busfast.pipelines.config import Config
 from busfast.pipelines.dataloaders import inference_dls
 from busfast.pipelines.devices import memory_format
 from busfast.pipelines.image import ImagePipeline
+from busfast.pipelines.threads import use_threads
 
 
 def load_model(path: Path, arch: str, image: ImagePipeline, classes: tuple[str, ...], *, bs: int = 32,
@@ -27,6 +28,7 @@ def load_model(path: Path, arch: str, image: ImagePipeline, classes: tuple[str, 
     An ensemble's file has `members` models; tta and label_delim: see `Config`. UserError if the weights are
     missing, broken, or of another model."""
     keep_freed_memory()
+    use_threads(threads)
     model = load_ensemble(arch, path, len(classes), members) if members else \
         make_model(arch, str(path), len(classes), 0.0)[0]
     if tta == "flip":

@@ -13,7 +13,7 @@ from fastai.learner import Learner
 from busfast.data.images import why_unreadable
 from busfast.data.labels import name_predicted
 from busfast.inference.engines import Engine, Outputs, TorchEngine
-from busfast.processes import cores, cores_per_process
+from busfast.processes import cores
 from busfast.progress import map_ahead, progress
 
 
@@ -33,8 +33,9 @@ def stream(engine: Engine, paths: Sequence[str | Path], *, bs: int, threads: int
         reasons = [image if isinstance(image, str) else "" for image in batch]
         return reasons, engine.infer(images) if images else None
 
-    limits = {"initializer": torch.set_num_threads, "initargs": (cores_per_process(jobs),)} if jobs > 1 else {}
-    with ThreadPoolExecutor(threads or cores()) as readers, ThreadPoolExecutor(jobs, **limits) as workers:
+    threads = threads or cores()
+    limits = {"initializer": torch.set_num_threads, "initargs": (max(1, threads // jobs),)} if jobs > 1 else {}
+    with ThreadPoolExecutor(threads) as readers, ThreadPoolExecutor(jobs, **limits) as workers:
         images = progress(map_ahead(readers, read, paths, (jobs + 2) * bs), "predicting images", len(paths))
         yield from map_ahead(workers, infer, iter(lambda: list(islice(images, bs)), []), jobs + 1)
 

@@ -135,7 +135,8 @@ class Config:
     loader: str = setting("auto", "what decodes training images (validation always has the reference pixels)",
                           choices=LOADERS)
     device: str = setting("auto", "device that the model runs on", choices=DEVICES)
-    threads: int = setting(0, "decoding threads; 0: one per core", low=0, high=1024)
+    threads: int = setting(0, "threads that decode images, and that torch computes with; 0: one per core, or "
+                              "OMP_NUM_THREADS for torch", low=0, high=1024)
     cache: str = setting("auto", "where decoded pixels are kept for later epochs and runs: auto (this user's cache "
                                  "folder), off, or a folder")
 

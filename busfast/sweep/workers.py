@@ -21,7 +21,7 @@ from optuna.trial import Trial
 
 from busfast.data.split import Split
 from busfast.pipelines.config import Config
-from busfast.processes import cores_per_process, end_children
+from busfast.processes import end_children, threads_per_process
 from busfast.sweep.trial import Outcome, train_trial
 from busfast.training.runs import Run
 
@@ -86,8 +86,7 @@ def _serve(pipe: Connection, number: int, jobs: int, sweep: Run, split: Split, o
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C reaches the whole group; the sweep ends its workers
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # an exception, so that temporary files are removed
     threading.Thread(target=_end_with_parent, daemon=True).start()
-    share = cores_per_process(jobs)
-    torch.set_num_threads(share)
+    share = threads_per_process(jobs)
     if torch.cuda.is_available():
         torch.cuda.set_device(number % torch.cuda.device_count())
 

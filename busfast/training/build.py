@@ -24,6 +24,7 @@ from busfast.pipelines.dataloaders import make_dls
 from busfast.pipelines.devices import DRIVER, why_no_cuda
 from busfast.pipelines.image import ImagePipeline
 from busfast.pipelines.read_images import with_classes
+from busfast.pipelines.threads import use_threads
 from busfast.training.distributed.store import check_processes
 
 
@@ -76,6 +77,7 @@ def build(config: Config, split: Split | pd.DataFrame, model_dir: Path | str = "
           + (", for images that are not in the cache" if config.cache != "off" else "")
           + (f"; validation has the reference pixels, those of {REFERENCE}" if backend.loader != REFERENCE else ""),
           flush=True)
+    use_threads(config.threads)
     set_seed(config.seed, reproducible=True)
     image, batch_tfms = named_augmentation(config.augment, ImagePipeline(
         config.size, config.resize, config.channels, config.hflip, config.vflip, config.rotate, width=config.width))

@@ -23,7 +23,7 @@ from busfast.yamlfile import read_yaml
 # Keys of the configuration that may differ: where and how fast a run is trained, and what other splits are made with.
 FREE = ("threads", "cache", "device", "splits", "source", "folds")
 # Keys of the record that the last bits of a result depend on.
-REPRODUCIBLE = ("versions", "platform", "device", "loader", "cached_images", "processes")
+REPRODUCIBLE = ("versions", "platform", "device", "loader", "cached_images", "processes", "threads")
 
 
 @contextmanager
@@ -156,7 +156,8 @@ def warn_if_not_reproducible(before: dict[str, Any], now: dict[str, Any]) -> Non
     Args:
         before, now: records, as config.yaml keeps them.
     """
-    old, new = (_flat({key: record.get(key, 1 if key == "processes" else None) for key in REPRODUCIBLE})
+    unknown = {"processes": 1, "threads": now.get("threads")}  # in runs that an older busfast began
+    old, new = (_flat({key: record.get(key, unknown.get(key)) for key in REPRODUCIBLE})
                 for record in (before, now))
     differ = [f"{key} {old.get(key)} is now {new.get(key)}" for key in sorted(old.keys() | new.keys())
               if old.get(key) != new.get(key)]

@@ -3,6 +3,7 @@
 from dataclasses import asdict, replace
 from typing import Any
 
+import torch
 from fastai.learner import Learner
 
 from busfast import processes
@@ -102,7 +103,8 @@ def _record(config: Config, split: Split, learn: Learner) -> dict[str, Any]:
     counts = count_parts(split, classes, config.label_delim)
     return {
         "phantom": is_phantom(config), "device": learn.dls.device.type, "loader": learn.dls.train.loader_name,
-        "processes": processes.world_size(), "cached_images": learn.dls.train.cached_images,
+        "processes": processes.world_size(), "threads": torch.get_num_threads(),
+        "cached_images": learn.dls.train.cached_images,
         "weights": {key: value if key == "text" else list(value) for key, value in learn.weights_used.items()},
         "class_weights": {name: round(float(value), 6) for name, value in zip(classes, weight, strict=True)},
         "counts": {part: {name: int(count) for name, count in row.items()} for part, row in counts.iterrows()},

@@ -14,6 +14,7 @@ import time
 import pytest
 from conftest import ARCH
 
+from busfast import processes
 from busfast.cli import VERBS, main
 
 
@@ -143,6 +144,16 @@ def test_a_folder_without_a_pipeline_file_is_trained_with_the_defaults_under_its
     assert main(["train", "--data=mine", *words]) == 0
     assert (workdir / "results" / "mine" / "stratified" / "training_log.csv").is_file()
     assert "PHANTOM" not in (workdir / "results" / "mine" / "stratified" / "config.yaml").read_text()
+
+
+def test_less_than_a_core_is_said_at_once(workdir, monkeypatch, capsys):
+    monkeypatch.setattr(processes, "cpu_quota", lambda: 0.25)
+    assert main(["train", "--data=gone"]) == 2
+    assert capsys.readouterr().out.startswith(
+        "cores: a CPU quota (of a container, Slurm or systemd) grants this process 0.25 of a core. busfast works with "
+        "that, with one thread, but takes at least 4 times as long as on a whole core.\n")
+    monkeypatch.setattr(processes, "cpu_quota", lambda: 1)
+    assert main(["train", "--data=gone"]) == 2 and "cores:" not in capsys.readouterr().out
 
 
 def test_help_of_every_verb_names_every_flag_and_runs_nothing(workdir, capsys):

@@ -26,6 +26,7 @@ from busfast.cli import main
 from busfast.models import fast_step
 from busfast.training import callbacks, fit
 from busfast.training.checkpoint import NAME, PREVIOUS, read_checkpoint, write_checkpoint
+from busfast.training.resume import warn_if_not_reproducible
 from busfast.training.runs import Run
 from training import forks
 from training.kills import differences, view
@@ -186,6 +187,13 @@ def test_a_run_that_was_killed_before_it_began_is_begun_in_its_folders(workdir, 
     assert main(["train", "--epochs=1", "--resume"]) == 0
     assert "was stopped before its first epoch" in capsys.readouterr().out
     assert not list(RUN.results.glob(".*")) and not Path("results/phantom/stratified-2").exists()
+
+
+def test_another_number_of_threads_is_said_when_a_run_goes_on(capsys):
+    warn_if_not_reproducible({"versions": {}}, {"versions": {}, "threads": 2})  # an older busfast did not record it
+    assert capsys.readouterr().out == ""
+    warn_if_not_reproducible({"versions": {}, "threads": 2}, {"versions": {}, "threads": 1})
+    assert "may differ from an uninterrupted run: threads 2 is now 1" in capsys.readouterr().out
 
 
 def test_another_configuration_is_refused_with_both_values_and_the_way_out(stopped, capsys):
