@@ -4,6 +4,7 @@ from contextlib import suppress
 from typing import Any
 
 import pandas as pd
+import torch
 from fastai.callback.core import Callback
 from fastai.callback.progress import ProgressCallback
 from fastai.learner import Learner
@@ -25,6 +26,7 @@ from busfast.training.log import PlainProgress, TrainingLog, on_terminal
 from busfast.training.profile import Profile
 from busfast.training.recipe import recipe_callbacks
 from busfast.training.runs import write_record
+from busfast.training.threads import GiveWay
 from busfast.training.training_state import Checkpoint, Resume
 
 
@@ -63,7 +65,7 @@ def fit_run(job: Job, learn: Learner, phantom: bool, smaller_bs: int, options: T
     best, stop = SaveBest(run.models / "best.pth", **monitor), EarlyStopping(**monitor, patience=config.patience)
     checkpoint = Checkpoint(run.models, log, best, collapse)
     callbacks = [*recipe_callbacks(config, learn), log, best, stop, checkpoint, SaveFinal(run.models / "final.pth"),
-                 collapse, StopOnNaN(run.results, config.lr), *options.callbacks]
+                 collapse, StopOnNaN(run.results, config.lr), GiveWay(), *options.callbacks]
     if options.profile:
         callbacks.append(phases)
     if not on_terminal():
@@ -75,7 +77,8 @@ def fit_run(job: Job, learn: Learner, phantom: bool, smaller_bs: int, options: T
 
     def summary() -> dict[str, Any]:
         return {"state": outcome, "epochs": len(log.rows), "best_epoch": best.best_epoch,
-                "monitor": config.monitor, "minutes": round(checkpoint.seconds / 60, 2)}
+                "monitor": config.monitor, "minutes": round(checkpoint.seconds / 60, 2),
+                "threads": torch.get_num_threads()}
 
     try:
         with record_signals() as signals, process_group(learn.dls.device, signals):

@@ -67,7 +67,8 @@ def test_the_record_says_everything_needed_to_run_it_again_and_gives_the_same_lo
     assert record["phantom"] and record["loader"] == "torchvision" and record["device"] == "cpu"
     assert record["weights"]["text"] == "random (asked for)"
     assert {"busfast", "python", "torch", "fastai", "timm"} <= set(record["versions"])
-    assert yaml.safe_load((Run(name).results / "summary.yaml").read_text())["state"] == "finished"
+    summary = yaml.safe_load((Run(name).results / "summary.yaml").read_text())
+    assert summary["state"] == "finished" and summary["threads"] == record["threads"] == torch.get_num_threads()
     run("train", f"--pipeline={Run(name).results / 'config.yaml'}", "--split=center_holdout", "--threads=1")
     again = log("phantom/center_holdout-2")
     pd.testing.assert_frame_equal(log(name).drop(columns="seconds"), again.drop(columns="seconds"))
