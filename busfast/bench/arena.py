@@ -43,6 +43,7 @@ class Contender:
     make: Callable[..., Ready]  # a function of a module: its process imports it by name
     settings: dict[str, Any]  # keyword arguments of `make`
     packages: dict[str, str] = field(default_factory=dict)  # optional; import name -> pip name
+    environment: dict[str, str] = field(default_factory=dict)  # variables of its process, besides those of the bench
 
 
 @dataclass
@@ -136,7 +137,13 @@ class _Worker:
         self.pipe, child_pipe = context.Pipe()
         # Pickled here: unpickling imports the contender's libraries, whose output belongs in the log.
         self.process = context.Process(target=_work, args=(pickle.dumps(contender), child_pipe, str(log)))
-        self.process.start()
+        before = dict(os.environ)
+        os.environ.update(contender.environment)  # a new process takes them from here, before it imports anything
+        try:
+            self.process.start()
+        finally:
+            os.environ.clear()
+            os.environ.update(before)
         child_pipe.close()
 
     def measure(self, warm_up: bool) -> tuple[float, tuple[int, int, int]]:

@@ -9,7 +9,7 @@ from busfast.bench.arena import Ready
 
 def steady(values):
     values = iter(values)
-    return Ready(lambda: next(values), {"process": os.getpid()})
+    return Ready(lambda: next(values), {"process": os.getpid(), "variable": os.environ.get("BUSFAST_TEST")})
 
 
 def broken():

@@ -21,6 +21,12 @@ def test_each_contender_has_a_process_of_its_own_and_the_first_round_is_not_coun
     assert len({one.facts["process"] for one in found} | {os.getpid()}) == 3
 
 
+def test_variables_of_a_contender_are_set_in_its_process_only():
+    found = compete([Contender("a", steady, {"values": [1.0, 1.0]}, environment={"BUSFAST_TEST": "1"}),
+                     Contender("b", steady, {"values": [1.0, 1.0]})], rounds=1)
+    assert [one.facts["variable"] for one in found] == ["1", None] and "BUSFAST_TEST" not in os.environ
+
+
 def test_contenders_take_turns_and_each_round_begins_with_another(tmp_path):
     file = str(tmp_path / "log")
     compete([Contender(name, notes_its_turn, {"name": name, "file": file}) for name in "abc"], rounds=2)
