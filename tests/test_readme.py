@@ -50,7 +50,7 @@ NOT_RUN = {
 }
 # Commands of other programs, and what must exist for them.
 OTHERS = {
-    r"make (\w+)": lambda target: f"\n{target}:" in (ROOT / "Makefile").read_text(),
+    r"make ([\w-]+)": lambda target: f"\n{target}:" in (ROOT / "Makefile").read_text(),
     r"pip install -e \"\.\[(\w+)\]\"": lambda extra: extra in setup()["options.extras_require"],
     r"python -m pytest (.*)": lambda args: all((ROOT / arg).exists() for arg in args.split() if "--" not in arg),
     r"python (\S+\.py).*": lambda file: (ROOT / file).is_file(),

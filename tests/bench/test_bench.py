@@ -133,10 +133,9 @@ def test_bench_predict_gives_the_same_probabilities(small_images, in_one_process
 
 @pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU here: make test-gpu")
 @pytest.mark.parametrize(("what", "only"), [
-    ("loaders", "busfast cached"), ("step", "busfast,ceiling"),
+    ("loaders", "busfast cached"), ("step", "busfast,ceiling + bfloat16"),
     ("epoch", "busfast,ceiling"), ("predict", "busfast")])
 def test_a_bench_runs_on_a_gpu_as_far_as_one_can_be_pretended(small_images, in_one_process, monkeypatch, what, only):
-    monkeypatch.setitem(step.OTHERS, "ceiling + torch.compile", {})
     monkeypatch.setattr(resident, "SHARE", resident.SHARE)  # a contender sets it
     flags = {} if what == "step" else {"images": "4", "threads": "1"}
     flags |= {} if what == "loaders" else {"arch": ARCH}
