@@ -25,9 +25,18 @@ def opencv() -> ModuleType | None:
 
 
 def make_each(make: Callable[[int], None], count: int) -> None:
-    """Calls a function with 0 to `count` - 1, in as many threads as torch computes with."""
-    with ThreadPoolExecutor(torch.get_num_threads()) as pool:
-        list(pool.map(make, range(count)))
+    """Calls a function with 0 to `count` - 1, in as many threads as torch computes with; this one is one of them."""
+    left, others = iter(range(count)), min(torch.get_num_threads(), count) - 1
+
+    def work() -> None:
+        for index in left:
+            make(index)
+
+    with ThreadPoolExecutor(max(1, others)) as pool:
+        futures = [pool.submit(work) for _ in range(others)]
+        work()
+        for future in futures:
+            future.result()
 
 
 def pixel_matrix(size: tuple[int, int], aligned: bool = False) -> np.ndarray:
