@@ -8,6 +8,7 @@ from dataclasses import replace
 from typing import Any
 
 import numpy as np
+import torch
 from fastai.data.core import DataLoaders, Datasets, TfmdDL
 from fastai.data.load import chunked
 from fastai.data.transforms import ToTensor
@@ -24,6 +25,7 @@ from busfast.pipelines.cache import Cache
 from busfast.pipelines.image_dl import ImageDL, step_name
 from busfast.pipelines.item_plan import ItemPlan, plan_items
 from busfast.pipelines.prefetch import name_unreadable
+from busfast.pipelines.transfer import send
 from busfast.processes import cores
 from busfast.progress import map_ahead
 
@@ -92,11 +94,12 @@ class AcceleratedDL(ImageDL):
                 if by_item:
                     yield self._finish_items(made, self.indices, plan.rest)
                     continue
-                pixels = made.to(self.device, non_blocking=True).permute(0, 3, 1, 2)
+                pixels = send(made, self.device).permute(0, 3, 1, 2)
                 self.lap("to_device")
                 if self.kind is not PILImageBW:
                     pixels = pixels.expand(-1, 3, -1, -1)
-                yield self.kind._tensor_cls(pixels), *self.targets(self.indices)
+                rows = send(torch.tensor(self.indices), self.device)
+                yield self.kind._tensor_cls(pixels), *self.targets(rows)
 
     def sources(self) -> list:
         """What each image is opened from."""
