@@ -77,7 +77,9 @@ class MacroAUC(Metric):
     def seen(self) -> tuple[np.ndarray, ...] | None:
         """Probabilities and targets, in the order of the images; None before the first batch."""
         self._keep()
-        return tuple(map(np.concatenate, zip(*self._kept, strict=True))) if self._kept else None
+        if len(self._kept) > 1:  # joined once: several metrics read them
+            self._kept = [tuple(map(np.concatenate, zip(*self._kept, strict=True)))]
+        return self._kept[0] if self._kept else None
 
     @property
     def value(self):
