@@ -9,6 +9,7 @@ from busfast import __version__, processes
 from busfast.bench import bench
 from busfast.cli import parse
 from busfast.cli.data import audit, cache, prepare, split
+from busfast.cli.flags import with_pixel_limit
 from busfast.cli.models import demo, ensemble, export, predict
 from busfast.cli.results import compare, evaluate, explain, report
 from busfast.cli.train import lr_find, sweep, train
@@ -16,9 +17,10 @@ from busfast.errors import UserError, choose
 from busfast.text import plain_text
 
 Verbs = dict[str, Callable[..., None]]
-VERBS: Verbs = {"prepare": prepare, "audit": audit, "split": split, "train": train, "lr_find": lr_find, "sweep": sweep,
-                "evaluate": evaluate, "explain": explain, "report": report, "compare": compare, "ensemble": ensemble,
-                "export": export, "predict": predict, "demo": demo, "cache": cache, "bench": bench}
+READ_IMAGES = (prepare, audit, split, train, lr_find, sweep, evaluate, explain, export, predict, cache)
+VERBS: Verbs = {verb.__name__: with_pixel_limit(verb) if verb in READ_IMAGES else verb for verb in (
+    prepare, audit, split, train, lr_find, sweep, evaluate, explain, report, compare, ensemble, export, predict, demo,
+    cache, bench)}
 
 
 def main(argv: list[str] | None = None) -> int:

@@ -1,14 +1,16 @@
 """The settings of `Config` as flags of a verb, and the flags that were given as a checked configuration."""
 
+import functools
 import inspect
+import os
 import re
 from collections.abc import Callable, Sequence
 from dataclasses import fields
 from typing import Any
 
-from busfast.errors import UserError, choose
+from busfast.errors import UserError, check_range, choose
 from busfast.pipelines.config import Config, load_config
-from busfast.pipelines.settings import describe
+from busfast.pipelines.settings import convert, describe
 
 FLAGS = tuple(item.name for item in fields(Config) if item.metadata["flag"])
 MODEL = ("bs", "device", "threads")  # of the verbs that run a model
@@ -46,6 +48,28 @@ def with_settings(names: Sequence[str] = FLAGS, **defaults: str) -> Callable[[Ca
                                                       key=lambda parameter: order.index(parameter.name)))
         return verb
     return decorate
+
+
+def with_pixel_limit(verb: Callable) -> Callable:
+    """Adds the flag --max_pixels to a verb that reads images: no larger image is decoded, in all its processes."""
+    @functools.wraps(verb)
+    def limited(*args: Any, max_pixels: Any = None, **kwargs: Any) -> None:
+        if max_pixels is not None:
+            limit = convert("max_pixels", max_pixels, int)
+            check_range("max_pixels", limit, 1, 10**10)
+            from busfast.data.images import MAX_PIXELS, set_pixel_limit
+
+            os.environ[MAX_PIXELS] = str(limit)
+            set_pixel_limit(limit)
+        verb(*args, **kwargs)
+
+    parameters = [*inspect.signature(verb).parameters.values(),
+                  inspect.Parameter("max_pixels", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=int)]
+    limited.__signature__ = inspect.Signature(parameters)  # type: ignore[attr-defined]
+    head, raises, rest = inspect.cleandoc(verb.__doc__ or "").partition("\n\nRaises:")
+    limited.__doc__ = (f"{head}\n    max_pixels: refuse images of more pixels, which may be damaged or an attack. "
+                       f"Default: 178,956,970 (Pillow's limit).{raises}{rest}")
+    return limited
 
 
 def read_keys(text: str | None, settings: dict[str, Any]) -> dict[str, Any]:

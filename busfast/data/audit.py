@@ -9,7 +9,7 @@ import pandas as pd
 from scipy.stats.contingency import association
 
 from busfast.data.duplicate_pairs import NO_DUPLICATES, audit_file, drop_different, find_duplicates, read_decisions
-from busfast.data.fingerprint import fingerprint_images
+from busfast.data.fingerprint import CUT, fingerprint_images
 from busfast.data.groups import add_groups, group_names
 from busfast.data.paths import links_out
 from busfast.data.table import CLASSES, Table
@@ -115,11 +115,16 @@ def format_groups(table: pd.DataFrame) -> str:
 
 
 def _unusable_images(table: pd.DataFrame, prints: pd.DataFrame) -> list[tuple]:
-    kinds: dict[str, list[tuple[str, str]]] = {"missing": [], "unreadable": [], "constant": [], "tiny": []}
+    kinds: dict[str, list[tuple[str, str]]] = {"missing": [], "unreadable": [], "constant": [], "tiny": [],
+                                              "several pages": [], "cut off": []}
     for image, row in zip(table["image"], prints.itertuples(), strict=True):
         if row.reason:
             kinds["missing" if row.reason == MISSING else "unreadable"].append((image, row.reason))
-        elif row.low == row.high:
+            continue
+        if row.note:
+            kinds["cut off" if row.note == CUT else "several pages"].append(
+                (image, row.note + ("; all pixels before it are there" if row.note == CUT else "; the first is used")))
+        if row.low == row.high:
             kinds["constant"].append((image, f"every pixel is {row.low}"))
         elif min(row.width, row.height) < TINY:
             kinds["tiny"].append((image, f"{row.width} x {row.height} pixels"))

@@ -5,7 +5,7 @@ from dataclasses import replace
 import pandas as pd
 
 from busfast.data.duplicate_pairs import audit_file, drop_different, find_duplicates, read_decisions
-from busfast.data.fingerprint import fingerprint_images
+from busfast.data.fingerprint import CUT, fingerprint_images
 from busfast.data.split import Split
 from busfast.data.table import Table
 from busfast.errors import UserError
@@ -41,7 +41,7 @@ def inspect_images(table: Table) -> tuple[Table, pd.DataFrame]:
     decisions = read_decisions(audit_file(table.file or table.root / "table.csv"))
     duplicates = drop_different(find_duplicates(table.rows, prints), decisions)
     print(f"  all {len(table)} images decode", flush=True)
-    for note in format_duplicates(table, duplicates):
+    for note in (*format_notes(table, prints), *format_duplicates(table, duplicates)):
         print(f"  {note}", flush=True)
     return replace(table, pixels=dict(zip(images, prints["pixels"], strict=True))), duplicates
 
@@ -52,6 +52,14 @@ def hash_pixels(split: Split) -> Split:
         return split
     pixels = fingerprint_images(split.image_paths())["pixels"]
     return replace(split, pixels=dict(zip(split.rows["image"], pixels, strict=True)))
+
+
+def format_notes(table: Table, prints: pd.DataFrame) -> list[str]:
+    """Returns what is odd about files that are read all the same, a line each: `prints` as of `fingerprint_images`."""
+    cut, pages = prints["note"] == CUT, prints["note"].str.endswith(" pages")
+    return [f"{counted(int(odd.sum()), 'file')} {text}, such as {table.rows['image'].iloc[int(odd.argmax())]}"
+            for odd, text in ((pages, "of several pages: the first one is used"),
+                              (cut, "cut off behind the last pixel (JPEG without an end marker)")) if odd.any()]
 
 
 def format_duplicates(table: Table, duplicates: pd.DataFrame) -> list[str]:

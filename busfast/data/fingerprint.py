@@ -13,16 +13,19 @@ import pandas as pd
 import PIL
 from PIL import Image
 
-from busfast.data.images import open_image, read_image, why_unreadable
+from busfast.data.images import is_deep_color, lacks_end, open_image, read_image, why_unreadable
 from busfast.errors import UserError
 from busfast.files import atomic, cache_folder
 from busfast.processes import cores
 from busfast.progress import progress
 
 SIDE = 64  # of the thumbnail, in pixels
-VERSION = f"busfast fingerprints 3, Pillow {PIL.__version__}"  # another decoder may give other pixels
-UNREADABLE = {"width": 0, "height": 0, "mode": "", "low": 0, "high": 0, "pixels": "", "thumbnail": b""}
+VERSION = f"busfast fingerprints 4, Pillow {PIL.__version__}"  # another decoder may give other pixels
+UNREADABLE = {"width": 0, "height": 0, "mode": "", "note": "", "low": 0, "high": 0, "pixels": "", "thumbnail": b""}
 MODES = {"1": "gray 1", "L": "gray 8", "LA": "gray 8", "La": "gray 8", "I": "gray 32", "F": "gray 32"}
+PAGES = ("TIFF", "GIF", "WEBP", "PNG")  # formats that may hold several pages or frames
+CUT = "has no end marker"
+TEXTS = ("reason", "mode", "note", "pixels")
 
 
 def fingerprint_images(paths: Sequence[str | Path], threads: int | None = None) -> pd.DataFrame:
@@ -32,8 +35,9 @@ def fingerprint_images(paths: Sequence[str | Path], threads: int | None = None) 
     image is read again when its size in bytes or its modification time differs.
 
     Columns: reason (why it cannot be read, else ""), width and height (pixels, after EXIF rotation), mode (kind and
-    bits per channel of the file, such as "gray 16" or "color 8"), low and high (gray values, 0 to 255; equal for a
-    constant image), pixels (a hash of size and 8-bit RGB pixels), thumbnail (bytes, SIDE x SIDE gray values).
+    bits per channel of the file, such as "gray 16" or "color 8"), note (what is odd about a file that is read all the
+    same, else ""), low and high (gray values, 0 to 255; equal for a constant image), pixels (a hash of size and 8-bit
+    RGB pixels), thumbnail (bytes, SIDE x SIDE gray values).
     """
     names = [os.path.abspath(path) for path in paths]
     stamps = {name: file_stamp(name) for name in names}
@@ -65,7 +69,10 @@ def fingerprint(path: str) -> dict:
             mode = "gray 16" if opened.mode.startswith("I;16") else MODES.get(opened.mode, "color 8")
             if opened.mode == "I" and opened.format == "PNG":
                 mode = "gray 16"  # older Pillow widens it
-            image = read_image(opened)
+            if is_deep_color(opened):
+                mode = mode.replace("8", "16")
+            note = _note(opened, path)
+        image = read_image(path)
         gray = image.convert("L")
         low, high = gray.getextrema()
         digest = hashlib.blake2b(b"%d x %d " % image.size, digest_size=16)
@@ -73,8 +80,16 @@ def fingerprint(path: str) -> dict:
         thumbnail = gray.resize((SIDE, SIDE), Image.Resampling.BILINEAR)
     except Exception as error:
         return {"reason": why_unreadable(error), **UNREADABLE}
-    return {"reason": "", "width": image.width, "height": image.height, "mode": mode, "low": low, "high": high,
-            "pixels": digest.hexdigest(), "thumbnail": thumbnail.tobytes()}
+    return {"reason": "", "width": image.width, "height": image.height, "mode": mode, "note": note, "low": low,
+            "high": high, "pixels": digest.hexdigest(), "thumbnail": thumbnail.tobytes()}
+
+
+def _note(opened: Image.Image, path: str) -> str:
+    """Returns what is odd about a file that is read all the same; "" if nothing is."""
+    if opened.format == "JPEG":
+        return CUT if lacks_end(Path(path).read_bytes()) else ""
+    pages = getattr(opened, "n_frames", 1) if opened.format in PAGES else 1
+    return f"has {pages} pages" if pages > 1 else ""
 
 
 def file_stamp(path: str) -> tuple[int, int] | None:
@@ -111,10 +126,10 @@ def read_cache(path: Path | None) -> dict[str, dict]:
         if text["version"] != VERSION or numbers.shape[1:] != (6,) or thumbnails.shape[1:] != (SIDE * SIDE,):
             return {}
         rows = {}
-        for name, reason, mode, pixels, (size, modified, width, height, low, high), thumbnail in zip(
-                text["name"], text["reason"], text["mode"], text["pixels"], numbers.tolist(), thumbnails, strict=True):
+        for name, reason, mode, note, pixels, (size, modified, width, height, low, high), thumbnail in zip(
+                *(text[column] for column in ("name", *TEXTS)), numbers.tolist(), thumbnails, strict=True):
             rows[name] = {"stamp": (size, modified), "reason": reason, "width": width, "height": height, "mode": mode,
-                          "low": low, "high": high, "pixels": pixels,
+                          "note": note, "low": low, "high": high, "pixels": pixels,
                           "thumbnail": b"" if reason else thumbnail.tobytes()}
         return rows
     except Exception:  # a damaged zip raises nearly anything; the cost is reading the images again
@@ -127,7 +142,7 @@ def write_cache(path: Path | None, rows: dict[str, dict]) -> None:
         return
     values = list(rows.values())
     text = {"version": VERSION, "name": list(rows)}
-    text |= {column: [row[column] for row in values] for column in ("reason", "mode", "pixels")}
+    text |= {column: [row[column] for row in values] for column in TEXTS}
     numbers = [(*row["stamp"], row["width"], row["height"], row["low"], row["high"]) for row in values]
     thumbnails = b"".join(row["thumbnail"] or bytes(SIDE * SIDE) for row in values)
     try:

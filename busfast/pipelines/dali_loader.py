@@ -11,15 +11,17 @@ import numpy as np
 import torch
 from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali import math as dali_math
+from PIL import Image
 
-from busfast.data.images import MARGIN, open_image, read_image
+from busfast.data.images import MARGIN, read_image
+from busfast.pipelines.dali_formats import dali_mode
 from busfast.pipelines.image import ImagePipeline
 from busfast.pipelines.prefetch import name_unreadable, read_batches
 from busfast.processes import cores
+from busfast.text import counted
 
 MOST_ON_GPU = 16  # threads
-# Pillow's raw modes that DALI decodes to the same pixels (tested); all others go through read_image.
-_SAME = {"JPEG": {"L", "RGB"}, "PNG": {"L", "RGB", "RGBA"}}
+REFUSED: set[str] = set()  # paths of images that DALI could not decode in this process, so that Pillow does
 
 
 class DaliLoader:
@@ -66,21 +68,35 @@ class DaliLoader:
                     pipes[gray] = self._idle[gray].pop() if self._idle[gray] else self._build(gray)
                 pipes[gray].feed_input("encoded", list(encoded))
                 pipes[gray].schedule_run()
-                running.append((pipes[gray], encoded, names))
+                running.append((gray, encoded, names))
 
         feed()
         while running:
-            pipe, encoded, names = running.popleft()
+            gray, encoded, names = running.popleft()
             try:
-                pixels = _share(pipe, self.gpu)
+                pixels = _share(pipes[gray], self.gpu)
             except RuntimeError as error:  # DALI names neither the file nor the problem
                 for data, name in zip(encoded, names, strict=True):
                     _check_decodes(data, name)
-                raise error
+                del pipes[gray]  # it cannot be used any more
+                pixels = self._without_refused(encoded, names, error)
             feed()
             yield pixels
         for gray, pipe in pipes.items():
             self._idle[gray].append(pipe)
+
+    def _without_refused(self, encoded: list[np.ndarray], names: list, error: RuntimeError) -> torch.Tensor:
+        """Makes a batch, of which DALI cannot decode all images, with Pillow's pixels of those; or raises `error`."""
+        refused = [number for number, data in enumerate(encoded) if not decodes([data], self.gpu)]
+        if not refused:  # it is something else, such as too little memory
+            raise error
+        refuse([str(names[number]) for number in refused if isinstance(names[number], str | os.PathLike)])
+        fixed = [_as_pnm(read_image(data.tobytes())) if number in refused else data
+                 for number, data in enumerate(encoded)]
+        pipe = self._build(gray=False)
+        pipe.feed_input("encoded", fixed)
+        pipe.schedule_run()
+        return _share(pipe, self.gpu)
 
     def _build(self, gray: bool):
         # Depth 1: the next batch is decoded while the model uses this one; `schedule_run` does not block.
@@ -97,15 +113,43 @@ class DaliLoader:
         """Returns the file's bytes, or Pillow's pixels as PNM where DALI's would differ; the mode; the source."""
         if isinstance(source, str | os.PathLike):
             path = os.fspath(source)
-            mode = self._modes.get(path)
+            mode = "" if path in REFUSED else self._modes.get(path)
             if mode != "":
                 data = np.fromfile(path, dtype=np.uint8)
-                mode = self._modes[path] = mode or _dali_mode(data, self.enough)
+                mode = self._modes[path] = mode or dali_mode(data, self.enough)
                 if mode:
                     return data, mode, source
         image = read_image(source, keep_gray=True, enough=self.enough)
-        header = b"P%d %d %d 255\n" % (5 if image.mode == "L" else 6, *image.size)
-        return np.frombuffer(header + image.tobytes(), dtype=np.uint8), image.mode, source
+        return _as_pnm(image), image.mode, source
+
+
+def _as_pnm(image: Image.Image) -> np.ndarray:
+    """Returns an image of mode L or RGB as a file that DALI decodes to the same pixels."""
+    header = b"P%d %d %d 255\n" % (5 if image.mode == "L" else 6, *image.size)
+    return np.frombuffer(header + image.tobytes(), dtype=np.uint8)
+
+
+def decodes(encoded: list[np.ndarray], gpu: int | None) -> bool:
+    """Returns whether DALI decodes all these files, given as bytes."""
+    @pipeline_def(batch_size=len(encoded), num_threads=1, device_id=gpu, prefetch_queue_depth=1)
+    def graph():
+        return _decode(fn.external_source(name="encoded", dtype=types.UINT8, ndim=1), False, gpu is not None)
+
+    pipe = graph()
+    pipe.build()
+    pipe.feed_input("encoded", encoded)
+    try:
+        pipe.run()
+    except RuntimeError:
+        return False
+    return True
+
+
+def refuse(paths: list[str]) -> None:
+    """Has Pillow decode these images from now on, and says so."""
+    if new := sorted(set(paths) - REFUSED):
+        REFUSED.update(new)
+        print(f"loader: DALI cannot decode {counted(len(new), 'image')}, so Pillow does, such as {new[0]}", flush=True)
 
 
 def _gpu_number(device: torch.device | None) -> int | None:
@@ -145,7 +189,7 @@ def raw_batches(feeds: Iterable[list[np.ndarray]], pipeline: ImagePipeline, bs: 
     first = list(islice(feeds, 2))
     image = first[0][0]
     encoded = image.ndim == 1
-    gray = _dali_mode(image, 0) == "L" if encoded else image.shape[2] == 1
+    gray = dali_mode(image) == "L" if encoded else image.shape[2] == 1
     gpu = _gpu_number(device)
 
     @pipeline_def(batch_size=bs, num_threads=threads or cores(), device_id=gpu, prefetch_queue_depth=len(first))
@@ -182,16 +226,13 @@ def raw_batches(feeds: Iterable[list[np.ndarray]], pipeline: ImagePipeline, bs: 
 
 def _pixels(encoded, gray: bool, on_gpu: bool, spec: ImagePipeline):
     """`busfast.data.images.load_pixels` as DALI operators: decode, to one channel if `gray`, and resize."""
-    # Without jpeg_fancy_upsampling, nvJPEG's chroma differs from libjpeg's.
-    pixels = fn.decoders.image(encoded, device="mixed" if on_gpu else "cpu",
-                               output_type=types.GRAY if gray else types.RGB,
-                               **({"jpeg_fancy_upsampling": True} if on_gpu else {}))
+    pixels = _decode(encoded, gray, on_gpu)
     if spec.channels == "gray" and not gray:
         pixels = fn.color_space_conversion(pixels, image_type=types.RGB, output_type=types.GRAY)
     options = {"interp_type": types.INTERP_LINEAR, "antialias": True}
     if spec.resize == "squash":
         return fn.resize(pixels, size=spec.sides, **options)
-    shape = fn.cast(fn.peek_image_shape(encoded), dtype=types.FLOAT)[:2]
+    shape = fn.cast(fn.peek_image_shape(encoded, adjust_orientation=False), dtype=types.FLOAT)[:2]
     aspect = np.float32(spec.sides) / spec.size  # height is 1
     if spec.resize == "crop":
         middle, sides = shape / 2, fn.reductions.min(shape / aspect) * aspect
@@ -201,22 +242,14 @@ def _pixels(encoded, gray: bool, on_gpu: bool, spec: ImagePipeline):
                    out_of_bounds_policy="pad", fill_values=0)
 
 
+def _decode(encoded, gray: bool, on_gpu: bool):
+    # Only upright images come here: the two would not read every EXIF alike. Without jpeg_fancy_upsampling, nvJPEG's
+    # chroma differs from libjpeg's.
+    return fn.decoders.image(encoded, device="mixed" if on_gpu else "cpu", adjust_orientation=False,
+                             output_type=types.GRAY if gray else types.RGB,
+                             **({"jpeg_fancy_upsampling": True} if on_gpu else {}))
+
+
 def _check_decodes(data: np.ndarray, source) -> None:
     """Raises the error if Pillow cannot decode an image either; `source` is where its bytes came from."""
     name_unreadable(lambda _: read_image(data.tobytes()))(source)
-
-
-def _dali_mode(data: np.ndarray, enough: int) -> str:
-    """Returns Pillow's raw mode of an encoded image that DALI decodes to the same pixels; "" if Pillow must decode it.
-    """
-    try:
-        with open_image(data.tobytes()) as image:
-            if enough and image.format == "JPEG" and min(image.size) >= 2 * enough:
-                return ""
-            raw_mode = image.tile[0].args if image.tile else ""
-            if isinstance(raw_mode, tuple):
-                raw_mode = raw_mode[0]
-            upright = image.format == "JPEG" or image.getexif().get(0x0112, 1) == 1
-            return raw_mode if upright and raw_mode in _SAME.get(image.format, ()) else ""
-    except Exception:  # read_image will report it
-        return ""

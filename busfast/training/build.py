@@ -20,6 +20,7 @@ from busfast.models.weights import StartWeights, check_arch
 from busfast.pipelines.augmentations import named_augmentation
 from busfast.pipelines.backends import REFERENCE, Backend, choose_backend
 from busfast.pipelines.config import Config, changed_recipe
+from busfast.pipelines.dali_check import check_dali
 from busfast.pipelines.dataloaders import make_dls
 from busfast.pipelines.devices import DRIVER, why_no_cuda
 from busfast.pipelines.image import ImagePipeline
@@ -86,6 +87,9 @@ def build(config: Config, split: Split | pd.DataFrame, model_dir: Path | str = "
     dls = make_dls(split, image, classes=config.classes, label_delim=config.label_delim, bs=config.bs,
                    val_bs=2 * config.bs, backend=backend, threads=threads, cache=config.cache, batch_tfms=batch_tfms,
                    rank=processes.rank(), world_size=ranks)
+    if backend.loader == "dali" and dls.train.prepare() is None:
+        check_dali(dls.train.dataset.items["image"].tolist(),
+                   None if backend.device.type != "cuda" else backend.device.index or 0)
     learn = make_learner(dls, config.arch, weights=weights or config.weights, dropout=config.dropout, lr=config.lr,
                          wd=config.wd, freeze=0 if config.freeze_after else config.freeze,
                          loss=config.loss, label_smoothing=config.label_smoothing,

@@ -1,9 +1,11 @@
 """Each setting is a flag of the verbs that train, with its type, help and default, without a line in the verb."""
 
 import inspect
+import os
 from dataclasses import fields
 
 import pytest
+from PIL import Image
 
 from busfast.cli import VERBS, flags, main, parse
 from busfast.errors import UserError
@@ -83,3 +85,22 @@ def test_a_configuration_without_data_is_refused_with_the_way_out(tmp_path, monk
     (tmp_path / "mine.yaml").write_text("epochs: 1\n")
     with pytest.raises(UserError, match="The pipeline 'mine' names no data folder. Add a line `data: FOLDER`"):
         flags.configure("mine.yaml")
+
+
+@pytest.mark.parametrize(("limit", "refused"), [("1199", True), ("1200", False), ("2e3", False)])
+def test_the_limit_of_pixels_is_a_flag_of_what_reads_images(tmp_path, monkeypatch, limit, refused):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", Image.MAX_IMAGE_PIXELS)
+    monkeypatch.setenv("BUSFAST_MAX_PIXELS", "")  # and removed in the end
+    for label in ("benign", "malignant"):
+        (tmp_path / "in" / label).mkdir(parents=True)
+        Image.effect_noise((40, 30), 50).save(tmp_path / "in" / label / f"{label}.png")
+    assert main(["audit", "--data=in", f"--max_pixels={limit}"]) == 0
+    findings = (tmp_path / "data" / "about-in" / "audit" / "audit.csv").read_text()
+    assert ("too many pixels to decode: 1200 pixels; the limit is 1198 (--max_pixels)" in findings) == refused
+    assert os.environ["BUSFAST_MAX_PIXELS"] == str(int(float(limit)))
+
+
+@pytest.mark.parametrize("wrong", ["many", "0", "-5", "1.5"])
+def test_a_limit_that_is_none_is_refused(wrong):
+    assert main(["audit", "--data=in", f"--max_pixels={wrong}"]) == 2

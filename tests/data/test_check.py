@@ -5,6 +5,7 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from busfast.data.audit import audit_images
 from busfast.data.check import check_images
 from busfast.data.groups import add_groups
 from busfast.data.table import Table
@@ -73,3 +74,21 @@ def test_identical_images_with_different_labels_are_said(folder, capsys):
 def test_good_images_without_copies_are_passed_without_a_word_on_copies(folder, capsys):
     assert check_images(table_of(folder, "0.png", "1.png", "2.png")).empty
     assert capsys.readouterr().out == "  all 3 images decode\n"
+
+
+def test_files_of_several_pages_and_jpegs_without_their_end_are_said_and_listed(folder, capsys):
+    for name in ("pages.tif", "moving.gif", "moving.webp"):
+        texture(5).save(folder / name, save_all=True, append_images=[texture(6)])
+    for number, suffix in enumerate((".jpg", ".jpeg")):
+        texture(7 + number).save(folder / f"cut{suffix}", "JPEG")
+        data = (folder / f"cut{suffix}").read_bytes()
+        (folder / f"cut{suffix}").write_bytes(data[:-2])
+    table = table_of(folder, "1.png", "pages.tif", "moving.gif", "cut.jpg", "moving.webp", "cut.jpeg")
+    check_images(table)
+    out = capsys.readouterr().out
+    assert "  3 files of several pages: the first one is used, such as pages.tif" in out
+    assert "  2 files cut off behind the last pixel (JPEG without an end marker), such as cut.jpg" in out
+    found = audit_images(table, ["benign"], decisions={})[0].findings
+    assert [*found["image"][found["finding"] == "several pages"]] == ["pages.tif", "moving.gif", "moving.webp"]
+    assert set(found["detail"][found["finding"] == "several pages"]) == {"has 2 pages; the first is used"}
+    assert [*found["image"][found["finding"] == "cut off"]] == ["cut.jpg", "cut.jpeg"]

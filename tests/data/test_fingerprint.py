@@ -89,9 +89,9 @@ def test_what_cannot_be_read_says_why_in_the_words_of_the_check(folder):
     assert set(prints["pixels"][:4]) == {""} and set(prints["thumbnail"][:4]) == {b""}
 
 
-@pytest.mark.parametrize(("size", "words"), [((60_000, 60_000), "3600000000 pixels"), ((10_000, 10_000), "10000 x")])
-def test_a_huge_image_is_refused_undecoded_and_without_a_warning(tmp_path, size, words, recwarn):
-    (tmp_path / "huge.png").write_bytes(huge_png(*size))
+@pytest.mark.parametrize(("side", "words"), [(60_000, "3600000000 pixels"), (14_000, "196000000 pixels")])
+def test_a_huge_image_is_refused_undecoded_and_without_a_warning(tmp_path, side, words, recwarn):
+    (tmp_path / "huge.png").write_bytes(huge_png(side, side))
     reason = fingerprint_images([tmp_path / "huge.png"])["reason"][0]
     assert reason.startswith("too many pixels to decode") and words in reason
     assert not recwarn.list

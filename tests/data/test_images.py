@@ -4,11 +4,14 @@ import struct
 import warnings
 import zlib
 
+import cv2
 import numpy as np
 import pytest
+import tifffile
 from PIL import Image
 
 from busfast.data.images import load_pixels, read_image, resize_image, why_unreadable
+from busfast.data.sources.listing import is_image
 
 RED, GREEN, BLUE = (220, 30, 40), (20, 200, 60), (30, 40, 210)
 
@@ -131,16 +134,152 @@ def test_path_bytes_image_and_array_read_the_same(tmp_path, rgb):
         assert (pixels(source) == rgb).all()
 
 
-def test_color_of_16_bits_is_refused_rather_than_read_as_near_black(tmp_path):
+@pytest.fixture
+def deep():
+    """Color of 12 bits in 16, and what is expected of it: all channels stretched by one rule."""
+    values = np.random.default_rng(0).integers(100, 4000, (20, 30, 3)).astype(np.uint16)
+    values[0, 0], values[-1, -1] = 0, 4095
+    return values, np.round(values * (255 / 4095)).astype(np.uint8)
+
+
+@pytest.mark.parametrize("kind", ["png", "png with alpha", "tiff", "tiff, LZW", "tiff in planes",
+                                  "tiff in planes, zip"])
+def test_color_of_16_bits_is_stretched_as_one(tmp_path, deep, kind):
+    values, expected = deep
+    path = tmp_path / f"a.{'png' if kind.startswith('png') else 'tif'}"
+    if kind == "tiff, LZW" or kind.startswith("png"):
+        alpha = np.full((20, 30, 1), 65535, np.uint16)
+        cv2.imwrite(str(path), np.dstack([values[..., ::-1], alpha]) if "alpha" in kind else values[..., ::-1])
+    else:
+        tifffile.imwrite(path, np.moveaxis(values, -1, 0) if "planes" in kind else values, photometric="rgb",
+                         planarconfig="separate" if "planes" in kind else "contig",
+                         compression="zlib" if "zip" in kind else None)
+    assert (pixels(path) == expected).all()
+    assert (pixels(path.read_bytes()) == expected).all()
+
+
+@pytest.mark.parametrize("orientation", [3, 6])
+def test_color_of_16_bits_is_turned_upright(tmp_path, deep, orientation):
+    tifffile.imwrite(tmp_path / "a.tif", deep[0], photometric="rgb", extratags=[(274, 3, 1, orientation)])
+    assert (pixels(tmp_path / "a.tif") == UPRIGHT[orientation](deep[1])).all()
+
+
+def test_gray_of_16_bits_with_transparency_is_stretched(tmp_path):
+    values = np.linspace(50, 900, 20 * 30).round().astype(np.uint16).reshape(20, 30)
+    expected = pixels(saved(values, tmp_path / "plain.png"))
+    both = np.dstack([values, np.full_like(values, 30_000)])
+    tifffile.imwrite(tmp_path / "a.tif", both, photometric="minisblack", extrasamples=["unassalpha"],
+                     planarconfig="contig")
+    rows = b"".join(b"\0" + row.astype(">u2").tobytes() for row in both)
+    write_png(tmp_path / "a.png", (30, 20, 16, 4), rows)
+    for name in ("a.tif", "a.png"):
+        assert (pixels(tmp_path / name) == expected).all(), name
+        assert read_image(tmp_path / name, keep_gray=True).mode == "L"
+
+
+def write_png(path, header, rows, *chunks):
+    """Writes a PNG of width, height, bits and color type, and of its rows; `chunks` come before these."""
     def chunk(kind, data):
         return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
-    path = tmp_path / "deep.png"
-    rows = b"".join(b"\0" + bytes(8 * 6) for _ in range(8))
-    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", 8, 8, 16, 2, 0, 0, 0))
-                     + chunk(b"IDAT", zlib.compress(rows)) + chunk(b"IEND", b""))
-    assert "16 bits per channel" in unreadable(path)
-    with pytest.raises(ValueError, match="save it as 8-bit color or 16-bit gray"):
-        read_image(path)
+    path.write_bytes(b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", struct.pack(">IIBBBBB", *header, 0, 0, 0))
+                     + b"".join(chunk(*one) for one in chunks) + chunk(b"IDAT", zlib.compress(rows))
+                     + chunk(b"IEND", b""))
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+def test_white_is_zero_is_read_as_viewers_show_it(tmp_path, gray, dtype):
+    values = gray.astype(dtype) * (257 if dtype == np.uint16 else 1)
+    tifffile.imwrite(tmp_path / "white.tif", values.max() - values, photometric="miniswhite")
+    assert (pixels(tmp_path / "white.tif") == gray[..., None]).all()
+
+
+def test_unsigned_numbers_of_32_bits_do_not_wrap(tmp_path):
+    values = np.linspace(0, 2**32 - 1, 20 * 30).astype(np.uint32).reshape(20, 30)
+    tifffile.imwrite(tmp_path / "a.tif", values, photometric="minisblack")
+    assert (np.diff(pixels(tmp_path / "a.tif")[..., 0].ravel().astype(int)) >= 0).all()
+    signed = values.astype(np.int64) - 2**31
+    tifffile.imwrite(tmp_path / "b.tif", signed.astype(np.int32), photometric="minisblack")
+    assert np.abs(pixels(tmp_path / "b.tif").astype(int) - pixels(tmp_path / "a.tif")).max() <= 1
+
+
+@pytest.mark.parametrize("bits", [8, 16])
+def test_a_color_map_of_8_bits_in_16_is_not_black(tmp_path, gray, bits):
+    colors = np.random.default_rng(0).integers(0, 256, (3, 256)).astype(np.uint16)
+    tifffile.imwrite(tmp_path / "a.tif", gray, photometric="palette", colormap=colors * (257 if bits == 16 else 1))
+    assert (pixels(tmp_path / "a.tif") == colors.T[gray]).all()
+
+
+def test_transparency_that_the_gray_is_multiplied_with_is_dropped_like_other(tmp_path, gray):
+    tifffile.imwrite(tmp_path / "a.tif", np.dstack([gray, np.full_like(gray, 255)]), photometric="minisblack",
+                     extrasamples=["assocalpha"], planarconfig="contig")
+    with Image.open(tmp_path / "a.tif") as image:
+        assert image.mode == "La"
+    assert (pixels(tmp_path / "a.tif") == gray[..., None]).all()
+
+
+def test_a_bitmap_of_5_6_and_5_bits_is_read(tmp_path, rgb):
+    packed = (rgb[::-1].astype(int) >> [3, 2, 3]) @ [1 << 11, 1 << 5, 1]
+    head = struct.pack("<IiiHHIIiiII3I", 40, 48, 32, 1, 16, 3, 48 * 32 * 2, 0, 0, 0, 0, 0xF800, 0x7E0, 0x1F)
+    (tmp_path / "a.bmp").write_bytes(b"BM" + struct.pack("<IHHI", 66 + 48 * 32 * 2, 0, 0, 66) + head
+                                     + packed.astype("<u2").tobytes())
+    assert np.abs(pixels(tmp_path / "a.bmp").astype(int) - rgb).max() <= 8
+
+
+XMP = b'<x:xmpmeta xmlns:x="adobe:ns:meta/"><rdf:RDF xmlns:rdf="http://www.w3.org/1999/02/22-rdf-syntax-ns#">' \
+      b'<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="6"/></rdf:RDF></x:xmpmeta>'
+
+
+def test_only_exif_turns_an_image(tmp_path, rgb):
+    path = saved(rgb, tmp_path / "a.jpg", xmp=XMP)
+    assert b"tiff:Orientation" in path.read_bytes() and pixels(path).shape == rgb.shape
+
+
+@pytest.mark.parametrize("cut", [1, 2])
+@pytest.mark.parametrize(("mode", "options"), [("RGB", {}), ("L", {}), ("RGB", {"restart_marker_blocks": 2}),
+                                               ("L", {"restart_marker_rows": 1})])
+def test_a_jpeg_that_lacks_only_its_end_marker_is_read(tmp_path, rgb, mode, options, cut):
+    for side in range(24, 48):  # some end on a whole byte, some do not
+        path = saved(Image.fromarray(rgb[:, :side]).convert(mode), tmp_path / "a.jpg", **options)
+        whole, data = pixels(path), path.read_bytes()
+        path.write_bytes(data[:-cut])
+        assert (pixels(path) == whole).all()
+        assert np.array_equal(load_pixels(path, 16), load_pixels(data, 16))
+
+
+def test_a_jpeg_that_lacks_pixels_is_refused_and_said_to_be_cut_off(tmp_path):
+    image = Image.effect_noise((64, 64), 90)
+    for options in ({}, {"progressive": True}, {"restart_marker_rows": 1}):
+        data = saved(image, tmp_path / "a.jpg", **options).read_bytes()
+        for cut in (5, 40, len(data) // 2):
+            (tmp_path / "a.jpg").write_bytes(data[:-cut])
+            assert "the file is cut off: copy it again" in unreadable(tmp_path / "a.jpg"), (options, cut)
+
+
+def lossless_jpeg(value):
+    """A lossless JPEG, 16 x 16, all of one gray value from 129 to 255: only the first difference is not 0."""
+    table = bytes([1, 1] + [0] * 14) + bytes([0, 7])  # codes: 0 -> no difference, 10 -> one of 7 bits
+    bits = "10" + f"{value - 128:07b}" + "0" * 255
+    bits += "1" * (-len(bits) % 8)
+    scan = int(bits, 2).to_bytes(len(bits) // 8, "big").replace(b"\xff", b"\xff\0")
+
+    def segment(marker, data):
+        return bytes([0xFF, marker]) + struct.pack(">H", len(data) + 2) + data
+    return b"\xff\xd8" + segment(0xC3, struct.pack(">BHHBBBB", 8, 16, 16, 1, 1, 0x11, 0)) + \
+        segment(0xC4, b"\0" + table) + segment(0xDA, bytes([1, 1, 0, 1, 0, 0])) + scan + b"\xff\xd9"
+
+
+def test_a_lossless_jpeg_is_read_where_a_smaller_one_would_do():
+    assert (pixels(lossless_jpeg(200)) == 200).all()
+    assert (np.asarray(read_image(lossless_jpeg(200), enough=4)) == 200).all()
+
+
+@pytest.mark.parametrize(("suffix", "format"), [
+    ("webp", "WEBP"), ("gif", "GIF"), ("pgm", "PPM"), ("ppm", "PPM"), ("pbm", "PPM"), ("jp2", "JPEG2000"),
+    ("jfif", "JPEG"), ("dib", "DIB"), ("apng", "PNG"), ("tiff", "TIFF")])
+def test_files_of_each_format_are_found_and_read(tmp_path, gray, suffix, format):
+    path = tmp_path / f"a.{suffix.upper()}"
+    Image.fromarray(gray > 100 if suffix == "pbm" else gray).save(path, format=format)
+    assert is_image(path.name) and pixels(path).shape == (32, 48, 3)
 
 
 @pytest.mark.parametrize("value", [np.nan, np.inf])

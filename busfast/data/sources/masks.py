@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
-from busfast.data.images import open_image
+from busfast.data.images import open_image, pixel_limit
 from busfast.errors import UserError
 
 FARTHEST = 1e6  # pixels; no image reaches this far
@@ -73,9 +73,10 @@ def read_outline(path: Path) -> Outline:
     if not all(math.isfinite(number) and abs(number) < FARTHEST for shape in chosen for point in shape
                for number in point):
         raise UserError(f"{path}: a point lies far outside the image. Fix or remove the annotation.")
-    if min(size) < 1 or (Image.MAX_IMAGE_PIXELS and size[0] * size[1] > Image.MAX_IMAGE_PIXELS):
+    limit = pixel_limit() or math.inf
+    if min(size) < 1 or size[0] * size[1] > limit:
         raise UserError(f"{path} claims an image of {size[0]} x {size[1]} pixels; allowed are 1 to "
-                        f"{Image.MAX_IMAGE_PIXELS:,} in total. Fix or remove the annotation.")
+                        f"{limit:,} in total. Fix or remove the annotation.")
     return Outline(size, chosen)
 
 
