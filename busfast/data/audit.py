@@ -116,14 +116,14 @@ def format_groups(table: pd.DataFrame) -> str:
 
 def _unusable_images(table: pd.DataFrame, prints: pd.DataFrame) -> list[tuple]:
     kinds: dict[str, list[tuple[str, str]]] = {"missing": [], "unreadable": [], "constant": [], "tiny": [],
-                                              "several pages": [], "cut off": []}
+                                              "several pages, the first used": [], "cut off": []}
     for image, row in zip(table["image"], prints.itertuples(), strict=True):
         if row.reason:
             kinds["missing" if row.reason == MISSING else "unreadable"].append((image, row.reason))
             continue
         if row.note:
-            kinds["cut off" if row.note == CUT else "several pages"].append(
-                (image, row.note + ("; all pixels before it are there" if row.note == CUT else "; the first is used")))
+            kinds["cut off" if row.note == CUT else "several pages, the first used"].append(
+                (image, row.note + ("; all pixels before it are there" if row.note == CUT else "")))
         if row.low == row.high:
             kinds["constant"].append((image, f"every pixel is {row.low}"))
         elif min(row.width, row.height) < TINY:
