@@ -67,7 +67,9 @@ def read_image(source: Any, keep_gray: bool = False, enough: int = 0) -> Image.I
                     raise
         return read_image(mended, keep_gray)
     image = _eight_bits(source)
-    image.info.pop("transparency", None)  # otherwise Pillow warns
+    if "transparency" in image.info:  # Pillow would warn
+        image = image.copy()
+        del image.info["transparency"]
     if image.mode == "La":  # Pillow converts it to nothing else
         image = image.convert("LA")
     return image.convert("L" if keep_gray and image.mode in ("1", "L", "LA") else "RGB")
@@ -117,7 +119,7 @@ def orientation(image: Image.Image) -> int:
 
 
 def _eight_bits(image: Image.Image) -> Image.Image:
-    """Returns a copy of an image, upright, in 8 bits: as Pillow reads it, but for what it would cut or read wrongly."""
+    """Returns an image, upright, in 8 bits: as Pillow reads it, but for what it would cut or read wrongly."""
     tags = getattr(image, "tag_v2", {})
     if is_deep_color(image):
         image.fp.seek(0)
@@ -126,7 +128,10 @@ def _eight_bits(image: Image.Image) -> Image.Image:
         gray = _raw_modes(image)[0].startswith("L")  # which Pillow makes RGBA
         return _turn(_read_deep(image.fp.read(), gray), orientation(image))
     image.load()  # a PNG may hold the orientation behind its pixels
-    upright = ImageOps.exif_transpose(image) if tags else _turn(image, orientation(image))
+    if tags:  # newer Pillow has turned it already
+        upright = ImageOps.exif_transpose(image) if tags.get(0x0112) in TURNS else image
+    else:
+        upright = _turn(image, orientation(image))
     if image.mode.startswith(("I", "F")):
         values = np.asarray(upright)
         if tags and image.mode == "I" and tags.get(339, (1,))[0] == 1:
@@ -151,9 +156,8 @@ def _raw_modes(image: Image.Image) -> list[str]:
 
 
 def _turn(image: Image.Image, orientation: int | None) -> Image.Image:
-    """Returns a copy of an image that undoes its orientation."""
-    turn = TURNS.get(orientation)
-    return image.copy() if turn is None else image.transpose(turn)
+    """Undoes an orientation."""
+    return image.transpose(TURNS[orientation]) if orientation in TURNS else image
 
 
 def _read_deep(data: bytes, gray: bool = False) -> Image.Image:
