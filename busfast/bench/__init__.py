@@ -104,8 +104,8 @@ def read_settings(name: str, defaults: dict[str, Any], given: dict[str, Any]) ->
 
         settings["device"] = choose_device(settings["device"])
     if "arch" in settings:
-        from busfast.models.weights import check_arch
+        from busfast.models.arch import check_arch
 
-        check_arch(settings["arch"])
+        settings["arch"] = check_arch(settings["arch"])
     return settings
 

@@ -8,6 +8,7 @@
 Pillow and NumPy and may be copied, too), divided by 255, minus `facts["input"]["mean"]`, divided by `["std"]`.
 """
 
+import contextlib
 import hashlib
 import json
 import math
@@ -27,7 +28,7 @@ FORMAT, MAJORS = "busfast bundle", ("1", "2", "3")
 EXTRA = {"1": set(), "2": {"members"}, "3": {"tta", "label_delim"}}
 KEYS = {"format", "version", "intended_use", "classes", "architecture", "input", "temperature", "operating_points",
         "metrics", "outlier", "run", "files"}
-MAX_MEMBERS = 100
+MAX_MEMBERS, MAX_SIDE = 100, 2048
 FILES = {"weights.safetensors", "outlier.safetensors", "model.onnx"}
 MAX_JSON_BYTES, MAX_JSON_DEPTH = 2_000_000, 20
 MAX_HEADER_BYTES = 16_000_000  # of weights.safetensors
@@ -41,7 +42,7 @@ def load_bundle(folder: str | Path) -> tuple[torch.nn.Module, dict]:
     name, members = facts["architecture"], facts.get("members", 0)
     if not re.fullmatch(r"[\w.-]{1,100}", name) or not timm.is_model(name):  # no "hf-hub:", no path
         raise ValueError(f"bundle.json: timm {timm.__version__} has no model '{name[:100]}'")
-    make = partial(timm.create_model, name, pretrained=False, num_classes=len(facts["classes"]))
+    make = partial(timm.create_model, name, pretrained=False, num_classes=len(facts["classes"]), **_at_size(facts))
     expected = _describe(make)
     if members:
         expected = {f"members.{index}.{key}": value for index in range(members) for key, value in expected.items()}
@@ -142,6 +143,20 @@ def _average(logits: list[torch.Tensor], multi_label: bool = False) -> torch.Ten
     if multi_label:
         return torch.stack([each.sigmoid() for each in logits]).mean(dim=0).logit(eps=1e-7)
     return torch.stack([each.log_softmax(dim=1) for each in logits]).logsumexp(dim=0) - math.log(len(logits))
+
+
+def _at_size(facts: dict) -> dict:
+    """Returns what a model with position embeddings or windows must be told of its images' size."""
+    config = None
+    with contextlib.suppress(RuntimeError):  # an unknown tag is refused below
+        config = timm.get_pretrained_cfg(facts["architecture"])
+    if not getattr(config, "fixed_input_size", False):
+        return {}
+    given = facts["input"] if isinstance(facts["input"], dict) else {}
+    sides = given.get("size"), given.get("width", given.get("size"))
+    if not all(type(side) is int and 0 < side <= MAX_SIDE for side in sides):
+        raise ValueError(f"bundle.json: input size or width is not a whole number from 1 to {MAX_SIDE}")
+    return {"img_size": sides}
 
 
 def _describe(make) -> dict[str, torch.Tensor]:

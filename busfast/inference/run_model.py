@@ -8,12 +8,12 @@ from typing import Any
 import torch
 from fastai.learner import Learner
 from fastai.losses import BCEWithLogitsLossFlat, CrossEntropyLossFlat
+from torch import nn
 
 from busfast.errors import UserError
 from busfast.inference.load_bundle import Ensemble, Mirrored
 from busfast.models.memory import keep_freed_memory
 from busfast.models.weight_files import load_state, make_from_state
-from busfast.models.weights import make_model
 from busfast.pipelines.config import Config
 from busfast.pipelines.dataloaders import inference_dls
 from busfast.pipelines.devices import memory_format
@@ -29,8 +29,8 @@ def load_model(path: Path, arch: str, image: ImagePipeline, classes: tuple[str, 
     missing, broken, or of another model."""
     keep_freed_memory()
     use_threads(threads)
-    model = load_ensemble(arch, path, len(classes), members) if members else \
-        make_model(arch, str(path), len(classes), 0.0)[0]
+    model = load_ensemble(arch, path, len(classes), members, image.sides) if members else \
+        _make_whole(arch, path, load_state(path), len(classes), image.sides)
     if tta == "flip":
         model = Mirrored(model, bool(label_delim))
     dls = inference_dls(image, classes, bs=bs, device=device, threads=threads, label_delim=label_delim)
@@ -62,14 +62,24 @@ def run_image(config: Config, record: dict[str, Any]) -> ImagePipeline:
     return ImagePipeline(config.size, config.resize, config.channels, mean=mean, std=std, width=config.width)
 
 
-def load_ensemble(arch: str, path: Path, classes: int, members: int) -> Ensemble:
+def _make_whole(arch: str, path: Path, state: dict[str, torch.Tensor], classes: int,
+                sides: tuple[int, int]) -> nn.Module:
+    """Makes a timm model of weights that must be all of it, head included; raises as `make_from_state`."""
+    model, note = make_from_state(arch, path, state, {"num_classes": classes, "sides": sides})
+    if note:
+        raise UserError(f"The weights in '{path}' are not those of {arch} with {classes} classes{note}: they or "
+                        "config.yaml were changed since training. Restore them.")
+    return model
+
+
+def load_ensemble(arch: str, path: Path, classes: int, members: int, sides: tuple[int, int]) -> Ensemble:
     """Makes an ensemble of timm models from a file with the tensors of `join_states`; raises as `load_state`."""
     state = load_state(path)
     states = [{name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
               for prefix in (f"members.{index}." for index in range(members))]
     if sum(map(len, states)) < len(state):
         raise UserError(f"The weights in '{path}' are not of {members} members. Make the ensemble again.")
-    return Ensemble([make_from_state(arch, path, member, {"num_classes": classes})[0] for member in states])
+    return Ensemble([_make_whole(arch, path, member, classes, sides) for member in states])
 
 
 def join_states(paths: Sequence[Path]) -> dict[str, torch.Tensor]:

@@ -12,6 +12,7 @@ from fastai.optimizer import Adam
 from fastcore.foundation import L
 
 from busfast.errors import UserError
+from busfast.models.arch import check_arch, check_size
 from busfast.models.fast_step import ALL, FastLearner, choose_parts, mixed_precision, plain_activations
 from busfast.models.freeze import freeze_stages, should_freeze, split_stages
 from busfast.models.losses import class_weights, make_loss
@@ -51,7 +52,7 @@ def make_learner(dls: TableDataLoaders, arch: str = "efficientnet_b0", *, weight
         A fastai Learner; `learn.weights_used` describes the start weights (text, mean, std).
 
     Raises:
-        UserError: an unknown part; whatever `make_model`, `make_loss` and `freeze_stages` refuse.
+        UserError: an unknown part; whatever `check_size`, `make_model`, `make_loss` and `freeze_stages` refuse.
     """
     if not isinstance(dls, TableDataLoaders):
         raise UserError("busfast.learner takes the DataLoaders of busfast.dataloaders or make_dls. For fastai's own: "
@@ -62,8 +63,9 @@ def make_learner(dls: TableDataLoaders, arch: str = "efficientnet_b0", *, weight
     enabled = choose_parts(parts)
     if "keep_memory" in enabled:
         keep_freed_memory()
-    classes = tuple(dls.vocab)
-    model, start = make_model(arch, weights, len(classes), dropout)
+    classes, sides = tuple(dls.vocab), dls.valid.image.sides
+    check_size(check_arch(arch), sides)
+    model, start = make_model(arch, weights, len(classes), dropout, sides)
     frozen = freeze_stages(model, freeze, arch) if should_freeze(freeze, start.text) else ()
     layout = memory_format(dls.device) if "channels_last" in enabled else torch.contiguous_format
     model = model.to(dls.device, memory_format=layout)

@@ -2,17 +2,25 @@
 
 import os
 import pickle
+import re
+import sys
 import zipfile
-from collections.abc import Mapping
+from argparse import Namespace
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-import timm
 import torch
 from safetensors.torch import load_file
 from torch import nn
 
 from busfast.errors import UserError
+from busfast.models.arch import make_timm
+
+INSIDE = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "teacher")  # of a checkpoint
+Shapes = dict[str, torch.Size]
 
 
 def load_state(path: str | Path) -> dict[str, torch.Tensor]:
@@ -28,20 +36,32 @@ def load_state(path: str | Path) -> dict[str, torch.Tensor]:
         if path.suffix == ".safetensors":
             return load_file(path)
         _refuse_zip_bomb(path)
-        state = torch.load(path, map_location="cpu", weights_only=True)
+        with torch.serialization.safe_globals([Namespace]):  # the flags of a training: attributes, no code
+            state = torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # a broken file raises nearly anything
         reason = str(error).splitlines()[0][:200] if str(error) else type(error).__name__
         if isinstance(error, pickle.UnpicklingError):  # torch's own message advises to load it unsafely
-            reason = "it is not a checkpoint, or holds more than tensors"
+            other = re.search(r"GLOBAL ([\w.]+)", str(error))
+            reason = f"it holds more than tensors: {other[1]}" if other else "it is not a checkpoint"
         raise UserError(f"The weights file '{path}' cannot be read safely: {reason}. It must hold tensors only "
                         "(safetensors, or loadable with weights_only=True).") from error
-    for key in ("model", "state_dict"):
-        if isinstance(state, Mapping) and isinstance(state.get(key), Mapping):
-            state = state[key]
-    if not isinstance(state, Mapping) or not all(isinstance(name, str) and isinstance(value, torch.Tensor)
-                                                 for name, value in state.items()):
-        raise UserError(f"The weights file '{path}' is not a state dict: it must map names to tensors.")
+    for _ in INSIDE:  # one may lie in another; a damaged file may even hold itself
+        if not isinstance(state, Mapping) or _is_state(state):
+            break
+        inside = {key: value for key, value in state.items() if isinstance(value, Mapping)}
+        states = [key for key, value in inside.items() if _is_state(value)]
+        for key in [key for key in INSIDE if key in inside][:1] or states * (len(states) == 1):
+            state = inside[key]
+    if not _is_state(state):
+        keys = f", but has {', '.join(map(str, list(state)[:6]))}" if isinstance(state, Mapping) else ""
+        raise UserError(f"The weights file '{path}' is not a state dict: it must map names to tensors{keys}. Save the "
+                        "model's state_dict() alone.")
     return dict(state)
+
+
+def _is_state(value: Any) -> bool:
+    return isinstance(value, Mapping) and bool(value) and all(
+        isinstance(name, str) and isinstance(tensor, torch.Tensor) for name, tensor in value.items())
 
 
 def _refuse_zip_bomb(path: Path) -> None:
@@ -53,25 +73,85 @@ def _refuse_zip_bomb(path: Path) -> None:
 
 
 def make_from_state(arch: str, path: Path, state: dict[str, torch.Tensor],
-                    options: dict[str, Any]) -> tuple[nn.Module, bool]:
-    """Makes a timm model with the weights `state` of the file `path`; returns whether its classifier is new, too.
-    A classifier of another size is left out; UserError if another tensor does not fit, or is not finite."""
-    model = timm.create_model(arch, **options)
-    own = model.state_dict()
+                    options: dict[str, Any]) -> tuple[nn.Module, str]:
+    """Makes a timm model with the weights `state` of the file `path`.
+
+    A prefix of the names (module., model., encoder_q. ...) is taken off. A head of another size, or none, leaves the
+    model's own, which is new. Tensors beside the model, such as a second encoder or a queue, are left out. Names and
+    shapes of the original publications are converted where timm does so for its own weights.
+
+    Args:
+        arch: a timm model name.
+        path: for the messages.
+        state: from `load_state`.
+        options: of `make_timm`.
+
+    Returns:
+        The model, and what was changed, in brackets; "" if all of the file is all of the model.
+
+    Raises:
+        UserError: another tensor is missing or does not fit, or is not finite.
+    """
+    model = make_timm(arch, **options)
+    own = {name: value.shape for name, value in model.state_dict().items()}
     classifier = model.pretrained_cfg.get("classifier") or "classifier"
-    classifiers = {classifier} if isinstance(classifier, str) else set(classifier)
-    new_head = {name for name, value in state.items()
-                if name.rpartition(".")[0] in classifiers and name in own and own[name].shape != value.shape}
-    wrong = sorted(own.keys() ^ state.keys()) + sorted(
-        name for name in (own.keys() & state.keys()) - new_head if own[name].shape != state[name].shape)
+    heads = tuple(f"{name.split('.')[0]}." for name in ([classifier] if isinstance(classifier, str) else classifier))
+    prefix = _find_prefix(own, state)
+    given = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    wrong, converted = _differences(own, given, heads), False
+    convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
+    if wrong and convert:
+        with suppress(Exception):  # it was not made for these names
+            renamed = convert(dict(given), model)
+            if not _differences(own, renamed, heads):
+                given, wrong, converted = renamed, [], True
     if wrong:
-        raise UserError(f"The weights in '{path}' do not fit {arch}: {len(wrong)} tensors differ, such as "
-                        f"'{wrong[0]}'. Name their model: --arch=NAME.")
+        taken = f" (without the prefix '{prefix}')" if prefix else ""
+        raise UserError(f"The weights in '{path}' do not fit {arch}{taken}: {len(wrong)} tensors differ, such as "
+                        f"{wrong[0]}. If they are of another timm model, name it: --arch=NAME. Else rename them: "
+                        f"{arch} has names such as '{next(iter(own))}', the file such as '{next(iter(state))}'.")
+    fitting = {name: value for name, value in given.items() if own.get(name) == value.shape}
     try:
-        model.load_state_dict({name: value for name, value in state.items() if name not in new_head}, strict=False)
+        model.load_state_dict(fitting, strict=False)
         finite = all(value.isfinite().all() for value in model.state_dict().values())
     except RuntimeError as error:  # sparse or quantized tensors, or tensors on the meta device
         raise UserError(f"The weights in '{path}' are not ordinary tensors: {str(error)[:200]}") from error
     if not finite:
         raise UserError(f"The weights in '{path}' hold numbers that are not finite. Use those of an earlier epoch.")
-    return model, bool(new_head)
+    beside = sorted({_part_of(prefix, name) for name in state
+                     if not name.startswith(prefix) or name.removeprefix(prefix) not in own
+                     and not name.removeprefix(prefix).startswith(heads)})
+    notes = [f"without the prefix {prefix}" if prefix else "", "names or shapes converted by timm" if converted else "",
+             f"left out: {', '.join(beside[:6])}" if beside and not converted else "",
+             "but for the head" if any(name.startswith(heads) for name in own.keys() - fitting.keys()) else ""]
+    return model, f" ({'; '.join(filter(None, notes))})" if any(notes) else ""
+
+
+def _find_prefix(own: Shapes, state: Iterable[str]) -> str:
+    """Returns what stands before most of a model's names in a file, up to a dot; the first of equals."""
+    found = Counter(name[:end] for name in state for end in (0, *(dot.end() for dot in re.finditer(r"\.", name)))
+                    if name[end:] in own)
+    best, count = found.most_common(1)[0] if found else ("", 0)
+    return best if 2 * count >= len(own) else _to_dot(os.path.commonprefix(list(state)))
+
+
+def _part_of(prefix: str, name: str) -> str:
+    """Returns the name of the part of a checkpoint, on the level of its prefix, that a tensor belongs to."""
+    common = _to_dot(os.path.commonprefix([prefix, name]))
+    return common + name.removeprefix(common).split(".")[0]
+
+
+def _to_dot(name: str) -> str:
+    return name[:name.rfind(".") + 1]
+
+
+def _differences(own: Shapes, given: Mapping[str, torch.Tensor], heads: tuple[str, ...]) -> list[str]:
+    """Returns what does not fit but for heads, with how; names whose first part the model lacks lie beside it."""
+    parts = {name.split(".")[0] for name in own}
+    missing = [f"'{name}', which the file lacks" for name in own.keys() - given.keys()
+               if not name.startswith(heads) and not name.endswith("num_batches_tracked")]
+    unknown = [f"'{name}', which the model lacks" for name in given.keys() - own.keys()
+               if not name.startswith(heads) and name.split(".")[0] in parts]
+    shapes = [f"'{name}', {tuple(given[name].shape)} in the file and {tuple(own[name])} in the model"
+              for name in own.keys() & given.keys() if not name.startswith(heads) and given[name].shape != own[name]]
+    return sorted(missing) + sorted(unknown) + sorted(shapes)

@@ -9,7 +9,7 @@ import timm
 from huggingface_hub import constants, try_to_load_from_cache
 from torch import nn
 
-from busfast.errors import UserError, choose
+from busfast.models.arch import check_arch, make_timm
 from busfast.models.packaged_weights import MEAN_STD, load_packaged_weights
 from busfast.models.weight_files import load_state, make_from_state
 
@@ -25,27 +25,18 @@ class StartWeights:
     std: tuple[float, float, float]
 
 
-def check_arch(arch: str) -> str:
-    """Returns the name of a timm model, with or without a tag; else raises UserError with the nearest name."""
-    tagged = "." in arch and arch in timm.list_pretrained()
-    try:
-        return arch if tagged else choose("model", arch, timm.list_models())
-    except UserError as error:
-        raise UserError(f"{str(error).split(' Choose from')[0]} Use any of the {len(timm.list_models())} names of "
-                        "timm.list_models(), such as efficientnet_b0 or resnet50.") from None
-
-
 def make_model(arch: str = "efficientnet_b0", weights: str | StartWeights = "auto", classes: int = 3,
-               dropout: float = 0.2) -> tuple[nn.Module, StartWeights]:
+               dropout: float = 0.2, sides: tuple[int, int] | None = None) -> tuple[nn.Module, StartWeights]:
     """Makes a timm model.
 
     Args:
-        arch: any timm model name.
+        arch: any timm model name; see `check_arch`.
         weights: "auto": timm's pretrained weights if they are cached or the hub can be reached, else packaged
             EfficientNet-Lite0 weights where they fit, else random. "none": random. A file: safetensors, or a checkpoint
             that loads with `weights_only=True`. `StartWeights`: nothing is loaded, for a checkpoint follows.
         classes: number of outputs.
         dropout: before the classifier, 0 to 1.
+        sides: height and width of the images; None: the model's own size.
 
     Returns:
         The model, giving logits (N, classes), and its start weights.
@@ -53,22 +44,22 @@ def make_model(arch: str = "efficientnet_b0", weights: str | StartWeights = "aut
     Raises:
         UserError: the model is unknown; a weights file is missing, unsafe, broken or does not fit.
     """
-    check_arch(arch)
-    options = {"num_classes": classes, "drop_rate": dropout}
+    arch = check_arch(arch)
+    options: dict[str, Any] = {"sides": sides, "num_classes": classes, "drop_rate": dropout}
     if isinstance(weights, StartWeights):
-        return timm.create_model(arch, **options), weights
+        return make_timm(arch, **options), weights
     if weights == "none":
-        return _describe(timm.create_model(arch, **options), "random (asked for)")
+        return _describe(make_timm(arch, **options), "random (asked for)")
     if weights != "auto":
         path = Path(weights)
-        model, new_head = make_from_state(arch, path, load_state(path), options)
-        return _describe(model, f"file {path}" + (" (but for the head)" if new_head else ""))
+        model, note = make_from_state(arch, path, load_state(path), options)
+        return _describe(model, f"file {path}{note}")
     model, text = _load_pretrained(arch, options)
     if model is not None:
         zero_init_head(model)
         return _describe(model, f"{text}, but for the head")
     print(f"weights: {text}", flush=True)
-    model = timm.create_model(arch, **options)
+    model = make_timm(arch, **options)
     packaged = load_packaged_weights(arch, model)
     if packaged:
         zero_init_head(model)
@@ -92,11 +83,11 @@ def _load_pretrained(arch: str, options: dict[str, Any]) -> tuple[nn.Module | No
         cached = try_to_load_from_cache(settings.hf_hub_id, file)
         if isinstance(cached, str):
             overlay = {"file": cached}
-            return timm.create_model(arch, pretrained=True, pretrained_cfg_overlay=overlay, **options), f"timm {name}"
+            return make_timm(arch, pretrained=True, pretrained_cfg_overlay=overlay, **options), f"timm {name}"
     reason = _why_hub_unreachable()
     if not reason:
         try:
-            return timm.create_model(arch, pretrained=True, **options), f"timm {name}"
+            return make_timm(arch, pretrained=True, **options), f"timm {name}"
         except Exception as error:  # a hub fails in many ways; each ends in the fallback, with its reason
             reason = f"{type(error).__name__}: {str(error).splitlines()[0][:120]}"
     return None, f"timm's pretrained weights ({name}) are out of reach: {reason}"

@@ -128,7 +128,7 @@ def _write_bundle(folder: Path, learn: Learner, facts: dict, parts: Split, paths
     delim = learn.dls.label_delim
     forms = {"bundle": _probabilities(TorchEngine(bundle.model(), bundle.image, learn.dls.device), paths, delim)}
     if onnx:
-        forms["onnx"] = _probabilities(OnnxEngine(bundle.onnx(), bundle.image), paths, delim)
+        forms["onnx"] = _probabilities(OnnxEngine(bundle.onnx(), bundle.image), paths, delim, bs=5)  # not as exported
     return forms
 
 
@@ -154,9 +154,9 @@ def _trained_probabilities(run: Run, learn: Learner, checked: Split, paths: list
     return read_valid(run, tuple(learn.dls.vocab), checked.rows["image"])
 
 
-def _probabilities(engine, paths: list[Path], label_delim: str) -> np.ndarray:
+def _probabilities(engine, paths: list[Path], label_delim: str, bs: int = CHECKED) -> np.ndarray:
     logits, reasons = [], []
-    for batch_reasons, output in stream(engine, paths, bs=CHECKED):
+    for batch_reasons, output in stream(engine, paths, bs=bs):
         reasons += batch_reasons
         logits.append(output and output.logits)
     for reason, path in zip(reasons, paths, strict=True):

@@ -3,10 +3,10 @@
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-import timm
 import torch
 
 from busfast import processes
+from busfast.models.arch import make_timm
 from busfast.pipelines.config import Config
 from busfast.pipelines.devices import free_on_gpu
 from busfast.pipelines.resident import SHARE
@@ -51,8 +51,9 @@ def measure_memory(config: Config, device: torch.device) -> Memory:
     less; that was not measured.
     """
     with torch.random.fork_rng(devices=[]):
-        model = timm.create_model(config.arch, num_classes=len(config.classes)).train()
-        kept = _saved_bytes(model, (config.size, config.width or config.size))
+        sides = config.size, config.width or config.size
+        model = make_timm(config.arch, sides, num_classes=len(config.classes)).train()
+        kept = _saved_bytes(model, sides)
     weights = sum(param.numel() * param.element_size() for param in model.parameters())
     free = free_memory(device)
     if free is not None and device.type == "cpu":

@@ -3,20 +3,19 @@
 from pathlib import Path
 
 import pandas as pd
-import timm
 import torch
 from fastai.learner import Learner
 from fastai.torch_core import set_seed
 
 from busfast import processes
 from busfast.data.split import Split
+from busfast.models.arch import check_arch, check_size, make_timm
 from busfast.models.freeze import freeze_stages
 from busfast.models.learner import make_learner
 from busfast.models.metrics import make_metrics
 from busfast.models.optimizers import find_optimizer
 from busfast.models.precision import has_bfloat16
-from busfast.models.weight_files import load_state
-from busfast.models.weights import StartWeights, check_arch
+from busfast.models.weights import StartWeights, make_model
 from busfast.pipelines.augmentations import named_augmentation
 from busfast.pipelines.backends import REFERENCE, Backend, choose_backend
 from busfast.pipelines.config import Config, changed_recipe
@@ -30,18 +29,20 @@ from busfast.training.distributed.store import check_processes
 
 
 def check_environment(config: Config) -> Backend:
-    """Refuses a missing model, stage, loader, device or weights file, before any image is read.
+    """Refuses a missing model, stage, loader or device, and sizes and weights that the model cannot take, before any
+    image is read.
 
     Returns:
         Device and loader, as `choose_backend` returns them.
     """
-    check_arch(config.arch)
+    arch, sides = check_arch(config.arch), (config.size, config.width or config.size)
+    check_size(arch, sides)
     if config.freeze:
-        freeze_stages(timm.create_model(config.arch), config.freeze, config.arch)
+        freeze_stages(make_timm(arch), config.freeze, arch)
     backend = choose_backend(config.loader, config.device)
     check_processes(config, backend.device)
     if config.weights not in ("auto", "none"):
-        load_state(config.weights)
+        make_model(arch, config.weights, sides=sides)
     return backend
 
 

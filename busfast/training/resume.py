@@ -146,8 +146,13 @@ def _check_same(run: Run, own: Config, config: Config, record: dict[str, Any], f
             there, here = (",".join(map(str, value)) if isinstance(value, tuple) else value for value in (there, here))
             differ.append(f"{key} is {there} there and {here} here")
     if differ:
+        command, more = train_command(run, record), ""
+        if own.epochs != config.epochs and run.read_summary().get("state") in DONE:
+            epochs = config.epochs - own.epochs if config.epochs > own.epochs else config.epochs
+            more = (f" It has ended; to train on from its best weights, as a new run whose learning rate falls anew: "
+                    f"{command} --weights={run.models / 'best.pth'} --epochs={epochs}")
         raise UserError(f"{run.name} cannot be continued with another configuration: {'; '.join(differ)}. Use its own "
-                        f"({train_command(run, record)} --resume), or leave out --resume to start a new run.")
+                        f"({command} --resume), or leave out --resume to start a new run.{more}")
 
 
 def warn_if_not_reproducible(before: dict[str, Any], now: dict[str, Any]) -> None:

@@ -12,6 +12,7 @@ from busfast.data.open_data import hash_data
 from busfast.data.split import Split, count_parts
 from busfast.data.split_file import read_split, write_split
 from busfast.files import atomic
+from busfast.models.arch import check_arch
 from busfast.models.losses import class_weights
 from busfast.models.weights import StartWeights
 from busfast.pipelines.backends import choose_backend
@@ -46,7 +47,8 @@ def train_run(pipeline: str, config: Config, name: str, split: Split,
     Raises:
         UserError: bad input, or a file that cannot be written.
     """
-    options, config = options or TrainOptions(), with_classes(config, split)
+    options = options or TrainOptions()
+    config = replace(with_classes(config, split), arch=check_arch(config.arch))  # other verbs know timm's name alone
     backend = options.backend or choose_backend(config.loader, config.device)
     with open_run(pipeline, name, config, split, options) as job:
         run, first_epoch = job.run, job.state is None

@@ -8,10 +8,15 @@ from pathlib import Path
 
 import pandas as pd
 import pytest
+import torch
 from conftest import write_pipeline
 
 import busfast
 from busfast.cli import main
+from busfast.inference.bundle import describe_input, write_bundle
+from busfast.inference.load_bundle import load_bundle
+from busfast.models.arch import make_timm
+from busfast.pipelines.image import ImagePipeline
 
 HOUSE = Path(busfast.__file__).parent
 PAGE = HOUSE.parent / "docs" / "handover.md"
@@ -71,3 +76,15 @@ def predict(images, bundle) -> pd.DataFrame:
         patch.setattr("sys.stdin", table.open())
         assert main(["predict", "-", f"--model={bundle}", "--out=out.csv"]) == 0
     return pd.read_csv("out.csv")
+
+
+@pytest.mark.parametrize(("arch", "image"), [("test_vit3", ImagePipeline(size=64)),
+                                             ("test_maxvit", ImagePipeline(size=64, width=96))])
+def test_a_model_of_a_fixed_size_is_loaded_at_the_size_of_its_images(arch, image, tmp_path):
+    model = make_timm(arch, image.sides, num_classes=2).eval()
+    facts = dict.fromkeys(("temperature", "metrics", "outlier", "run")) | {
+        "classes": ["a", "b"], "architecture": arch, "input": describe_input(image), "operating_points": []}
+    write_bundle(tmp_path, model, facts | ({"tta": "none", "label_delim": ""} if image.width else {}))
+    x = torch.randn(3, 3, *image.sides)
+    with torch.inference_mode():
+        assert torch.equal(load_bundle(tmp_path)[0](x), model(x))

@@ -5,7 +5,6 @@ import sys
 
 import numpy as np
 import pytest
-import timm
 import torch
 from conftest import ARCH
 
@@ -13,6 +12,7 @@ from busfast.errors import UserError
 from busfast.inference.bundle import describe_input
 from busfast.inference.engines import OnnxEngine, TorchEngine
 from busfast.inference.onnx_export import export_onnx
+from busfast.models.arch import make_timm
 from busfast.pipelines.image import ImagePipeline
 
 IMAGE = ImagePipeline(size=32)
@@ -20,20 +20,30 @@ FACTS = {"classes": ["a", "b", "c"], "architecture": ARCH, "input": describe_inp
          "operating_points": [], "outlier": None}
 
 
-@pytest.fixture(scope="module")
-def exported():
+def export(arch):
     pytest.importorskip("onnxscript")
     torch.manual_seed(0)
-    model = timm.create_model(ARCH, num_classes=3).eval()
+    model = make_timm(arch, IMAGE.sides, num_classes=3).eval()
     with torch.no_grad():
-        model.classifier.weight.mul_(30)  # logits that are apart
-    return model, export_onnx(model, FACTS, features=True)
+        model.get_classifier().weight.mul_(30)  # logits that are apart
+    return model, export_onnx(model, FACTS | {"architecture": arch}, features=True)
 
 
+@pytest.fixture(scope="module")
+def exported():
+    return export(ARCH)
+
+
+@pytest.fixture(scope="module")
+def exported_vit():
+    return export("test_vit3")
+
+
+@pytest.mark.parametrize("form", ["exported", "exported_vit"])
 @pytest.mark.parametrize("count", [1, 2, 7])
-def test_any_number_of_images_gives_what_torch_gives(exported, count):
+def test_any_number_of_images_gives_what_torch_gives(form, count, request):
     pytest.importorskip("onnxruntime")
-    model, content = exported
+    model, content = request.getfixturevalue(form)
     images = [np.random.default_rng(number).integers(0, 256, (32, 32, 3), np.uint8) for number in range(count)]
     there, here = OnnxEngine(content, IMAGE).infer(images), TorchEngine(model, IMAGE, torch.device("cpu"), True).infer(
         images)

@@ -42,3 +42,12 @@ def test_a_pretrained_model_starts_undecided_between_the_classes():
 def test_an_unknown_model_names_the_nearest():
     with pytest.raises(UserError, match="Did you mean 'efficientnet_b0'"):
         make_model("efficientnet_b00")
+
+
+def test_a_position_embedding_of_a_file_is_resized_to_the_images(tmp_path):
+    source = timm.create_model("test_vit", num_classes=3)
+    torch.save(source.state_dict(), tmp_path / "own_size.pth")
+    model, start = make_model("test_vit", str(tmp_path / "own_size.pth"), 3, sides=(64, 96))
+    assert model.pos_embed.shape == (1, 25, 64) and "converted by timm" in start.text
+    assert torch.equal(model.blocks[0].attn.qkv.weight, source.blocks[0].attn.qkv.weight)
+    assert torch.equal(model.head.weight, source.head.weight)

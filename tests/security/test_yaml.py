@@ -74,7 +74,8 @@ def test_aliases_that_busfast_itself_writes_are_read(tmp_path):
     assert read_yaml(tmp_path / "r.yaml") == {"weights": {"mean": same, "std": same}}
 
 
-@pytest.mark.parametrize("arch", ["hf-hub:timm/resnet18.a1_in1k", "local-dir:/tmp", "../resnet18", "resnet18.nothing"])
+@pytest.mark.parametrize("arch", ["hf-hub:some/resnet18.a1_in1k", "local-dir:/tmp", "../resnet18", "timm/../resnet18",
+                                  "resnet18.nothing"])
 def test_a_pipeline_file_names_a_model_of_timm_and_no_place(exported_run, arch, capsys):
     text = Path("pipelines/phantom.yaml").read_text()
     Path("pipelines/phantom.yaml").write_text(yaml.safe_dump(yaml.safe_load(text) | {"arch": arch}))

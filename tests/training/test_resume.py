@@ -205,6 +205,16 @@ def test_another_configuration_is_refused_with_both_values_and_the_way_out(stopp
     assert main(["train", f"--pipeline={RUN.results}/config.yaml", "--split=stratified", "--resume"]) == 0
 
 
+def test_more_epochs_after_the_end_are_a_new_run_from_its_weights(finished, capsys):
+    assert main(["train", "--epochs=4", "--seed=7", "--resume"]) == 2
+    command = capsys.readouterr().err.split("learning rate falls anew: ")[1].strip()
+    assert command.endswith(f"--weights={RUN.models}/best.pth --epochs=1") and "--resume" not in command
+    split = (RUN.results / "split.csv").read_text()
+    assert main(command.split()[3:]) == 0
+    assert f"; file {RUN.models}/best.pth\n" in capsys.readouterr().out
+    assert Path("results/phantom/stratified-2/split.csv").read_text() == split  # no test image has trained it before
+
+
 def cut(path):
     path.write_bytes(path.read_bytes()[:-1])
 
