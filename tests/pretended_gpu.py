@@ -29,7 +29,7 @@ from torch.utils._pytree import tree_leaves, tree_map
 
 aten = torch.ops.aten
 GPU = torch.device("cuda", 0)
-PLACES = ("/busfast/", "/fastai/", "/grad_scaler", "/captum/", "/timm/", "/torch/optim/")
+PLACES = ("/busfast/", "/fastai/", "/grad_scaler", "/timm/", "/torch/optim/")
 # Not seen by the dispatcher: these methods ask the tensor for its device in C++.
 COPIES = {torch.Tensor.cpu, torch.Tensor.to, torch.Tensor.cuda, torch.Tensor.tolist}
 _seen: "Seen | None" = None

@@ -191,7 +191,7 @@ def test_reading_a_table_and_a_pipeline_loads_no_torch():
 # What evaluates, explains, exports, serves, searches or tracks, and what reads or augments in another way.
 LATER = {"busfast.results", "busfast.inference", "busfast.demo", "busfast.sweep", "busfast.training.lr_find",
          "busfast.training.trackers.base", "busfast.pipelines.accelerate", "busfast.pipelines.dali_loader",
-         "captum", "onnx", "onnxruntime", "onnxscript", "jinja2", "gradio", "optuna", "tensorboard", "mlflow",
+         "onnx", "onnxruntime", "onnxscript", "jinja2", "gradio", "optuna", "tensorboard", "mlflow",
          "wandb.sdk", "accelerate", "pydicom", "openpyxl", "cv2", "IPython", "nvidia.dali", "fastai.vision.all",
          "fastai.vision.learner", "torch.utils.tensorboard", "sklearn.linear_model"}
 

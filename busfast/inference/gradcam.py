@@ -1,7 +1,10 @@
-"""Grad-CAM for any timm CNN, with captum."""
+"""Grad-CAM for timm models whose last features have rows and columns: CNNs, Swin and its like, ViTs by their tokens."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from functools import partial
 from itertools import product
+from typing import Any
 
 import numpy as np
 import torch
@@ -17,32 +20,98 @@ from busfast.progress import progress
 
 OFFSET_IMAGES = 32  # at most, for `find_offset`
 SPOT_PIXELS = 8  # of `make_noise_images`
+OTHER = "Maps are possible of efficientnet_b0, convnext_tiny, swin_tiny_patch4_window7_224 or vit_tiny_patch16_224."
 
 
-def last_feature_layer(model: nn.Module, arch: str) -> nn.Module:
-    """Returns a CNN's last layer with feature maps; raises UserError if timm lists none of the model."""
-    stages = getattr(model, "feature_info", None)
-    if not stages:
-        raise UserError(f"Grad-CAM needs a CNN, but timm lists no feature maps of {arch}. Explain a run of another "
-                        "model, such as efficientnet_b0.")
-    last = stages[-1] if isinstance(stages, list) else stages.info[-1]
-    return model.get_submodule(last["module"])
+class NoMaps(UserError):
+    """A model's features are not known to be maps, so that Grad-CAM might draw something that means nothing."""
 
 
-def grad_cam(model: nn.Module, layer: nn.Module, x: torch.Tensor, targets: torch.Tensor,
+@dataclass(frozen=True)
+class Layer:
+    """A layer whose output Grad-CAM weighs."""
+
+    module: nn.Module
+    as_maps: Callable[[torch.Tensor], torch.Tensor]  # its output -> (N, C, h, w)
+    tokens: bool = False  # a cell is a patch of the image: where it lies needs no measuring
+
+
+def find_layer(model: nn.Module, arch: str, x: torch.Tensor) -> Layer:
+    """Finds the last layer with features, and how they are laid out: (N, C, h, w), (N, h, w, C), or as tokens.
+
+    That tokens are in the order of the image is checked against timm's own maps, as some models regroup them. If there
+    are others, such as that of the class, those that enter the last block are taken, after its norm, for of those that
+    leave it the others alone may count.
+
+    Args:
+        model: in eval mode.
+        arch: its timm name, for the message.
+        x: (N, 3, H, W), normalized; the first image is used.
+
+    Raises:
+        NoMaps: timm lists no features, or they are laid out in another way.
+    """
+    stages = getattr(model, "feature_info", None) or [{"module": None}]
+    stage = stages[-1] if isinstance(stages, list) else stages.info[-1]
+    module, channels = dict(model.named_modules()).get(stage["module"]), stage.get("num_chs")
+    if module is None:
+        raise NoMaps(f"Grad-CAM needs feature maps, but timm lists none of {arch}. {OTHER}")
+    with torch.no_grad():
+        output = _run(model, module, x[:1])[1]
+        shape = tuple(output.shape) if isinstance(output, torch.Tensor) else ()
+        if len(shape) == 4 and channels in (shape[1], shape[3]):
+            last = channels == shape[3] and (channels != shape[1] or getattr(model, "output_fmt", "") == "NHWC")
+            return Layer(module, _from_last if last else _as_they_are)
+        if len(shape) == 3 and hasattr(model, "forward_intermediates"):
+            (maps,), output = _run(partial(model.forward_intermediates, indices=1, intermediates_only=True), module,
+                                   x[:1])
+            as_maps = partial(_from_tokens, grid=tuple(maps.shape[2:]))
+            others = shape[1] - maps[0, 0].numel()
+            chosen = getattr(module, "norm1", None) if others else module
+            if (others >= 0 and chosen is not None and _run(model, chosen, x[:1])[1].shape == shape
+                    and torch.equal(as_maps(output), maps)):
+                return Layer(chosen, as_maps, tokens=True)
+    raise NoMaps(f"Grad-CAM needs features with rows and columns; those of {arch}, {shape or type(output).__name__}, "
+                 f"are not known to have them. {OTHER}")
+
+
+def _as_they_are(output: torch.Tensor) -> torch.Tensor:
+    return output
+
+
+def _from_last(output: torch.Tensor) -> torch.Tensor:
+    return output.permute(0, 3, 1, 2)
+
+
+def _from_tokens(output: torch.Tensor, grid: tuple[int, int]) -> torch.Tensor:
+    """Returns the tokens of patches, which follow those of the class and registers, as maps."""
+    return output[:, -grid[0] * grid[1]:].transpose(1, 2).unflatten(2, grid)
+
+
+def _run(call: Callable[[torch.Tensor], Any], layer: nn.Module, x: torch.Tensor) -> tuple[Any, Any]:
+    """Returns what `call` gives for x, and what the layer gave meanwhile (None: it was not used)."""
+    outputs = [None]
+    hook = layer.register_forward_hook(lambda module, inputs, output: outputs.append(output))
+    try:
+        return call(x), outputs[-1]
+    finally:
+        hook.remove()
+
+
+def grad_cam(model: nn.Module, layer: Layer, x: torch.Tensor, targets: torch.Tensor,
              offset: tuple[int, int] = (0, 0)) -> np.ndarray:
     """Computes Grad-CAM maps, (N, H, W), from 0 to 1 (all 0 if nothing supports the class), for x, (N, 3, H, W).
-    `targets`: the class that each map explains; `offset`: from `find_offset`. UserError if the layer has no 2D maps.
+    `layer`: from `find_layer`; `targets`: the class that each map explains; `offset`: from `find_offset`.
     Source: Selvaraju et al. 2017, "Grad-CAM" (arXiv 1610.02391)."""
-    from captum.attr import LayerAttribution, LayerGradCam
-
-    maps = LayerGradCam(model, layer).attribute(x, target=targets, relu_attributions=True).detach()
-    _check_maps(maps)
-    maps = LayerAttribution.interpolate(maps, x.shape[2:], "bilinear")[:, 0].float().cpu().numpy()
+    logits, output = _run(model, layer.module, x.detach().requires_grad_())
+    gradient, = torch.autograd.grad(logits.gather(1, targets[:, None]).sum(), output)
+    weights = layer.as_maps(gradient).mean((2, 3), keepdim=True)
+    maps = (weights * layer.as_maps(output.detach())).sum(1, keepdim=True).relu()
+    maps = nn.functional.interpolate(maps, x.shape[2:], mode="bilinear")[:, 0].float().cpu().numpy()
     return _scale_to_1(_shift(maps, offset))
 
 
-def find_offset(model: nn.Module, layer: nn.Module, x: torch.Tensor) -> tuple[int, int]:
+def find_offset(model: nn.Module, layer: Layer, x: torch.Tensor) -> tuple[int, int]:
     """Measures how far the receptive field of a layer's cell is off the cell, in pixels of the input: down, right.
 
     A convolution with a stride of 2 and a padding of 1 is centered on every second pixel, from the first one on, not
@@ -51,26 +120,16 @@ def find_offset(model: nn.Module, layer: nn.Module, x: torch.Tensor) -> tuple[in
 
     Args:
         model: in eval mode.
-        layer: from `last_feature_layer`.
+        layer: from `find_layer`.
         x: (N, 3, H, W), normalized; some dozen images, for the result varies between images.
 
     Returns:
         The center of a cell's squared gradient, minus the cell's center: the median over images and the four cells (or
         fewer) around the center of the grid, which balances the effect of the image's edges.
-
-    Raises:
-        UserError: the layer's output has no rows and columns.
     """
-    outputs = []
-    hook = layer.register_forward_hook(lambda module, inputs, output: outputs.append(output))
     x = x.detach().requires_grad_()
-    try:
-        model(x)
-    finally:
-        hook.remove()
-    maps = outputs[0]
+    maps = layer.as_maps(_run(model, layer.module, x)[1])
     offsets: tuple[list, list] = ([], [])  # down, right
-    _check_maps(maps)
     for row, column in product(*({(side - 1) // 2, side // 2} for side in maps.shape[2:])):
         gradient, = torch.autograd.grad(maps[:, :, row, column].square().sum(), x, retain_graph=True)
         weight = gradient.square().sum(1).cpu().double()  # MPS has no double
@@ -82,12 +141,6 @@ def find_offset(model: nn.Module, layer: nn.Module, x: torch.Tensor) -> tuple[in
             offsets[axis].append(center - cell_center)
     down, right = (round(float(values.median())) if len(values) else 0 for values in map(torch.cat, offsets))
     return down, right
-
-
-def _check_maps(maps: torch.Tensor) -> None:
-    if maps.ndim != 4:
-        raise UserError(f"Grad-CAM needs feature maps with rows and columns; those of this model have the "
-                        f"shape {tuple(maps.shape)}. Explain a run of a CNN.")
 
 
 def _scale_to_1(maps: np.ndarray) -> np.ndarray:
@@ -107,16 +160,17 @@ class Explainer:
     """Explains a model with Grad-CAM; the offset of its maps is measured once, at the start.
 
     The map of an ensemble is the unweighted mean of its members' maps. `samples` are resized images, uint8
-    (S, S, 1 or 3) each; the first `OFFSET_IMAGES` serve `find_offset`. Raises as `last_feature_layer`.
+    (S, S, 1 or 3) each; the first `OFFSET_IMAGES` serve `find_offset`. Raises as `find_layer`.
     """
 
     def __init__(self, model: nn.Module, arch: str, image: ImagePipeline, device: torch.device,
                  samples: Sequence[np.ndarray]):
         self.image, self.device, self.members = image, device, []
         model = model.model if isinstance(model.eval(), Mirrored) else model  # a mirror image would have its own map
+        x = self._collate(samples[:OFFSET_IMAGES])
         for member in model.members if isinstance(model, Ensemble) else [model]:
-            layer = last_feature_layer(member, arch)
-            self.members.append((member, layer, find_offset(member, layer, self._collate(samples[:OFFSET_IMAGES]))))
+            layer = find_layer(member, arch, x)
+            self.members.append((member, layer, (0, 0) if layer.tokens else find_offset(member, layer, x)))
 
     def explain(self, pixels: Sequence[np.ndarray], targets: np.ndarray) -> np.ndarray:
         """Computes the maps, (n, S, S), of a batch of resized images for the given classes; see `grad_cam`."""

@@ -239,7 +239,8 @@ def print_explanation(run: Run) -> None:
     maps, probes = read_explanation(run)
     print(f"\n{run.name}: where it looks (Grad-CAM for the predicted class)")
     for _, row in maps.iterrows():
-        print(f"  {row['measure']:38} {format_interval(row)}, {counted(int(row['images']), 'image')}")
+        value = f"{format_interval(row)}, {counted(int(row['images']), 'image')}" if row["images"] else ""
+        print(f"  {row['measure']:38} {value}".rstrip())
     print("shortcut probes (validation part; covered images are unlike any it has seen, so small losses say little)")
     for _, row in probes.iterrows():
         value = f"{row['score']} {format_interval(row)}, chance {row['chance']:.2f}. " if row["images"] else ""

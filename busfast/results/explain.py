@@ -5,7 +5,6 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
-import timm
 import torch
 from fastai.learner import Learner
 from matplotlib.figure import Figure
@@ -19,10 +18,11 @@ from busfast.data.split_file import check_unchanged, read_split
 from busfast.errors import UserError
 from busfast.figures import image_grid, plain, save_figure
 from busfast.files import make_folder
-from busfast.inference.gradcam import OFFSET_IMAGES, Explainer, explain_images
+from busfast.inference.gradcam import OFFSET_IMAGES, Explainer, NoMaps, explain_images
 from busfast.inference.inputs import list_inputs
 from busfast.inference.run_model import load_run_model
 from busfast.inference.stream import predict_logits
+from busfast.models.arch import make_timm
 from busfast.results.bootstrap import intervals
 from busfast.results.predictions import read_parts, read_predictions, require_single_label
 from busfast.results.probes import compare_parts, draw_sample, predict_pixels, probe_run, read_pixels
@@ -36,6 +36,8 @@ SANITY_IMAGES = 30  # that are compared with an untrained model
 def explain_run(run: Run, **flags) -> list[Path]:
     """Explains a run that `evaluate` has predicted: a gallery, maps compared with lesion masks, the shortcut probes.
 
+    Of a model without maps, localisation.csv says why, and there is no gallery.
+
     Args:
         run: an evaluated run.
         flags: bs, device and threads of `load_model`.
@@ -44,7 +46,7 @@ def explain_run(run: Run, **flags) -> list[Path]:
         explain.png, localisation.csv and probes.csv, written into the run's folder.
 
     Raises:
-        UserError: there are no predictions, the model is no CNN, or images are missing or changed.
+        UserError: there are no predictions, or images are missing or changed.
     """
     config, record = run.read_config()
     require_single_label(config, "explain")
@@ -59,17 +61,22 @@ def explain_run(run: Run, **flags) -> list[Path]:
     shown = pd.concat([cases, draw_sample(masked, config.seed)])
     pixels, masks = read_pixels(learn, shown, parts.root)
     targets = np.array([config.classes.index(name) for name in shown["predicted"]])
-    maps = explain_images(learn, config.arch, pixels, targets)
     files = [run.results / name for name in ("explain.png", "localisation.csv", "probes.csv")]
-    draw_gallery(cases, pixels, maps, masks, config.classes, run.name, files[0])
-    measures = localize(maps, masks, shown["group"].to_numpy())
-    sanity = check_sanity(learn, config.arch, pixels, targets, maps), min(SANITY_IMAGES, len(pixels))
-    measures.loc["likeness to an untrained model's maps", ["estimate", "images"]] = sanity
-    write_csv(measures.reset_index(names="measure"), files[1], float_format=FORMAT)
+    try:
+        maps = explain_images(learn, config.arch, pixels, targets)
+        draw_gallery(cases, pixels, maps, masks, config.classes, run.name, files[0])
+        measures = localize(maps, masks, shown["group"].to_numpy())
+        sanity = check_sanity(learn, config.arch, pixels, targets, maps), min(SANITY_IMAGES, len(pixels))
+        measures.loc["likeness to an untrained model's maps", ["estimate", "images"]] = sanity
+    except NoMaps as error:
+        measures = pd.DataFrame({"estimate": np.nan, "low": np.nan, "high": np.nan, "images": 0},
+                                index=[f"No maps: {error}"])
+        files.pop(0).unlink(missing_ok=True)  # of an older busfast
+    write_csv(measures.reset_index(names="measure"), files[-2], float_format=FORMAT)
     probes = probe_run(learn, parts, config.classes, config.seed)
     split = read_split(run.results / "split.csv", parts.root)
     probes.loc[len(probes)] = compare_parts(learn, split, record["loader"])
-    write_csv(probes, files[2], float_format=FORMAT)
+    write_csv(probes, files[-1], float_format=FORMAT)
     return files
 
 
@@ -83,7 +90,7 @@ def explain_inputs(run: Run, inputs: str, folder: Path, **flags) -> list[Path]:
         flags: bs, device and threads of `load_model`.
 
     Raises:
-        UserError: there are no images, or one cannot be read.
+        UserError: there are no images, one cannot be read, or the model has no maps.
     """
     config, record = run.read_config()
     require_single_label(config, "explain")
@@ -121,7 +128,7 @@ def draw_maps(learn: Learner, arch: str, images: Sequence[str | Path], columns: 
         A figure, which a notebook shows.
 
     Raises:
-        UserError: the model is no CNN.
+        UserError: the model has no maps.
     """
     image = learn.dls.valid.image
     pixels, reference = ([load_pixels(path, *image.fit) for path in paths]
@@ -194,7 +201,8 @@ def check_sanity(learn: Learner, arch: str, pixels: Sequence[np.ndarray], target
     try:
         with torch.random.fork_rng():
             torch.manual_seed(0)
-            learn.model = timm.create_model(arch, num_classes=len(learn.dls.vocab)).to(learn.dls.device)
+            learn.model = make_timm(arch, learn.dls.valid.image.sides, num_classes=len(learn.dls.vocab)).to(
+                learn.dls.device)
         others = explain_images(learn, arch, pixels[:SANITY_IMAGES], targets[:SANITY_IMAGES])
     finally:
         learn.model = trained

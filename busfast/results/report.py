@@ -193,7 +193,8 @@ def _explained(found: Evaluation) -> list[dict[str, Any]]:
         return []
     maps, probes = tables
     return [_grid("Maps against lesion masks", ["measure", "value", "images"],
-                  [[row["measure"], format_interval(row), str(int(row["images"]))] for _, row in maps.iterrows()]),
+                  [[row["measure"], *((format_interval(row), str(int(row["images"]))) if row["images"] else ("", ""))]
+                   for _, row in maps.iterrows()]),
             _grid("Shortcut probes, validation part", ["probe", "score", "value", "chance", "how to read it"],
                   [[row["probe"], row["score"], format_interval(row) if row["images"] else "not possible",
                     f"{row['chance']:.2f}" if row["images"] else "", row["reading"]] for _, row in probes.iterrows()])]

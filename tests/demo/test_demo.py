@@ -29,7 +29,7 @@ from busfast.demo.uploads import private_folder, read_upload, remove_old, take_u
 from busfast.errors import UserError
 from busfast.inference.bundle import describe_input, read_bundle, write_bundle
 from busfast.inference.engines import WithFeatures
-from busfast.inference.gradcam import Explainer, find_offset, last_feature_layer, make_noise_images
+from busfast.inference.gradcam import Explainer, find_layer, find_offset, make_noise_images
 from busfast.inference.outlier import Outlier
 from busfast.inference.predictor import load_predictor
 from busfast.pipelines.image import ImagePipeline
@@ -275,7 +275,8 @@ def test_where_cells_look_can_be_measured_without_real_images():
     model, image = timm.create_model(ARCH, num_classes=2).eval(), ImagePipeline(size=SIZE)
     explainer = Explainer(model, ARCH, image, "cpu", make_noise_images(image))
     real = np.random.default_rng(1).integers(0, 256, (32, SIZE, SIZE, 1)).astype(np.uint8)
-    expected = find_offset(model, last_feature_layer(model, ARCH), explainer._collate(list(real)))
+    x = explainer._collate(list(real))
+    expected = find_offset(model, find_layer(model, ARCH, x), x)
     assert explainer.members[0][2] == pytest.approx(expected, abs=8)  # a quarter of a cell
     assert np.array_equal(make_noise_images(image), make_noise_images(image))
 

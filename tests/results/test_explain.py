@@ -10,6 +10,8 @@ import torch
 from PIL import Image
 
 from busfast.cli import main
+from busfast.inference import gradcam
+from busfast.inference.gradcam import NoMaps
 from busfast.pipelines.image import ImagePipeline
 from busfast.results.explain import check_sanity, choose_cases, localize
 
@@ -72,3 +74,23 @@ def test_explain_writes_its_files_and_the_report_shows_them(workdir, capsys):
     assert len(list((folder / "explain").glob("0001-*.png"))) == 1
     assert main(["explain", "--run=phantom/stratified", "--images=nowhere"]) == 2
     assert "no file or folder 'nowhere'" in capsys.readouterr().err
+
+
+def test_a_model_without_maps_has_its_probes_and_a_report_that_says_why(workdir, capsys, monkeypatch):
+    folder = workdir / "results" / "phantom" / "stratified"
+    assert main(["train", "--epochs=1", "--then=explain"]) == 0
+    assert (folder / "explain.png").is_file()
+
+    def refuse(*_):
+        raise NoMaps("Its tokens are shuffled.")
+
+    monkeypatch.setattr(gradcam, "find_layer", refuse)
+    capsys.readouterr()
+    assert main(["train", "--resume", "--epochs=1", "--then=evaluate,explain,report"]) == 0
+    assert "No maps: Its tokens are shuffled.\n" in capsys.readouterr().out
+    page = (folder / "report.html").read_text()
+    assert "No maps: Its tokens are shuffled." in page and "lesion covered" in page
+    assert not (folder / "explain.png").exists() and "Grad-CAM of the surest" not in page
+    Image.new("L", (70, 60)).save("one.png")
+    assert main(["explain", "--run=phantom/stratified", "--images=one.png"]) == 2
+    assert "busfast: Its tokens are shuffled." in capsys.readouterr().err
