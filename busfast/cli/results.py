@@ -10,22 +10,39 @@ from busfast.training.runs import find_run
 
 
 @with_settings(MODEL, device="as in training", threads="as in training")
-def evaluate(*, run: str, target: float = 0.9, positive: str = None, again: bool = False, **settings: Any) -> None:
+def evaluate(*, run: str = None, data: str = None, model: str = None, target: float = 0.9, positive: str = None,
+             again: bool = False, **settings: Any) -> None:
     """Scores a run's validation and test part, with intervals; writes predictions.csv and tables into results/RUN/.
 
     A run of several labels gets a score and a threshold for each label (the highest F1 on the validation part).
 
     The test part is predicted only once for the same weights; each time is recorded in results/RUN/evaluation.yaml.
 
+    With --data, a run or a bundle is scored on another labelled set instead, and a report written, in a folder of its
+    own below results/RUN/external/ (a bundle: results/external/). Nothing is chosen or fitted on that set, and images
+    that are copies of training or validation images are left out.
+
     Args:
         run: name of a run, such as phantom/stratified.
+        data: another labelled set, in any form that train takes.
+        model: with --data, an exported model in the place of a run, such as models/phantom/stratified/bundle.
         target: sensitivity for the positive class on the validation part for which to choose a threshold, besides 0.9.
         positive: the class that the thresholds are for. Default: malignant, else the last class.
         again: predict again even if these weights were scored before.
         settings: how to run the model.
     """
-    found = find_run(run)
+    if (run is None) == (model is None) or (model is not None and data is None):
+        raise UserError("evaluate needs --run=RUN (a run) or, with --data=SET (another labelled set), --model=FOLDER "
+                        "(an exported model), not both.")
     flags = model_flags(**settings)
+    if data is not None:
+        subject = {"bundle": model} if run is None else {"run": find_run(run)}
+        with heavy_imports():
+            from busfast.results.external import evaluate_external
+
+        evaluate_external(data, **subject, target=target, positive=positive, again=again, **flags)
+        return
+    found = find_run(run)
     from busfast.results.evaluation import evaluate_run
     from busfast.results.multi_label import evaluate_labels
     from busfast.training.trackers import track_results

@@ -29,21 +29,26 @@ def check_images(table: Table) -> pd.DataFrame:
 
 def inspect_images(table: Table) -> tuple[Table, pd.DataFrame]:
     """Does what `check_images` does; returns the table with the hashes of its pixels, too."""
-    prints = fingerprint_images(table.image_paths())
-    images = table.rows["image"]
-    bad = images[(prints["reason"] != "").to_numpy()]
-    if len(bad):
-        shown = "\n".join(f"  {name}: {prints['reason'][row]}" for row, name in bad.head(5).items())
-        more = f"\n  and {len(bad) - 5} more" if len(bad) > 5 else ""
-        raise UserError(f"{len(bad)} of {len(table)} images in {table.root} cannot be decoded:\n{shown}{more}"
-                        "\nReplace these files, remove their rows from the table, or let busfast leave them out: "
-                        "python -m busfast audit --data=FOLDER --quarantine")
+    prints, images = fingerprint_table(table), table.rows["image"]
     decisions = read_decisions(audit_file(table.file or table.root / "table.csv"))
     duplicates = drop_different(find_duplicates(table.rows, prints), decisions)
     print(f"  all {len(table)} images decode", flush=True)
     for note in (*format_notes(table, prints), *format_duplicates(table, duplicates)):
         print(f"  {note}", flush=True)
     return replace(table, pixels=dict(zip(images, prints["pixels"], strict=True))), duplicates
+
+
+def fingerprint_table(table: Table) -> pd.DataFrame:
+    """Returns the fingerprints of a table's images; raises as `check_images`."""
+    prints = fingerprint_images(table.image_paths())
+    bad = table.rows["image"][(prints["reason"] != "").to_numpy()]
+    if len(bad):
+        shown = "\n".join(f"  {name}: {prints['reason'][row]}" for row, name in bad.head(5).items())
+        more = f"\n  and {len(bad) - 5} more" if len(bad) > 5 else ""
+        raise UserError(f"{len(bad)} of {len(table)} images in {table.root} cannot be decoded:\n{shown}{more}"
+                        "\nReplace these files, remove their rows from the table, or let busfast leave them out: "
+                        "python -m busfast audit --data=FOLDER --quarantine")
+    return prints
 
 
 def hash_pixels(split: Split) -> Split:

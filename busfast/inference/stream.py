@@ -44,10 +44,16 @@ def predict_logits(learn: Learner, paths: Sequence[str | Path]) -> tuple[np.ndar
     """Predicts images with the pixels of validation; each file is read once, while the model computes.
     Returns logits, float32 (n, classes), NaN for unreadable images; and why each is unreadable ("": it was read)."""
     dl = learn.dls.valid
-    print(f"predicting {len(paths)} images on {learn.dls.device}", flush=True)
-    reasons, logits = [], np.full((len(paths), len(learn.dls.vocab)), np.nan, np.float32)
     engine = TorchEngine(learn.model, dl.image, learn.dls.device)
-    for batch_reasons, outputs in stream(engine, paths, bs=dl.bs, threads=dl.threads):
+    return stream_logits(engine, paths, len(learn.dls.vocab), bs=dl.bs, threads=dl.threads)
+
+
+def stream_logits(engine: TorchEngine, paths: Sequence[str | Path], classes: int, *, bs: int,
+                  threads: int = 0) -> tuple[np.ndarray, list[str]]:
+    """Predicts images with an engine; see `stream` and `predict_logits`."""
+    print(f"predicting {len(paths)} images on {engine.device}", flush=True)
+    reasons, logits = [], np.full((len(paths), classes), np.nan, np.float32)
+    for batch_reasons, outputs in stream(engine, paths, bs=bs, threads=threads):
         rows = len(reasons) + np.flatnonzero([not reason for reason in batch_reasons])
         if outputs is not None:
             logits[rows] = outputs.logits

@@ -267,7 +267,7 @@ def _read_named(pipeline: str) -> tuple[str, Path, dict[str, Any]]:
 
 def _read_default(data: str | None) -> tuple[str, Path, dict[str, Any]]:
     """Does the same for the file named after the data folder, which may be missing, or for the default one."""
-    name = _name_after(Path(data)) if data else DEFAULT
+    name = name_after(Path(data)) if data else DEFAULT
     path = FOLDER / f"{name}.yaml" if data else _find_file(name)
     values = read_yaml(path) if os.path.isfile(path) else {}
     if not data and not values:
@@ -290,7 +290,7 @@ def _find_file(name: str) -> Path:
     return builtin if os.path.isfile(builtin) and not os.path.isfile(local) else local
 
 
-def _name_after(data: Path) -> str:
+def name_after(data: Path) -> str:
     """Names a pipeline after the data folder, or after its table if that is not called table.csv."""
     data = data.resolve()
     folder = data.parent if data.name == "table.csv" else data

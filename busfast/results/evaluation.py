@@ -1,6 +1,6 @@
 """predictions.csv -> scores, calibration, operating points, referral; needs no model and no GPU."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -15,14 +15,14 @@ from busfast.results.bootstrap import REPLICATES
 from busfast.results.calibration import calibrate, choose_threshold, fit_temperature, operate, refer
 from busfast.results.metrics import assess
 from busfast.results.predictions import (
-    PARTS,
+    EXTERNAL,
     arrays,
     predict_parts,
     read_history,
     read_predictions,
     require_single_label,
 )
-from busfast.results.scores import score
+from busfast.results.scores import present, score
 from busfast.results.written import FORMAT, read_intervals
 from busfast.text import MANY, counted
 from busfast.training.runs import Run
@@ -32,18 +32,43 @@ POSITIVE = "malignant"
 
 
 @dataclass(frozen=True)
+class External:
+    """Another labelled set, which a finished model is scored on in the place of its test part."""
+
+    command: str  # that scores it
+    notes: tuple[str, ...]  # what was scored, and what was left out
+
+
+@dataclass(frozen=True)
 class Evaluation:
     """The scores of a run; each table is computed when it is first asked for."""
 
-    run: Run
+    run: Run  # on an external set: only names the folder of its files
     config: Config
     record: dict[str, Any]  # the `run:` of its config.yaml
     history: list[dict[str, Any]]  # each time that its test part was scored
     predictions: pd.DataFrame  # as `read_predictions` returns them, with calibrated probabilities c_CLASS
-    temperature: float  # fitted on the validation part
+    temperature: float | None  # fitted on the validation part; None: the probabilities are not calibrated
     positive: str  # the class that thresholds are for
     targets: tuple[float, ...]  # sensitivities that thresholds reach
     reuse: bool = False  # whether to take the intervals that `evaluate` wrote
+    external: External | None = None  # the set that is scored; None: the run's own test part
+    chosen: Mapping[float, float] | None = None  # target -> threshold of a bundle; None: from the validation part
+
+    @property
+    def tested(self) -> str:
+        """The part that scores are reported of."""
+        return EXTERNAL if self.external else "test"
+
+    @property
+    def where(self) -> str:
+        """The part that scores are reported of, for people."""
+        return "EXTERNAL set" if self.external else "test part"
+
+    @property
+    def parts(self) -> list[str]:
+        """The parts that there are predictions of; a bundle has no validation part."""
+        return [name for name in ("valid", self.tested) if len(self.part(name))]
 
     def part(self, name: str) -> pd.DataFrame:
         """Returns the predictions of a part."""
@@ -51,8 +76,8 @@ class Evaluation:
 
     @property
     def test(self) -> pd.DataFrame:
-        """The predictions of the test part."""
-        return self.part("test")
+        """The predictions of the part that scores are reported of."""
+        return self.part(self.tested)
 
     @cached_property
     def metrics(self) -> pd.DataFrame:
@@ -73,18 +98,25 @@ class Evaluation:
     def calibration(self) -> pd.DataFrame:
         """A row per part and kind of probabilities: part, probabilities, brier, ece."""
         rows = []
-        for part in PARTS:
+        for part in self.parts:
             of_part = self.part(part)
-            for state, prefix in (("as trained", "p_"), ("calibrated", "c_")):
+            for state, prefix in self.states:
                 scores = score(*arrays(of_part, self.config.classes, prefix), np.ones((1, len(of_part))),
                                self.config.classes)
                 rows.append({"part": part, "probabilities": state, "brier": scores["brier"][0],
                              "ece": scores["ece"][0]})
         return pd.DataFrame(rows)
 
+    @property
+    def states(self) -> list[tuple[str, str]]:
+        """The kinds of probabilities, and the prefix of their columns."""
+        return [("as trained", "p_"), *([] if self.temperature is None else [("calibrated", "c_")])]
+
     @cached_property
-    def thresholds(self) -> dict[float, float]:
+    def thresholds(self) -> Mapping[float, float]:
         """The threshold for each target; empty if the validation part has no positive image."""
+        if self.chosen is not None:
+            return self.chosen
         valid = self.part("valid")
         positive, values = (valid["label"] == self.positive).to_numpy(), valid[f"c_{self.positive}"].to_numpy()
         return {target: choose_threshold(positive, values, target) for target in self.targets} if positive.any() else {}
@@ -98,7 +130,7 @@ class Evaluation:
         columns = ["target", "threshold", "part", "score", "estimate", "low", "high"]
         rows = [pd.DataFrame(columns=columns)]
         for target, threshold in self.thresholds.items():
-            for part in PARTS:
+            for part in self.parts:
                 of_part = self.part(part)
                 labels, values = of_part["label"].to_numpy(), of_part[f"c_{self.positive}"].to_numpy()
                 found = operate(labels == self.positive, values, threshold, of_part["group"].to_numpy(), labels,
@@ -108,16 +140,29 @@ class Evaluation:
 
     @cached_property
     def referral(self) -> pd.DataFrame:
-        """Coverage against error, as `refer` returns it."""
-        valid, test = (arrays(self.part(part), self.config.classes, "c_") for part in PARTS)
+        """Coverage against error, as `refer` returns it; empty without a validation part to choose confidences on."""
+        if "valid" not in self.parts:
+            return pd.DataFrame(columns=["wanted", "threshold", "coverage", "error", "low", "high"])
+        valid, test = (arrays(self.part(part), self.config.classes, "c_") for part in self.parts)
         return self._table("referral", partial(refer, valid, test, self.test["group"].to_numpy(),
                                                self.test["label"].to_numpy()))
 
-    def pick(self, name: str, part: str = "test", by: str = "all", value: str = "") -> pd.Series:
-        """Returns a row of the metrics."""
+    def points_of_test(self) -> Iterable[tuple[tuple[float, float], pd.DataFrame]]:
+        """Returns target and threshold, and the rows of `points`, of the part that scores are reported of."""
+        return self.points[self.points["part"] == self.tested].groupby(["target", "threshold"])
+
+    def pick(self, name: str, part: str = "", by: str = "all", value: str = "") -> pd.Series:
+        """Returns a row of the metrics; by default of the part that scores are reported of."""
+        return self._rows(name, part or self.tested, by, value).iloc[0]
+
+    def has(self, name: str, part: str = "") -> bool:
+        """Returns whether there is such a score of a part."""
+        return len(self._rows(name, part or self.tested)) > 0
+
+    def _rows(self, name: str, part: str, by: str = "all", value: str = "") -> pd.DataFrame:
         table = self.metrics
         return table[(table["part"] == part) & (table["by"] == by) & (table["value"] == value)
-                     & (table["score"] == name)].iloc[0]
+                     & (table["score"] == name)]
 
 
 def check_request(classes: tuple[str, ...], target: float | str, positive: str | None) -> tuple[float, str]:
@@ -156,14 +201,20 @@ def summarize(run: Run, *, target: float | str = TARGET, positive: str | None = 
     config, record = run.read_config()
     require_single_label(config, "report")
     target, positive = check_request(config.classes, target, positive)
-    table = read_predictions(run, config.classes)
+    return make_evaluation(run, config, record, read_predictions(run, config.classes), positive, target, reuse=reuse)
+
+
+def make_evaluation(run: Run, config: Config, record: dict[str, Any], table: pd.DataFrame, positive: str,
+                    target: float = TARGET, temperature: float | None = None, **more: Any) -> Evaluation:
+    """Evaluates predictions; the temperature is fitted to their validation part, if they have one."""
     labels, logits = arrays(table, config.classes, "logit_")
     valid = (table["part"] == "valid").to_numpy()
-    temperature = fit_temperature(logits[valid], labels[valid])
-    calibrated = calibrate(logits, temperature)
+    if valid.any():
+        temperature = fit_temperature(logits[valid], labels[valid])
+    calibrated = calibrate(logits, temperature or 1)
     table = table.join(pd.DataFrame(calibrated, table.index, [f"c_{name}" for name in config.classes]))
     return Evaluation(run, config, record, read_history(run), table, temperature, positive,
-                      tuple(sorted({TARGET, target})), reuse)
+                      tuple(sorted({TARGET, target})), **more)
 
 
 def evaluate_run(run: Run, *, target: float | str = TARGET, positive: str | None = None, again: bool = False,
@@ -195,27 +246,42 @@ def write_tables(found: Evaluation) -> None:
 
 def print_evaluation(found: Evaluation) -> None:
     """Prints an evaluation in a dozen lines."""
-    print(f"\n{found.run.name}: its test part was scored {counted(len(found.history), 'time')} so far"
-          + (" (a PHANTOM: synthetic images, says nothing of patients)" if found.record.get("phantom") else ""))
+    print_opening(found)
     classes = found.config.classes if len(found.config.classes) <= MANY else (found.positive,)
-    shown = ["macro_auc", "balanced_accuracy", *(f"sensitivity_{name}" for name in classes), "ece"]
-    for part in PARTS:
-        rows = [found.pick(name, part) for name in shown]
-        print(f"  {part} part, {counted(int(rows[0]['images']), 'image')} of {counted(int(rows[0]['groups']), 'group')}"
-              " (patients, duplicates):")
+    shown = present(["macro_auc", "balanced_accuracy", *(f"sensitivity_{name}" for name in classes), "ece"])
+    for part in found.parts:
+        rows = [found.pick(name, part) for name in shown if found.has(name, part)]
+        print(f"  {name_part(part)}, {counted(int(rows[0]['images']), 'image')} of "
+              f"{counted(int(rows[0]['groups']), 'group')} (patients, duplicates):")
         for row in rows:
             print(f"    {row['score']:24} {format_interval(row)}")
     last = " (the last class; another: --positive=CLASS)" if found.positive == found.config.classes[-1] != POSITIVE \
         else ""
-    for (target, threshold), rows in found.points.query("part == 'test'").groupby(["target", "threshold"]):
+    for (target, threshold), rows in found.points_of_test():
         rates = {row["score"]: format_interval(row) for _, row in rows.iterrows()}
         print(f"  {found.positive}{last} if its probability is {threshold:.3f} or more (chosen on validation for a "
-              f"sensitivity of {target:g}), test:\n    sensitivity {rates['sensitivity']}, specificity "
+              f"sensitivity of {target:g}), {found.tested}:\n    sensitivity {rates['sensitivity']}, specificity "
               f"{rates['specificity']}")
     if found.record.get("leaks"):
         print(f"  warning: the split LEAKS ({found.record['leaks']} in two parts), so these scores are too good")
     print(f"  wrote predictions.csv, metrics.csv, calibration.csv, operating_points.csv, referral.csv: "
           f"{found.run.results}/\n  research only, not a medical device", flush=True)
+
+
+def print_opening(found: Any) -> None:
+    """Prints what an `Evaluation`, or one of several labels, is of."""
+    times = counted(len(read_history(found.run)), "time")
+    what = f"EXTERNAL set, scored {times} so far; nothing was chosen or fitted on it" if found.external else \
+        f"its test part was scored {times} so far"
+    print(f"\n{found.run.name}: {what}"
+          + (" (a PHANTOM: synthetic images, says nothing of patients)" if found.record.get("phantom") else ""))
+    for note in found.external.notes if found.external else ():
+        print(f"  {note}")
+
+
+def name_part(part: str) -> str:
+    """Returns the name of a part for the screen."""
+    return f"{part} {'set' if part == EXTERNAL else 'part'}"
 
 
 def format_interval(row: pd.Series) -> str:

@@ -12,9 +12,9 @@ from busfast.csvfile import write_csv
 from busfast.data.labels import split_labels
 from busfast.pipelines.config import Config
 from busfast.results.bootstrap import REPLICATES, intervals, widen
-from busfast.results.evaluation import format_interval
+from busfast.results.evaluation import External, format_interval, name_part, print_opening
 from busfast.results.metrics import COLUMNS, subsets
-from busfast.results.predictions import PARTS, predict_parts, read_history, read_predictions
+from busfast.results.predictions import predict_parts, read_predictions
 from busfast.results.scores import divide, rank_scores, rate_groups, rates
 from busfast.results.written import FORMAT
 from busfast.text import counted
@@ -29,6 +29,8 @@ class LabelEvaluation:
     config: Config
     record: dict[str, Any]
     predictions: pd.DataFrame  # as `read_predictions` returns them
+    external: External | None = None  # the set that is scored; None: the run's own test part
+    chosen: np.ndarray | None = None  # the thresholds of a bundle; None: from the validation part
 
     def arrays(self, rows: pd.DataFrame) -> tuple[np.ndarray, np.ndarray]:
         """Returns which labels images have, bool (n, k), and their probabilities, float (n, k)."""
@@ -39,6 +41,8 @@ class LabelEvaluation:
     @cached_property
     def thresholds(self) -> np.ndarray:
         """The threshold of each label, (k,): that with the highest F1 on the validation part."""
+        if self.chosen is not None:
+            return self.chosen
         positive, values = self.arrays(self.predictions[self.predictions["part"] == "valid"])
         return np.array([best_f1(positive[:, index], values[:, index]) for index in range(values.shape[1])])
 
@@ -121,21 +125,21 @@ def evaluate_labels(run: Run, *, again: bool = False, **flags) -> LabelEvaluatio
     Arguments and errors: see `predict_parts`."""
     predict_parts(run, again=again, **flags)
     found = summarize_labels(run)
-    write_csv(found.metrics, run.results / "metrics.csv", float_format=FORMAT)
-    write_csv(pd.DataFrame({"class": found.config.classes, "threshold": found.thresholds}),
-              run.results / "thresholds.csv", float_format="%.9g")  # as predictions.csv: each is a probability in it
-    print_labels(found)
+    write_labels(found)
     return found
 
 
-def print_labels(found: LabelEvaluation) -> None:
-    """Prints an evaluation: the means, and a line for each label."""
-    print(f"\n{found.run.name}: its test part was scored {counted(len(read_history(found.run)), 'time')} so far")
-    for part in PARTS:
-        rows = found.metrics.query("part == @part and by == 'all'").set_index("score")
+def write_labels(found: LabelEvaluation) -> None:
+    """Writes metrics.csv and thresholds.csv beside predictions.csv, and prints the means and a line for each label."""
+    write_csv(found.metrics, found.run.results / "metrics.csv", float_format=FORMAT)
+    write_csv(pd.DataFrame({"class": found.config.classes, "threshold": found.thresholds}),
+              found.run.results / "thresholds.csv", float_format="%.9g")  # as predictions.csv: each is of it
+    print_opening(found)
+    for part, of_part in found.metrics[found.metrics["by"] == "all"].groupby("part", sort=False):
+        rows = of_part.set_index("score")
         first = rows.iloc[0]
-        print(f"  {part} part, {counted(int(first['images']), 'image')} of {counted(int(first['groups']), 'group')} "
-              "(patients, duplicates):")
+        print(f"  {name_part(part)}, {counted(int(first['images']), 'image')} of "
+              f"{counted(int(first['groups']), 'group')} (patients, duplicates):")
         for name in ("macro_auc", "macro_ap", "macro_f1"):
             print(f"    {name:24} {format_interval(rows.loc[name])}")
         for name, threshold in zip(found.config.classes, found.thresholds, strict=True):

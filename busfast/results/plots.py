@@ -13,7 +13,7 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 from busfast.figures import GRAY, STYLES, add_legend, new_figure, plain, save_figure
 from busfast.results.bootstrap import draw_weights
 from busfast.results.evaluation import Evaluation, format_interval
-from busfast.results.predictions import PARTS, arrays
+from busfast.results.predictions import arrays
 from busfast.results.scores import BINS, confusion
 
 GRID = np.linspace(0, 1, 101)
@@ -43,7 +43,7 @@ def _band(found: Evaluation, curve: Callable) -> tuple[np.ndarray, np.ndarray]:
 def _curves(found: Evaluation, curve: Callable, title: str, axis_labels: tuple[str, str], score: str):
     test, classes = found.test, found.config.classes
     labels, probabilities = arrays(test, classes)
-    figure, (axes,) = new_figure(title, f"{found.run.name}, test part; bands: 95%, patients drawn again")
+    figure, (axes,) = new_figure(title, f"{found.run.name}, {found.where}; bands: 95%, patients drawn again")
     texts = []
     for index, name in enumerate(classes):
         positive, style = labels == index, STYLES[index % len(STYLES)]
@@ -57,7 +57,7 @@ def _curves(found: Evaluation, curve: Callable, title: str, axis_labels: tuple[s
     axes.set(xlabel=axis_labels[0], ylabel=axis_labels[1], xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
     if texts:
         add_legend(axes, "lower right" if score == "auc" else "lower left")
-    return figure, axes, f"{title}, test part: {', '.join(texts) or 'not defined'}."
+    return figure, axes, f"{title}, {found.where}: {', '.join(texts) or 'not defined'}."
 
 
 def draw_roc(found: Evaluation) -> tuple[Figure, str]:
@@ -84,10 +84,10 @@ def draw_pr(found: Evaluation) -> tuple[Figure, str]:
 
 
 def draw_confusion(found: Evaluation) -> tuple[Figure, str]:
-    """Confusion matrices of both parts: counts, shaded by the share of the row."""
-    classes = found.config.classes
-    figure, axes = new_figure("Confusion matrices", size=(8.4, 4.4), columns=2, grid=None)
-    for one, part in zip(axes, PARTS, strict=True):
+    """Confusion matrices of each part: counts, shaded by the share of the row."""
+    classes, parts = found.config.classes, found.parts
+    figure, axes = new_figure("Confusion matrices", size=(4.2 * len(parts), 4.4), columns=len(parts), grid=None)
+    for one, part in zip(axes, parts, strict=True):
         labels, probabilities = arrays(found.part(part), classes)
         counts = confusion(labels, probabilities.argmax(1), np.ones((1, len(labels))), len(classes))[0].astype(int)
         share = counts / np.maximum(counts.sum(1, keepdims=True), 1)
@@ -96,43 +96,46 @@ def draw_confusion(found: Evaluation) -> tuple[Figure, str]:
             one.text(column, row, f"{counts[row, column]}\n{share[row, column]:.0%}", ha="center", va="center",
                      color="white" if share[row, column] > 0.6 else "black")
         one.set(xticks=range(len(classes)), xticklabels=classes, yticks=range(len(classes)), yticklabels=classes,
-                xlabel="predicted", ylabel="label" if part == "valid" else "")
-        one.set_title(f"{found.run.name}, {'validation' if part == 'valid' else part} part", fontsize=8, color=GRAY)
+                xlabel="predicted", ylabel="label" if part == parts[0] else "")
+        one.set_title(f"{found.run.name}, {'validation part' if part == 'valid' else found.where}", fontsize=8,
+                      color=GRAY)
         one.spines[:].set_visible(False)
     right = [f"{name}: {counts[index, index]} of {counts[index].sum()} right" for index, name in enumerate(classes)]
-    return figure, "Confusion matrices of the validation and the test part. Test: " + ", ".join(right) + "."
+    both = "validation and the " if len(parts) > 1 else ""
+    return figure, f"Confusion matrices of the {both}{found.where}. {found.tested.title()}: {', '.join(right)}."
 
 
 def draw_reliability(found: Evaluation) -> tuple[Figure, str]:
     """How often the model is right against its confidence, before and after calibration."""
-    figure, (axes,) = new_figure("Reliability", f"{found.run.name}, test part; temperature {found.temperature:.2f}; "
-                                 f"bins of {MIN_BIN} images or more")
+    temperature = "" if found.temperature is None else f"temperature {found.temperature:.2f}; "
+    figure, (axes,) = new_figure("Reliability", f"{found.run.name}, {found.where}; {temperature}bins of {MIN_BIN} "
+                                 "images or more")
     axes.plot([0, 1], [0, 1], color="0.7", linewidth=1, zorder=0)
-    texts = []
-    for (state, prefix), style in zip((("as trained", "p_"), ("calibrated", "c_")), STYLES, strict=False):
+    texts, scored = [], found.calibration[found.calibration["part"] == found.tested]
+    for (state, prefix), style in zip(found.states, STYLES, strict=False):
         labels, probabilities = arrays(found.test, found.config.classes, prefix)
         confidence = probabilities.max(1)
         bins = pd.DataFrame({"confidence": confidence, "right": probabilities.argmax(1) == labels}).groupby(
             np.minimum((confidence * BINS).astype(int), BINS - 1))
         means = bins.mean()[bins.size() >= MIN_BIN]
-        error = found.calibration.query("part == 'test' and probabilities == @state")["ece"].iloc[0]
+        error = scored.loc[scored["probabilities"] == state, "ece"].iloc[0]
         axes.plot(means["confidence"], means["right"], label=f"{state} (expected calibration error {error:.3f})",
                   **style)
         texts.append(f"{state} {error:.3f}")
     axes.set(xlabel="probability of the predicted class", ylabel="share of correct predictions", xlim=(0.3, 1.01),
              ylim=(-0.01, 1.01))
     add_legend(axes)
-    return figure, f"Reliability, test part; expected calibration error: {', '.join(texts)}."
+    return figure, f"Reliability, {found.where}; expected calibration error: {', '.join(texts)}."
 
 
 def draw_centers(found: Evaluation) -> tuple[Figure, str]:
     """Macro AUC and the positive class's sensitivity of each center, with intervals."""
     scores = {"macro_auc": "macro AUC", f"sensitivity_{found.positive}": f"{found.positive} sensitivity"}
-    table = found.metrics[(found.metrics["part"] == "test") & found.metrics["by"].isin(["all", "center"])]
+    table = found.metrics[(found.metrics["part"] == found.tested) & found.metrics["by"].isin(["all", "center"])]
     table = table.set_index(["by", "value"])
     centers = table.index.unique()
-    figure, (axes,) = new_figure("Each center", f"{found.run.name}, test part; 95% intervals, patients drawn again",
-                                 grid="x")
+    figure, (axes,) = new_figure("Each center", f"{found.run.name}, {found.where}; 95% intervals, patients drawn "
+                                 "again", grid="x")
     texts = []
     for number, ((score, label), style) in enumerate(zip(scores.items(), STYLES, strict=False)):
         rows = table[table["score"] == score].loc[centers]
@@ -152,7 +155,7 @@ def draw_centers(found: Evaluation) -> tuple[Figure, str]:
     axes.set(xlim=(0, 1.01), xlabel="score")
     axes.invert_yaxis()
     add_legend(axes, "below")
-    return figure, "Each center, test part. " + ". ".join(texts) + "."
+    return figure, f"Each center, {found.where}. " + ". ".join(texts) + "."
 
 
 def draw_operating(found: Evaluation) -> tuple[Figure, str]:
@@ -160,7 +163,7 @@ def draw_operating(found: Evaluation) -> tuple[Figure, str]:
     test, positive = found.test, found.positive
     is_positive, values = (test["label"] == positive).to_numpy(), test[f"c_{positive}"].to_numpy()
     figure, (axes,) = new_figure(f"Operating points for {positive}",
-                                 f"{found.run.name}, test part; thresholds chosen on validation")
+                                 f"{found.run.name}, {found.where}; thresholds chosen on validation")
     defined = 0 < is_positive.sum() < len(test)
     called = values[:, None] >= GRID
     for label, shares, style in (("sensitivity", called[is_positive], STYLES[0]),
@@ -168,14 +171,14 @@ def draw_operating(found: Evaluation) -> tuple[Figure, str]:
         axes.plot(GRID, shares.mean(0) if defined else np.full(len(GRID), np.nan), label=label, color=style["color"],
                   linestyle=style["linestyle"])
     texts = []
-    for (target, threshold), rows in found.points.query("part == 'test'").groupby(["target", "threshold"]):
+    for (target, threshold), rows in found.points_of_test():
         axes.axvline(threshold, color="0.5", linewidth=1)
         axes.annotate(f"for {target:.0%}", (threshold, 0.02), rotation=90, fontsize=8, color=GRAY, ha="right")
         rates = {row["score"]: format_interval(row) for _, row in rows.iterrows()}
         texts.append(f"threshold {threshold:.3f}: sensitivity {rates['sensitivity']}, specificity "
                      f"{rates['specificity']}")
-    axes.set(xlabel=f"calibrated probability of {positive} from which it is predicted", ylabel="share of the test part",
-             xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+    axes.set(xlabel=f"calibrated probability of {positive} from which it is predicted",
+             ylabel=f"share of the {found.where}", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
     add_legend(axes)
     return figure, f"Sensitivity and specificity for {positive} against the threshold. " + "; ".join(texts) + "."
 

@@ -22,20 +22,20 @@ from busfast.training.runs import Run, file_sha256, write_record
 from busfast.yamlfile import read_yaml
 
 FILE, RECORD = "predictions.csv", "evaluation.yaml"
-PARTS = ("valid", "test")
+PARTS, EXTERNAL = ("valid", "test"), "external"
 COLUMNS = ("image", "part", "center", "device", "patient", "group", "label")
 
 
-def read_parts(run: Run, root: str | Path) -> Split:
-    """Reads the validation and test part of a run's split; `root` is the folder of the table.
+def read_parts(run: Run, root: str | Path, parts: Sequence[str] = PARTS) -> Split:
+    """Reads the validation and test part, or other parts, of a run's split; `root` is the folder of the table.
 
     Raises:
         UserError: one of the parts is empty.
     """
     path = run.results / "split.csv"
-    split = read_split(path, root).only(*PARTS)
+    split = read_split(path, root).only(*parts)
     rows = split.rows
-    for part in PARTS:
+    for part in parts:
         if part not in set(rows["part"]):
             raise UserError(f"The run {run.name} has no image in part '{part}' ({path}), so there is nothing to "
                             "report. Train a split that has one, such as --split=stratified.")
@@ -45,16 +45,22 @@ def read_parts(run: Run, root: str | Path) -> Split:
     return split
 
 
-def write_predictions(run: Run, config: Config, rows: pd.DataFrame, logits: np.ndarray) -> None:
-    """Writes predictions.csv: logit_CLASS and p_CLASS of each of `rows`; `logits`: (n, k), in their order."""
+def make_predictions(config: Config, rows: pd.DataFrame, logits: np.ndarray) -> pd.DataFrame:
+    """Returns what predictions.csv holds: logit_CLASS and p_CLASS of each of `rows`; `logits`: (n, k), of each."""
     classes, delim = config.classes, config.label_delim
     table = rows[list(COLUMNS)].assign(predicted=name_predicted(classes, logits, delim, 0.0))
     for prefix, values in (("logit_", logits), ("p_", to_probabilities(logits, delim))):
         table = table.join(pd.DataFrame(values, table.index, [f"{prefix}{name}" for name in classes]))
-    write_csv(table, run.results / FILE, float_format="%.9g")
+    return table
 
 
-def read_predictions(run: Run, classes: Sequence[str], label_delim: str = "") -> pd.DataFrame:
+def write_predictions(run: Run, config: Config, rows: pd.DataFrame, logits: np.ndarray) -> None:
+    """Writes what `make_predictions` returns."""
+    write_csv(make_predictions(config, rows, logits), run.results / FILE, float_format="%.9g")
+
+
+def read_predictions(run: Run, classes: Sequence[str], label_delim: str = "",
+                     parts: Sequence[str] = PARTS) -> pd.DataFrame:
     """Reads predictions.csv; the columns logit_CLASS and p_CLASS are numbers, all others text.
 
     Raises:
@@ -72,7 +78,7 @@ def read_predictions(run: Run, classes: Sequence[str], label_delim: str = "") ->
     table = pd.concat([table.drop(columns=numbers), values], axis=1)[header]
     known = table["label"].map(lambda label: set(split_labels(label, label_delim)) <= set(classes))
     _check(path, table, "label", known, ("some" if label_delim else "one") + " of " + ", ".join(classes))
-    _check(path, table, "part", table["part"].isin(PARTS), "one of " + ", ".join(PARTS))
+    _check(path, table, "part", table["part"].isin(parts), "one of " + ", ".join(parts))
     return table
 
 
@@ -123,13 +129,18 @@ def predict_parts(run: Run, *, again: bool = False, **flags) -> None:
         from busfast.inference.stream import predict_logits
 
     logits, reasons = predict_logits(load_run_model(run.best_weights(), config, record, **flags), paths)
-    for name, reason in zip(rows["image"], reasons, strict=True):
-        if reason:
-            raise UserError(f"{name} of {run.name} cannot be read: {reason}. Nothing was scored. Restore it.")
+    refuse_unreadable(run.name, rows["image"], reasons)
     history.append({"when": datetime.datetime.now().astimezone().isoformat(timespec="seconds"), "busfast": __version__,
                     **files, "images": {part: int((rows["part"] == part).sum()) for part in PARTS}})
     write_record(run.results / RECORD, {"test_scored": len(history), "evaluations": history})
     write_predictions(run, config, rows, logits)
+
+
+def refuse_unreadable(what: str, images: Sequence[str], reasons: Sequence[str]) -> None:
+    """Raises UserError for the first image of a run or set that could not be read (it has a reason)."""
+    for name, reason in zip(images, reasons, strict=True):
+        if reason:
+            raise UserError(f"{name} of {what} cannot be read: {reason}. Nothing was scored. Restore it.")
 
 
 def require_single_label(config: Config, verb: str) -> None:

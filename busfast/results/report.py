@@ -25,7 +25,7 @@ from busfast.results.evaluation import (
 )
 from busfast.results.limits import find_limits
 from busfast.results.plots import draw_all
-from busfast.results.scores import names
+from busfast.results.scores import names, present
 from busfast.text import counted, markdown_table
 from busfast.training.runs import Run
 
@@ -36,7 +36,8 @@ CURVES = {"loss_curve.png": "Loss of training and validation in each epoch.",
           "explain.png": "Grad-CAM of the surest right and wrong cases of each class."}
 TITLES = {"macro_auc": "macro AUC", "macro_ap": "macro average precision", "macro_f1": "macro F1",
           "balanced_accuracy": "balanced accuracy", "mcc": "Matthews correlation", "brier": "Brier score (0 to 2)",
-          "ece": "expected calibration error"}
+          "ece": "expected calibration error", "macro_auc_present": "macro AUC of the classes present",
+          "balanced_accuracy_present": "balanced accuracy of the classes present"}
 KINDS = {"auc": "AUC", "ap": "average precision", "ppv": "PPV", "npv": "NPV", "f1": "F1"}
 SECTIONS = (("summary", "Summary"), ("limits", "Limits"), ("scores", "Scores"),
             ("centers", "Centers, devices and patients"), ("calibration", "Calibration"),
@@ -57,21 +58,25 @@ def write_report(run: Run, *, target: float = TARGET, positive: str | None = Non
     Raises:
         UserError: there are no predictions, or a file of these names was not written by busfast.
     """
-    found = summarize(run, target=target, positive=positive, reuse=True)
-    page, card = run.results / "report.html", run.results / "model_card.md"
-    for path in (page, card):
+    return write_pages(summarize(run, target=target, positive=positive, reuse=True), "report.html", "model_card.md")
+
+
+def write_pages(found: Evaluation, *files: str) -> list[Path]:
+    """Writes pages of an evaluation, and their pictures, into its folder; see `write_report`."""
+    paths = [found.run.results / name for name in files]
+    for path in paths:
         if path.is_file() and MARK not in path.read_text(encoding="utf-8", errors="replace")[:200]:
             raise UserError(f"{path} was not written by busfast and is not overwritten. Move it away.")
-    read_explanation(run)  # raises on a damaged file before anything is written
-    facts = gather(found, draw_all(found, run.results))
+    read_explanation(found.run)  # raises on a damaged file before anything is written
+    facts = gather(found, draw_all(found, found.run.results))
     templates = Environment(loader=PackageLoader("busfast.results"), autoescape=lambda name: ".html" in name,
                             undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
     templates.filters |= {"escape_html": _escape, "table": lambda table: markdown_table(
         table["columns"], [map(_escape, row) for row in table["rows"]])}
-    for path in (page, card):
+    for path in paths:
         with atomic(path) as file:
             file.write(templates.get_template(f"{path.name}.j2").render(facts))
-    return [page, card]
+    return paths
 
 
 def _escape(text: str) -> str:
@@ -83,17 +88,19 @@ def gather(found: Evaluation, pictures: dict[str, str]) -> dict[str, Any]:
     folder, config, record = found.run.results, found.config, found.record
     shown = pictures | {name: alt for name, alt in CURVES.items() if (folder / name).is_file()}
     return {
-        "mark": MARK, "title": f"{found.run.name}: report of a trained classifier", "version": __version__,
-        "date": datetime.date.today().isoformat(), "run": found.run.name, "sections": SECTIONS,
+        "mark": MARK, "title": f"{found.run.name}: report of a trained classifier"
+        + (" on an EXTERNAL set" if found.external else ""), "version": __version__,
+        "date": datetime.date.today().isoformat(), "run": found.run.name, "external": found.external,
+        "sections": [(key, name) for key, name in SECTIONS if key != "explanation" or not found.external],
         "alarms": format_alarms(record), "summary": _summary(found), "headline": _headline(found),
         "limits": find_limits(found), "replicates": f"{REPLICATES:,}",
-        "scores": _both_parts(found, "All scores", names(config.classes)), "subsets": _subsets(found),
-        "temperature": f"{found.temperature:.2f}", "calibration": _calibration(found),
+        "scores": _each_part(found, "All scores", names(config.classes)), "subsets": _subsets(found),
+        "temperature": found.temperature and f"{found.temperature:.2f}", "calibration": _calibration(found),
         "explained": _explained(found), "points": _points(found), "referral": _referral(found),
         "counts": _counts(found), "data": _data(found), "commands": _commands(found), "versions": _versions(record),
         "pictures": {name: {"alt": alt, "data": base64.b64encode((folder / name).read_bytes()).decode("ascii")}
                      for name, alt in shown.items()},
-        "config": config, "recipe": changed_recipe(config), "record": record,
+        "config": config, "recipe": changed_recipe(config), "record": record, "where": found.where,
         "positive": found.positive, "history": found.history,
     }
 
@@ -114,6 +121,10 @@ def format_alarms(record: dict[str, Any]) -> list[str]:
 
 def _summary(found: Evaluation) -> list[str]:
     auc, hit = found.pick("macro_auc"), found.pick(f"sensitivity_{found.positive}")
+    if found.external:
+        return [f"The model, {found.config.arch}, was trained to distinguish {', '.join(found.config.classes)}, and is "
+                "scored here on an EXTERNAL set. Nothing was chosen or fitted on it.", *found.external.notes,
+                f"It was scored {counted(len(found.history), 'time')} so far."]
     valid = found.pick("macro_auc", "valid")
     held = ", ".join(found.record.get("holdout") or [])
     where = (f"images of {held}, a center that it never saw in training" if held
@@ -131,7 +142,7 @@ def _summary(found: Evaluation) -> list[str]:
 def _headline(found: Evaluation) -> dict[str, Any]:
     scores = ["macro_auc", "balanced_accuracy", f"sensitivity_{found.positive}", f"specificity_{found.positive}",
               f"ppv_{found.positive}", f"npv_{found.positive}"]
-    return _both_parts(found, "The main scores, with 95% intervals", scores)
+    return _each_part(found, "The main scores, with 95% intervals", scores)
 
 
 def _title(name: str) -> str:
@@ -140,23 +151,23 @@ def _title(name: str) -> str:
     return TITLES.get(name) or f"{KINDS.get(kind, kind)} {label}".strip()
 
 
-def _both_parts(found: Evaluation, caption: str, scores: list[str]) -> dict[str, Any]:
-    return _grid(caption, ["score", "validation", "test"],
-                 [[_title(name), format_interval(found.pick(name, "valid")), format_interval(found.pick(name))]
-                  for name in scores])
+def _each_part(found: Evaluation, caption: str, scores: list[str]) -> dict[str, Any]:
+    return _grid(caption, ["score", *("validation" if part == "valid" else part for part in found.parts)],
+                 [[_title(name), *(format_interval(found.pick(name, part)) if found.has(name, part) else ""
+                                   for part in found.parts)] for name in present(scores) if found.has(name)])
 
 
 def _subsets(found: Evaluation) -> list[dict[str, Any]]:
     scores = ["macro_auc", *(f"sensitivity_{name}" for name in found.config.classes)]
-    grids = []
+    where, grids = found.where.capitalize(), []
     for by, caption, note in (
-            ("center", "Test part, each center", ""), ("device", "Test part, each device", ""),
-            ("patient", "Test part, by patient", "The mean probability of a patient's images; a patient whose images "
+            ("center", f"{where}, each center", ""), ("device", f"{where}, each device", ""),
+            ("patient", f"{where}, by patient", "The mean probability of a patient's images; a patient whose images "
              "have several labels counts once for each.")):
-        rows = found.metrics[(found.metrics["part"] == "test") & (found.metrics["by"] == by)]
+        rows = found.metrics[(found.metrics["part"] == found.tested) & (found.metrics["by"] == by)]
         cells = [[value or ("unknown" if by != "patient" else "all patients"),
                   str(subset["images"].iloc[0]), str(subset["groups"].iloc[0]),
-                  *(format_interval(found.pick(name, "test", by, value)) for name in scores)]
+                  *(format_interval(found.pick(name, "", by, value)) for name in scores)]
                  for value, subset in rows.groupby("value", sort=False)]
         if cells:
             units = "patients and labels" if by == "patient" else "images"
@@ -183,8 +194,8 @@ def _points(found: Evaluation) -> dict[str, Any]:
 def _referral(found: Evaluation) -> dict[str, Any]:
     rows = [[f"{row['wanted']:.0%}", f"{row['threshold']:.3f}", f"{row['coverage']:.0%}", format_interval(row)]
             for _, row in found.referral.rename(columns={"error": "estimate"}).iterrows()]
-    return _grid("Coverage against error, test part", ["kept on validation", "lowest probability",
-                                                       "kept on test", "error of those kept"], rows)
+    return _grid(f"Coverage against error, {found.where}", ["kept on validation", "lowest probability",
+                                                            f"kept on {found.tested}", "error of those kept"], rows)
 
 
 def _explained(found: Evaluation) -> list[dict[str, Any]]:
@@ -202,12 +213,16 @@ def _explained(found: Evaluation) -> list[dict[str, Any]]:
 
 def _counts(found: Evaluation) -> dict[str, Any]:
     counts = found.record.get("counts") or {}
+    if found.external:
+        counts = counts | {found.where: found.test["label"].value_counts().to_dict()}
     return _grid("Images of each part", ["part", *found.config.classes],
                  [[part, *(str(row.get(name, 0)) for name in found.config.classes)] for part, row in counts.items()])
 
 
 def _data(found: Evaluation) -> list[str]:
     config, record = found.config, found.record
+    if not config.data:
+        return [f"Model: {config.arch}, of a bundle; its bundle.json says how it was trained."]
     lines = [f"Data: {config.data}; split: {record.get('split')}"
              + (f", fold {record['fold']}" if record.get("fold") else "")
              + (f", held out: {', '.join(record['holdout'])}" if record.get("holdout") else "")
@@ -231,6 +246,8 @@ def _audit(data: str) -> str:
 
 
 def _commands(found: Evaluation) -> str:
+    if found.external:
+        return found.external.command
     comment = (found.run.results / "config.yaml").read_text(encoding="utf-8").partition("\n")[0]
     return "\n".join([comment.partition("this again: ")[2] or f"python -m busfast train --pipeline={found.run.results}"
                       "/config.yaml", f"python -m busfast evaluate --run={found.run.name}",

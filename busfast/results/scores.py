@@ -9,6 +9,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+PRESENT = {"macro_auc": "auc", "balanced_accuracy": "sensitivity"}  # what is a mean of the classes present, too
 BINS = 15  # of the expected calibration error: Guo et al. 2017 (arXiv 1706.04599)
 
 
@@ -17,6 +18,11 @@ def names(classes: Sequence[str]) -> list[str]:
     each = ("auc", "ap", "sensitivity", "specificity", "ppv", "npv", "f1")
     return ["macro_auc", "accuracy", "balanced_accuracy", "macro_ap", "macro_f1", "mcc", "brier", "ece",
             *(f"{score}_{name}" for score in each for name in classes)]
+
+
+def present(names: Sequence[str]) -> list[str]:
+    """Returns each name of a score and, after those in `PRESENT`, that of the mean over the classes present."""
+    return [one for name in names for one in (name, *([f"{name}_present"] if name in PRESENT else []))]
 
 
 def score(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray,
@@ -31,8 +37,9 @@ def score(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray,
 
     Returns:
         Float, (b,), by name (see `names`); NaN where a score is undefined: a class without images, the predictive value
-        of a class that is never predicted, a mean over classes of which one is undefined. `brier` is the sum over
-        classes, 0 to 2; `ece` has 15 bins of the highest probability.
+        of a class that is never predicted, a mean over classes of which one is undefined. Where images lack a class,
+        macro_auc_present and balanced_accuracy_present are means over the others. `brier` is the sum over classes, 0 to
+        2; `ece` has 15 bins of the highest probability.
     """
     weights = np.asarray(weights, float)
     found = _confusion_scores(labels, probabilities.argmax(1), weights, classes)
@@ -44,7 +51,10 @@ def score(labels: np.ndarray, probabilities: np.ndarray, weights: np.ndarray,
     wrong = probabilities - (labels[:, None] == np.arange(len(classes)))
     found["brier"] = weights @ (wrong**2).sum(1) / total
     found["ece"] = _calibration_error(labels, probabilities, weights) / total
-    return {name: found[name] for name in names(classes)}
+    kept = [name for index, name in enumerate(classes) if (labels == index).any()]
+    fewer = {f"{mean}_present": np.mean([found[f"{each}_{name}"] for name in kept], axis=0)
+             for mean, each in PRESENT.items()} if len(kept) < len(classes) else {}
+    return {name: found[name] for name in names(classes)} | fewer
 
 
 def confusion(labels: np.ndarray, predicted: np.ndarray, weights: np.ndarray, k: int) -> np.ndarray:

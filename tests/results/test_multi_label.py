@@ -1,6 +1,7 @@
 """Images of several labels: read, split, trained, scored by label, exported, predicted; what cannot is refused."""
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -144,6 +145,26 @@ def test_the_bundle_is_of_version_3_and_read_without_busfast(place):
         path.write_text(json.dumps(facts | wrong))
         with pytest.raises(ValueError, match="tta is neither none nor flip, or label_delim is no character"):
             load_bundle(RUN.models / "bundle")
+
+
+def test_another_set_is_scored_with_the_thresholds_of_the_run_or_its_bundle(place, capsys):
+    table = pd.read_csv("shapes/list.csv", dtype=str, keep_default_na=False)
+    images = pd.read_csv(RUN.results / "split.csv", dtype=str).query("part == 'test'")["image"]
+    Path("far").mkdir()
+    for name in images:
+        shutil.copy(Path("shapes", name), "far")
+    table["file"], table["labels"] = table["file"].str[7:], table["labels"].str.replace("line", "blob")
+    table[table["file"].isin(images.str[7:])].to_csv("far/list.csv", index=False)
+    places = (f"{RUN.name}/external/far", "external/shapes_stratified/far")
+    for subject, name in zip((f"--run={RUN.name}", f"--model={RUN.models}/bundle"), places, strict=True):
+        assert main(["evaluate", subject, "--data=far"]) == 0
+        assert "EXTERNAL set" in (said := capsys.readouterr().out) and "no image of class line" in said
+        metrics = pd.read_csv(Run(name).results / "metrics.csv").query("by == 'all'").set_index(["part", "score"])
+        own = pd.read_csv(RUN.results / "metrics.csv").query("by == 'all'").set_index(["part", "score"])["estimate"]
+        assert metrics.loc[("external", "auc_disc"), "estimate"] > 0.6 > own.isna().sum()
+        assert np.isnan(metrics.loc[("external", "auc_line"), "estimate"])
+        assert pd.read_csv(Run(name).results / "thresholds.csv")["threshold"].to_numpy() == pytest.approx(
+            pd.read_csv(RUN.results / "thresholds.csv")["threshold"].to_numpy(), rel=1e-4)
 
 
 @pytest.mark.parametrize("line", [

@@ -46,6 +46,10 @@ def test_brier_and_calibration_error_are_those_counted_by_hand():
     assert found["ece"][0] == pytest.approx((3 * (0.8 - 2 / 3) + 1 * (1 - 0.9)) / 4)
 
 
+def roc_auc(labels, probabilities, rows, k):
+    return sk.roc_auc_score(labels[rows] == k, probabilities[rows, k])
+
+
 def test_a_score_that_is_not_defined_is_nan_and_the_others_are_not():
     labels, probabilities, _ = simulate_predictions(30, 0)
     only_two = labels != 2
@@ -53,4 +57,8 @@ def test_a_score_that_is_not_defined_is_nan_and_the_others_are_not():
     undefined = {name for name, value in found.items() if np.isnan(value[0])}
     assert {"macro_auc", "macro_ap", "balanced_accuracy", "auc_malignant", "ap_malignant",
             "sensitivity_malignant"} <= undefined
+    both = [roc_auc(labels, probabilities, only_two, k) for k in (0, 1)]
+    assert found["macro_auc_present"][0] == pytest.approx(np.mean(both))
+    assert found["balanced_accuracy_present"][0] == pytest.approx(
+        sk.balanced_accuracy_score(labels[only_two], probabilities[only_two].argmax(1)))
     assert not undefined & {"accuracy", "auc_normal", "sensitivity_normal", "specificity_malignant", "brier", "ece"}

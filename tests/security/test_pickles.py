@@ -51,6 +51,7 @@ REFUSED = {
     f"{RESULTS}/split.csv": f"evaluate --run={RUN} --again",
     f"{RESULTS}/predictions.csv": f"report --run={RUN}",
     f"{RESULTS}/evaluation.yaml": f"report --run={RUN}",
+    f"{RESULTS}/external/far/evaluation.yaml": f"evaluate --run={RUN} --data=far",
     f"{RESULTS}/summary.yaml": "compare",
     f"{RESULTS}/training_log.csv": "compare",
     f"{RESULTS}/metrics.csv": "compare",
@@ -84,6 +85,8 @@ def test_a_pickle_is_refused_and_its_code_does_not_run(exported_run, marker, fil
     if "other" in Path(file).parts:
         for folder in (RESULTS, MODELS):
             shutil.copytree(folder, folder.with_name("other"))
+    if "external" in Path(file).parts:
+        shutil.copytree(DATA, "far")
     Path(file).parent.mkdir(exist_ok=True, parents=True)
     with nothing_changes(but=Path(file)):
         for kind, content in pickles(marker).items():
