@@ -1,6 +1,6 @@
 """YAML files of keys and plain values: read strictly, and within seconds whatever they hold."""
 
-from collections.abc import Hashable
+from collections.abc import Container, Hashable, Iterable
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -16,7 +16,10 @@ NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Refuses long numbers and duplicate keys (YAML's own loader silently takes the last one)."""
+    """Refuses long numbers and duplicate keys (YAML's own loader silently takes the last one); takes the items of some
+    lists as they are written, where YAML would make True of yes, and a date of 2024-02-30."""
+
+    texts: Container[str] = ()
 
     def construct_object(self, node, deep=False):
         if node.tag in NUMBERS and len(node.value) > MAX_DIGITS:
@@ -32,11 +35,16 @@ class _StrictLoader(yaml.SafeLoader):
             if key in seen:
                 raise yaml.constructor.ConstructorError(None, None, f"the key '{key}' is given twice", node.start_mark)
             seen.add(key)
+        for key, value in node.value:
+            if isinstance(value, yaml.SequenceNode) and key.value in self.texts:
+                for item in value.value:
+                    item.tag = "tag:yaml.org,2002:str" if isinstance(item, yaml.ScalarNode) else item.tag
         return super().construct_mapping(node, deep)
 
 
-def read_yaml(path: Path) -> dict[str, Any]:
-    """Reads a YAML file of keys and plain values; Python tags are refused.
+def read_yaml(path: Path, texts: Container[str] = ()) -> dict[str, Any]:
+    """Reads a YAML file of keys and plain values; Python tags are refused. `texts`: keys of lists of text, so that yes,
+    1e3 and 2024-02-30 in them stay what they are.
 
     Raises:
         UserError: the file cannot be read, is too large (also once its aliases are written out), or is not YAML of
@@ -47,7 +55,12 @@ def read_yaml(path: Path) -> dict[str, Any]:
             text = file.read(MAX_BYTES + 1)
         if len(text) > MAX_BYTES:
             raise ValueError(f"it is larger than {MAX_BYTES:,} bytes")
-        values = yaml.load(text.decode("utf-8"), _StrictLoader)
+        loader = _StrictLoader(text.decode("utf-8"))
+        loader.texts = texts
+        try:
+            values = loader.get_single_data()
+        finally:
+            loader.dispose()
         _check_extent(values)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
@@ -60,6 +73,11 @@ def read_yaml(path: Path) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"{path} must consist of `key: value` lines.")
     return values
+
+
+def flow_list(names: Iterable[str]) -> str:
+    """Returns names as a list on one line, as a YAML file may have it: [a, 'yes', 'b: c']."""
+    return yaml.safe_dump(list(names), default_flow_style=True, allow_unicode=True, width=float("inf")).strip()
 
 
 def _check_extent(values: Any) -> None:

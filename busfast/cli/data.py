@@ -1,6 +1,7 @@
 """The verbs that need no model: prepare, audit, split, cache. Each prints what it found and which files it wrote."""
 
 import os
+import shlex
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
@@ -8,6 +9,8 @@ from typing import TYPE_CHECKING, Any
 
 from busfast.cli.flags import configure, with_settings
 from busfast.errors import UserError
+from busfast.text import MANY
+from busfast.yamlfile import flow_list
 
 if TYPE_CHECKING:
     from busfast.data.table import Table
@@ -15,7 +18,8 @@ if TYPE_CHECKING:
 
 
 def prepare(*, source: str, path: str, out: str = None, copy: bool = False, partial: bool = False,
-            columns: str = None, center: str = "", center_tag: str = "", salt: str = "", link: str = None) -> None:
+            columns: str = None, center: str = "", center_tag: str = "", salt: str = "", link: str = None,
+            patient_from: str = "", links: str = "follow") -> None:
     """Makes a data folder (table.csv) from images in other layouts; the originals are not moved or changed.
 
     Args:
@@ -31,16 +35,30 @@ def prepare(*, source: str, path: str, out: str = None, copy: bool = False, part
         center_tag: for DICOM: keyword of the tag that names the center, such as InstitutionName.
         salt: for DICOM: a secret from which patient ids are made; the same salt gives the same ids.
         link: for DICOM: file to write, with the DICOM file of each image (which identifies the patient).
+        patient_from: for folder and dicom: folder (the one that is not the class), none, or a regular expression that
+            is searched in an image's path, with one group: the patient; or two, (?P<patient>...) and (?P<label>...).
+            Default: recognized, and asked for where two readings are possible.
+        links: follow symbolic links that lead out of the source, or refuse them, in a folder that you do not trust.
     """
     sources = source.split(",")
     paths = path.split(",") if len(sources) > 1 else [path]
     centers = center.split(",") if len(sources) > 1 and "," in center else center
+    from busfast.data.labels import order_classes
     from busfast.data.prepare import prepare as make
+    from busfast.pipelines.config import Config, folder_name
 
     target = Path(out) if out else Path("data") / "_".join(sources)
-    make(sources, paths, target, copy=copy, partial=partial, columns=_pairs(columns), center=centers,
-         center_tag=center_tag, salt=salt, link=link)
-    print(f"Next: python -m busfast audit --data={target}")
+    table = make(sources, paths, target, copy=copy, partial=partial, columns=_pairs(columns), center=centers,
+                 center_tag=center_tag, salt=salt, link=link, patient_from=patient_from, links=links)
+    classes = order_classes(table.rows["label"])
+    if 1 < len(classes) <= MANY:
+        print(f"  train finds the classes. For another order, or fewer, write into pipelines/{folder_name(target.name)}"
+              f".yaml: `classes: {flow_list(classes)}`")
+        try:
+            Config(classes=classes)
+        except UserError as error:
+            print(f"  warning: {error}")
+    print(f"Next: python -m busfast audit --data={shlex.quote(str(target))}")
 
 
 @with_settings(("data", "label_delim"), data="the phantom")

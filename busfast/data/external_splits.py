@@ -149,14 +149,14 @@ def _check_label(file: Path, line: int, label: str, own: str, classes: tuple[str
 
 
 def _check_parts(path: Path, table: pd.DataFrame, classes: tuple[str, ...]) -> None:
-    for part in PARTS[:2]:
-        labels = set(table["label"][table["part"] == part])
-        if not labels:
-            raise UserError(f"The lists at {path} name no image for {part}; training needs it"
-                            + (" to choose the best epoch." if part == "valid" else ".") + f" Add a list of {part} "
-                            "images.")
-        if part == "train" and set(classes) - labels:
-            raise UserError(f"The lists at {path} have no {', '.join(sorted(set(classes) - labels))} image for {part}.")
+    labels = set(table["label"][table["part"] == "train"])
+    if not labels:
+        raise UserError(f"The lists at {path} name no image for train; training needs it. Add a list of train images.")
+    if not table["part"].isin(PARTS[1:]).any():
+        raise UserError(f"The lists at {path} name no image for valid; training needs it to choose the best epoch. Add "
+                        "a list of valid images.")
+    if set(classes) - labels:
+        raise UserError(f"The lists at {path} have no {', '.join(sorted(set(classes) - labels))} image for train.")
 
 
 def _notes(files: list[tuple[Path, str]], rows: pd.DataFrame, twice: int) -> tuple[str, ...]:

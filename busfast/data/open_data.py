@@ -2,6 +2,7 @@
 
 import hashlib
 import os
+import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -64,7 +65,7 @@ def read_data(data: str | Path, classes: Sequence[str] = (), *, files: bool = Tr
     if source.dicom:
         raise UserError(f"{data}: {len(source.dicom)} images are DICOM files, such as '{source.dicom[0]}', which are "
                         f"converted first: python -m busfast prepare --source="
-                        f"{'csv' if os.path.isfile(file) else 'folder'} --path={data}")
+                        f"{'csv' if os.path.isfile(file) else 'folder'} --path={shlex.quote(str(data))}")
     masks = [isinstance(mask, str) for mask in source.rows["mask"]]
     notes = source.notes if all(masks) else (*source.notes, "masks of several files are not used; prepare joins them")
     rows = source.rows.assign(mask=[mask if single else "" for mask, single in

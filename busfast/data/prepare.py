@@ -17,7 +17,7 @@ from busfast.csvfile import write_csv
 from busfast.data.paths import SOURCES_FILE, is_inside
 from busfast.data.sources import SOURCES, read_source
 from busfast.data.sources.common import Options, SourceTable
-from busfast.data.sources.listing import check_text
+from busfast.data.sources.listing import LINKS, check_text
 from busfast.data.sources.plan import Made, check_files, plan
 from busfast.data.table import CLASSES, OPTIONAL, REQUIRED, Table, read_table
 from busfast.errors import UserError, choose
@@ -28,7 +28,7 @@ from busfast.text import counted
 def prepare(sources: Sequence[str], paths: Sequence[str | Path], out: str | Path, *, copy: bool = False,
             partial: bool = False, columns: Mapping[str, str] | None = None, center: str | Sequence[str] = "",
             center_tag: str = "", salt: str = "", link: str | Path | None = None,
-            classes: Sequence[str] = ()) -> Table:
+            classes: Sequence[str] = (), patient_from: str = "", links: str = "follow") -> Table:
     """Makes a data folder from one or several sources: table.csv, sources.csv, and converted masks and images.
 
     Arguments are as the flags of the verb `prepare`; `center` is one for all sources, or one for each. Returns the
@@ -41,7 +41,12 @@ def prepare(sources: Sequence[str], paths: Sequence[str | Path], out: str | Path
     _check_request(sources, paths, centers, columns, out)
     names = [name if name not in sources[:position] else f"{name}-{sources[:position].count(name) + 1}"
              for position, name in enumerate(sources)]
-    options = Options(partial=partial, center_tag=center_tag, classes=tuple(classes),
+    choose("value of --links", links, LINKS)
+    if patient_from and not {"folder", "dicom"} & {*sources}:
+        raise UserError(f"--patient_from={patient_from} is for --source=folder and dicom; others name the patient "
+                        "in their table (for csv: --columns=patient=COLUMN). Leave it out.")
+    options = Options(partial=partial, center_tag=center_tag, classes=tuple(classes), links=links,
+                      patient_from=patient_from,
                       key=blake2b(str(salt).encode()).digest() if salt else secrets.token_bytes(32))
     tables = []
     for name, source, path in zip(names, sources, paths, strict=True):

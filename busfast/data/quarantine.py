@@ -14,7 +14,7 @@ from busfast.data.paths import SOURCES_FILE, read_source_folders
 from busfast.errors import UserError
 from busfast.files import make_folder
 
-BROKEN = ("missing", "unreadable", "constant", "link out of the folder")
+BROKEN = ("missing", "unreadable", "constant")
 
 
 def clean_folder(home: Path) -> Path:

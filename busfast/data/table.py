@@ -116,6 +116,7 @@ class _RowCheck:
         self.mapped: Counter = Counter()
         self.others: Counter = Counter()
         self.backslashes = 0
+        self.links: list[str] = []
 
     def __call__(self, line: int, record: dict[str, str]) -> None:
         for name in self.filled:
@@ -166,10 +167,7 @@ class _RowCheck:
         if not os.path.isfile(file):
             raise UserError(f"{where}: there is no file '{value}' in {folder}. Correct the path or remove the row.")
         if target := self.sandbox.leads_out(file):
-            name = value.partition("/")[0] if "/" in value else "."
-            raise UserError(f"{where}: '{value}' is reached through a symbolic link that leads out of {folder}, to "
-                            f"{target}. To allow that, write {folder / SOURCES_FILE}: a header `name,folder` "
-                            f"and a row `{name},FOLDER`, with the folder that '{name}' stands for.")
+            self.links.append(f"{value} -> {target}")
         return value
 
     def notes(self) -> list[str]:
@@ -181,4 +179,7 @@ class _RowCheck:
                 f"'{label}' in {counted(count, 'row')}" for label, count in self.others.items()))
         if self.backslashes:
             notes.append(f"{counted(self.backslashes, 'path')} with \\ read with /")
+        if self.links:
+            notes.append(f"{counted(len(self.links), 'path')} led out of {self.path.parent} by symbolic links, which "
+                         f"are followed, such as {self.links[0]}")
         return notes

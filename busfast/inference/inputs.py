@@ -7,6 +7,7 @@ from pathlib import Path
 
 from busfast.csvfile import read_rows
 from busfast.data.paths import locate, read_source_folders
+from busfast.data.sources.listing import CLUTTER
 from busfast.errors import UserError
 from busfast.pipelines.dataloaders import list_images
 
@@ -36,7 +37,8 @@ def list_inputs(inputs: str | Path) -> tuple[list[str], list[Path]]:
         return names, [Path(name) for name in names]
     path = Path(inputs)
     if not os.path.exists(path) and glob.has_magic(str(inputs)):
-        names = sorted(name for name in glob.glob(str(inputs), recursive=True) if Path(name).is_file())
+        names = sorted(name for name in glob.glob(str(inputs), recursive=True) if Path(name).is_file()
+                       and not any(part.casefold().startswith(("._", *CLUTTER)) for part in Path(name).parts))
         if not names:
             raise UserError(f"No file matches the pattern '{inputs}'.")
         return names, [Path(name) for name in names]

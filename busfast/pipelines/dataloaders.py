@@ -24,6 +24,7 @@ from PIL import Image
 
 from busfast.data.images import SUFFIXES
 from busfast.data.labels import order_classes
+from busfast.data.sources.listing import is_image, list_files
 from busfast.data.split import PARTS, Split
 from busfast.data.table import Table, as_table
 from busfast.errors import UserError
@@ -124,7 +125,7 @@ def to_rows(items: Any, root: Path | None = None) -> pd.DataFrame:
 
 
 def list_images(path: str | Path) -> list[str]:
-    """Returns the image files below a folder, sorted, or the file itself.
+    """Returns the image files below a folder, sorted and without hidden ones, or the file itself.
 
     Raises:
         UserError: there is nothing at `path`, or no image in the folder.
@@ -134,7 +135,7 @@ def list_images(path: str | Path) -> list[str]:
         return [str(path)]
     if not os.path.isdir(path):
         raise UserError(f"There is no file or folder '{path}'.")
-    files = sorted(str(file) for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
+    files = sorted(str(path / name) for name in list_files(path)[0] if is_image(name))
     if not files:
         raise UserError(f"The folder '{path}' holds no image ({', '.join(SUFFIXES)}).")
     return files

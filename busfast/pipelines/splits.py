@@ -13,7 +13,7 @@ from busfast.data.generators import generate
 from busfast.data.labels import CLASSES, split_labels
 from busfast.data.leaks import check_leaks, find_leaks, format_leaks
 from busfast.data.open_data import find_data
-from busfast.data.split import Split, count_parts, split_folds
+from busfast.data.split import Split, count_parts, split_folds, split_table
 from busfast.data.table import Table
 from busfast.errors import UserError, choose
 from busfast.pipelines.config import Config, folder_name
@@ -107,7 +107,17 @@ def make_folds(table: Table, duplicates: pd.DataFrame | None, config: Config, sp
     """Splits the table, or reads lists made elsewhere: name of the run -> its split. Arguments: see `split_data`.
     Raises UserError if the table cannot be split like this."""
     if is_list_path(split):
-        folds = {"": replace(read_lists(split, table, () if config.label_delim else config.classes), name=split)}
+        made = replace(read_lists(split, table, () if config.label_delim else config.classes), name=split)
+        if not (made.rows["part"] == "valid").any():
+            if len(made) > len(table) or config.label_delim:
+                raise UserError(f"The lists at {split} name no image for valid, which training needs to choose the "
+                                "best epoch; it is drawn from train only if each image has one label and is on one "
+                                "list. Add a list of valid images.")
+            table = replace(table, rows=table.rows.assign(original_split=made.rows["part"]))
+            drawn = split_table(table, "given", seed=seed_of_split(config), classes=config.classes,
+                                duplicates=duplicates, shares=(config.valid_share, config.test_share))
+            made = replace(drawn, name=split, notes=(*made.notes, *drawn.notes))
+        folds = {"": made}
     else:
         holdout = config.holdout if split == "center_holdout" else ()
         labels, classes = table.rows["label"], config.classes
@@ -177,7 +187,7 @@ def split_images(table: Table, config: Config, splits: Sequence[str], *, fold: s
     table, duplicates = inspect_images(table)
     result = {}
     for split, folds in made.items():
-        if len(duplicates) and not is_list_path(split):
+        if len(duplicates):
             folds = make_folds(table, duplicates, config, split, fold)
         result |= {name: replace(_check_split(one_fold, duplicates, config, allow_leaks), pixels=table.pixels)
                    for name, one_fold in folds.items()}

@@ -3,6 +3,8 @@
 Covers busfast/data/quarantine.py, too.
 """
 
+import re
+import shlex
 import shutil
 
 import numpy as np
@@ -147,14 +149,57 @@ def test_two_foreign_folders_of_one_name_are_not_taken_for_each_other(mine, tmp_
     run("audit", f"--data={first}")  # its own again
 
 
-def test_a_link_out_of_the_folder_is_found_and_left_out_of_the_clean_table(mine, tmp_path_factory):
+def test_links_out_of_the_folder_are_found_and_their_images_are_kept(mine, tmp_path_factory):
     outside = tmp_path_factory.mktemp("outside") / "secret.png"
     (mine / "7.png").rename(outside)
     (mine / "7.png").symlink_to(outside)
     run("audit", "--data=data/mine", "--quarantine")
     rows = findings()
-    assert rows["detail"][rows["finding"] == "link out of the folder"].tolist() == [f"leads to {outside}"]
-    assert "7.png" not in set(read_table("data/mine-clean").rows["image"])
+    assert rows["detail"][rows["finding"] == "links out of the folder"].tolist() == [
+        f"1 image reached by symbolic links, this one in {outside}"]
+    assert "7.png" in set(read_table("data/mine-clean").rows["image"])
+
+
+def save(folder, names):
+    for number, name in enumerate(names):
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        texture(number).save(folder / name)
+
+
+@pytest.mark.parametrize("labels", [("1. Basal Cell (BCC)", "2. Warts & other"), ("yes", "no"), ("1e3", "null")])
+def test_what_prepare_says_to_type_works_when_it_is_pasted(labels, workdir, capsys):
+    save(workdir / "my set", [f"{labels[number % 2]}/{number} (1).png" for number in range(24)])
+    run("prepare", "--source=folder", "--path=my set", "--out=data/in 1")
+    out = capsys.readouterr().out
+    line, file = re.search(r"write into (\S+): `(.*)`", out).group(2, 1)
+    (workdir / file).write_text(f"{line}\n")
+    words = shlex.split(out.partition("Next: python -m busfast ")[2].strip())
+    run(*words)
+    run("split", words[1])
+    counts = capsys.readouterr().out
+    assert all(f" {label}" in counts for label in labels)
+
+
+def test_prepare_says_which_folder_can_be_no_class(workdir, capsys):
+    save(workdir / "set", ["- a'b/1.png", "+ c/2.png"])
+    run("prepare", "--source=folder", "--path=set")
+    assert "warning: The class name '+ c' must begin with a letter or digit" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("flags", [["--split=given"], ["--split=data/set/table.csv"]])
+def test_a_published_test_part_is_the_test_part_and_validation_is_drawn_from_training(flags, workdir, capsys):
+    save(workdir / "set", [f"{'Testing' if number >= 48 else 'Training'}/{'ab'[number % 2]}/p{number // 4}/{number}.png"
+                           for number in range(60)])
+    run("prepare", "--source=folder", "--path=set")
+    assert "(valid is drawn from train)" in capsys.readouterr().out
+    (workdir / "data" / "folder").rename(workdir / "data" / "set")
+    run("train", "--data=data/set", *flags, "--epochs=1", "--size=32", "--arch=test_efficientnet.r160_in1k",
+        "--weights=none", "--device=cpu", "--loader=torchvision", "--cache=off", "--bs=8")
+    assert "the split has no part valid: 15% of train is taken for it" in capsys.readouterr().out
+    rows = pd.read_csv(next((workdir / "results").rglob("split.csv")))
+    assert set(rows["image"][rows["part"] == "test"].str.contains("Testing")) == {True}
+    assert (rows["part"] == "test").sum() == 12 and 0 < (rows["part"] == "valid").sum() < 16
+    assert (rows.groupby("patient")["part"].nunique() == 1).all()
 
 
 def test_an_audit_page_of_somebody_else_is_not_overwritten(mine, capsys):

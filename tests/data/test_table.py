@@ -188,17 +188,16 @@ def test_without_files_only_the_table_is_read(make):
 
 
 @pytest.mark.parametrize("link", ["a link.png", "linked/b.png"])
-def test_a_symbolic_link_out_of_the_folder_is_refused_and_named_with_its_target(make, tmp_path_factory, link):
+def test_a_symbolic_link_out_of_the_folder_is_followed_and_said(make, tmp_path_factory, link):
     folder, outside = make(f"image,label\n{link},benign\n"), tmp_path_factory.mktemp("outside")
     for name in ("a.png", "b.png"):
         (outside / name).touch()
     (folder / "a link.png").symlink_to(outside / "a.png")
     (folder / "linked").symlink_to(outside)
-    message = refusal(folder)
-    assert f"row 2, column image: '{link}' is reached through a symbolic link" in message and str(outside) in message
-    (folder / "sources.csv").write_text(f"name,folder\n{link.partition('/')[0] if '/' in link else '.'},{outside}\n")
-    if "/" in link:  # the way out that the message names
-        assert read_table(folder).image_paths() == [outside / "b.png"]
+    table = read_table(folder)
+    assert table.image_paths() == [folder / link]
+    assert table.notes == (f"1 path led out of {folder} by symbolic links, which are followed, such as {link} -> "
+                           f"{outside / ('b.png' if '/' in link else 'a.png')}",)
 
 
 def test_a_symbolic_link_within_the_folder_and_to_the_folder_is_followed(make, tmp_path_factory):

@@ -17,6 +17,7 @@ from conftest import write_pipeline
 
 from busfast.cli import main
 from busfast.inference.engines import Outputs
+from busfast.inference.inputs import list_inputs
 from busfast.inference.stream import stream
 
 RUN = "phantom/stratified"
@@ -88,6 +89,16 @@ def test_predictions_are_those_of_the_best_epoch_of_validation(trained, phantom_
     log = pd.read_csv(f"results/{RUN}/training_log.csv")
     best = log.loc[log["val_loss"].idxmin()]
     assert (valid["label"] == predicted).mean() == pytest.approx(best["val_acc"], abs=1e-4)
+
+
+def test_hidden_files_are_no_images_in_a_folder_or_a_pattern(tmp_path):
+    for name in (".set/a/1.png", ".set/a/._1.png", ".set/__MACOSX/a/2.png", ".set/.cache/3.png", ".set/a/b/4.PNG"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / name).touch()
+    images = [str(tmp_path / ".set" / name) for name in ("a/1.png", "a/b/4.PNG")]
+    assert list_inputs(tmp_path / ".set")[0] == images  # a folder that the user names may be hidden itself
+    assert list_inputs(f"{tmp_path}/.set/**/*.[pP]*")[0] == images
+    assert list_inputs(f"{tmp_path}/.s*/*/[1-9._]*")[0] == images[:1]
 
 
 def test_a_pattern_and_standard_input_name_images_in_their_order(trained, phantom_folder, monkeypatch):

@@ -9,6 +9,7 @@ import yaml
 from busfast.errors import UserError
 from busfast.pipelines import config as config_module
 from busfast.pipelines.config import BUILTIN, Config, load_config
+from busfast.yamlfile import flow_list
 
 HOUSE = Path(__file__).parents[2]
 
@@ -158,6 +159,14 @@ def test_overrides_win_over_the_file_and_none_does_not(write):
     path = write("epochs: 5\nsize: 96\nholdout: [a]\n")
     config = load_config(path, epochs=7, size=None, holdout="b,c", lr="0.01")[1]
     assert (config.epochs, config.size, config.holdout, config.lr) == (7, 96, ("b", "c"), 0.01)
+
+
+def test_names_in_lists_are_text_whatever_yaml_makes_of_such_words(write):
+    names = ["yes", "no", "1e3", "null", "2024-02-30", "007", "1.10", "0x1A", "off", "1:30"]
+    plain = load_config(write(f"classes: [{', '.join(names[:-1])}]\nholdout: [no, 1]\n"))[1]
+    assert plain.classes == tuple(names[:-1]) and plain.holdout == ("no", "1")
+    written = load_config(write(f"classes: {flow_list(names[:-1])}\n"))[1]
+    assert written.classes == plain.classes
 
 
 @pytest.mark.parametrize(("key", "value"), [("epochs", "0"), ("size", "big"), ("lr", "1e-9"), ("device", "gpu")])

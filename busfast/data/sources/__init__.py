@@ -1,6 +1,7 @@
 """Sources: a public data set, or a user's own files -> a table. One file per public set and per kind of own files."""
 
 import os
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import NamedTuple
@@ -48,7 +49,7 @@ def refuse_source(folder: str | Path) -> None:
     folder = Path(folder)
     if os.path.isdir(folder) and not (folder / "table.csv").is_file() and (source := guess_source(folder)):
         raise UserError(f"The folder '{folder}' has no table.csv; it looks like {source} ({SOURCES[source].looks}). "
-                        f"Prepare it: python -m busfast prepare --source={source} --path={folder}")
+                        f"Prepare it: python -m busfast prepare --source={source} --path={shlex.quote(str(folder))}")
 
 
 def read_source(name: str, path: str | Path, options: Options | None = None, **changes) -> SourceTable:

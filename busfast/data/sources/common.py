@@ -12,10 +12,11 @@ import pandas as pd
 from busfast.csvfile import Rows
 from busfast.data.labels import find_classes, match_label
 from busfast.data.paths import PathSandbox
-from busfast.data.sources.listing import check_link
+from busfast.data.sources.listing import note_links, refuse_link
 from busfast.data.table import OPTIONAL, REQUIRED, Table
 from busfast.errors import UserError
 from busfast.progress import progress
+from busfast.yamlfile import flow_list
 
 
 class Options(NamedTuple):
@@ -29,6 +30,8 @@ class Options(NamedTuple):
     prefix: str = ""  # put before patient ids that are unique only within their set
     classes: tuple[str, ...] = ()  # the expected labels; none: those that are found
     label_delim: str = ""  # between the labels of an image, which may have several, or none; "": it has one
+    links: str = "follow"  # what to do with symbolic links that lead out of the set: follow or refuse
+    patient_from: str = ""  # of class folders: folder, none or a regular expression; "": recognized (see `levels`)
 
 
 def table_from_rows(rows: Rows, to_record: Callable[[dict[str, str]], dict], root: Path, file: Path,
@@ -58,6 +61,7 @@ def keep_present(rows: Sequence[tuple[int, dict]], root: Path, file: Path, optio
     notes. UserError: a label is empty, a path leads out of `root`, an image is named twice, or files are missing.
     """
     sandbox, first_rows, kept, missing = PathSandbox(root), {}, [], {"images": [], "masks": []}
+    links: list[tuple[str, str]] = []
     for line, row in progress(rows, "looking for files"):
         if not (row["label"] or options.label_delim):
             raise UserError(f"{file}, row {line}: the label is empty. Fill it in or remove the row.")
@@ -66,16 +70,19 @@ def keep_present(rows: Sequence[tuple[int, dict]], root: Path, file: Path, optio
                 _check_inside(name, file, line, column)
                 if options.files and not os.path.isfile(root / name):
                     missing["images" if column == "image" else "masks"].append((line, name))
-                elif options.files:
-                    check_link(sandbox, root / name, root)
+                elif options.files and (target := sandbox.leads_out(root / name)):
+                    if options.links == "refuse":
+                        refuse_link(root / name, root, target)
+                    links.append((name, target))
         first = first_rows.setdefault(row["image"], line)
         if first != line:
             raise UserError(f"{file}, row {line}: the image '{row['image']}' is already in row {first}. Remove one of "
                             "the two rows.")
         kept.append(row)
     counts = " and ".join(f"{len(names)} {kind}" for kind, names in missing.items() if names)
+    linked = note_links(len(links), 0, *links[0]) if links else []
     if not counts:
-        return kept, []
+        return kept, linked
     line, name = min(missing["images"] + missing["masks"])
     if not options.partial:
         raise UserError(f"{file}: {counts} of its {len(rows)} rows are not in {root}, e.g. row {line}: '{name}'. "
@@ -85,7 +92,7 @@ def keep_present(rows: Sequence[tuple[int, dict]], root: Path, file: Path, optio
         row.update((column, "") for column in masks if absent.intersection(paths_of(row[column])))
     present = [row for row in kept if row["image"] not in absent]
     return present, [f"{counts} named in {file.name} are missing (e.g. '{name}'): {len(kept) - len(present)} of "
-                     f"{len(kept)} rows are left out"]
+                     f"{len(kept)} rows are left out", *linked]
 
 
 def _check_inside(name: str, file: Path, line: int, column: str) -> None:
@@ -123,5 +130,5 @@ def map_labels(labels: list[str], classes: tuple[str, ...]) -> tuple[list[str], 
     notes = [f"labels read as classes: {', '.join(mapped)}"] if mapped else []
     if other:
         notes.append(f"labels not among the classes {', '.join(classes)}, and kept: {', '.join(other)}. Name your "
-                     f"classes in the pipeline file: classes: [{', '.join(dict.fromkeys(matches.values()))}]")
+                     f"classes in the pipeline file: classes: {flow_list(dict.fromkeys(matches.values()))}")
     return [matches[label] for label in labels], notes

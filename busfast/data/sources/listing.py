@@ -5,11 +5,13 @@ from collections.abc import Callable, Sequence
 from pathlib import Path, PurePosixPath
 
 from busfast.data.images import SUFFIXES
-from busfast.data.paths import PathSandbox
+from busfast.data.paths import is_inside
 from busfast.errors import UserError
+from busfast.text import counted
 
 LEVELS = 2  # a set may lie this many levels below the given folder
 CLUTTER = ("__macosx", "thumbs.db", "desktop.ini")
+LINKS = ("follow", "refuse")  # what to do with symbolic links that lead out of a folder
 
 
 def hidden(name: str) -> bool:
@@ -18,13 +20,13 @@ def hidden(name: str) -> bool:
 
 
 def subfolders(folder: Path) -> list[Path]:
-    """Returns the folders in a folder, sorted, without links; none if it cannot be read."""
-    return _entries(folder, lambda entry: entry.is_dir(follow_symlinks=False))
+    """Returns the folders in a folder, sorted, links to folders included; none if it cannot be read."""
+    return _entries(folder, lambda entry: entry.is_dir(follow_symlinks=False) or os.path.isdir(entry))
 
 
 def files_in(folder: Path) -> list[Path]:
     """Returns the files in a folder, sorted, without hidden ones; none if it cannot be read."""
-    return _entries(folder, lambda entry: entry.is_file())
+    return _entries(folder, lambda entry: entry.is_file(follow_symlinks=False) or os.path.isfile(entry))
 
 
 def _entries(folder: Path, accepts: Callable[[os.DirEntry], bool]) -> list[Path]:
@@ -44,6 +46,15 @@ def find_folders(folder: Path, is_set: Callable[[Path], bool]) -> list[Path]:
     return []
 
 
+def folders_below(folder: Path, most: int = 200) -> list[Path]:
+    """Returns a folder and the folders in it, level by level, about `most` of them."""
+    found = level = [folder]
+    while level and len(found) < most:
+        level = [inner for path in level[:most] for inner in subfolders(path)]
+        found = [*found, *level]
+    return found
+
+
 def first_line_has(file: Path, names: Sequence[str]) -> bool:
     """Returns whether the first line of a file has all these names; False if it cannot be read."""
     try:
@@ -59,38 +70,75 @@ def is_image(name: str) -> bool:
     return PurePosixPath(name).suffix.lower() in SUFFIXES
 
 
-def list_files(root: Path) -> list[str]:
-    """Returns all files below a folder, as paths relative to it with /, sorted; without hidden ones. UserError: a
-    folder cannot be read, a link leads out of `root` or to nothing, or a name is not UTF-8.
+def list_files(root: Path, links: str = "follow") -> tuple[list[str], list[str]]:
+    """Lists all files below a folder, without hidden ones, each real folder once.
+
+    Args:
+        root: the folder.
+        links: what to do with symbolic links that lead out of it: "follow" or "refuse".
+
+    Returns:
+        The files, as paths relative to `root` with /, sorted; notes on symbolic links.
+
+    Raises:
+        UserError: a folder cannot be read, or a link is refused.
     """
-    def refuse(error: OSError):
+    def stop(error: OSError):
         raise UserError(f"{error.filename} cannot be read: {error.strerror}. Change its permissions.")
 
-    sandbox, names = PathSandbox(root), []
-    for folder, folders, files in os.walk(root, onerror=refuse):
-        folders[:] = sorted(name for name in folders if not hidden(name))
-        for name in folders:
-            if os.path.islink(path := os.path.join(folder, name)):
-                raise UserError(f"{path} is a symbolic link to the folder {os.path.realpath(path)}, which is not "
-                                "followed. Name that folder with --path, or copy it here.")
-        for name in files:
-            if not hidden(name):
+    home = os.path.realpath(root)
+    names, pending, seen = [], [os.fspath(root)], set()
+    files_out, folders_out, dead, again = [], [], [], []  # links: out of `root`, to nothing, to what is listed anyway
+    for top in pending:  # links to folders are appended, so that what lies in `root` itself is listed there
+        real_top = os.path.realpath(top)
+        if real_top in seen:
+            again.append(top)
+            continue
+        if top != pending[0]:
+            folders_out.append((top, real_top))
+        for folder, folders, files in os.walk(top, onerror=stop):
+            real = os.path.normpath(os.path.join(real_top, os.path.relpath(folder, top)))
+            if real in seen:
+                folders[:] = []
+                continue
+            seen.add(real)
+            folders[:] = sorted(name for name in folders if not hidden(name))
+            for name in folders:
+                if os.path.islink(path := os.path.join(folder, name)):  # os.walk lists it, but does not enter it
+                    if links == "refuse":
+                        refuse_link(path, root, os.path.realpath(path))
+                    pending.append(path)
+            for name in files:
                 path = os.path.join(folder, name)
-                check_link(sandbox, path, root)
+                if hidden(name):
+                    continue
                 if os.path.isfile(path):
+                    if os.path.islink(path) and not is_inside(target := os.path.realpath(path), home):
+                        if links == "refuse":
+                            refuse_link(path, root, target)
+                        files_out.append((path, target))
                     names.append(os.path.relpath(path, root).replace(os.sep, "/"))
                 elif os.path.islink(path):
-                    raise UserError(f"{path} is a symbolic link to nothing ({os.readlink(path)}). Fix or delete it.")
-    for name in names:
-        check_text(name, root)
-    return sorted(names)
+                    dead.append(path)
+    notes = note_links(len(files_out), len(folders_out), *(files_out or folders_out or [("", "")])[0])
+    for what, paths in (("to nothing, left out", dead), ("to folders that are listed anyway, not entered", again)):
+        if paths:
+            more = f" and {len(paths) - 3} more" if len(paths) > 3 else ""
+            notes.append(f"{counted(len(paths), 'link')} {what}: {', '.join(paths[:3])}{more}")
+    return sorted(names), notes
 
 
-def check_link(sandbox: PathSandbox, path: str | Path, root: Path) -> None:
-    """Raises UserError if a path leads out of `root` through a symbolic link."""
-    if target := sandbox.leads_out(path):
-        raise UserError(f"{path} is a symbolic link that leads out of {root}, to {target}. Name the target's folder "
-                        "with --path, or copy the file.")
+def note_links(files: int, folders: int, link: str, target: str) -> list[str]:
+    """Returns a note on symbolic links, such as `link`, that were followed out of a folder; none if none were."""
+    kinds = " and ".join(counted(count, kind) for count, kind in ((files, "file"), (folders, "folder")) if count)
+    return [f"symbolic links to {kinds} elsewhere are followed, such as {link} -> {target} (prepare --links=refuse "
+            "refuses them)"] if kinds else []
+
+
+def refuse_link(path: str | Path, root: Path, target: str) -> None:
+    """Raises the UserError for a symbolic link in `root` that is not to be followed."""
+    raise UserError(f"{path} is a symbolic link to {target}, and --links=refuse follows none out of {root}. Name the "
+                    "target's folder with --path, copy the files, or leave the flag out.")
 
 
 def check_text(name: str, root: Path) -> None:

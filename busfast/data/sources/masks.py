@@ -13,6 +13,8 @@ from busfast.data.images import open_image, pixel_limit
 from busfast.errors import UserError
 
 FARTHEST = 1e6  # pixels; no image reaches this far
+DRAWN_COLORS = 8  # at most, in a mask
+EDGE = 32  # gray values that JPEG may make of black or white
 
 
 class Outline(NamedTuple):
@@ -88,3 +90,15 @@ def draw_outline(source: Path, target: Path) -> None:
     for shape in shapes:
         draw.polygon(shape, fill=255)
     image.save(target, format="PNG")
+
+
+def is_drawn(path: Path) -> bool:
+    """Returns whether an image looks drawn, as a mask is: of few colors, or (a JPEG) all but black and white."""
+    try:
+        with open_image(path) as image:
+            if image.convert("RGB").getcolors(DRAWN_COLORS):
+                return True
+            counts = image.convert("L").histogram()
+    except Exception:  # a damaged file raises nearly anything
+        return False
+    return sum(counts[:EDGE]) + sum(counts[-EDGE:]) > 0.95 * sum(counts)

@@ -5,7 +5,7 @@ Covers busfast/data/sources/csv_table.py, busfast/data/sources/common.py and bus
 
 import pytest
 
-from busfast.data.sources import SOURCES, read_source
+from busfast.data.sources import SOURCES, guess_source, read_source
 from data.layouts import COLUMNS, image, make_bus_bra, make_csv, make_folder, refusal, rows
 
 
@@ -62,26 +62,67 @@ def test_a_folder_without_images_has_0_images(tmp_path):
     assert "has 0 images" in message and ".txt (1)" in message
 
 
-def test_links_that_lead_out_of_a_source_are_refused_by_name_and_target(tmp_path):
+def test_links_that_lead_out_of_a_distrusted_source_are_refused_by_name_and_target(tmp_path):
     outside = image(tmp_path / "outside" / "z.png")
     root = make_folder(tmp_path / "set")
     (root / "Benign" / "z.png").symlink_to(outside)
-    message = refusal("folder", root)
+    message = refusal("folder", root, links="refuse")
     assert str(root / "Benign" / "z.png") in message and str(outside) in message
     (root / "Benign" / "z.png").unlink()
     (root / "more").symlink_to(outside.parent)
-    assert "symbolic link to the folder" in refusal("folder", root)
-    (root / "more").unlink()
-    (root / "linked.png").symlink_to(root / "none.png")
-    assert "symbolic link to nothing" in refusal("folder", root)
+    assert f"{root / 'more'} is a symbolic link to {outside.parent}" in refusal("folder", root, links="refuse")
 
 
-def test_links_that_lead_out_of_a_set_with_a_table_are_refused(tmp_path):
+def test_links_are_followed_and_counted_and_those_to_nothing_are_named(tmp_path):
+    store = [image(tmp_path / "store" / f"{name}.png") for name in "wxyz"]
+    root = make_folder(tmp_path / "set")
+    for path in store[:2]:
+        (root / "Benign" / path.name).symlink_to(path)
+    image(tmp_path / "cysts" / "deep" / "v.png")
+    (root / "cyst").symlink_to(tmp_path / "cysts")
+    (root / "Benign" / "gone.png").symlink_to(tmp_path / "gone.png")
+    table = read_source("folder", root)
+    assert rows(table, "image", "label")[2:4] == [["Benign/w.png", "benign"], ["Benign/x.png", "benign"]]
+    assert ["cyst/deep/v.png", "cyst"] in rows(table, "image", "label") and len(table) == 7
+    assert all(path.is_file() for path in table.image_paths())
+    notes = "; ".join(table.notes)
+    assert "symbolic links to 2 files and 1 folder elsewhere are followed" in notes
+    assert f"1 link to nothing, left out: {root / 'Benign' / 'gone.png'}" in notes
+
+
+def test_a_set_of_links_to_folders_alone_is_recognised(tmp_path):
+    for label in ("benign", "cyst"):
+        image(tmp_path / "store" / f"{label}s" / f"{label}.png")
+        (tmp_path / "set").mkdir(exist_ok=True)
+        (tmp_path / "set" / label).symlink_to(tmp_path / "store" / f"{label}s")
+    assert guess_source(tmp_path / "set") == "folder"
+    assert rows(read_source("folder", tmp_path / "set"), "image") == [["benign/benign.png"], ["cyst/cyst.png"]]
+
+
+def test_links_in_circles_end_and_no_image_is_listed_twice(tmp_path):
+    root = make_folder(tmp_path / "set")
+    outside = image(tmp_path / "outside" / "a" / "z.png").parent
+    for number in range(12):  # each of these leads to all others, which would be 12! ways
+        (tmp_path / "outside" / str(number)).mkdir()
+        (root / "malignant" / str(number)).symlink_to(tmp_path / "outside" / str(number))
+        for other in range(12):
+            (tmp_path / "outside" / str(number) / f"to{other}").symlink_to(tmp_path / "outside" / str(other))
+    (outside / "up").symlink_to(root)
+    (root / "Benign" / "out").symlink_to(outside)
+    (root / "Benign" / "self").symlink_to("self")
+    table = read_source("folder", root)
+    assert table.rows["image"].tolist() == ["Benign/a.png", "Benign/b.JPG", "Benign/out/z.png", "malignant/c.png",
+                                            "malignant/deep/er/d.bmp"]
+    assert "links to folders that are listed anyway, not entered: " in "; ".join(table.notes)
+
+
+def test_links_that_lead_out_of_a_set_with_a_table_are_followed_or_refused(tmp_path):
     root = make_bus_bra(tmp_path / "set")
     target = tmp_path / "elsewhere.png"
     (root / "Images" / "bus_0001-l.png").rename(target)
     (root / "Images" / "bus_0001-l.png").symlink_to(target)
-    assert f"to {target}" in refusal("bus_bra", root)
+    assert f"to {target}" in refusal("bus_bra", root, links="refuse")
+    assert "symbolic links to 1 file elsewhere are followed" in "; ".join(read_source("bus_bra", root).notes)
 
 
 def test_a_table_cannot_name_files_outside_its_set(tmp_path):

@@ -1,21 +1,12 @@
-"""Masks that busfast makes: joined ones, and outlines that are drawn.
-
-Covers busfast/data/sources/pairs.py, too.
-"""
+"""Masks that busfast makes: joined ones, and outlines that are drawn."""
 
 import numpy as np
 import pytest
 from PIL import Image
 
 from busfast.data.sources.masks import draw_outline, image_size, join_masks
-from busfast.data.sources.pairs import pair_masks
 from busfast.errors import UserError
 from data.layouts import annotate, huge_png, mask
-
-
-def test_a_mask_of_a_mask_is_no_image():
-    assert pair_masks(["a.png", "a_mask.png", "a_mask_1.png", "b_mask.png"]) == (
-        {"a.png": ("a_mask.png", "a_mask_1.png")}, ["b_mask.png"])
 
 
 def test_joined_masks_are_white_where_any_of_them_is_not_black(tmp_path):

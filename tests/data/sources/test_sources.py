@@ -152,8 +152,8 @@ def test_a_set_that_is_not_whole_is_refused_unless_part_of_it_is_asked_for(name,
 def test_a_wrong_set_is_told_which_one_it_looks_like(tmp_path):
     make_bus_bra(tmp_path)
     assert refusal("busi", tmp_path) == (
-        f"{tmp_path} does not look like busi (class folders with NAME.png and NAME_mask.png); it looks like bus_bra "
-        "(bus_data.csv, Images and Masks). Use --source=bus_bra.")
+        f"{tmp_path} does not look like busi (class folders with CLASS (1).png and CLASS (1)_mask.png); it looks like "
+        "bus_bra (bus_data.csv, Images and Masks). Use --source=bus_bra.")
     assert "Use --source=bus_bra." in refusal("folder", tmp_path)  # its folders are no classes
 
 
