@@ -16,10 +16,10 @@ from busfast.text import counted
 USUAL = {"positive", "negative", "abnormal", "healthy", "control", "controls", "cancer", "noncancer", "tumor",
          "notumor", "covid", "covid19", "noncovid", "noncovid19", "pneumonia", "disease", "diseased", "sick"}
 # Folders of a patient's images, or of several patients: magnifications, series, views, grades, parts of a split.
-NO_PATIENT = re.compile(r"\d+x|x\d+|(mag|magnification|series?|study|exam|session|visit|scan|view|slice|frame|day|week|"
-                        r"month|year|birads|grade|stage|level|type|class|fold|batch|set|part|split|time|t|z|channel)"
-                        r"[\s_-]*\d*[a-d]?|\d+ ?(px|bit|mhz|mm|um|µm)|l|r|left|right|cc|mlo|ap|pa|lat|lateral|axial|"
-                        r"sagittal|coronal|us|ct|mr|mri|dicom|dcm|png|jpg|jpeg|tif", re.IGNORECASE)
+NO_PATIENT = re.compile(r"\d+x|x\d+|(mag|magnification|series?|study|exam|ses|session|visit|scan|view|slice|frame|day|"
+                        r"week|month|year|birads|grade|stage|level|type|class|fold|batch|set|part|split|time|t|z|"
+                        r"channel)[\s_-]*\d*[a-d]?|\d+ ?(px|bit|mhz|mm|um|µm)|l|r|left|right|cc|mlo|ap|pa|lat|lateral|"
+                        r"axial|sagittal|coronal|us|ct|mr|mri|dicom|dcm|png|jpg|jpeg|tif", re.IGNORECASE)
 PATIENT = re.compile(r"(patient|pat|case|subject|subj|sub|person|id|pid|p)[\s_.(#-]*\d", re.IGNORECASE)
 CENTER = re.compile(r"hospital|cent(er|re)|clinic|site|institut", re.IGNORECASE)
 PREFIX = re.compile(r"(study|series|exam|visit|session|scan)\s*\d+[\s_-]+", re.IGNORECASE)  # MURA: study1_positive
@@ -46,9 +46,11 @@ class _Level:
         for path in paths.values():
             if len(path) > depth:
                 self.above[path[depth]].add(path[:depth])
-        numbered = [name for name in self.names if re.search(r"\d", name) and not NO_PATIENT.fullmatch(name)]
-        self.numbered = len(numbered) >= MOST * len(self.names)
-        self.repeated = sum(len(above) > 1 for above in self.above.values()) >= MOST * len(self.names)
+        parts = {name for name in self.names if NO_PATIENT.fullmatch(name)}
+        most = MOST * len(self.names)
+        self.parts = len(parts) >= most  # of a patient, or of the set
+        self.numbered = sum(bool(re.search(r"\d", name)) for name in {*self.names} - parts) >= most
+        self.repeated = sum(len(above) > 1 for above in self.above.values()) >= most
 
     def __len__(self) -> int:
         return len(self.names)
@@ -87,16 +89,20 @@ def read_levels(root: Path, paths: Mapping[str, tuple[str, ...]], known: Mapping
         _check_class(root, name, labels[name], path, expected)
     found = None if mode == "none" else _patient_level(root, paths, levels, level, labels, mode)
     unused = [depth for depth in range(len(levels)) if depth not in (level, found) and len(levels[depth]) > 1]
-    if found is None and not patient_from and (above := [depth for depth in unused if depth < level]):
-        outer = next(path[above[0]] for path in paths.values())
+    above = [depth for depth in unused if depth < level and (found is None or any(
+        map(CENTER.search, levels[depth].names)))]
+    if above and not patient_from:
+        outer = min(levels[above[0]].names)
         raise UserError(f"{root}: the class folders lie in {levels[above[0]]}. If '{outer}' is a center, prepare the "
                         f"folder of each center as its own source: --source=folder,folder --path={root / outer},... "
-                        f"If it is a patient: {_command(root, 'folder')}; if neither: --patient_from=none")
+                        f"If it is no center: {_command(root, 'folder')} takes "
+                        f"{levels[above[0] if found is None else found]} for patients, and none no folders")
     notes = [f"the folders {levels[depth]} ({len(levels[depth])}) mean neither a class nor a patient, and are not used"
              for depth in unused]
     if found is None:
-        if len(levels) == 1 and len(levels[0]) > MANY and len(paths) < 6 * len(levels[0]):
-            notes.append(f"warning: {len(levels[0])} folders of {len(paths) / len(levels[0]):.1f} images each are read "
+        count, few = len(levels[0]), len(paths) < 6 * len(levels[0])
+        if len(levels) == 1 and (few and count > MANY or levels[0].numbered and count > (FEW // 2 if few else MANY)):
+            notes.append(f"warning: the {count} folders {levels[0]}, of {len(paths) / count:.1f} images each, are read "
                          "as classes. If they are patients, a table has to name the classes: --source=csv")
         return Roles(labels, {}, notes + ([] if mode else _hint(paths)))
     patients = {name: path[found] for name, path in paths.items() if len(path) > found}
@@ -124,21 +130,22 @@ def _class_level(root: Path, paths: Mapping[str, tuple[str, ...]], levels: list[
             if any(plain(PREFIX.sub("", name)) in names for name in levels[level].names):
                 return level
     outer, *inner = [level for level in range(depth) if len(levels[level]) > 1] or [depth - 1]
-    inner = [level for level in inner if levels[level].repeated
-             and not all(map(NO_PATIENT.fullmatch, levels[level].names))]
+    inner = [level for level in inner if levels[level].repeated and not levels[level].parts]
     if not inner:
         return outer
     above, names = levels[inner[0] - 1], levels[inner[0]]
-    if above.numbered and len(above) > len(names):
+    patients = above.numbered and len(above) > len(names)
+    if patients and outer == inner[0] - 1:
         return inner[0]
     if names.numbered and not levels[outer].numbered or mode:
         return outer
     example, path = next((name, path) for name, path in paths.items() if len(path) > inner[0])
-    other = _pattern(example, path, outer, inner[0], "(?P<patient>[^/]+)/{gap}(?P<label>[^/]+)/")
+    other = _pattern(example, path, inner[0] - 1 if patients else outer, inner[0],
+                     "(?P<patient>[^/]+)/{gap}(?P<label>[^/]+)/")
     raise UserError(
         f"{root}: the folders have two readings, as {names} lie below several of {levels[outer]} (e.g. '{example}'). "
-        f"If {levels[outer]} are classes: {_command(root, 'none')} (or, if {names} are patients: folder). If {names} "
-        f"are classes: {_command(root, other)}")
+        f"If {levels[outer]} are classes: {_command(root, 'folder')} takes folders below them for patients, and none "
+        f"no folders. If {names} are classes: {_command(root, other)}")
 
 
 def _patient_level(root: Path, paths: Mapping[str, tuple[str, ...]], levels: list[_Level], level: int,

@@ -59,6 +59,8 @@ def test_numbers_that_each_class_counts_anew_stay_on_one_side_and_the_way_out_wo
 
 AMBIGUOUS = {
     "words in words": ([f"{a}/{b}/1.png" for a in ("anna", "bea") for b in ("x-ray", "photo")], "anna"),
+    "classes or views around patients": ([f"{'AD' if a % 2 else 'CN'}/sub-{a:03}/{b}/1.png" for a in range(12)
+                                          for b in ("rest", "task")], "AD"),
     "numbers below classes": ([f"{a}/{b}/1.png" for a in ("benign", "malignant") for b in "123"], "benign"),
     "many words below classes": ([f"{'benign' if b % 2 else 'malignant'}/{chr(97 + b) * 3}/1.png" for b in range(14)],
                                  "benign"),
@@ -70,7 +72,7 @@ AMBIGUOUS = {
 def test_two_readings_are_asked_about_and_each_answer_is_taken(name, tmp_path):
     names, label = AMBIGUOUS[name]
     message = refusal("folder", make(tmp_path, names))
-    assert "--patient_from=folder" in message or "patients: folder" in message
+    assert "--patient_from=folder" in message
     with pytest.raises(UserError, match="patient_from"):
         read_data(tmp_path)
     folder, none = (read_source("folder", tmp_path, patient_from=answer).rows for answer in ("folder", "none"))
@@ -79,7 +81,9 @@ def test_two_readings_are_asked_about_and_each_answer_is_taken(name, tmp_path):
     if "(?P<patient>" in message:
         pattern = shlex.split(message[message.index("--patient_from=^") if "--patient_from=^" in message else
                                       message.index("--patient_from='"):])[0].partition("=")[2]
-        assert set(read_source("folder", tmp_path, patient_from=pattern).rows["patient"]) == {"anna", "bea"}
+        other = read_source("folder", tmp_path, patient_from=pattern).rows
+        assert set(other["label"]).isdisjoint(folder["label"]) and other["patient"].nunique() == len({
+            name.split("/")[-3] for name in names})
 
 
 def test_views_and_kinds_below_the_classes_are_no_patients(tmp_path):
@@ -107,16 +111,19 @@ def test_a_wrong_answer_is_refused(pattern, said, tmp_path):
     assert said in refusal("folder", make(tmp_path, ["a/1.png", "b/1.png"]), patient_from=pattern)
 
 
-def test_a_center_above_patients_and_classes_is_said_to_be_unused(tmp_path):
+def test_a_center_above_patients_and_classes_is_not_lost_without_a_word(tmp_path):
     make(tmp_path, [f"Site {'XY'[p % 2]}/P{p}/{'benign' if p % 3 else 'malignant'}/1.png" for p in range(12)])
-    table = read_source("folder", tmp_path)
+    assert "If 'Site X' is a center, prepare the folder of each" in refusal("folder", tmp_path)
+    assert set(read_source("folder", tmp_path / "Site X").rows["patient"]) == {f"P{p}" for p in range(0, 12, 2)}
+    table = read_source("folder", tmp_path, patient_from="folder")
     assert table.rows["patient"].nunique() == 12
     assert any("'Site X', 'Site Y' (2) mean neither" in note for note in table.notes)
 
 
 def test_many_folders_of_few_images_may_be_patients_and_a_warning_says_so(tmp_path):
-    table = read_source("folder", make(tmp_path, [f"{p:04}/{k}.png" for p in range(30) for k in range(2)]))
-    assert any(note.startswith("warning: 30 folders of 2.0 images each are read as classes") for note in table.notes)
+    table = read_source("folder", make(tmp_path, [f"{p:04}/{k}.png" for p in range(8) for k in range(2)]))
+    assert any(note.startswith("warning: the 8 folders '0000', '0001', ..., of 2.0 images each, are read as classes")
+               for note in table.notes)
 
 
 def test_parts_may_lie_below_the_classes_and_have_other_names(tmp_path):
