@@ -66,10 +66,8 @@ def audit_table(table: pd.DataFrame, prints: pd.DataFrame | None, duplicates: pd
     decisions = decisions or {}
     confounding, v, by_center, by_class = confound(table, classes)
     rows = [] if prints is None else _unusable_images(table, prints)
-    if links:
-        image, target = next(iter(links.items()))
-        rows.append(("links out of the folder", image, "", "", "",
-                     f"{counted(len(links), 'image')} reached by symbolic links, this one in {target}"))
+    rows += [("link out of the folder", image, "", "", "", f"leads to {target}")
+             for image, target in (links or {}).items()]
     rows += _duplicates(table, duplicates) + _patients(table) + _classes(table, confounding, classes)
     pairs = {frozenset(row[1:3]) for row in rows}
     rows += [("decided before", *sorted(pair), "", "", "") for pair in decisions if pair not in pairs]

@@ -155,8 +155,7 @@ def test_links_out_of_the_folder_are_found_and_their_images_are_kept(mine, tmp_p
     (mine / "7.png").symlink_to(outside)
     run("audit", "--data=data/mine", "--quarantine")
     rows = findings()
-    assert rows["detail"][rows["finding"] == "links out of the folder"].tolist() == [
-        f"1 image reached by symbolic links, this one in {outside}"]
+    assert rows["detail"][rows["finding"] == "link out of the folder"].tolist() == [f"leads to {outside}"]
     assert "7.png" in set(read_table("data/mine-clean").rows["image"])
 
 

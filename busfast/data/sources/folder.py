@@ -92,11 +92,12 @@ def make(root: Path, images: list[str], dicom: list[str], others: list[str], opt
             loose.append(name)
     roles = Roles({}, {}, []) if not paths else \
         read_levels(root, paths, tags.patients, options.classes, options.patient_from)
+    tagged = {roles.patients[name]: tag for name, tag in tags.patients.items() if tag and name in roles.patients}
     records = []
     for name in (name for name in paths if name in roles.labels):
         patient = roles.patients.get(name, "")
         if name in tags.patients:  # a folder may have the name of the patient
-            patient = tags.patients[name] or patient and \
+            patient = tags.patients[name] or tagged.get(patient) or patient and \
                 blake2b(patient.encode(), key=options.key, digest_size=6).hexdigest()
         elif patient:
             patient = options.prefix + patient

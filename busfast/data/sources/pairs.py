@@ -12,7 +12,7 @@ from busfast.text import counted
 
 # What is added to the name of an image, or names a folder. Of the first kind a file is a mask though its image lacks;
 # the second kind may also be a marked copy or a crop, and the pixels decide.
-SURE = ("mask", "masks", "segmentation", "segmentations", "groundtruth")
+SURE = ("mask", "masks", "msk", "segmentation", "segmentations", "groundtruth")
 LIKELY = ("seg", "segs", "segm", "segmented", "gt", "label", "labels", "annotation", "annotations", "annotated",
           "tumor", "tumors", "tumour", "tumours", "lesion", "lesions", "roi", "rois", "contour", "contours", "outline",
           "outlines", "overlay", "superpixels")

@@ -328,6 +328,18 @@ def test_dicom_files_are_recognised_whatever_they_are_called(tmp_path):
     assert read_source("dicom", tmp_path / "set").rows["image"].tolist() == ["benign/IM0001", "malignant/x.ima"]
 
 
+def test_folders_of_patients_stand_in_for_an_empty_patient_id_and_are_not_named(tmp_path):
+    for number in range(8):
+        file = tmp_path / "set" / "ab"[number % 2] / f"DOE{number % 4}" / "study 1" / "series 2" / f"1.2.840.{number}"
+        dicom(file, RAMP8, PatientID="77" if number < 2 else "")
+        Image.fromarray(RAMP8).save(file.with_name(f"{file.name}_mask.png"))
+    assert guess_source(tmp_path / "set") == "dicom"
+    table = prepare(["folder"], [tmp_path / "set"], tmp_path / "out", salt="secret")
+    assert pd.factorize(table.rows["patient"])[0].tolist() == [0, 0, 1, 1, 0, 0, 2, 2]  # an id in one file is its folder's
+    assert not table.rows["patient"].str.contains("DOE").any()
+    assert table.rows["mask"].tolist() == [f"masks/folder_00000{number}.png" for number in range(1, 9)]
+
+
 def test_a_folder_of_images_and_dicom_files_is_read_whole(tmp_path):
     dicom(tmp_path / "set" / "benign" / "IM0001", RAMP8)
     Image.fromarray(RAMP8).save(tmp_path / "set" / "benign" / "a.png")
