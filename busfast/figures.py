@@ -1,11 +1,16 @@
 """One frame for every figure: size, title, caption, spines, grid, legend, colors, and how it is saved."""
 
-import warnings
+import re
+from collections.abc import Mapping, Sequence
+from functools import cache
 from pathlib import Path
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
+from matplotlib.font_manager import fontManager, get_font
+from matplotlib.text import Text
 
 from busfast.files import atomic
 
@@ -14,6 +19,8 @@ STYLES = [{"color": color, "marker": marker, "linestyle": line} for color, marke
     ("#0072B2", "o", "-"), ("#D55E00", "s", "--"), ("#009E73", "^", "-."), ("#CC79A7", "D", ":"),
     ("#E69F00", "v", "-"), ("#56B4E9", "P", "--"), ("#000000", "X", "-."))]
 GRAY, GRID_GRAY = "0.35", "0.92"
+USUAL_FONT = "DejaVu Sans"  # matplotlib's own
+_numbered: dict[str, str] = {}  # name that no font here can show -> what pictures show instead
 
 
 def plain(text: str) -> str:
@@ -81,7 +88,57 @@ def add_legend(axes: Axes, loc: str = "best") -> None:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Writes a figure as PNG; the file appears complete or not at all."""
-    with atomic(path, "wb") as file, warnings.catch_warnings():
-        warnings.filterwarnings("ignore", message="Glyph .* missing")  # a folder's name may be of any script
+    """Writes a figure as PNG; the file appears complete or not at all. Names of any script are shown in fonts that have
+    it, or by a number, which is printed."""
+    _choose_fonts(figure)
+    with atomic(path, "wb") as file:
         figure.savefig(file, format="png", dpi=150)
+
+
+def _choose_fonts(figure: Figure) -> None:
+    """Gives texts whose characters the usual font lacks further fonts of this machine; names that none has, numbers."""
+    axes = [axis for one in figure.axes for axis in (one.xaxis, one.yaxis)]
+    ticks = {axis: [label.get_text() for label in axis.get_ticklabels()] for axis in axes}  # makes the labels, too
+    texts = [text for text in figure.findobj(Text) if not text.get_text().isascii()]
+    lacking = {char for text in texts for char in text.get_text() if char.isprintable()}
+    fonts = {font.name: font.fname for font in fontManager.ttflist if font.style == "normal"
+             and font.weight in (400, "normal", "regular") and not font.name.startswith("Last Resort")}  # of boxes only
+    families = [USUAL_FONT]
+    for name in sorted(fonts, key=lambda name: (name != USUAL_FONT, "Sans" not in name, name)):
+        if found := {char for char in lacking if ord(char) in _characters(fonts[name])}:
+            families += [name] * (name != USUAL_FONT)
+            lacking -= found
+        if not lacking:
+            break
+    if len(families) > 1:
+        for text in texts:
+            text.set_fontfamily(families)
+    if lacking:
+        _number_names(texts, ticks, re.escape("".join(sorted(lacking))))
+
+
+def _number_names(texts: Sequence[Text], ticks: Mapping[Axis, Sequence[str]], lacking: str) -> None:
+    """Puts numbers for names in characters that no font has, the same in all pictures, and prints which."""
+    new = []
+
+    def number(match: re.Match) -> str:
+        if match.group() not in _numbered:
+            _numbered[match.group()] = f"name {len(_numbered) + 1}"
+            new.append(f"'{match.group()}' as {_numbered[match.group()]}")
+        return _numbered[match.group()]
+
+    name = re.compile(f"[{lacking}]([ {lacking}]*[{lacking}])?")
+    for text in texts:
+        text.set_text(name.sub(number, text.get_text()))
+    for axis, labels in ticks.items():
+        if any(map(name.search, labels)):  # drawing writes them anew
+            axis.set_ticks(axis.get_majorticklocs(), [name.sub(number, label) for label in labels])
+    if new:
+        print(f"pictures show {', '.join(new)}: no font here has these characters; install one, such as Noto Sans",
+              flush=True)
+
+
+@cache
+def _characters(file: str) -> frozenset[int]:
+    """Returns the code points that a font has."""
+    return frozenset(get_font(file).get_charmap())

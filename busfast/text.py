@@ -1,7 +1,11 @@
-"""Text for people: counts with their noun, text that is safe to print, Markdown tables."""
+"""Text of and for people: names, counts with their noun, text that is safe to print, Markdown tables."""
 
+import re
+import unicodedata
 from collections.abc import Iterable, Sequence
 
+SIGNS = " .()&+'-:%#=?!*@°±≤≥"  # that the name of a class may have
+JOINERS = "\u200c\u200d"  # within words of some scripts
 MANY = 20  # classes; of more, people are not shown each
 
 
@@ -16,6 +20,17 @@ def listed(names: Sequence[str]) -> str:
     if len(names) <= MANY:
         return ", ".join(names)
     return f"{', '.join(names[:3])}, ..., {names[-1]} ({len(names):,})"
+
+
+def composed(name: str) -> str:
+    """Returns a name in Unicode's composed form, with single spaces: the same text for what looks the same."""
+    return unicodedata.normalize("NFC", " ".join(name.split()))
+
+
+def is_class_name(label: str) -> bool:
+    """Returns whether a label begins with a letter or digit, of any script, and has no signs but `SIGNS`."""
+    text = "".join(char for char in label if unicodedata.category(char)[0] != "M" and char not in JOINERS)
+    return re.fullmatch(rf"\w[\w{re.escape(SIGNS)}]*", text) is not None
 
 
 def plain_text(text: str) -> str:

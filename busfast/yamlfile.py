@@ -1,6 +1,7 @@
 """YAML files of keys and plain values: read strictly, and within seconds whatever they hold."""
 
-from collections.abc import Container, Hashable, Iterable
+import math
+from collections.abc import Hashable, Iterable
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -12,14 +13,13 @@ from busfast.errors import UserError
 MAX_BYTES = 200_000  # PyYAML takes about a second for 100,000
 MAX_VALUES, MAX_DEPTH = 50_000, 20  # with all aliases written out
 MAX_DIGITS = 400  # of a number; one of base 60, 1:1:1:..., would take minutes
+NAMES = ("classes", "holdout")  # keys whose items are names, as they stand: yes, no, null, 007 and dates, too
 NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
+READ_AS = (*NUMBERS, *(f"tag:yaml.org,2002:{kind}" for kind in ("bool", "null", "timestamp")))
 
 
 class _StrictLoader(yaml.SafeLoader):
-    """Refuses long numbers and duplicate keys (YAML's own loader silently takes the last one); takes the items of some
-    lists as they are written, where YAML would make True of yes, and a date of 2024-02-30."""
-
-    texts: Container[str] = ()
+    """Refuses long numbers and duplicate keys (YAML's own loader silently takes the last one)."""
 
     def construct_object(self, node, deep=False):
         if node.tag in NUMBERS and len(node.value) > MAX_DIGITS:
@@ -36,15 +36,20 @@ class _StrictLoader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, f"the key '{key}' is given twice", node.start_mark)
             seen.add(key)
         for key, value in node.value:
-            if isinstance(value, yaml.SequenceNode) and key.value in self.texts:
+            if key.value in NAMES and isinstance(value, yaml.SequenceNode):
                 for item in value.value:
-                    item.tag = "tag:yaml.org,2002:str" if isinstance(item, yaml.ScalarNode) else item.tag
+                    if item.tag in READ_AS:
+                        item.tag = "tag:yaml.org,2002:str"
         return super().construct_mapping(node, deep)
 
 
-def read_yaml(path: Path, texts: Container[str] = ()) -> dict[str, Any]:
-    """Reads a YAML file of keys and plain values; Python tags are refused. `texts`: keys of lists of text, so that yes,
-    1e3 and 2024-02-30 in them stay what they are.
+def yaml_list(names: Iterable[str]) -> str:
+    """Returns names as a list to paste into a YAML file, such as [benign, 'yes', 'a, b']: quoted where they need it."""
+    return yaml.safe_dump(list(names), default_flow_style=True, allow_unicode=True, width=math.inf).strip()
+
+
+def read_yaml(path: Path) -> dict[str, Any]:
+    """Reads a YAML file of keys and plain values; Python tags are refused.
 
     Raises:
         UserError: the file cannot be read, is too large (also once its aliases are written out), or is not YAML of
@@ -55,12 +60,7 @@ def read_yaml(path: Path, texts: Container[str] = ()) -> dict[str, Any]:
             text = file.read(MAX_BYTES + 1)
         if len(text) > MAX_BYTES:
             raise ValueError(f"it is larger than {MAX_BYTES:,} bytes")
-        loader = _StrictLoader(text.decode("utf-8"))
-        loader.texts = texts
-        try:
-            values = loader.get_single_data()
-        finally:
-            loader.dispose()
+        values = yaml.load(text.decode("utf-8"), _StrictLoader)
         _check_extent(values)
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
@@ -73,11 +73,6 @@ def read_yaml(path: Path, texts: Container[str] = ()) -> dict[str, Any]:
     if not isinstance(values, dict):
         raise UserError(f"{path} must consist of `key: value` lines.")
     return values
-
-
-def flow_list(names: Iterable[str]) -> str:
-    """Returns names as a list on one line, as a YAML file may have it: [a, 'yes', 'b: c']."""
-    return yaml.safe_dump(list(names), default_flow_style=True, allow_unicode=True, width=float("inf")).strip()
 
 
 def _check_extent(values: Any) -> None:

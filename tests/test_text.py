@@ -2,7 +2,7 @@
 
 import pytest
 
-from busfast.text import counted, listed, markdown_table, plain_text
+from busfast.text import composed, counted, is_class_name, listed, markdown_table, plain_text
 
 
 @pytest.mark.parametrize(("number", "noun", "text"), [
@@ -23,3 +23,17 @@ def test_commands_to_the_terminal_are_escaped_and_letters_and_lines_stay():
 
 def test_a_cell_of_a_markdown_table_does_not_end_it():
     assert markdown_table(["a", "b"], [[1, "x|y"]]) == "| a | b |\n| --- | --- |\n| 1 | x\\|y |"
+
+
+def test_names_that_look_the_same_are_the_same():
+    assert composed(" Gro\u0308\u00dfe\u00a0 1\n") == "Gr\u00f6\u00dfe 1"
+
+
+@pytest.mark.parametrize(("name", "fits"), [
+    ("1. Basal Cell (BCC)", True), ("HER2+: 50%", True), ("\u0938\u093e\u092e\u093e", True),
+    ("\u0646\u0631\u0645\u200c\u0627", True),
+    ("Gro\u0308\u00dfe", True), ("a/b", False), ("=a", False), ("<b>", False), ("a\nb", False), ("a|b", False),
+    ("a,b", False),
+    ("", False), ("\u0308", False), ("..", False)])
+def test_the_name_of_a_class_begins_with_a_letter_or_digit_of_any_script_and_has_few_signs(name, fits):
+    assert is_class_name(name) == fits

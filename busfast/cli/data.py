@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from busfast.cli.flags import configure, with_settings
 from busfast.errors import UserError
 from busfast.text import MANY
-from busfast.yamlfile import flow_list
+from busfast.yamlfile import yaml_list
 
 if TYPE_CHECKING:
     from busfast.data.table import Table
@@ -53,7 +53,7 @@ def prepare(*, source: str, path: str, out: str = None, copy: bool = False, part
     classes = order_classes(table.rows["label"])
     if 1 < len(classes) <= MANY:
         print(f"  train finds the classes. For another order, or fewer, write into pipelines/{folder_name(target.name)}"
-              f".yaml: `classes: {flow_list(classes)}`")
+              f".yaml: `classes: {yaml_list(classes)}`")
         try:
             Config(classes=classes)
         except UserError as error:

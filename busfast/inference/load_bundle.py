@@ -15,6 +15,7 @@ import math
 import os
 import re
 import stat
+import unicodedata
 from functools import partial
 from pathlib import Path
 
@@ -208,9 +209,10 @@ def read_facts(folder: str | Path) -> dict:
             and len(set(classes)) == len(classes) and isinstance(facts["architecture"], str)):
         raise ValueError("bundle.json: classes must be 2 to 10,000 distinct names, and architecture a name")
     for name in classes:  # they become columns of a table and text on a page
-        if not re.fullmatch(r"\w[\w .()&+'-]*", name):
+        text = "".join(char for char in name if unicodedata.category(char)[0] != "M" and char not in "\u200c\u200d")
+        if not re.fullmatch(r"\w[\w .()&+':%#=?!*@°±≤≥-]*", text):  # marks and joiners are parts of letters
             raise ValueError(f"bundle.json: the class name '{name[:40]}' has characters other than letters, digits, "
-                             "spaces and . _ - ( ) & + '")
+                             "spaces and . _ - ( ) & + ' : % # = ? ! * @ ° ± ≤ ≥")
     if not isinstance(files, dict) or not {"weights.safetensors"} <= files.keys() <= FILES:
         raise ValueError(f"bundle.json: files must name weights.safetensors and may name only {sorted(FILES)}")
     return facts

@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 from busfast.errors import UserError, check_range, choose
 from busfast.pipelines.settings import check_settings, describe, format_value, setting
+from busfast.text import SIGNS, is_class_name
 from busfast.yamlfile import read_yaml
 
 FOLDER = Path("pipelines")
@@ -153,9 +154,9 @@ class Config:
         if self.classes and (len(self.classes) < 2 or len(set(self.classes)) < len(self.classes)):
             raise UserError(f"classes={list(self.classes)} must name two classes or more, each once.")
         for label in self.classes:
-            if not re.fullmatch(r"\w[\w .()&+'-]*", label):
-                raise UserError(f"The class name '{label}' must begin with a letter or digit, and consist of these, "
-                                "spaces and . _ - ( ) & + '. Rename the class.")
+            if not is_class_name(label):
+                raise UserError(f"The class name '{label}' must begin with a letter or digit, and consist of these, _ "
+                                f"and {' '.join(SIGNS.strip())} and spaces. Rename the class.")
 
     def _check_recipe(self) -> None:
         """Refuses settings that contradict each other."""

@@ -16,7 +16,7 @@ from busfast.data.sources.listing import note_links, refuse_link
 from busfast.data.table import OPTIONAL, REQUIRED, Table
 from busfast.errors import UserError
 from busfast.progress import progress
-from busfast.yamlfile import flow_list
+from busfast.yamlfile import yaml_list
 
 
 class Options(NamedTuple):
@@ -130,5 +130,5 @@ def map_labels(labels: list[str], classes: tuple[str, ...]) -> tuple[list[str], 
     notes = [f"labels read as classes: {', '.join(mapped)}"] if mapped else []
     if other:
         notes.append(f"labels not among the classes {', '.join(classes)}, and kept: {', '.join(other)}. Name your "
-                     f"classes in the pipeline file: classes: {flow_list(dict.fromkeys(matches.values()))}")
+                     f"classes in the pipeline file: classes: {yaml_list(dict.fromkeys(matches.values()))}")
     return [matches[label] for label in labels], notes
