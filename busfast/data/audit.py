@@ -11,6 +11,7 @@ from scipy.stats.contingency import association
 from busfast.data.duplicate_pairs import NO_DUPLICATES, audit_file, drop_different, find_duplicates, read_decisions
 from busfast.data.fingerprint import CUT, fingerprint_images
 from busfast.data.groups import add_groups, group_names
+from busfast.data.labels import several_writings
 from busfast.data.paths import links_out
 from busfast.data.table import CLASSES, Table
 from busfast.text import counted
@@ -68,7 +69,7 @@ def audit_table(table: pd.DataFrame, prints: pd.DataFrame | None, duplicates: pd
     rows = [] if prints is None else _unusable_images(table, prints)
     rows += [("link out of the folder", image, "", "", "", f"leads to {target}")
              for image, target in (links or {}).items()]
-    rows += _duplicates(table, duplicates) + _patients(table) + _classes(table, confounding, classes)
+    rows += _duplicates(table, duplicates) + _patients(table) + _writings(table) + _classes(table, confounding, classes)
     pairs = {frozenset(row[1:3]) for row in rows}
     rows += [("decided before", *sorted(pair), "", "", "") for pair in decisions if pair not in pairs]
     findings = pd.DataFrame(rows, columns=COLUMNS[:-1])
@@ -162,6 +163,20 @@ def _patients(table: pd.DataFrame) -> list[tuple]:
             counts = images[column].value_counts().sort_index()
             rows.append((finding, images["image"].iloc[0], "", "", "", f"patient {name}: " + ", ".join(
                 f"{count} {value or 'no center'}" for value, count in counts.items())))
+    return rows
+
+
+def _writings(table: pd.DataFrame) -> list[tuple]:
+    """Patients of a center, centers and labels that may be one in several writings, and are treated as different."""
+    rows = []
+    for name, parts in (("patient", table.groupby("center", sort=False)), ("center", [("", table)]),
+                        ("label", [("", table)])):
+        for place, part in parts:
+            counts, first = part[name].value_counts(), part.groupby(name, sort=False)["image"].first()
+            for group in several_writings(part[name]):
+                shown = ", ".join(f"'{one}' ({counted(int(counts[one]), 'image')})" for one in group)
+                rows.append((f"{name} in several writings", first[group[0]], "", "", "",
+                             f"{shown}{f' of {place}' if place else ''}: one {name}, or {len(group)}?"))
     return rows
 
 

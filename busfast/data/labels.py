@@ -2,12 +2,14 @@
 
 import math
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from busfast.errors import choose
+from busfast.text import composed
 
 CLASSES = ("normal", "benign", "malignant")  # of breast ultrasound and bone radiographs; first, where they occur
 
@@ -71,5 +73,30 @@ def _number(label: str) -> float:
 
 
 def plain(label: str) -> str:
-    """Returns a label in lower case, without spaces, '-' and '_'."""
-    return re.sub(r"[\s_-]+", "", label).casefold()
+    """Returns a label in lower case and composed form, without spaces, '-' and '_'."""
+    return re.sub(r"[\s_-]+", "", unicodedata.normalize("NFC", label)).casefold()
+
+
+def find_delimiter(labels: Sequence[str]) -> tuple[str, list[int]]:
+    """Returns the character that seems to separate several labels of an image, and where it occurs; "" and [] if none
+    does."""
+    for delim in "|;,/":
+        if held := [row for row, label in enumerate(labels) if delim in label]:
+            return delim, held
+    return "", []
+
+
+def several_writings(names: Iterable[str]) -> list[list[str]]:
+    """Returns which of some names may be one in several writings, each group sorted: 007 and 7, P12 and p-12, 25 and
+    25.0."""
+    groups: dict[str, list[str]] = {}
+    for name in sorted(set(names)):
+        groups.setdefault(_bare(name), []).append(name)
+    return [group for group in groups.values() if len(group) > 1]
+
+
+def _bare(name: str) -> str:
+    """Returns a name without capitals, leading zeros, ".0", and the separators between letters and digits."""
+    name = re.sub(r"^(\d+)\.0+$", r"\1", composed(name).casefold())
+    name = re.sub(r"(?<!\d)[\s_-]+|[\s_-]+(?!\d)", "", name) if re.search(r"[^\W\d]", name) else name
+    return re.sub(r"(?<![\d.])0+(?=\d)", "", name)

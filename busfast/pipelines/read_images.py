@@ -4,10 +4,9 @@ import os
 import re
 from dataclasses import replace
 
-import numpy as np
 import pandas as pd
 
-from busfast.data.labels import CLASSES, join_labels, order_classes, split_labels
+from busfast.data.labels import CLASSES, find_delimiter, join_labels, order_classes, split_labels
 from busfast.data.open_data import read_data
 from busfast.data.table import Table, as_table
 from busfast.errors import UserError, suggest
@@ -71,14 +70,12 @@ def _named(table: Table) -> str:
 
 def refuse_delimiters(table: Table) -> None:
     """Raises UserError for labels that look like several in one."""
-    for delim in "|;,/":
-        held = table.rows["label"].str.contains(delim, regex=False)
-        if held.any():
-            row = int(np.flatnonzero(held)[0])
-            raise UserError(f"{_named(table)}, row {row + 2}, column label: '{table.rows['label'].iloc[row]}' looks "
-                            f"like several labels, as do those of {int(held.sum())} of {len(table)} images. If an "
-                            f"image may have several: label_delim='{delim}' (--label_delim='{delim}'). Else rename "
-                            "the label.")
+    delim, held = find_delimiter(table.rows["label"])
+    if delim:
+        row = held[0]
+        raise UserError(f"{_named(table)}, row {row + 2}, column label: '{table.rows['label'].iloc[row]}' looks like "
+                        f"several labels, as do those of {len(held)} of {len(table)} images. If an image may have "
+                        f"several: label_delim='{delim}' (--label_delim='{delim}'). Else rename the label.")
 
 
 def _refuse_misspelt(table: Table) -> None:

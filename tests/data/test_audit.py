@@ -62,6 +62,29 @@ def test_patients_under_several_labels_and_ids_at_several_centers_are_found_once
         ("patient id at several centers", "0.png", "patient 1: 3 A, 1 B")]
 
 
+def several_writings(table):
+    audit = audit_table(table, None, NO_DUPLICATES, classes=("a",))
+    return [row for row in findings(audit, "finding", "detail") if "writings" in row[0]]
+
+
+@pytest.mark.parametrize(("column", "writings", "detail"), [
+    ("patient", ("007", "7"), "'007' (1 image), '7' (2 images) of A: one patient, or 2?"),
+    ("patient", ("25.0", "25"), "'25' (2 images), '25.0' (1 image) of A: one patient, or 2?"),
+    ("center", ("North Hospital", "north-hospital"), "'North Hospital' (1 image), 'north-hospital' (2 images): one"),
+    ("label", ("Gr\u00f6\u00dfe", "Gro\u0308\u00dfe"), "(1 image): one label, or 2?"),
+])
+def test_what_may_be_one_in_several_writings_is_found(column, writings, detail):
+    table = make(*(("a", "A", patient) for patient in ("1", "2", "2", "10", "1-2", "12")))
+    assert several_writings(table) == []
+    table.loc[[0, 1, 2], column] = [writings[0], writings[1], writings[1]]
+    (finding, said), = several_writings(table)
+    assert finding == f"{column} in several writings" and detail in said
+
+
+def test_ids_alike_at_different_centers_are_different_patients():
+    assert several_writings(make(("a", "A", "007"), ("a", "B", "7"))) == []
+
+
 def test_a_class_that_a_center_lacks_is_found():
     table = make(("normal", "A", "1"), ("benign", "A", "2"), ("benign", "B", "3"))
     assert findings(audit_table(table, None, NO_DUPLICATES), "finding", "detail") == [
