@@ -4,7 +4,7 @@ import os
 import re
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
 from busfast.errors import UserError, check_range, choose
 from busfast.pipelines.settings import check_settings, describe, format_value, setting
@@ -210,7 +210,6 @@ class Config:
         return (*measures, *(f"recall_{name}" for name in self.classes))
 
 
-LISTS = [item.name for item in fields(Config) if get_args(item.type)[:1] == (str,)]
 Config.__doc__ = "\n".join([f"{Config.__doc__}\n\n    Attributes:",
                             *(f"        {item.name}: {describe(item)}" for item in fields(Config))])
 
@@ -260,7 +259,7 @@ def _read_named(pipeline: str) -> tuple[str, Path, dict[str, Any]]:
             choose("pipeline", pipeline, sorted({file.stem for folder in (FOLDER, BUILTIN)
                                                  for file in folder.glob("*.yaml")}))
         raise UserError(f"There is no pipeline file {path}.")
-    values = read_yaml(path, LISTS)
+    values = read_yaml(path)
     record = values.pop("run", None) or {}  # of a run's config.yaml
     if not isinstance(record, dict):
         raise UserError(f"{path}: run={record} is not the record of a run. Remove that line.")
@@ -271,7 +270,7 @@ def _read_default(data: str | None) -> tuple[str, Path, dict[str, Any]]:
     """Does the same for the file named after the data folder, which may be missing, or for the default one."""
     name = name_after(Path(data)) if data else DEFAULT
     path = FOLDER / f"{name}.yaml" if data else _find_file(name)
-    values = read_yaml(path, LISTS) if os.path.isfile(path) else {}
+    values = read_yaml(path) if os.path.isfile(path) else {}
     if not data and not values:
         raise UserError(f"There is no {path} here. Run from the folder that holds pipelines/, or name your "
                         "images: --data=FOLDER.")
