@@ -52,16 +52,7 @@ def read_rows(path: str | Path, required: tuple[str, ...], *, empty: bool = Fals
             number of cells.
     """
     path = Path(path)
-    text, notes = read_text(path)
-    separator = _find_separator(text, required)
-    if separator != ",":
-        notes.append(f"{path} is separated by {SEPARATORS[separator]}")
-    lines = []
-    try:
-        for cells in csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True):
-            lines.append([_unescape(cell.strip()) for cell in cells])
-    except csv.Error as error:
-        raise UserError(f"{path}, row {len(lines) + 1}: {error}. Fix that row.") from error
+    lines, separator, notes = read_cells(path, required)
     if not lines:
         raise UserError(f"{path} is empty. Its first row must name the columns"
                         + (f"; needed: {', '.join(required)}." if required else "."))
@@ -76,6 +67,21 @@ def read_rows(path: str | Path, required: tuple[str, ...], *, empty: bool = Fals
             raise UserError(f"{path}, row {line}: {len(cells)} cells, but the header has {len(header)} columns. "
                             f"Quote cells that contain {SEPARATORS[separator]}.")
     return Rows(header, rows, notes)
+
+
+def read_cells(path: Path, required: tuple[str, ...] = ()) -> tuple[list[list[str]], str, list[str]]:
+    """Returns the cells of all rows as `read_rows` reads them, whatever they are, their separator, and notes."""
+    text, notes = read_text(path)
+    separator = _find_separator(text, required)
+    if separator != ",":
+        notes.append(f"{path} is separated by {SEPARATORS[separator]}")
+    lines = []
+    try:
+        for cells in csv.reader(io.StringIO(text, newline=""), delimiter=separator, strict=True):
+            lines.append([_unescape(cell.strip()) for cell in cells])
+    except csv.Error as error:
+        raise UserError(f"{path}, row {len(lines) + 1}: {error}. Fix that row.") from error
+    return lines, separator, notes
 
 
 def check_header(path: Path, header: Sequence[str], required: Sequence[str]) -> None:

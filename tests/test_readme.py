@@ -39,6 +39,7 @@ NOT_RUN = {
     "bench ": "takes minutes; tests/bench/test_bench.py measures small ones",
     "demo ": "serves until it is stopped; tests/demo/test_demo.py sends requests to it",
     "prepare --source=bus": "needs the public sets; tests/data/test_prepare.py makes small ones",
+    "prepare --source=csv": "needs tables of the user's; tests/data/sources/test_csv_table.py makes some",
     "sweep": "twenty trainings; tests/sweep/test_sweep.py sweeps small ones",
     "--seeds=": "five trainings; tests/results/test_run_groups.py trains small ones",
     "--jobs=": "starts processes; tests/results/test_run_groups.py starts two",

@@ -18,8 +18,8 @@ if TYPE_CHECKING:
 
 
 def prepare(*, source: str, path: str, out: str = None, copy: bool = False, partial: bool = False,
-            columns: str = None, center: str = "", center_tag: str = "", salt: str = "", link: str = None,
-            patient_from: str = "", links: str = "follow") -> None:
+            columns: str = None, images: str = "", center: str = "", center_tag: str = "", salt: str = "",
+            link: str = None, patient_from: str = "", links: str = "follow") -> None:
     """Makes a data folder (table.csv) from images in other layouts; the originals are not moved or changed.
 
     Args:
@@ -30,7 +30,9 @@ def prepare(*, source: str, path: str, out: str = None, copy: bool = False, part
         out: data folder to make. Default: data/SOURCE.
         copy: copy the images into it; otherwise the table refers to where they are (sources.csv).
         partial: accept a public set of which images are missing.
-        columns: for csv: which column holds what, such as image=file,label=dx,patient=pid.
+        columns: for csv: which column holds what, such as image=file,label=dx,patient=pid; a column of 0 and 1 for each
+            class: label=A+B+C; no row of column names: image=1,label=2.
+        images: for csv: folder that its paths begin from. Default: the folder of the CSV file.
         center: name of the center, if a source does not give it; or one for each source.
         center_tag: for DICOM: keyword of the tag that names the center, such as InstitutionName.
         salt: for DICOM: a secret from which patient ids are made; the same salt gives the same ids.
@@ -48,8 +50,8 @@ def prepare(*, source: str, path: str, out: str = None, copy: bool = False, part
     from busfast.pipelines.config import Config, folder_name
 
     target = Path(out) if out else Path("data") / "_".join(sources)
-    table = make(sources, paths, target, copy=copy, partial=partial, columns=_pairs(columns), center=centers,
-                 center_tag=center_tag, salt=salt, link=link, patient_from=patient_from, links=links)
+    table = make(sources, paths, target, copy=copy, partial=partial, columns=_pairs(columns), images=images,
+                 center=centers, center_tag=center_tag, salt=salt, link=link, patient_from=patient_from, links=links)
     classes = order_classes(table.rows["label"])
     if 1 < len(classes) <= MANY:
         print(f"  train finds the classes. For another order, or fewer, write into pipelines/{folder_name(target.name)}"

@@ -3,11 +3,12 @@
 import os
 from collections import Counter
 from collections.abc import Iterable
-from pathlib import Path, PurePosixPath
+from pathlib import Path
 
 import pandas as pd
 
 from busfast.csvfile import read_rows, read_text
+from busfast.data.finder import Finder
 from busfast.data.labels import match_label, plain
 from busfast.data.split import PARTS, SPLITS, UNUSED, Split
 from busfast.data.table import Table
@@ -112,30 +113,22 @@ def _column(header: list[str], names: tuple[str, ...]) -> int | None:
 
 
 class _Finder:
-    """Finds the row of an image in a list: by its path, else by its file name, else by that without its suffix."""
+    """Finds the row of an image in a list: by its path, else by its file name, with or without ending."""
 
     def __init__(self, table: pd.DataFrame):
-        self.positions = [{}, {}, {}]
-        self.names = list(table["image"])
-        for position, image in enumerate(table["image"]):
-            for positions, key in zip(self.positions, self._keys(image), strict=True):
-                positions.setdefault(key, []).append(position)
-
-    @staticmethod
-    def _keys(image: str) -> tuple[str, str, str]:
-        path = PurePosixPath(image.replace("\\", "/"))
-        return str(path), path.name, path.stem
+        self.positions = {image: position for position, image in enumerate(table["image"])}
+        self.names = list(self.positions)
+        self.find = Finder(self.names, by_name=True)
 
     def __call__(self, file: Path, line: int, image: str) -> int:
-        keys = zip(self.positions, self._keys(image), strict=True)
-        found = next((positions[key] for positions, key in keys if key in positions), [])
+        found = [image] if image in self.positions else self.find(image)
         if not found:
             raise UserError(f"{file}, row {line}: '{image}' is not in the table of images (which has, for instance, "
                             f"'{self.names[0]}'). For another data set, give --data=FOLDER.")
         if len(found) > 1:
-            raise UserError(f"{file}, row {line}: '{image}' may be '{self.names[found[0]]}' or "
-                            f"'{self.names[found[1]]}'. Write the path as in the table.")
-        return found[0]
+            raise UserError(f"{file}, row {line}: '{image}' may be '{found[0]}' or '{found[1]}'. Write the path as in "
+                            "the table.")
+        return self.positions[found[0]]
 
 
 def _check_label(file: Path, line: int, label: str, own: str, classes: tuple[str, ...]) -> None:

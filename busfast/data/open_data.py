@@ -8,6 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from busfast.csvfile import read_rows
+from busfast.data.paths import SOURCES_FILE
 from busfast.data.sources import csv_table, folder, guess_source, read_source, refuse_source
 from busfast.data.table import REQUIRED, Table, find_table, read_table
 from busfast.errors import UserError
@@ -58,7 +59,8 @@ def read_data(data: str | Path, classes: Sequence[str] = (), *, files: bool = Tr
     file, classes = find_data(data), tuple(classes)
     if not os.path.isfile(file):
         source = read_source("folder", file.parent, files=files, classes=classes)
-    elif file.name == "table.csv" or set(REQUIRED) <= set(read_rows(file, ())[0]):
+    elif file.name == "table.csv" or ((file.parent / SOURCES_FILE).is_file()
+                                      and {*REQUIRED} <= {*read_rows(file, ())[0]}):
         return read_table(file, classes, files=files, other_labels=other_labels, label_delim=label_delim)
     else:
         source = read_source("csv", file, files=files, classes=classes, label_delim=label_delim)
@@ -66,6 +68,9 @@ def read_data(data: str | Path, classes: Sequence[str] = (), *, files: bool = Tr
         raise UserError(f"{data}: {len(source.dicom)} images are DICOM files, such as '{source.dicom[0]}', which are "
                         f"converted first: python -m busfast prepare --source="
                         f"{'csv' if os.path.isfile(file) else 'folder'} --path={shlex.quote(str(data))}")
+    if source.root != Path(os.path.abspath(file.parent)):  # paths of a table to train on stay in its folder
+        raise UserError(f"{data}: its images lie outside {file.parent}, in {source.root}. Make a table of them first: "
+                        f"python -m busfast prepare --source=csv --path={shlex.quote(str(file))}")
     masks = [isinstance(mask, str) for mask in source.rows["mask"]]
     notes = source.notes if all(masks) else (*source.notes, "masks of several files are not used; prepare joins them")
     rows = source.rows.assign(mask=[mask if single else "" for mask, single in

@@ -26,8 +26,8 @@ from busfast.text import counted
 
 
 def prepare(sources: Sequence[str], paths: Sequence[str | Path], out: str | Path, *, copy: bool = False,
-            partial: bool = False, columns: Mapping[str, str] | None = None, center: str | Sequence[str] = "",
-            center_tag: str = "", salt: str = "", link: str | Path | None = None,
+            partial: bool = False, columns: Mapping[str, str] | None = None, images: str = "",
+            center: str | Sequence[str] = "", center_tag: str = "", salt: str = "", link: str | Path | None = None,
             classes: Sequence[str] = (), patient_from: str = "", links: str = "follow") -> Table:
     """Makes a data folder from one or several sources: table.csv, sources.csv, and converted masks and images.
 
@@ -38,7 +38,7 @@ def prepare(sources: Sequence[str], paths: Sequence[str | Path], out: str | Path
     paths = [paths] if isinstance(paths, str | Path) else list(paths)
     out = Path(out)
     centers = [center] * len(sources) if isinstance(center, str) else [str(name) for name in center]
-    _check_request(sources, paths, centers, columns, out)
+    _check_request(sources, paths, centers, {"columns": columns, "images": images}, out)
     names = [name if name not in sources[:position] else f"{name}-{sources[:position].count(name) + 1}"
              for position, name in enumerate(sources)]
     choose("value of --links", links, LINKS)
@@ -51,7 +51,8 @@ def prepare(sources: Sequence[str], paths: Sequence[str | Path], out: str | Path
     tables = []
     for name, source, path in zip(names, sources, paths, strict=True):
         prefix = f"{name}_" if len(names) > 1 else ""
-        table = read_source(source, path, options, prefix=prefix, columns=columns if source == "csv" else None)
+        table = read_source(source, path, options, prefix=prefix, columns=columns if source == "csv" else None,
+                            images=images if source == "csv" else "")
         tables.append(check_files(table))
     tables = _fill_centers(tables, centers)
     _check_folders(tables, out, link)
@@ -74,7 +75,7 @@ def prepare(sources: Sequence[str], paths: Sequence[str | Path], out: str | Path
     return Table(result, out, out / "table.csv")
 
 
-def _check_request(sources: list[str], paths: list, centers: list[str], columns: Mapping | None, out: Path) -> None:
+def _check_request(sources: list[str], paths: list, centers: list[str], of_csv: Mapping, out: Path) -> None:
     for source in sources:
         choose("source", source, SOURCES)
     if not sources or len(sources) != len(paths):
@@ -85,8 +86,11 @@ def _check_request(sources: list[str], paths: list, centers: list[str], columns:
         raise UserError(f"--path names {twice[0]} twice, which would duplicate all its images. Name it once.")
     if len(centers) != len(sources):
         raise UserError(f"{len(centers)} centers for {len(sources)} sources. Name one for all, or one for each.")
-    if columns and "csv" not in sources:
-        raise UserError("--columns is for --source=csv; other sources have fixed columns. Leave it out.")
+    for name in (name for name, value in of_csv.items() if value and "csv" not in sources):
+        raise UserError(f"--{name} is for --source=csv; other sources have fixed columns and places. Leave it out.")
+    if of_csv["images"] and not os.path.isdir(of_csv["images"]):
+        raise UserError(f"There is no folder '{of_csv['images']}'. Name the one that the paths in the CSV file begin "
+                        "from: --images=FOLDER.")
     if out.exists() and not (out.is_dir() and not any(out.iterdir())):
         raise UserError(f"{out} already holds files, and busfast does not overwrite them. Name another folder: "
                         "--out=FOLDER, or delete this one.")

@@ -6,10 +6,12 @@ import sys
 from pathlib import Path
 
 from busfast.csvfile import read_rows
+from busfast.data.finder import Finder, files_below
 from busfast.data.paths import locate, read_source_folders
 from busfast.data.sources.listing import CLUTTER
 from busfast.errors import UserError
 from busfast.pipelines.dataloaders import list_images
+from busfast.text import counted
 
 
 def list_inputs(inputs: str | Path) -> tuple[list[str], list[Path]]:
@@ -51,6 +53,15 @@ def list_inputs(inputs: str | Path) -> tuple[list[str], list[Path]]:
     names = [cells[header.index("image")] for _, cells in rows]
     folders = read_source_folders(path.parent)
     paths = [locate(path.parent, name, folders) for name in names]
-    return names, [file if "\\" not in name or os.path.exists(file)  # False, too, for an invalid file name
-                   else locate(path.parent, name.replace("\\", "/"), folders)
-                   for name, file in zip(names, paths, strict=True)]
+    paths = [file if "\\" not in name or os.path.exists(file)  # False, too, for an invalid file name
+             else locate(path.parent, name.replace("\\", "/"), folders)
+             for name, file in zip(names, paths, strict=True)]
+    lost = [row for row, file in enumerate(paths) if not os.path.isfile(file)]
+    find = Finder(files_below(path.parent) if lost else [])
+    found = [(row, one[0]) for row in lost if len(one := find(names[row])) == 1]
+    for row, file in found:
+        paths[row] = path.parent / file
+    if found:
+        row, file = found[0]
+        print(f"  {counted(len(found), 'image')} found by name, such as {file} for '{names[row]}'", flush=True)
+    return names, paths

@@ -8,7 +8,7 @@ import pandas as pd
 
 from busfast.data.labels import find_classes, plain
 from busfast.data.open_data import is_prepared
-from busfast.data.sources.csv_table import IS_VALID, PARTS, USUAL, usual_column
+from busfast.data.sources.columns import IS_VALID, PARTS, USUAL, usual_column
 from busfast.data.table import OPTIONAL, REQUIRED, Table
 from busfast.errors import UserError, choose
 from busfast.pipelines.config import Config

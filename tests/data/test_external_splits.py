@@ -55,6 +55,13 @@ def test_lists_of_many_writings_give_the_same_parts(tmp_path, images, files, nam
     assert "2 of 6 images are on no list and unused" in table.notes and table.root == images.root
 
 
+def test_lists_of_another_system_are_read(tmp_path):
+    names = ["csv/Gro\u0308\u00dfe.PNG", "csv/1.2.840.png", "csv/IMG_3.jpg"]
+    rows = pd.DataFrame({"image": names, "label": "x"}, dtype=object)
+    write(tmp_path, train_txt="D:\\study\\gr\u00f6\u00dfe.png\n", val_txt="1.2.840\n", test_txt="img_3.JPG\n")
+    assert read_lists(tmp_path, Table(rows), ("x",)).rows["part"].tolist() == ["train", "valid", "test"]
+
+
 def test_a_split_that_busfast_wrote_is_such_a_list(tmp_path, images):
     rows = pd.concat([images.rows.assign(image=images.rows["image"] + str(n)) for n in range(9)], ignore_index=True)
     more = replace(images, rows=rows)

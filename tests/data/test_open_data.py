@@ -96,7 +96,7 @@ def test_images_may_lie_below_and_be_named_without_folder_or_suffix(tmp_path, su
     for data in (tmp_path / "list.csv", tmp_path):
         table = read_data(data)
         assert table.rows["image"].tolist() == [f"photos/{number}.png" for number in range(30)]
-        assert "30 images found by name, such as photos/0.png" in table.notes
+        assert f"30 files found by name, such as photos/0.png for '0{suffix}'" in table.notes
     (tmp_path / "paths.csv").write_text("id,species\nphotos/1,a\nother/2.png,b\n")  # a path is not looked for elsewhere
     assert "1 images of its 2 rows are not in" in refusal(tmp_path / "paths.csv")
     (tmp_path / "paths.csv").unlink()

@@ -83,8 +83,8 @@ def _find(name: str, path: Path) -> Path:
         if sets:
             return sets[0]
     guess = guess_source(path)
-    advice = ". Name the folder that holds them, download the set again if they are missing, or name another source: " \
-        f"{', '.join(SOURCES)}."
+    again = "" if name in OWN else " download the set again if they are missing,"
+    advice = f". Name the folder that holds them,{again} or name another source: {', '.join(SOURCES)}."
     if guess and (name in OWN or guess not in OWN):  # nearly every folder looks like a user's own files
         advice = f"; it looks like {guess} ({SOURCES[guess].looks}). Use --source={guess}."
     raise UserError(f"{path} does not look like {name} ({SOURCES[name].looks}){advice}")

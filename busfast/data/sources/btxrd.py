@@ -5,7 +5,7 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from busfast.data.sources.common import Options, keep_present, make_table
-from busfast.data.sources.listing import files_in, first_line_has
+from busfast.data.sources.listing import first_line_has
 from busfast.data.sources.sheets import read_sheet
 from busfast.errors import UserError
 
@@ -38,10 +38,8 @@ def read(root: Path, options: Options) -> pd.DataFrame:
     """
     file = _table(root)
     header, rows, notes = read_sheet(file, NEEDED)
-    images = [path.name for path in files_in(root / "images")] if options.files else []
-    exact, by_stem = set(images), {PurePosixPath(name).stem: name for name in images}
     outlines = {path.stem for path in (root / "Annotations").glob("*.json")} if options.files else set()
-    records, other_suffix, previous, group, same_patient = [], 0, (), "", 0
+    records, previous, group, same_patient = [], (), "", 0
     for line, cells in rows:
         row = dict(zip(header, cells, strict=True))
         flags = tuple(_integer(row[name]) for name in ("tumor", "benign", "malignant"))
@@ -49,8 +47,6 @@ def read(root: Path, options: Options) -> pd.DataFrame:
             raise UserError(f"{file}, row {line}, columns tumor, benign, malignant: {', '.join(flags)} contradict each "
                             "other. They must be 0, 0, 0 (normal), 1, 1, 0 (benign) or 1, 0, 1 (malignant).")
         stem = PurePosixPath(row["image_id"]).stem
-        name = row["image_id"] if row["image_id"] in exact else by_stem.get(stem, row["image_id"])
-        other_suffix += name != row["image_id"]
         facts = tuple(value for key, value in row.items() if key not in ("image_id", *VIEWS))
         if facts != previous:
             group = f"neighbours of {stem}"
@@ -58,14 +54,12 @@ def read(root: Path, options: Options) -> pd.DataFrame:
             same_patient += 1
         previous = facts
         records.append((line, row | {
-            "image": f"images/{name}", "label": LABELS[flags], "center": _integer(row["center"]), "patient": "",
-            "device": "", "mask": f"Annotations/{stem}.json" if stem in outlines else "",
+            "image": f"images/{row['image_id']}", "label": LABELS[flags], "center": _integer(row["center"]),
+            "patient": "", "device": "", "mask": f"Annotations/{stem}.json" if stem in outlines else "",
             "group": group if row.get("age") else ""}))
     if same_patient:
         notes.append(f"no patient ids, but {same_patient} images of {file.name} equal the previous one in all but the "
                      "view: they are treated as one patient (column group)")
-    if other_suffix:
-        notes.append(f"{other_suffix} images have another suffix than in the table, and are found by name")
     kept, missing = keep_present(records, root, file, options)
     if options.files:
         lesions = [row for row in kept if row["label"] != "normal"]

@@ -1,44 +1,31 @@
 """A user's CSV file or workbook, with any column names."""
 
-import ntpath
 import os
 import posixpath
 import re
-from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
 
 import pandas as pd
 
-from busfast.csvfile import Rows
-from busfast.data.external_splits import NAMES
 from busfast.data.images import SUFFIXES as IMAGES
-from busfast.data.labels import plain
+from busfast.data.paths import is_inside, path_problem
+from busfast.data.sources.columns import join_one_hot, name_columns, read_parts
 from busfast.data.sources.common import Options, keep_present, make_table
 from busfast.data.sources.dicom_tags import is_dicom, read_tags
 from busfast.data.sources.listing import files_in, is_image, subfolders
-from busfast.data.sources.sheets import read_sheet
-from busfast.data.split import UNUSED
-from busfast.data.table import OPTIONAL, REQUIRED
-from busfast.errors import UserError, choose, suggest
+from busfast.data.sources.own_sheet import read_own_sheet
+from busfast.data.table import REQUIRED
+from busfast.errors import UserError
 from busfast.text import counted
 
 TITLE = "CSV"
 LOOKS = "one CSV file with a row per image"
 PUBLISHED: dict[str, int] = {}
 SUFFIXES = (".csv", ".tsv", ".xlsx")
-# busfast's name -> what others call the column, plain (see `plain`), most telling first.
-USUAL = {
-    "image": ("image", "imagepath", "filepath", "path", "filename", "imagefilename", "file", "fname", "fn", "imageid",
-              "img", "imagename", "imageindex", "idcode", "name", "id"),
-    "label": ("label", "labels", "class", "classname", "classid", "diagnosis", "dx", "target", "category",
-              "classification", "pathology", "finding", "findings", "findinglabels", "species"),
-    "patient": ("patient", "patientid", "pid", "case", "caseid", "subject", "subjectid", "personid"),
-    "center": ("center", "centre", "hospital", "site", "institution", "clinic"),
-    "original_split": ("originalsplit", "split", "part", "subset", "fold", "isvalid", "isval"),
-}
-PARTS = {name: part for name, part in NAMES.items() if part != UNUSED} | {"": ""}
-IS_VALID = {"true": "valid", "1": "valid", "yes": "valid", "false": "train", "0": "train", "no": "train"}
+FILES = ("image", "mask")  # columns of paths
+NUMBERED = ("label", "patient", "center", "device")  # columns in which pandas may write 25 as 25.0
+WHOLE = re.compile(r"-?\d+(\.0+)?")
+NOT_GIVEN = ("nan", "none", "null", "n/a", "<na>")  # as pandas and databases write an empty cell
 
 
 def is_set(folder: Path) -> bool:
@@ -70,37 +57,34 @@ def names_images(file: Path) -> bool:
 def read(root: Path, options: Options) -> pd.DataFrame:
     """Reads a user's CSV file or workbook, or a folder with exactly one; keeps all columns."""
     file = _find(root)
-    root = file.parent
-    sheet, one_hot = _join_one_hot(read_sheet(file, ()), file, options)
-    names, notes = _name_columns(sheet.header, file, options)
-    notes += one_hot
-    parts = _part_names(sheet, names)
-    if parts is None:  # numbers of folds, or something else
-        names = [f"original_{sheet.header[index]}" if name == "original_split" else name
-                 for index, name in enumerate(names)]
-    records, backslashes = [], 0
-    for line, cells in sheet.rows:
-        row = dict(zip(names, cells, strict=True))
+    sheet, notes = join_one_hot(read_own_sheet(file, (options.columns or {}).values()), file, options)
+    names, named = name_columns(sheet.header, file, options)
+    parts, split_notes = read_parts(sheet, names, file, options)
+    notes = [*sheet.notes, *named, *notes, *split_notes]
+    rows = _without_end(sheet.rows, names.index("image"), notes)
+    root, records, backslashes = Path(os.path.abspath(options.images or file.parent)), [], 0
+    for line, cells in rows:
+        row = {"mask": ""} | dict(zip(names, cells, strict=True))
         for name in REQUIRED:
-            if not row[name] and not (name == "label" and options.label_delim):
-                raise UserError(f"{file}, row {line}, column {sheet.header[names.index(name)]}: the cell is empty. "
-                                "Fill it in or remove the row.")
-        for name in ("image", "mask"):
-            if row.get(name):
-                where = f"{file}, row {line}, column {sheet.header[names.index(name)]}"
-                path = _relative(row[name], root, where)
+            if row[name].lower() in ("", "nan") and not (name == "label" and options.label_delim):
+                raise UserError(f"{file}, row {line}, column {sheet.header[names.index(name)]}: the cell is empty"
+                                f"{row[name] and f' ({row[name]})'}. Fill it in or remove the row.")
+        for name in FILES:
+            if row[name]:
+                path = _relative(row[name], root)
                 if options.files:
-                    _check_kind(root / path, where, mask=name == "mask")
+                    _check_kind(root / path, f"{file}, row {line}, column {sheet.header[names.index(name)]}",
+                                mask=name == "mask")
                 backslashes += "\\" in row[name] and "\\" not in path
                 row[name] = path
         if "original_split" in row:
             row["original_split"] = parts.get(row["original_split"].lower(), "")
-        records.append((line, {"mask": ""} | row))
-    if options.files:
-        notes += _find_by_name([row for _, row in records], root)
+        records.append((line, row))
+    _write_numbers_alike([row for _, row in records], notes)
+    root = _place(records, root, file)
     if backslashes:
         notes.append(f"{backslashes} paths are written with \\ and read with /")
-    kept, missing = keep_present(records, root, file, options)
+    kept, found = keep_present(records, root, file, options, own=True)
     dicom = [row["image"] for row in kept if not is_image(row["image"])] if options.files else []
     tags = read_tags(root, dicom, options)
     kept = [row for row in kept if row["image"] not in tags.others]
@@ -110,7 +94,7 @@ def read(root: Path, options: Options) -> pd.DataFrame:
         patient = row.get("patient", "")
         row["patient"] = options.prefix + patient if patient else tags.patients.get(row["image"], "")
         row["center"] = tags.centers.get(row["image"], "") or row.get("center", "")
-    return make_table(kept, root, options, [*sheet.notes, *notes, *missing, *tags.notes], dicom=tags.patients)
+    return make_table(kept, root, options, [*notes, *found, *tags.notes], dicom=tags.patients)
 
 
 def _find(path: Path) -> Path:
@@ -127,117 +111,61 @@ def _find(path: Path) -> Path:
     return tables[0]
 
 
-def _join_one_hot(sheet: Rows, file: Path, options: Options) -> tuple[Rows, list[str]]:
-    """Adds a column label to a table that has a column of 0 and 1 for each class instead; returns it, and notes."""
-    header = sheet.header
-    if usual_column("label", header) is not None or "label" in (options.columns or {}):
-        return sheet, []
-    usual = {usual_column(name, header) for name in (*USUAL, *OPTIONAL)}
-    ones = [index for index, title in enumerate(header) if title not in usual
-            and {cells[index] for _, cells in sheet.rows} <= {"0", "1", "0.0", "1.0"}]
-    if len(ones) < 2:
-        return sheet, []
-    titles, rows = [header[index] for index in ones], []
-    for line, cells in sheet.rows:
-        labels = [header[index] for index in ones if float(cells[index])]
-        if len(labels) != 1 and not options.label_delim:
-            raise UserError(f"{file}, row {line}: of the columns {', '.join(titles)}, which hold 0 and 1, "
-                            f"{' and '.join(labels) or 'none'} {'are' if len(labels) > 1 else 'is'} 1. If an image may "
-                            "have several labels, or none: --label_delim=';'. Else add a column label.")
-        rows.append((line, [*cells, (options.label_delim or "").join(labels)]))
-    return Rows([*header, "label"], rows, sheet.notes), [f"labels from the columns {', '.join(titles)}, of 0 and 1"]
+def _without_end(rows: list[tuple[int, list[str]]], image: int, notes: list[str]) -> list[tuple[int, list[str]]]:
+    """Leaves out the last rows that name no image, such as totals."""
+    last = max((number for number, (_, cells) in enumerate(rows, start=1) if cells[image]), default=len(rows))
+    if last < len(rows):
+        notes.append(f"{counted(len(rows) - last, 'row')} at the end without an image left out, such as row "
+                     f"{rows[last][0]}: {', '.join(filter(None, rows[last][1]))}")
+    return rows[:last]
 
 
-def _name_columns(header: list[str], file: Path, options: Options) -> tuple[list[str], list[str]]:
-    """Returns busfast's name of each column, and notes."""
-    ours: dict[str, int] = {}  # busfast's name -> index of the column
-    for name, title in (options.columns or {}).items():
-        choose("column of busfast", name, (*REQUIRED, *OPTIONAL, "group"))
-        if title not in header:
-            raise UserError(f"{file}, row 1: there is no column '{title}' (given as {name})."
-                            f"{suggest(title, header, cutoff=0.4)} Found: {', '.join(header)}.")
-        ours[name] = header.index(title)
-    if len(set(ours.values())) < len(ours):
-        raise UserError(f"--columns gives one column of {file} two names: {dict(options.columns)}.")
-    for name in (*REQUIRED, *OPTIONAL):
-        titles = [title for title in header if title.lower() == name]
-        if name not in ours and titles and header.index(titles[0]) not in ours.values():
-            if len(titles) > 1 and name not in titles:
-                raise UserError(f"{file}, row 1: {' and '.join(titles)} could both be {name}. Choose one: "
-                                f"--columns={name}={titles[0]}")
-            ours[name] = header.index(name if name in titles else titles[0])
-    for name in USUAL:
-        title = usual_column(name, [title for title in header if header.index(title) not in ours.values()])
-        if name not in ours and title is not None:
-            ours[name] = header.index(title)
-    if missing := [name for name in REQUIRED if name not in ours]:
-        columns = ",".join(f"{name}={header[ours[name]] if name in ours else 'COLUMN'}" for name in REQUIRED)
-        raise UserError(f"{file}, row 1: no column looks like {' or '.join(map(repr, missing))} (found: "
-                        f"{', '.join(header)}; usual names: {', '.join(USUAL[missing[0]])}). Rename the column, or "
-                        f"prepare the images: python -m busfast prepare --source=csv --path={file} --columns={columns}")
-    names = list(header)
-    for index, title in enumerate(names):
-        if title in ours and ours[title] != index:  # such as a column 'label', if --columns names another as label
-            names[index] = f"original_{title}"
-            while names[index] in header:
-                names[index] = f"original_{names[index]}"
-    for name, index in ours.items():
-        names[index] = name
-    renamed = [f"{title} as {name}" for title, name in zip(header, names, strict=True) if title != name]
-    kept = [name for index, name in enumerate(names) if index not in ours.values()]
-    notes = [f"columns read: {', '.join(renamed)}"] if renamed else []
-    return names, [*notes, f"other columns, kept: {', '.join(kept)}"] if kept else notes
+def _write_numbers_alike(rows: list[dict[str, str]], notes: list[str]) -> None:
+    """Writes columns of whole numbers without the .0 that pandas adds to a column with empty cells, and leaves its NaN
+    empty."""
+    for name in [name for name in NUMBERED if name in rows[0]]:
+        unknown = [row for row in rows if name != "label" and row[name].lower() in NOT_GIVEN]
+        if unknown:
+            notes.append(f"column {name}: {counted(len(unknown), 'cell')} such as {unknown[0][name]} read as empty")
+        for row in unknown:
+            row[name] = ""
+        values = {row[name] for row in rows} - {""}
+        if any("." in value for value in values) and all(map(WHOLE.fullmatch, values)):
+            for row in rows:
+                row[name] = row[name].partition(".")[0]
+            notes.append(f"column {name}: numbers such as {min(value for value in values if '.' in value)} are read "
+                         "without .0")
 
 
-def usual_column(name: str, titles: Iterable[Any]) -> Any:
-    """Returns which of some columns is called what others call busfast's column `name`, most telling first; or None."""
-    return next((title for usual in USUAL.get(name, (name,)) for title in titles if plain(str(title)) == usual), None)
-
-
-def _part_names(sheet: Rows, names: list[str]) -> dict[str, str] | None:
-    """Returns what the values of the column original_split mean, in lower case; None if they are no parts."""
-    if "original_split" not in names:
-        return {}
-    index = names.index("original_split")
-    values = {cells[index].lower() for _, cells in sheet.rows}
-    if plain(sheet.header[index]) in ("isvalid", "isval") and values <= set(IS_VALID):
-        return IS_VALID
-    return PARTS if values <= set(PARTS) else None
-
-
-def _relative(value: str, root: Path, where: str) -> str:
-    """Returns a path of the file relative to the file's folder, with /."""
-    if "\\" in value and not (root / value).exists():
+def _relative(value: str, root: Path) -> str:
+    """Returns a path relative to `root`, with /, if it leads into it."""
+    if "\\" in value and not os.path.exists(root / value):
         value = value.replace("\\", "/")
-    if ntpath.splitdrive(value)[0] or os.path.isabs(value):
-        inside = os.path.isabs(value) and os.path.relpath(os.path.realpath(value), os.path.realpath(root))
-        if not inside or inside.startswith(".."):
-            raise UserError(f"{where}: '{value}' is an absolute path outside {root}. Write paths relative to that "
-                            "folder, or move the table into the folder that holds the images.")
-        return inside.replace(os.sep, "/")
-    value = posixpath.normpath(value)
-    if value == ".." or value.startswith("../"):
-        raise UserError(f"{where}: '{value}' leads out of {root}. Move the table into the folder that holds "
-                        "the images.")
-    return value
+    if os.path.isabs(value):
+        for path, top in ((value, root), (os.path.realpath(value), os.path.realpath(root))):
+            if is_inside(path := os.path.normpath(path), str(top)):
+                return os.path.relpath(path, top).replace(os.sep, "/")
+    return value if path_problem(value) else posixpath.normpath(value)
 
 
-def _find_by_name(rows: list[dict[str, str]], root: Path) -> list[str]:
-    """Gives rows whose image is not at its path the one image below `root` of that name, with or without its suffix;
-    returns a note. A name with folders is a path, to which only a suffix may be added."""
-    lost = [row for row in rows if not (root / row["image"]).is_file()]
-    if not lost:
-        return []
-    below: dict[str, list[str]] = {}
-    for folder, _, names in os.walk(root):
-        for name in filter(is_image, names):
-            path = os.path.relpath(os.path.join(folder, name), root).replace(os.sep, "/")
-            for key in {name, posixpath.splitext(name)[0], posixpath.splitext(path)[0]}:
-                below.setdefault(key, []).append(path)
-    found = [(row, below[row["image"]][0]) for row in lost if len(below.get(row["image"], ())) == 1]
-    for row, path in found:
-        row["image"] = path
-    return [f"{counted(len(found), 'image')} found by name, such as {found[0][1]}"] if found else []
+def _place(records: list[tuple[int, dict[str, str]]], root: Path, file: Path) -> Path:
+    """Returns the folder that holds all files of a table, some of which may lie outside `root`, and writes all paths
+    relative to it."""
+    paths = [path for _, row in records for name in FILES if (path := row[name])]
+    outside = [path for path in paths if path_problem(path) and os.path.isfile(root / path)]
+    if not outside:
+        return root
+    folders = {os.path.dirname(os.path.normpath(root / path)) for path in outside}
+    folders |= {str(root)} if len(outside) < len(paths) else set()
+    if (top := os.path.commonpath(folders)) == os.path.dirname(top):
+        raise UserError(f"{file}: its images lie in {' and '.join(sorted(folders)[:2])}, which are in no folder but "
+                        f"{top}. Split the table, and prepare each part as a source: --source=csv,csv "
+                        "--path=A.csv,B.csv")
+    for _, row in records:
+        for name in FILES:
+            if row[name] and os.path.isfile(root / row[name]):
+                row[name] = os.path.relpath(root / row[name], top).replace(os.sep, "/")
+    return Path(top)
 
 
 def _check_kind(path: Path, where: str, *, mask: bool) -> None:

@@ -70,7 +70,7 @@ def read_outline(path: Path) -> Outline:
                 shapes["rectangle"].append([(left, top), (right, top), (right, bottom), (left, bottom)])
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError, OverflowError) as error:
         raise UserError(f"{path} is not a LabelMe annotation ({type(error).__name__}: {error}). "
-                        "Download it again, or remove it.") from error
+                        "Replace or remove it.") from error
     chosen = shapes["polygon"] or shapes["rectangle"]
     if not all(math.isfinite(number) and abs(number) < FARTHEST for shape in chosen for point in shape
                for number in point):

@@ -14,7 +14,7 @@ def read_sheet(path: Path, required: tuple[str, ...]) -> Rows:
     """Reads a CSV file (see `read_rows`) or the first sheet of a workbook (.xlsx); formulas give their saved values."""
     if path.suffix.lower() != ".xlsx":
         return read_rows(path, required)
-    cells, notes = _read_workbook(path)
+    cells, notes = read_workbook(path)
     header = [name.strip() for name in cells[0]] if cells else []
     while header and not header[-1]:
         header.pop()
@@ -27,7 +27,8 @@ def read_sheet(path: Path, required: tuple[str, ...]) -> Rows:
     return Rows(header, rows, notes)
 
 
-def _read_workbook(path: Path) -> tuple[list[list[str]], list[str]]:
+def read_workbook(path: Path) -> tuple[list[list[str]], list[str]]:
+    """Returns the cells of a workbook's first sheet, and a note if it has others."""
     try:
         import openpyxl
     except ImportError:

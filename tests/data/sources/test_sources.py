@@ -114,7 +114,7 @@ def test_labels_of_btxrd_come_from_its_flags_and_images_are_found_by_their_name(
         ["images/IMG000001.jpeg", "normal", "1", "", "F", "0"],
         ["images/IMG000002.jpg", "benign", "2", "Annotations/IMG000002.json", "F", "1"],
         ["images/IMG000003.jpeg", "malignant", "3", "Annotations/IMG000003.json", "F", "1"]]
-    assert "1 images have another suffix" in table.notes[0]
+    assert "1 file found by name, such as images/IMG000002.jpg for 'images/IMG000002.jpeg'" in table.notes
 
 
 def test_flags_of_btxrd_that_contradict_each_other_are_refused_by_row(tmp_path):

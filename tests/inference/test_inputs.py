@@ -1,0 +1,26 @@
+"""A list for predict finds images as other tables do, and names them as the list does."""
+
+from pathlib import Path
+
+from PIL import Image
+
+from busfast.inference.inputs import list_inputs
+
+
+def test_a_list_finds_images_under_other_writings_and_says_so(tmp_path, capsys):
+    for name in ("IMG_1.JPG", "sub/2.png", "Gro\u0308\u00dfe.png", "masks/2.png"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        Image.new("L", (8, 8)).save(tmp_path / name)
+    names = ["img_1.jpg", "2", "Gr\u00f6\u00dfe.png", "/elsewhere/set/IMG_1.JPG", "gone.png", "sub\\2.png"]
+    (tmp_path / "list.csv").write_text("image\n" + "\n".join(names) + "\n", encoding="utf-8")
+    found, paths = list_inputs(tmp_path / "list.csv")
+    assert found == names
+    assert paths == [tmp_path / name for name in ("IMG_1.JPG", "sub/2.png", "Gro\u0308\u00dfe.png", "IMG_1.JPG",
+                                                  "gone.png", "sub/2.png")]
+    assert "4 images found by name, such as IMG_1.JPG for 'img_1.jpg'" in capsys.readouterr().out
+
+
+def test_a_list_of_images_that_are_there_says_nothing(tmp_path, capsys):
+    Image.new("L", (8, 8)).save(tmp_path / "a.png")
+    (tmp_path / "list.csv").write_text("image\na.png\n")
+    assert list_inputs(tmp_path / "list.csv")[1] == [Path(tmp_path / "a.png")] and capsys.readouterr().out == ""
