@@ -53,12 +53,12 @@ class Finder:
 
 
 def files_below(root: Path) -> list[str]:
-    """Returns the images and DICOM files below a folder by their endings, as paths relative to it with /."""
+    """Returns the images and DICOM files below a folder, by their ending or none, as paths relative to it with /."""
     paths = []
     for folder, folders, names in os.walk(root):
         folders[:] = sorted(name for name in folders if not name.startswith((".", "__MACOSX")))
         paths += [os.path.relpath(os.path.join(folder, name), root).replace(os.sep, "/") for name in sorted(names)
-                  if name.lower().endswith(ENDINGS) and not name.startswith(".")]
+                  if (name.lower().endswith(ENDINGS) or "." not in name) and not name.startswith(".")]
     return paths
 
 

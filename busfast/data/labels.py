@@ -79,10 +79,13 @@ def plain(label: str) -> str:
 
 def find_delimiter(labels: Sequence[str]) -> tuple[str, list[int]]:
     """Returns the character that seems to separate several labels of an image, and where it occurs; "" and [] if none
-    does."""
-    for delim in "|;,/":
-        if held := [row for row, label in enumerate(labels) if delim in label]:
-            return delim, held
+    does. A space, + and the like do if all that they separate are labels of other images."""
+    known = set(labels)
+    for delim in "|;,/ +&_":
+        joined = {label for label in known if delim in label and (delim in "|;,/" or (
+            len(parts := split_labels(label, delim)) > 1 and known.issuperset(parts)))}
+        if joined:
+            return delim, [row for row, label in enumerate(labels) if label in joined]
     return "", []
 
 

@@ -45,6 +45,8 @@ def locate(root: str | Path, name: str, folders: dict[str, Path]) -> Path:
 
 def path_problem(name: str) -> str:
     """Returns why a path in a table may lie outside its folder; "" if it cannot."""
+    if name[:1] != "/" and not any(sign in name for sign in ("..", "\\", ":")):
+        return ""  # nearly all; what follows takes longer than finding the file
     if PurePosixPath(name).is_absolute() or PureWindowsPath(name).drive or name.startswith("\\"):
         return "is an absolute path"
     return "leads out of the data folder" if ".." in PurePosixPath(name.replace("\\", "/")).parts else ""

@@ -119,8 +119,9 @@ def _check_folders(tables: list[SourceTable], out: Path, link: str | Path | None
     for table in tables:
         root = table.root
         check_text(str(root), root.parent)
+        tops = {root / image.partition("/")[0] for image in table.rows["image"]} if table.wide else {root}
         for what, path in (("--out", out), ("--link", link)):
-            if path and is_inside(os.path.realpath(path), os.path.realpath(root)):
+            if path and any(is_inside(os.path.realpath(path), os.path.realpath(top)) for top in tops):
                 raise UserError(f"{what}={path} is in the source {root}, which busfast does not change. "
                                 f"Name another path: {what}=PATH.")
     if link and is_inside(os.path.realpath(link), os.path.realpath(out)):

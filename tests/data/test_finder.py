@@ -38,7 +38,8 @@ def test_by_name_the_folders_may_differ_and_nothing_is_a_mask():
 
 
 def test_hidden_files_and_those_of_other_kinds_are_not_found(tmp_path):
-    for name in ("a.PNG", "sub/b.jpg", "sub/.c.jpg", "__MACOSX/d.jpg", ".git/e.jpg", "f.txt", "sub/g.dcm"):
+    for name in ("a.PNG", "sub/b.jpg", "sub/.c.jpg", "__MACOSX/d.jpg", ".git/e.jpg", "f.txt", "sub/g.dcm",
+                 "sub/IM0001"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
         (tmp_path / name).touch()
-    assert files_below(tmp_path) == ["a.PNG", "sub/b.jpg", "sub/g.dcm"]
+    assert files_below(tmp_path) == ["a.PNG", "sub/IM0001", "sub/b.jpg", "sub/g.dcm"]

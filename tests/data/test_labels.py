@@ -36,4 +36,6 @@ def test_names_that_may_be_one_are_found_and_those_that_differ_are_not():
 
 
 def test_a_separator_within_labels_is_found():
-    assert find_delimiter(["a", "b|c;d", "e;f"]) == ("|", [1]) and find_delimiter(["a", "b c"]) == ("", [])
+    assert find_delimiter(["a", "b|c;d", "e;f"]) == ("|", [1]) and find_delimiter(["a", "b c", "b"]) == ("", [])
+    assert find_delimiter(["car", "person", "car person", "no car"]) == (" ", [2])
+    assert find_delimiter(["ER", "HER2", "ER + HER2", "ER+"]) == ("+", [2])

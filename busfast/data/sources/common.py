@@ -51,6 +51,7 @@ class SourceTable(Table):
 
     masks: tuple[str, ...] = ("mask",)  # columns of masks: "", a path, a tuple of paths to be joined, a LabelMe file
     dicom: tuple[str, ...] = ()  # the images that are DICOM files, to be converted
+    wide: bool = False  # whether `root` is only what the folders of the images have in common
 
 
 def paths_of(cell: str | tuple[str, ...]) -> tuple[str, ...]:
@@ -160,8 +161,8 @@ def _join_rows(first: dict, row: dict, masks: Sequence[str], where: str, options
         row["label"] = first["label"]
     differ = [name for name in row if row[name] != first.get(name, "")]
     if wrong := [name for name in ("label", *OPTIONAL, "group", "original_split") if name in differ]:
-        several = "" if wrong[0] != "label" else (" If an image has several labels, write them in one cell, such as "
-                                                  "A|B, and train with --label_delim='|'.")
+        several = "" if wrong[0] != "label" else (" If an image has several labels, train on this file itself with "
+                                                  "--label_delim='|', which joins them.")
         raise UserError(f"{where}: they name the same image, '{first['image']}', with the {wrong[0]} "
                         f"'{first[wrong[0]]}' and '{row[wrong[0]]}'. Correct or remove one of them.{several}")
     return differ
@@ -204,8 +205,8 @@ def _note_labels(labels: list[str]) -> list[str]:
     notes = [f"{len(held)} of {len(labels)} labels hold '{delim}', such as '{labels[held[0]]}': if an image has "
              f"several labels, audit, split and train with --label_delim='{delim}'; with one label an image, rename "
              "these classes"] if held else []
-    single = dict.fromkeys(label for label in labels if not (delim and delim in label))
-    if wrong := [repr(label) for label in single if not is_class_name(label)]:
+    single = {*labels} - {labels[row] for row in held}
+    if wrong := [repr(label) for label in sorted(single) if not is_class_name(label)]:
         notes.append(f"{', '.join(wrong)} cannot name a class to train: a name begins with a letter or digit and has "
                      f"no signs but {' '.join(SIGNS.strip())} and _. Rename it, unless you leave it out")
     return notes

@@ -3,6 +3,7 @@
 import os
 import posixpath
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -67,8 +68,11 @@ def read(root: Path, options: Options) -> pd.DataFrame:
         row = {"mask": ""} | dict(zip(names, cells, strict=True))
         for name in REQUIRED:
             if row[name].lower() in ("", "nan") and not (name == "label" and options.label_delim):
-                raise UserError(f"{file}, row {line}, column {sheet.header[names.index(name)]}: the cell is empty"
-                                f"{row[name] and f' ({row[name]})'}. Fill it in or remove the row.")
+                position = names.index(name)
+                empty = sum(cells[position].lower() in ("", "nan") for _, cells in rows)
+                raise UserError(f"{file}, row {line}, column {sheet.header[position]}: the cell is empty"
+                                f"{row[name] and f' ({row[name]})'}, as in {counted(empty, 'row')} of {len(rows)}. "
+                                "Fill it in or remove the row.")
         for name in FILES:
             if row[name]:
                 path = _relative(row[name], root)
@@ -81,7 +85,7 @@ def read(root: Path, options: Options) -> pd.DataFrame:
             row["original_split"] = parts.get(row["original_split"].lower(), "")
         records.append((line, row))
     _write_numbers_alike([row for _, row in records], notes)
-    root = _place(records, root, file)
+    start, root = root, _place(records, root, file)
     if backslashes:
         notes.append(f"{backslashes} paths are written with \\ and read with /")
     kept, found = keep_present(records, root, file, options, own=True)
@@ -94,7 +98,8 @@ def read(root: Path, options: Options) -> pd.DataFrame:
         patient = row.get("patient", "")
         row["patient"] = options.prefix + patient if patient else tags.patients.get(row["image"], "")
         row["center"] = tags.centers.get(row["image"], "") or row.get("center", "")
-    return make_table(kept, root, options, [*notes, *found, *tags.notes], dicom=tags.patients)
+    table = make_table(kept, root, options, [*notes, *found, *tags.notes], dicom=tags.patients)
+    return replace(table, wide=root != start)
 
 
 def _find(path: Path) -> Path:

@@ -50,7 +50,7 @@ def test_what_spreadsheets_and_pandas_leave_in_a_table_is_read_and_said(text, ex
 @pytest.mark.parametrize(("text", "message"), [
     ("a.png,x,7\nb.png,y,8\n", "has no row of column names: its first row is a.png, x, 7."),
     ("001,x\n002,y\n", "no row of column names: image=1,label=2"),
-    ("image,label\na.png,x\nb.png,\n", "row 3, column label: the cell is empty"),
+    ("image,label\na.png,x\nb.png,\n", "row 3, column label: the cell is empty, as in 1 row of 2."),
     ("image,label\na.png,nan\nb.png,x\n", "row 2, column label: the cell is empty (nan)"),
     ("image,label\n,x\na.png,x\n", "row 2, column image: the cell is empty"),
     ("image,label\na.png,x,7\n", "row 2: 3 cells, but the header has 2 columns"),
@@ -172,6 +172,15 @@ def test_images_elsewhere_are_prepared_and_a_table_to_train_on_stays_in_its_fold
     assert table.rows["image"].tolist() == ["csv/a.png"] and read_table(tmp_path / "out", ()).image_paths()[0].is_file()
     with pytest.raises(UserError, match=r"its images lie outside .*home.*prepare --source=csv --path=.*t.csv"):
         read_data(file)
+
+
+def test_images_of_several_folders_elsewhere_do_not_forbid_the_folder_of_all(tmp_path):
+    for name in ("one/a.png", "two/b.png"):
+        image(tmp_path / name)
+    file = make(tmp_path / "home", f"image,label\n{tmp_path}/one/a.png,x\n../two/b.png,y\n")
+    assert prepare(["csv"], [file], tmp_path / "out").rows["image"].tolist() == ["csv/one/a.png", "csv/two/b.png"]
+    with pytest.raises(UserError, match="which busfast does not change"):
+        prepare(["csv"], [file], tmp_path / "two" / "out")
 
 
 def test_a_folder_of_the_images_is_named_and_may_be_read_only(tmp_path):
