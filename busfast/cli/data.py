@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 def prepare(*, source: str, path: str, out: str = None, copy: bool = False, partial: bool = False,
             columns: str = None, images: str = "", center: str = "", center_tag: str = "", salt: str = "",
-            link: str = None, patient_from: str = "", links: str = "follow") -> None:
+            link: str = None, patient_from: str = "", links: str = "follow", frames: str = "") -> None:
     """Makes a data folder (table.csv) from images in other layouts; the originals are not moved or changed.
 
     Args:
@@ -29,7 +29,7 @@ def prepare(*, source: str, path: str, out: str = None, copy: bool = False, part
         path: folder of each source (for csv also the file), in the same order.
         out: data folder to make. Default: data/SOURCE.
         copy: copy the images into it; otherwise the table refers to where they are (sources.csv).
-        partial: accept a public set of which images are missing.
+        partial: accept a public set of which images are missing, and leave out DICOM files that give no image.
         columns: for csv: which column holds what, such as image=file,label=dx,patient=pid; a column of 0 and 1 for each
             class: label=A+B+C; no row of column names: image=1,label=2.
         images: for csv: folder that its paths begin from. Default: the folder of the CSV file.
@@ -41,6 +41,8 @@ def prepare(*, source: str, path: str, out: str = None, copy: bool = False, part
             is searched in an image's path, with one group: the patient; or two, (?P<patient>...) and (?P<label>...).
             Default: recognized, and asked for where two readings are possible.
         links: follow symbolic links that lead out of the source, or refuse them, in a folder that you do not trust.
+        frames: for DICOM: which frames of a clip become images: first, middle, all, or every:N. Default: clips are
+            refused.
     """
     sources = source.split(",")
     paths = path.split(",") if len(sources) > 1 else [path]
@@ -51,7 +53,8 @@ def prepare(*, source: str, path: str, out: str = None, copy: bool = False, part
 
     target = Path(out) if out else Path("data") / "_".join(sources)
     table = make(sources, paths, target, copy=copy, partial=partial, columns=_pairs(columns), images=images,
-                 center=centers, center_tag=center_tag, salt=salt, link=link, patient_from=patient_from, links=links)
+                 center=centers, center_tag=center_tag, salt=salt, link=link, patient_from=patient_from, links=links,
+                 frames=frames)
     classes = order_classes(table.rows["label"])
     if 1 < len(classes) <= MANY:
         print(f"  train finds the classes. For another order, or fewer, write into pipelines/{folder_name(target.name)}"

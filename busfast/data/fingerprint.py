@@ -43,7 +43,8 @@ def fingerprint_images(paths: Sequence[str | Path], threads: int | None = None) 
     stamps = {name: file_stamp(name) for name in names}
     file = cache_file(list(stamps))
     cached = read_cache(file)
-    prints = {name: cached[name] for name in stamps if name in cached and cached[name]["stamp"] == stamps[name]}
+    prints = {name: cached[name] for name in stamps if name in cached and cached[name]["stamp"] == stamps[name]
+              and not cached[name]["reason"].startswith(("DicomError", "UserError"))}  # a decoder may be installed now
     unread = [name for name in stamps if name not in prints]
     try:
         with warnings.catch_warnings(), ThreadPoolExecutor(threads or cores()) as pool:

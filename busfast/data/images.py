@@ -91,9 +91,9 @@ def open_image(source: Any) -> Image.Image:
         raise TooManyPixels(f"too many pixels to decode: {size}; the limit is {pixel_limit()} (--max_pixels)") from None
     except UnidentifiedImageError:
         with io.BytesIO(source) if isinstance(source, bytes) else open(file, "rb") as opened:
-            if opened.read(4) not in TIFF_STARTS:
-                raise
-            return _read_tiff(opened)
+            if opened.read(4) in TIFF_STARTS:
+                return _read_tiff(opened)
+        return open_dicom(file)
 
 
 def pixel_limit() -> int | None:
@@ -256,6 +256,17 @@ def _lacks_parts(data: bytes, places: dict[int, int], scan: bytes) -> bool:
     restart = places[0xDD] + 4
     parts = -(-blocks // (int.from_bytes(data[restart:restart + 2], "big") or blocks))
     return len(re.findall(rb"\xff[\xd0-\xd7]", scan)) < parts - 1
+
+
+def open_dicom(file: Any) -> Image.Image:
+    """Opens a DICOM file, a path or an open one; UnidentifiedImageError if it is none, or there is no busfast, as where
+    only an exported model is."""
+    try:
+        from busfast.data.sources.dicom_image import DicomImage
+
+        return DicomImage(file)
+    except (ImportError, SyntaxError):
+        raise UnidentifiedImageError(f"cannot identify image file {file!r}") from None
 
 
 def as_sides(size: int | tuple[int, int]) -> tuple[int, int]:

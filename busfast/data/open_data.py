@@ -13,7 +13,7 @@ from busfast.data.sources import csv_table, folder, guess_source, read_source, r
 from busfast.data.table import REQUIRED, Table, find_table, read_table
 from busfast.errors import UserError
 
-DIRECT = ("folder", "csv")  # sources whose images can be used as they lie
+DIRECT = ("folder", "csv", "dicom")  # sources whose images can be used as they lie
 
 
 def find_data(data: str | Path) -> Path:
@@ -29,7 +29,7 @@ def find_data(data: str | Path) -> Path:
     source = guess_source(path)
     if source == "csv":
         return csv_table.tables_in(path)[0]
-    if source == "folder":
+    if source in ("folder", "dicom"):
         return folder.find(Path(os.path.abspath(path)) if path.is_absolute() else path) / "table.csv"
     refuse_source(path)
     if len(tables := csv_table.tables_in(path)) > 1:
@@ -42,7 +42,7 @@ def find_data(data: str | Path) -> Path:
 def read_data(data: str | Path, classes: Sequence[str] = (), *, files: bool = True, other_labels: bool = False,
               label_delim: str = "") -> Table:
     """Reads a set of images: a folder with table.csv, class folders (also below train, valid and test), or a CSV file
-    with the usual column names (or a folder with one).
+    with the usual column names (or a folder with one). Images may be DICOM.
 
     Args:
         data: the folder, or the CSV file.
@@ -54,7 +54,7 @@ def read_data(data: str | Path, classes: Sequence[str] = (), *, files: bool = Tr
         The table; a split that came with the images is its column original_split.
 
     Raises:
-        UserError: as `find_data`, `read_table` and `read_source`; DICOM files or masks in a form of their own.
+        UserError: as `find_data`, `read_table` and `read_source`; or masks in a form of their own.
     """
     file, classes = find_data(data), tuple(classes)
     if not os.path.isfile(file):
@@ -64,10 +64,6 @@ def read_data(data: str | Path, classes: Sequence[str] = (), *, files: bool = Tr
         return read_table(file, classes, files=files, other_labels=other_labels, label_delim=label_delim)
     else:
         source = read_source("csv", file, files=files, classes=classes, label_delim=label_delim)
-    if source.dicom:
-        raise UserError(f"{data}: {len(source.dicom)} images are DICOM files, such as '{source.dicom[0]}', which are "
-                        f"converted first: python -m busfast prepare --source="
-                        f"{'csv' if os.path.isfile(file) else 'folder'} --path={shlex.quote(str(data))}")
     if source.root != Path(os.path.abspath(file.parent)):  # paths of a table to train on stay in its folder
         raise UserError(f"{data}: its images lie outside {file.parent}, in {source.root}. Make a table of them first: "
                         f"python -m busfast prepare --source=csv --path={shlex.quote(str(file))}")
@@ -89,4 +85,5 @@ def hash_data(data: str | Path) -> str:
     file = find_data(data)
     if os.path.isfile(file):
         return hashlib.sha256(file.read_bytes()).hexdigest()
-    return hashlib.sha256("\n".join(sorted(folder.sort_files(file.parent)[0])).encode()).hexdigest()
+    images, dicom, _ = folder.sort_files(file.parent)
+    return hashlib.sha256("\n".join(sorted([*images, *dicom])).encode()).hexdigest()

@@ -17,6 +17,8 @@ from busfast.csvfile import write_csv
 from busfast.data.paths import SOURCES_FILE, is_inside
 from busfast.data.sources import SOURCES, read_source
 from busfast.data.sources.common import Options, SourceTable
+from busfast.data.sources.dicom_file import DicomError, Refused
+from busfast.data.sources.dicom_frames import pick_frames, take_frames
 from busfast.data.sources.listing import LINKS, check_text
 from busfast.data.sources.plan import Made, check_files, plan
 from busfast.data.table import CLASSES, OPTIONAL, REQUIRED, Table, read_table
@@ -28,7 +30,7 @@ from busfast.text import counted
 def prepare(sources: Sequence[str], paths: Sequence[str | Path], out: str | Path, *, copy: bool = False,
             partial: bool = False, columns: Mapping[str, str] | None = None, images: str = "",
             center: str | Sequence[str] = "", center_tag: str = "", salt: str = "", link: str | Path | None = None,
-            classes: Sequence[str] = (), patient_from: str = "", links: str = "follow") -> Table:
+            classes: Sequence[str] = (), patient_from: str = "", links: str = "follow", frames: str = "") -> Table:
     """Makes a data folder from one or several sources: table.csv, sources.csv, and converted masks and images.
 
     Arguments are as the flags of the verb `prepare`; `center` is one for all sources, or one for each. Returns the
@@ -42,21 +44,23 @@ def prepare(sources: Sequence[str], paths: Sequence[str | Path], out: str | Path
     names = [name if name not in sources[:position] else f"{name}-{sources[:position].count(name) + 1}"
              for position, name in enumerate(sources)]
     choose("value of --links", links, LINKS)
+    if frames:
+        pick_frames(frames, 1)  # refuses another word
     if patient_from and not {"folder", "dicom"} & {*sources}:
         raise UserError(f"--patient_from={patient_from} is for --source=folder and dicom; others name the patient "
                         "in their table (for csv: --columns=patient=COLUMN). Leave it out.")
     options = Options(partial=partial, center_tag=center_tag, classes=tuple(classes), links=links,
-                      patient_from=patient_from,
+                      patient_from=patient_from, frames=frames,
                       key=blake2b(str(salt).encode()).digest() if salt else secrets.token_bytes(32))
     tables = []
     for name, source, path in zip(names, sources, paths, strict=True):
         prefix = f"{name}_" if len(names) > 1 else ""
         table = read_source(source, path, options, prefix=prefix, columns=columns if source == "csv" else None,
                             images=images if source == "csv" else "")
-        tables.append(check_files(table))
+        tables.append(take_frames(check_files(table), frames))
     tables = _fill_centers(tables, centers)
     _check_folders(tables, out, link)
-    _check_dicom_options(tables, center_tag=center_tag, salt=salt, link=link)
+    _check_dicom_options(tables, center_tag=center_tag, salt=salt, link=link, frames=frames)
 
     rows, made, linked, listed = [], {}, {}, []
     for name, source, table in zip(names, sources, tables, strict=True):
@@ -65,10 +69,10 @@ def prepare(sources: Sequence[str], paths: Sequence[str | Path], out: str | Path
         rows, made, linked = rows + new_rows, made | new_made, linked | new_linked
         in_place = not copy and len(new_linked) < len(table)  # otherwise no image stays in its folder
         listed.append({"name": name, "folder": str(table.root) if in_place else "", "source": source,
-                       "images": len(table)})
+                       "images": [row["image"] for row in new_rows]})
     columns_found = dict.fromkeys([*REQUIRED, *OPTIONAL, *(name for row in rows for name in row)], "")
     result = pd.DataFrame([columns_found | row for row in rows], columns=list(columns_found), dtype=object)
-    _write(out, result, pd.DataFrame(listed), made, Path(link) if link else None, linked)
+    result = _write(out, result, listed, made, Path(link) if link else None, linked, partial)
     print(f"Written: {out} (table.csv: {len(result)} images" + (f"; {len(made)} files made" if made else "") + ")")
     if link:
         print(f"  {link} names the DICOM file of each image, and so the patient: do not keep it with {out}")
@@ -165,26 +169,43 @@ def _listed(counts: Mapping[str, int]) -> str:
     return ", ".join(f"{label} {count}" for label, count in counts.items())
 
 
-def _write(out: Path, table: pd.DataFrame, listed: pd.DataFrame, made: Made, link: Path | None,
-           linked: dict[str, Path]) -> None:
-    """Writes the new folder under another name, and renames it when it is complete."""
+def _write(out: Path, table: pd.DataFrame, listed: list[dict], made: Made, link: Path | None, linked: dict[str, Path],
+           partial: bool) -> pd.DataFrame:
+    """Writes the new folder under another name, and renames it when it is complete; returns the table without the DICOM
+    files whose pixels turned out to be broken."""
     target = out.resolve()  # so that a link to a folder is followed, not replaced
     work, linked_file = target.parent / f".prepare-{secrets.token_hex(4)}", None
     try:
         work.mkdir(parents=True)
+        left: set[str] = set()
+        refused = Refused()
         for name, make in progress(made.items(), "making images and masks"):
             (work / name).parent.mkdir(parents=True, exist_ok=True)
-            make(work / name)
+            try:
+                make(work / name)
+            except DicomError as error:
+                left.add(name)
+                refused.add(str(linked[name]), error)
+        table = table[~table["image"].isin(left)].reset_index(drop=True)
+        if not partial or not len(table):
+            refused.refuse()
+        for name in left and made.keys() - {*table.to_numpy().ravel()}:  # masks, too
+            (work / name).unlink(missing_ok=True)
+            del made[name]
+        for line in refused.lines():
+            print(f"  left out: {line}")
         write_csv(table, work / "table.csv")
-        write_csv(listed, work / SOURCES_FILE)
+        write_csv(pd.DataFrame([row | {"images": len({*row["images"]} - left)} for row in listed]), work / SOURCES_FILE)
         read_table(work, tuple(table["label"].unique()))  # checks what was written
         if link:
-            _write_private(link, pd.DataFrame({"image": linked.keys(), "source": [*map(str, linked.values())]}))
+            kept = [name for name in linked if name not in left]
+            _write_private(link, pd.DataFrame({"image": kept, "source": [str(linked[name]) for name in kept]}))
             linked_file = link
         if target.exists():
             target.rmdir()  # it is empty, but not every system renames onto an empty folder
         os.rename(work, target)
         linked_file = None
+        return table
     except UserError as error:
         raise UserError(str(error).replace(str(work), str(out))) from error
     except OSError as error:

@@ -14,7 +14,7 @@ from typing import Any
 
 from PIL import Image, UnidentifiedImageError
 
-from busfast.data.images import read_image, why_unreadable
+from busfast.data.images import open_dicom, read_image, why_unreadable
 from busfast.errors import UserError
 
 FORMATS = ("JPEG", "PNG", "BMP", "TIFF")  # Pillow opens more, some by starting other programs
@@ -98,7 +98,7 @@ def read_upload(data: bytes, most: int) -> Image.Image:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of Pillow, about images that are refused here
-            with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            with _open(data) as image:
                 _check_pixels(*image.size)
                 return read_image(image, keep_gray=True)
     except UserError:
@@ -106,9 +106,17 @@ def read_upload(data: bytes, most: int) -> Image.Image:
     except Image.DecompressionBombError as error:  # at twice the limit
         raise UserError(f"has far too many pixels: {_pixel_limit()}") from error
     except UnidentifiedImageError as error:
-        raise UserError(f"is not a readable image: it is none of {', '.join(FORMATS)}. Choose another file.") from error
+        raise UserError(f"is not a readable image: it is none of {', '.join(FORMATS)}, DICOM. Choose another file."
+                        ) from error
     except Exception as error:  # a damaged file can raise nearly anything
         raise UserError(f"cannot be read ({why_unreadable(error)}). Choose another file.") from error
+
+
+def _open(data: bytes) -> Image.Image:
+    try:
+        return Image.open(io.BytesIO(data), formats=FORMATS)
+    except UnidentifiedImageError:
+        return open_dicom(io.BytesIO(data))
 
 
 def _check_pixels(width: int, height: int) -> None:

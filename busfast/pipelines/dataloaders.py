@@ -24,6 +24,7 @@ from PIL import Image
 
 from busfast.data.images import SUFFIXES
 from busfast.data.labels import order_classes
+from busfast.data.sources.dicom_file import is_dicom_image
 from busfast.data.sources.listing import is_image, list_files
 from busfast.data.split import PARTS, Split
 from busfast.data.table import Table, as_table
@@ -135,9 +136,9 @@ def list_images(path: str | Path) -> list[str]:
         return [str(path)]
     if not os.path.isdir(path):
         raise UserError(f"There is no file or folder '{path}'.")
-    files = sorted(str(path / name) for name in list_files(path)[0] if is_image(name))
+    files = sorted(str(path / name) for name in list_files(path)[0] if is_image(name) or is_dicom_image(path / name))
     if not files:
-        raise UserError(f"The folder '{path}' holds no image ({', '.join(SUFFIXES)}).")
+        raise UserError(f"The folder '{path}' holds no image ({', '.join(SUFFIXES)}, or DICOM).")
     return files
 
 

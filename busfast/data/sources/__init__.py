@@ -39,8 +39,9 @@ def guess_source(path: str | Path) -> str:
     if public := [name for name in SOURCES if name not in OWN and find_folders(path, SOURCES[name].is_set)]:
         return public[0] if len(public) == 1 else ""
     own = [name for name in OWN if SOURCES[name].is_set(path)]
-    if "csv" in own and "folder" in own:  # a table beside folders of images: does it name them?
-        own.remove("folder" if csv_table.names_images(csv_table.tables_in(path)[0]) else "csv")
+    if "csv" in own and len(own) > 1:  # a table beside folders of images: does it name them?
+        named = csv_table.names_images(csv_table.tables_in(path)[0])
+        own = [name for name in own if (name == "csv") == named]
     return own[0] if own else ""
 
 

@@ -3,7 +3,7 @@
 import os
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
@@ -25,10 +25,11 @@ class Options(NamedTuple):
     """Options of a reader."""
 
     files: bool = True  # images and masks must exist; False: read only the table of a set
-    partial: bool = False  # leave out rows whose files are missing instead of refusing them
+    partial: bool = False  # leave out rows whose files are missing, or DICOM without an image, instead of refusing them
     columns: Mapping[str, str] | None = None  # busfast's names -> names of a CSV file's columns
     center_tag: str = ""  # DICOM keyword that names the center
-    key: bytes = b""  # secret for the ids of DICOM patients; without one, ids differ between readings
+    key: bytes = b""  # secret for the ids of DICOM patients; without one, patients are numbered
+    frames: str = ""  # which frames of a DICOM file of several become images; "": such files are refused
     prefix: str = ""  # put before patient ids that are unique only within their set
     classes: tuple[str, ...] = ()  # the expected labels; none: those that are found
     images: str = ""  # folder that the paths of a CSV file begin from; "": the file's own
@@ -50,7 +51,7 @@ class SourceTable(Table):
     """A table as a source gives it, before `prepare` writes it."""
 
     masks: tuple[str, ...] = ("mask",)  # columns of masks: "", a path, a tuple of paths to be joined, a LabelMe file
-    dicom: tuple[str, ...] = ()  # the images that are DICOM files, to be converted
+    dicom: Mapping[str, tuple[str, int | None]] = field(default_factory=dict)  # image that is DICOM -> file, frame
     wide: bool = False  # whether `root` is only what the folders of the images have in common
 
 
@@ -196,7 +197,8 @@ def make_table(records: Iterable[dict], root: Path, options: Options, notes: Ite
             shown = "; ".join(" and ".join(group) for group in alike[:3])
             label_notes.append(f"{counted(len(alike), name)} may be written in several ways, and are read as different "
                                f"ones ({shown}{'; ...' if len(alike) > 3 else ''}): audit lists them")
-    return SourceTable(rows, root, notes=(*notes, *label_notes), masks=tuple(masks), dicom=tuple(sorted(dicom)))
+    return SourceTable(rows, root, notes=(*notes, *label_notes), masks=tuple(masks),
+                       dicom={image: (image, None) for image in sorted(dicom)})
 
 
 def _note_labels(labels: list[str]) -> list[str]:

@@ -48,11 +48,11 @@ def names_images(file: Path) -> bool:
             start = opened.read(2_000).lower()
     except OSError:
         return False
-    if any(suffix.encode() in start for suffix in IMAGES):
+    if any(suffix.encode() in start for suffix in (*IMAGES, ".dcm")):
         return True
-    words = set(re.split(r"[\s,;|\"]+", start.decode("latin-1")))
-    return any(path.stem.lower() in words for folder in subfolders(file.parent) for path in files_in(folder)[:1000]
-               if is_image(path.name))
+    words = set(re.split(r"[\s,;|\"/\\]+", start.decode("latin-1")))
+    return any(words & {path.stem.lower(), path.name.lower()} for folder in subfolders(file.parent)
+               for path in files_in(folder)[:1000] if is_image(path.name) or is_dicom(path))
 
 
 def read(root: Path, options: Options) -> pd.DataFrame:

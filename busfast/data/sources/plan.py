@@ -19,11 +19,11 @@ def check_files(table: SourceTable) -> SourceTable:
     """Reads the headers of all images and masks; decodes none. Returns the table without annotations that have no
     outline, with notes on files that cannot be opened and masks of another size; UserError if a mask cannot be made.
     """
-    root, rows, dicom, notes = table.root, table.rows.copy(), set(table.dicom), list(table.notes)
+    root, rows, notes = table.root, table.rows.copy(), list(table.notes)
     broken, other_size, empty = [], [], 0
     for row in progress(rows.index, "reading headers"):
         image = rows.at[row, "image"]
-        size = None if image in dicom else _size(root / image, broken)
+        size = None if image in table.dicom else _size(root / image, broken)
         for column in table.masks:
             cell = rows.at[row, column]
             if isinstance(cell, tuple):
@@ -63,7 +63,7 @@ def plan(table: SourceTable, name: str, copy: bool) -> tuple[list[dict], Made, d
     Paths begin with `name`; with `copy`, images and masks are copied there, otherwise they stay where they are.
     """
     root, rows, linked = table.root, table.rows.to_dict("records"), {}
-    order = {image: number for number, image in enumerate(table.dicom, start=1)}
+    order = {file: number for number, file in enumerate(sorted({file for file, _ in table.dicom.values()}), start=1)}
     made: Made = {}
 
     def point(path: str) -> str:
@@ -73,11 +73,15 @@ def plan(table: SourceTable, name: str, copy: bool) -> tuple[list[dict], Made, d
 
     for row in rows:
         image = row["image"]
-        if image in order:  # numbered: the file name may be that of a patient
-            row["image"] = f"images/{name}_{order[image]:06}.png"
-            made[row["image"]] = partial(convert_dicom, root / image)
-            linked[row["image"]] = root / image
-            new = PurePosixPath(row["image"]).name
+        if image in table.dicom:  # numbered: the file name may be that of a patient
+            file, frame = table.dicom[image]
+            number = f"{name}_{order[file]:06}"
+            new = f"{number}.png" if frame is None else f"{number}_{frame + 1:04}.png"
+            if frame is not None:
+                row["group"] = row.get("group") or number
+            row["image"] = f"images/{new}"
+            made[row["image"]] = partial(convert_dicom, root / file, frame=frame)
+            linked[row["image"]] = root / file
         else:
             row["image"] = point(image)
             new = f"{name}/{image}"
@@ -86,7 +90,7 @@ def plan(table: SourceTable, name: str, copy: bool) -> tuple[list[dict], Made, d
             if not cell:
                 continue
             drawn = not isinstance(cell, tuple) and cell.endswith(".json")
-            if not drawn and not isinstance(cell, tuple) and image not in order:
+            if not drawn and not isinstance(cell, tuple) and image not in table.dicom:
                 row[column] = point(cell)
                 continue
             folder = "masks" if column == "mask" else f"masks/{column}"
