@@ -85,5 +85,5 @@ def hash_data(data: str | Path) -> str:
     file = find_data(data)
     if os.path.isfile(file):
         return hashlib.sha256(file.read_bytes()).hexdigest()
-    images, dicom, _ = folder.sort_files(file.parent)
+    images, dicom, *_ = folder.sort_files(file.parent)
     return hashlib.sha256("\n".join(sorted([*images, *dicom])).encode()).hexdigest()

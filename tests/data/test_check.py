@@ -89,6 +89,6 @@ def test_files_of_several_pages_and_jpegs_without_their_end_are_said_and_listed(
     assert "  3 files of several pages: the first one is used, such as pages.tif" in out
     assert "  2 files cut off behind the last pixel (JPEG without an end marker), such as cut.jpg" in out
     found = audit_images(table, ["benign"], decisions={})[0].findings
-    assert [*found["image"][found["finding"] == "several pages, the first used"]] == ["pages.tif", "moving.gif", "moving.webp"]
-    assert set(found["detail"][found["finding"] == "several pages, the first used"]) == {"has 2 pages"}
+    pages = found[found["finding"] == "several pages, the first used"]
+    assert [*pages["image"]] == ["pages.tif", "moving.gif", "moving.webp"] and set(pages["detail"]) == {"has 2 pages"}
     assert [*found["image"][found["finding"] == "cut off"]] == ["cut.jpg", "cut.jpeg"]
