@@ -18,10 +18,10 @@ from busfast.data.sources.listing import (
     list_files,
     subfolders,
 )
-from busfast.data.sources.pairs import cell, is_image_folder, pair_masks
+from busfast.data.sources.pairs import are_drawn, cell, is_image_folder, pair_masks
 from busfast.data.split import PARTS
 from busfast.data.table import CLASSES
-from busfast.text import counted
+from busfast.text import MANY, counted
 
 TITLE = "folder"
 LOOKS = "a folder for each class with images in it"
@@ -110,6 +110,7 @@ def make(root: Path, images: list[str], dicom: list[str], others: list[str], opt
     if masks := [(image, found[0]) for image, found in pairs.items() if found]:
         notes.append(f"masks are no images: {counted(sum(map(len, pairs.values())), 'file')}, of "
                      f"{counted(len(masks), 'image')}, e.g. '{masks[0][1]}' of '{masks[0][0]}'")
+    notes += _drawn_classes(root, roles.labels)
     if orphans:
         notes.append(f"{len(orphans)} files are named like masks of missing images, and are left out, e.g. "
                      f"'{orphans[0]}'")
@@ -128,6 +129,15 @@ def make(root: Path, images: list[str], dicom: list[str], others: list[str], opt
             del record["original_split"]
     return make_table(records, root, options, notes, dicom=[record["image"] for record in records
                                                             if record["image"] in tags.patients])
+
+
+def _drawn_classes(root: Path, labels: dict[str, str]) -> list[str]:
+    """Returns a note on each class, of up to `MANY`, of which a few images look like masks."""
+    files: dict[str, list[str]] = {}
+    for name, label in labels.items():
+        files.setdefault(label, []).append(name)
+    return [f"warning: all images of the class '{label}' that were looked at are of few colors, such as '{names[0]}': "
+            "masks?" for label, names in files.items() if len(files) <= MANY and are_drawn(root, names)]
 
 
 def has_images(folder: Path) -> bool:

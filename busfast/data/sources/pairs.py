@@ -21,6 +21,8 @@ WHOLE = ("label", "labels", "roi", "rois", "contour", "contours")  # whole names
 IMAGES = ("image", "images", "img", "imgs")
 SAMPLE = 8  # files looked into, or up to twice as many, to know what a kind of name means
 GAP = r"[\s_.()\[\]-]"
+BARE = re.compile(rf"^({'|'.join(IMAGES)}|orig|original){GAP}+(?=.)|(?<=.){GAP}+({'|'.join(IMAGES)}|orig|original)$")
+IN_FOLDER = re.compile(rf"{GAP}*({'|'.join(sorted(FOLDERS, reverse=True))}){GAP}*", re.IGNORECASE)
 ALONE = re.compile(rf".+{GAP}({'|'.join(SURE)}){GAP}*\d*{GAP}*", re.IGNORECASE | re.DOTALL)
 
 
@@ -50,10 +52,13 @@ def pair_masks(names: Sequence[str], root: Path | None = None) -> Pairs:
     for name in (name for name in names if name not in inside):
         if (first := images.setdefault(places[name], name)) == name:
             stems.setdefault(places[name][1], []).append(name)
+            if (bare := BARE.sub("", places[name][1])) != places[name][1]:  # image_1.png with mask_1.png
+                stems.setdefault(bare, []).append(name)
+                images.setdefault((places[name][0], bare), name)
         elif root:
             twins.setdefault((PurePosixPath(first).suffix, PurePosixPath(name).suffix), []).append((first, name))
     for pairs in twins.values():
-        drawn = [_are_drawn(root, files) for files in zip(*pairs, strict=True)]
+        drawn = [are_drawn(root, files) for files in zip(*pairs, strict=True)]
         if drawn[0] != drawn[1]:  # a.jpg and its mask a.png
             of |= {pair[drawn.index(True)]: pair[drawn.index(False)] for pair in pairs}
     for name in sorted(names, key=lambda name: len(places[name][1])):  # a mask before a mask of a mask
@@ -61,7 +66,8 @@ def pair_masks(names: Sequence[str], root: Path | None = None) -> Pairs:
         starts = [stem, *_starts(stem)]
         if name in inside:
             # In folders of another structure, a name that occurs once is that image.
-            here = [images[folder, start] for start in starts if (folder, start) in images]
+            here = [images[place, start] for start in starts for place in (folder, _place(name, twin=True)[0])
+                    if (place, start) in images]
             image = here or next((stems[start] for start in starts if start in stems), [])
             if here or len(image) == 1:
                 of[name] = image[0]
@@ -80,13 +86,18 @@ def pair_masks(names: Sequence[str], root: Path | None = None) -> Pairs:
             elif ALONE.fullmatch(stem):
                 orphans.append(name)
     matched = {inside[name] for name in inside if name in of}
-    for name, folder in inside.items():  # a folder of which no file is a mask of an image may be a class: with_mask
-        if name not in of and (folder in matched or stems and is_mask_folder(PurePosixPath(folder).name, exact=True)):
-            orphans.append(name)
+    rest: dict[str, list[str]] = {}
+    for name, folder in inside.items():
+        if name not in of:
+            rest.setdefault(folder, []).append(name)
+    for folder, files in rest.items():  # where no file is a mask of an image, a folder may be a class: with_mask
+        if folder in matched or stems and is_mask_folder(PurePosixPath(folder).name, exact=True) or \
+                root and are_drawn(root, files):
+            orphans += files
     notes, copies, others = [], [], []
     for words, files in unsure.items():
         known = bool({*words} & {*LIKELY})
-        if known if root is None else _are_drawn(root, files):
+        if known if root is None else are_drawn(root, files):
             continue
         for name in files:
             del of[name]
@@ -126,10 +137,13 @@ def _mask_folder(name: str) -> str:
     return next(("/".join(parts[:index + 1]) for index, part in enumerate(parts[:-1]) if is_mask_folder(part)), "")
 
 
-def _place(name: str) -> tuple[str, str]:
-    """Returns the folder of a file, without those that only part images from masks, and its stem; to be compared."""
+def _place(name: str, twin: bool = False) -> tuple[str, str]:
+    """Returns the folder of a file, without those that only part images from masks, and its stem; to be compared. Of a
+    folder benign_mask the `twin` is benign."""
     path = PurePosixPath(name)
-    folder = "/".join(part for part in path.parts[:-1] if not (is_image_folder(part) or is_mask_folder(part)))
+    folder = "/".join(filter(None, (
+        part if not is_image_folder(part) and not is_mask_folder(part) else twin and IN_FOLDER.sub("", part)
+        for part in path.parts[:-1])))
     stem = path.name if path.suffix[1:].isdigit() else path.stem  # DICOM files are often called 1.2.840.113619.2
     return _plain(folder), _plain(stem)
 
@@ -138,7 +152,7 @@ def _plain(text: str) -> str:
     return unicodedata.normalize("NFC", text).casefold()
 
 
-def _are_drawn(root: Path, files: Sequence[str]) -> bool:
+def are_drawn(root: Path, files: Sequence[str]) -> bool:
     return all(is_drawn(root / name) for name in files[::max(1, len(files) // SAMPLE)])
 
 

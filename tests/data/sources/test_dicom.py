@@ -586,7 +586,7 @@ def test_folders_of_patients_stand_in_for_an_empty_patient_id_and_are_not_named(
         Image.fromarray(RAMP8).save(file.with_name(f"{file.name}_mask.png"))
     assert guess_source(tmp_path / "set") == "dicom"
     table = prepare(["folder"], [tmp_path / "set"], tmp_path / "out", salt="secret")
-    assert pd.factorize(table.rows["patient"])[0].tolist() == [0, 0, 1, 1, 0, 0, 2, 2]
+    assert pd.factorize(table.rows["patient"])[0].tolist() == [0, 0, 1, 1, 0, 0, 2, 2]  # one file's id is its folder's
     assert not table.rows["patient"].str.contains("DOE").any()
     assert table.rows["mask"].tolist() == [f"masks/folder_00000{number}.png" for number in range(1, 9)]
 

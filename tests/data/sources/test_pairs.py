@@ -48,6 +48,38 @@ def test_other_additions_to_a_name_make_no_mask(name, tmp_path):
         "x_flip.png", "x copy.png"))
 
 
+@pytest.mark.parametrize("names", [
+    ("{0}/{1}_image.png", "{0}/{1}_mask.png"), ("{0}/{1}_img.png", "{0}/{1}_tumor.png"),
+    ("{0}/image_{1}.png", "{0}/mask_{1}.png"), ("images/{0}/img_{0}{1}.png", "masks/mask_{0}{1}.png"),
+    ("{0}/{1}.png", "{0}_mask/{1}.png"), ("{0}/{1}.png", "{0} masks/{1}_mask.png")])
+def test_images_that_are_called_so_and_folders_beside_each_class_are_paired(names, tmp_path):
+    for label in "ab":
+        for number in range(3):
+            image(tmp_path / names[0].format(label, number))
+            mask(tmp_path / names[1].format(label, number), BOX)
+    table = read_source("folder", tmp_path)
+    assert rows(table, "image", "label", "mask") == [
+        [names[0].format(label, number), label, names[1].format(label, number)] for label in "ab"
+        for number in range(3)]
+
+
+def test_a_folder_of_drawn_images_that_is_called_after_masks_is_no_class(tmp_path):
+    for label in "ab":
+        image(tmp_path / label / "1.png")
+        mask(tmp_path / f"expert {label}_mask" / "other.png", BOX)
+    assert read_source("folder", tmp_path).rows["label"].tolist() == ["a", "b"]
+
+
+def test_a_class_of_images_that_look_like_masks_is_warned_of(tmp_path):
+    for number in range(3):
+        image(tmp_path / "a" / f"{number}.png")
+        mask(tmp_path / "b" / f"{number}.png", BOX)
+    table = read_source("folder", tmp_path)
+    assert len(table) == 6
+    assert [note for note in table.notes if "warning" in note] == [
+        "warning: all images of the class 'b' that were looked at are of few colors, such as 'b/0.png': masks?"]
+
+
 def test_marked_copies_of_images_are_left_out_and_said(tmp_path):
     for label in "ab":
         image(tmp_path / label / "x.png")
