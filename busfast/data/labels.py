@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 import numpy as np
 
 from busfast.errors import choose
-from busfast.text import composed
+from busfast.text import composed, counted
 
 CLASSES = ("normal", "benign", "malignant")  # of breast ultrasound and bone radiographs; first, where they occur
 
@@ -96,6 +96,14 @@ def several_writings(names: Iterable[str]) -> list[list[str]]:
     for name in sorted(set(names)):
         groups.setdefault(_bare(name), []).append(name)
     return [group for group in groups.values() if len(group) > 1]
+
+
+def note_writings(what: str, names: Iterable[str]) -> list[str]:
+    """Returns a note on names of `what` that may be one in several writings, if there are any."""
+    alike = several_writings(names)
+    shown = "; ".join(" and ".join(group) for group in alike[:3]) + ("; ..." if len(alike) > 3 else "")
+    return [f"{counted(len(alike), what)} may be written in several ways, and are read as different ones ({shown}): "
+            "audit lists them"] if alike else []
 
 
 def _bare(name: str) -> str:

@@ -6,6 +6,7 @@ import shlex
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from shlex import quote
 
 from busfast.csvfile import read_rows
 from busfast.data.paths import SOURCES_FILE
@@ -66,7 +67,7 @@ def read_data(data: str | Path, classes: Sequence[str] = (), *, files: bool = Tr
         source = read_source("csv", file, files=files, classes=classes, label_delim=label_delim)
     if source.root != Path(os.path.abspath(file.parent)):  # paths of a table to train on stay in its folder
         raise UserError(f"{data}: its images lie outside {file.parent}, in {source.root}. Make a table of them first: "
-                        f"python -m busfast prepare --source=csv --path={shlex.quote(str(file))}")
+                        f"python -m busfast prepare --source=csv --path={quote(str(file))}")
     masks = [isinstance(mask, str) for mask in source.rows["mask"]]
     notes = source.notes if all(masks) else (*source.notes, "masks of several files are not used; prepare joins them")
     rows = source.rows.assign(mask=[mask if single else "" for mask, single in

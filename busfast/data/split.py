@@ -9,7 +9,7 @@ import pandas as pd
 
 from busfast.data.assign import assign
 from busfast.data.groups import add_groups, group_names
-from busfast.data.labels import order_classes, split_labels
+from busfast.data.labels import note_writings, order_classes, split_labels
 from busfast.data.table import Table, as_table
 from busfast.errors import UserError, choose
 
@@ -88,6 +88,7 @@ def split_folds(table: Table | pd.DataFrame, split: str = "stratified", *, seed:
         in_group = "group" in rows and (rows["group"][no_patient] != "").any()
         notes.append(f"{no_patient.sum()} of {len(rows)} images have no patient id: each counts as a patient of its "
                      f"own{', unless it is in a group' if in_group else ''}")
+    notes += note_writings("patient", rows["patient"])
     if duplicates is None:
         notes.append("images were not checked for duplicates")
     classes = tuple(classes) or order_classes(rows["label"])

@@ -33,6 +33,14 @@ def test_no_patient_is_on_two_sides(split, seed):
         assert (table.rows.groupby("patient")["part"].nunique() == 1).all()
 
 
+def test_a_patient_who_may_be_there_in_two_writings_is_said():
+    table = random_table(0)
+    assert not any("written" in note for note in split_table(table).notes)
+    table.loc[table.index[table["patient"] == "7"][0], "patient"] = "007"
+    assert ("1 patient may be written in several ways, and are read as different ones (007 and 7): audit lists them"
+            in split_table(table).notes)
+
+
 @pytest.mark.parametrize("seed", range(5))
 def test_no_id_is_on_two_sides_of_stratified_even_if_centers_share_ids(seed):
     table = split_table(random_table(seed, ids_by_center=True), seed=seed)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from busfast.csvfile import Rows
@@ -53,9 +54,10 @@ def join_one_hot(sheet: Rows, file: Path, options: Options) -> tuple[Rows, list[
         labels = [header[index] for index in ones if FLAGS[cells[index].lower()]]
         if len(labels) != 1 and not options.label_delim:
             which = f"{' and '.join(labels) or 'none'} {'are' if len(labels) > 1 else 'is'} 1"
+            columns = quote(f"label={'+'.join(titles[:3])}")
             raise UserError(f"{file}, row {line}: of the columns {', '.join(titles)}, which hold 0 and 1, {which}. "
-                            f"Name those that are classes: --columns=label={'+'.join(titles[:3])}. If an image may "
-                            "have several labels, or none: train --label_delim=';'. Else add a column label.")
+                            f"Name those that are classes: --columns={columns}. If an image may have several labels, "
+                            "or none: train --label_delim=';'. Else add a column label.")
         rows.append((line, [*cells, (options.label_delim or "").join(labels)]))
     return Rows([*header, given or "label"], rows, sheet.notes), \
         [f"labels from the columns {', '.join(titles)}, of 0 and 1"]
@@ -89,11 +91,12 @@ def name_columns(header: list[str], file: Path, options: Options) -> tuple[list[
         if name not in ours and title is not None:
             ours[name] = header.index(title)
     if missing := [name for name in REQUIRED if name not in ours]:
-        columns = ",".join(f"{name}={header[ours[name]] if name in ours else 'COLUMN'}" for name in REQUIRED)
+        columns = quote(",".join(f"{name}={header[ours[name]] if name in ours else 'COLUMN'}" for name in REQUIRED))
         raise UserError(f"{file}, row 1: no column looks like {' or '.join(map(repr, missing))} (found: "
                         f"{', '.join(header)}; usual names: {', '.join(USUAL[missing[0]])}). Rename the column, or "
-                        f"prepare the images: python -m busfast prepare --source=csv --path={file} --columns={columns} "
-                        "(a column of 0 and 1 for each class: label=A+B+C; no row of column names: image=1,label=2).")
+                        f"prepare the images: python -m busfast prepare --source=csv --path={quote(str(file))} "
+                        f"--columns={columns} (a column of 0 and 1 for each class: label=A+B+C; no row of column "
+                        "names: image=1,label=2).")
     names = list(header)
     for index, title in enumerate(names):
         if title in ours and ours[title] != index:  # such as a column 'label', if --columns names another as label

@@ -11,7 +11,7 @@ import pandas as pd
 
 from busfast.csvfile import Rows
 from busfast.data.finder import Finder, files_below, path_key
-from busfast.data.labels import find_classes, find_delimiter, match_label, plain, several_writings, split_labels
+from busfast.data.labels import find_classes, find_delimiter, match_label, note_writings, plain, split_labels
 from busfast.data.paths import PathSandbox
 from busfast.data.sources.listing import note_links, refuse_link
 from busfast.data.table import OPTIONAL, REQUIRED, Table
@@ -102,8 +102,9 @@ def keep_present(rows: Sequence[tuple[int, dict]], root: Path, file: Path, optio
     kept = [row for _, _, row in first.values()]
     notes = places.notes()
     if repeated:
-        notes.append(f"{counted(repeated, 'row')} of images that earlier rows name, with the same label: each image is "
-                     "read once" + (f", with its first {', '.join(different)}" if different else ""))
+        labels = "whose labels are joined" if options.label_delim else "with the same label"
+        notes.append(f"{counted(repeated, 'row')} of images that earlier rows name, {labels}: each image is read "
+                     "once" + (f", with its first {', '.join(different)}" if different else ""))
     counts = " and ".join(f"{len(names)} {kind}" for kind, names in missing.items() if names)
     linked = note_links(len(links), 0, *links[0]) if links else []
     if not counts:
@@ -192,11 +193,7 @@ def make_table(records: Iterable[dict], root: Path, options: Options, notes: Ite
     rows["label"], label_notes = map_labels(rows["label"].tolist(), options.classes)
     if not options.label_delim:
         label_notes += _note_labels(rows["label"].tolist())
-    for name in ("patient", "center"):
-        if alike := several_writings(rows[name]):
-            shown = "; ".join(" and ".join(group) for group in alike[:3])
-            label_notes.append(f"{counted(len(alike), name)} may be written in several ways, and are read as different "
-                               f"ones ({shown}{'; ...' if len(alike) > 3 else ''}): audit lists them")
+    label_notes += note_writings("patient", rows["patient"]) + note_writings("center", rows["center"])
     return SourceTable(rows, root, notes=(*notes, *label_notes), masks=tuple(masks),
                        dicom={image: (image, None) for image in sorted(dicom)})
 

@@ -2,6 +2,7 @@
 
 from collections.abc import Collection
 from pathlib import Path
+from shlex import quote
 
 from busfast.csvfile import Rows, check_header, read_cells
 from busfast.data.labels import plain
@@ -48,7 +49,7 @@ def _name_two(first: list[str], path: Path) -> list[str]:
         return ["image", "label"] if image == 0 else ["label", "image"]
     raise UserError(f"{path} has no row of column names: its first row is {', '.join(first[:SHOWN])}"
                     f"{', ...' if len(first) > SHOWN else ''}. Add one, such as image,label,patient, or say the "
-                    f"numbers of the columns: python -m busfast prepare --source=csv --path={path} "
+                    f"numbers of the columns: python -m busfast prepare --source=csv --path={quote(str(path))} "
                     f"--columns=image={image + 1},label=NUMBER")
 
 
