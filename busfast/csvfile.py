@@ -40,7 +40,8 @@ def read_rows(path: str | Path, required: tuple[str, ...], *, empty: bool = Fals
     """Reads a CSV file with a header.
 
     UTF-8 (also with a byte-order mark), UTF-16 or Latin-1 (Windows-1252), separated by commas, semicolons or tabs, with
-    any line ends. Strips cells, and removes the apostrophe that `write_csv` puts before a formula.
+    any line ends. Strips cells, leaves out blank rows at the end, and removes the apostrophe that `write_csv` puts before
+    a formula.
 
     Args:
         path: the file.
@@ -56,6 +57,8 @@ def read_rows(path: str | Path, required: tuple[str, ...], *, empty: bool = Fals
     if not lines:
         raise UserError(f"{path} is empty. Its first row must name the columns"
                         + (f"; needed: {', '.join(required)}." if required else "."))
+    while len(lines) > 1 and not any(lines[-1]):  # spreadsheets leave blank rows at the end
+        del lines[-1]
     header, rows = lines[0], list(enumerate(lines[1:], start=2))
     check_header(path, header, required)
     if not rows and not empty:

@@ -20,6 +20,7 @@ TEXT = "image,label,center\na.png,benign,Köln\n"
     pytest.param(TEXT.encode("utf-16"), "UTF-16", id="UTF-16"),
     pytest.param(TEXT.replace("\n", "\r\n").encode(), "", id="Windows line ends"),
     pytest.param(TEXT.replace("\n", "\r").encode(), "", id="old Mac line ends"),
+    pytest.param((TEXT + ",,\n\n, \n").encode(), "", id="blank rows at the end"),
     pytest.param(TEXT.replace(",", ";").encode(), "semicolons", id="semicolons"),
     pytest.param(TEXT.replace(",", "\t").encode(), "tabs", id="tabs"),
     pytest.param(TEXT.replace("\n", "\r\n").replace(",", ";").encode("latin-1"), "Latin-1", id="Excel in German"),

@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 import pandas as pd
 
 from busfast.csvfile import read_rows
+from busfast.data.finder import Finder, files_below
 from busfast.data.labels import CLASSES, find_classes, match_label
 from busfast.data.paths import SOURCES_FILE, PathSandbox, locate, path_problem, read_source_folders
 from busfast.errors import UserError
@@ -165,7 +166,9 @@ class _RowCheck:
             self.backslashes += 1
             value, file = slashed, locate(folder, slashed, self.folders)
         if not os.path.isfile(file):
-            raise UserError(f"{where}: there is no file '{value}' in {folder}. Correct the path or remove the row.")
+            near = "".join(f" Did you mean '{path}'?" for path in Finder(files_below(folder))(value)[:1])
+            raise UserError(f"{where}: there is no file '{value}' in {folder}.{near} Correct the path or remove the "
+                            "row; prepare --source=csv finds images under other writings of their names.")
         if target := self.sandbox.leads_out(file):
             self.links.append(f"{value} -> {target}")
         return value

@@ -112,6 +112,8 @@ def test_a_file_that_is_no_table_is_refused(make):
                  id="unknown label"),
     pytest.param("image,label\na.png,benign\nz.png,benign\n", ["row 3", "column image", "no file 'z.png'"],
                  id="image not there"),
+    pytest.param("image,label\nA.PNG,benign\n", ["row 2", "no file 'A.PNG'", "Did you mean 'a.png'?", "prepare"],
+                 id="other capitals"),
     pytest.param("image,label,mask\na.png,benign,z.png\n", ["row 2", "column mask", "no file 'z.png'"],
                  id="mask not there"),
     pytest.param("image,label\n.,benign\n", ["row 2", "column image", "no file '.'"], id="folder as an image"),
