@@ -44,7 +44,8 @@ def load_state(path: str | Path) -> dict[str, torch.Tensor]:
             other = re.search(r"GLOBAL ([\w.]+)", str(error))
             reason = f"it holds more than tensors: {other[1]}" if other else "it is not a checkpoint"
         raise UserError(f"The weights file '{path}' cannot be read safely: {reason}. It must hold tensors only "
-                        "(safetensors, or loadable with weights_only=True).") from error
+                        "(safetensors, or loadable with weights_only=True): save the model's state_dict() alone."
+                        ) from error
     for _ in INSIDE:  # one may lie in another; a damaged file may even hold itself
         if not isinstance(state, Mapping) or _is_state(state):
             break
@@ -53,7 +54,7 @@ def load_state(path: str | Path) -> dict[str, torch.Tensor]:
         for key in [key for key in INSIDE if key in inside][:1] or states * (len(states) == 1):
             state = inside[key]
     if not _is_state(state):
-        keys = f", but has {', '.join(map(str, list(state)[:6]))}" if isinstance(state, Mapping) else ""
+        keys = f", but has {', '.join(map(str, list(state)[:6])) or 'nothing'}" if isinstance(state, Mapping) else ""
         raise UserError(f"The weights file '{path}' is not a state dict: it must map names to tensors{keys}. Save the "
                         "model's state_dict() alone.")
     return dict(state)
@@ -98,6 +99,7 @@ def make_from_state(arch: str, path: Path, state: dict[str, torch.Tensor],
     heads = tuple(f"{name.split('.')[0]}." for name in ([classifier] if isinstance(classifier, str) else classifier))
     prefix = _find_prefix(own, state)
     given = {name.removeprefix(prefix): value for name, value in state.items() if name.startswith(prefix)}
+    alike = 2 * len(own.keys() & given.keys()) >= len(own)  # most names are timm's
     wrong, converted = _differences(own, given, heads), False
     convert = getattr(sys.modules[type(model).__module__], "checkpoint_filter_fn", None)
     if wrong and convert:
@@ -107,9 +109,10 @@ def make_from_state(arch: str, path: Path, state: dict[str, torch.Tensor],
                 given, wrong, converted = renamed, [], True
     if wrong:
         taken = f" (without the prefix '{prefix}')" if prefix else ""
+        names = "" if alike else (f" Its names, such as '{next(iter(state))}', are not those of timm's {arch}, such "
+                                  f"as '{next(iter(own))}'; if it is the same model, rename them.")
         raise UserError(f"The weights in '{path}' do not fit {arch}{taken}: {len(wrong)} tensors differ, such as "
-                        f"{wrong[0]}. If they are of another timm model, name it: --arch=NAME. Else rename them: "
-                        f"{arch} has names such as '{next(iter(own))}', the file such as '{next(iter(state))}'.")
+                        f"{wrong[0]}. Name their model: --arch=NAME.{names}")
     fitting = {name: value for name, value in given.items() if own.get(name) == value.shape}
     try:
         model.load_state_dict(fitting, strict=False)
@@ -118,11 +121,11 @@ def make_from_state(arch: str, path: Path, state: dict[str, torch.Tensor],
         raise UserError(f"The weights in '{path}' are not ordinary tensors: {str(error)[:200]}") from error
     if not finite:
         raise UserError(f"The weights in '{path}' hold numbers that are not finite. Use those of an earlier epoch.")
+    parts = {name.split(".")[0] for name in own}
     beside = sorted({_part_of(prefix, name) for name in state
-                     if not name.startswith(prefix) or name.removeprefix(prefix) not in own
-                     and not name.removeprefix(prefix).startswith(heads)})
+                     if not name.startswith(prefix) or name.removeprefix(prefix).split(".")[0] not in parts})
     notes = [f"without the prefix {prefix}" if prefix else "", "names or shapes converted by timm" if converted else "",
-             f"left out: {', '.join(beside[:6])}" if beside and not converted else "",
+             f"left out: {', '.join(beside[:6])}" if beside and alike else "",
              "but for the head" if any(name.startswith(heads) for name in own.keys() - fitting.keys()) else ""]
     return model, f" ({'; '.join(filter(None, notes))})" if any(notes) else ""
 

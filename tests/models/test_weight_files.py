@@ -37,6 +37,8 @@ FORMS = {  # of others' checkpoints -> what is in them, of a state dict, and wha
         "prefix module.encoder_q.; left out: module.encoder_k, module.queue"),
     "fastai": (lambda own: {"model": trunk(own, "0.model.", head=False) | {"1.8.weight": torch.ones(2)}, "opt": {}},
                "without the prefix 0.model."),
+    "DINO": (lambda own: {"student": trunk(own, "module.backbone."), "teacher": trunk(own, "backbone.", head=False) | {
+        "head.mlp.0.weight": torch.ones(2)}}, "without the prefix backbone.; left out: head; but for the head"),
     "no head": (lambda own: {"encoder": trunk(own, head=False)}, "but for the head"),
     "flags": (lambda own: {"net": own, "args": Namespace(lr=0.1)}, ""),
     "old": (lambda own: {name: value for name, value in own.items() if not name.endswith("batches_tracked")}, ""),
@@ -100,7 +102,7 @@ def test_what_does_not_fit_is_named(tmp_path):
     state = timm.create_model("resnet34", num_classes=3).state_dict()
     wrong = {"deeper": (state, "'layer1.2.bn1.bias', which the model lacks"),
              "renamed": ({f"features.{number}": value for number, value in enumerate(state.values())},
-                         "resnet18 has names such as 'conv1.weight', the file such as 'features.0'"),
+                         "Its names, such as 'features.0', are not those of timm's resnet18, such as 'conv1.weight'"),
              "narrow": ({f"module.{name}": value[:, :2] if value.ndim == 4 else value for name, value in
                          timm.create_model("resnet18").state_dict().items()},
                         r"the prefix 'module.'\).*'conv1.weight', \(64, 2, 7, 7\) in the file and \(64, 3, 7, 7\)"),
