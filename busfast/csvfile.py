@@ -40,8 +40,8 @@ def read_rows(path: str | Path, required: tuple[str, ...], *, empty: bool = Fals
     """Reads a CSV file with a header.
 
     UTF-8 (also with a byte-order mark), UTF-16 or Latin-1 (Windows-1252), separated by commas, semicolons or tabs, with
-    any line ends. Strips cells, leaves out blank rows at the end, and removes the apostrophe that `write_csv` puts before
-    a formula.
+    any line ends. Strips cells, leaves out blank rows at the end, and removes the apostrophe that `write_csv` puts
+    before a formula.
 
     Args:
         path: the file.
