@@ -104,6 +104,15 @@ def test_images_may_lie_below_and_be_named_without_folder_or_suffix(tmp_path, su
     assert f"1 images of its 30 rows are not in {tmp_path}, e.g. row 9: '7" in refusal(tmp_path / "list.csv")
 
 
+def test_a_table_of_ids_is_not_taken_for_folders_of_classes_however_deep_the_images_lie(tmp_path):
+    for number in range(6):
+        image(tmp_path / f"images_{number % 2:03d}" / "images" / f"{number}.png", number)
+    lines = [f"{number},{'ab'[number // 3]}" for number in range(6)]
+    (tmp_path / "list.csv").write_text("\n".join(["id,species", *lines]) + "\n")
+    rows = read_data(tmp_path).rows
+    assert rows["label"].tolist() == list("aaabbb") and rows["image"][1] == "images_001/images/1.png"
+
+
 def test_what_cannot_be_read_says_what_was_seen_and_the_way_out(tmp_path):
     write_csv(tmp_path / "odd", "where,what", lambda number: f"photos/{number}.png,a")
     assert "looks like 'image' or 'label' (found: where, what; usual names: image" in refusal(tmp_path / "odd")

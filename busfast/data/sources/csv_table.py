@@ -4,6 +4,7 @@ import os
 import posixpath
 import re
 from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 
 import pandas as pd
@@ -41,8 +42,8 @@ def tables_in(folder: Path) -> list[Path]:
 
 
 def names_images(file: Path) -> bool:
-    """Returns whether the first rows of a CSV file name images, with their suffix, or without it if they lie in a
-    folder beside the file."""
+    """Returns whether the first rows of a CSV file name images, with their suffix, or without it if they lie in folders
+    beside the file, or in those in them."""
     try:
         with open(file, "rb") as opened:
             start = opened.read(2_000).lower()
@@ -50,9 +51,10 @@ def names_images(file: Path) -> bool:
         return False
     if any(suffix.encode() in start for suffix in (*IMAGES, ".dcm")):
         return True
-    words = set(re.split(r"[\s,;|\"/\\]+", start.decode("latin-1")))
-    return any(words & {path.stem.lower(), path.name.lower()} for folder in subfolders(file.parent)
-               for path in files_in(folder)[:1000] if is_image(path.name) or is_dicom(path))
+    words, outer = set(re.split(r"[\s,;|\"/\\]+", start.decode("latin-1"))), subfolders(file.parent)
+    return any(words & {path.stem.lower(), path.name.lower()}
+               for folder in chain(outer, *map(subfolders, outer[:100])) for path in files_in(folder)[:1000]
+               if is_image(path.name) or is_dicom(path))
 
 
 def read(root: Path, options: Options) -> pd.DataFrame:
