@@ -11,6 +11,8 @@ from busfast.data.open_data import read_data
 from busfast.data.table import Table, as_table
 from busfast.errors import UserError, suggest
 from busfast.pipelines.config import Config
+from busfast.text import MANY
+from busfast.yamlfile import yaml_list
 
 RARE = 20  # a label this many times rarer than one that it resembles may be misspelt; of three images, five times
 
@@ -86,9 +88,10 @@ def _refuse_misspelt(table: Table) -> None:
         frequent = [name for name in often if re.sub(r"\d", "", name) != re.sub(r"\d", "", label)]
         if label not in CLASSES and (hint := suggest(label, frequent, cutoff=0.8)):
             row = int(table.rows.index[table.rows["label"] == label][0]) + 2
+            classes = order_classes(counts.index)
             raise UserError(f"{table.file}, row {row}, column label: '{label}' is the label of {count} of {len(table)} "
                             f"images.{hint} Correct it; or, if it is a class, name all classes in the pipeline file "
-                            "(classes: [...]).")
+                            f"(classes: {yaml_list(classes) if len(classes) <= MANY else '[...]'}).")
 
 
 def with_classes(config: Config, table: Table | pd.DataFrame) -> Config:

@@ -114,7 +114,8 @@ def row(number, text):
     (row(5, "/etc/passwd,benign,alpha,1"), "row 5, column image: '/etc/passwd' is an absolute path"),
     (row(5, "../mine/images/x.png,benign,alpha,1"), "leads out of the data folder"),
     (lambda lines: [*lines[:4], ",".join([lines[4].split(",")[0], "begnin", "alpha", "1"]), *lines[5:]],
-     "row 5, column label: 'begnin' is the label of 1 of 90 images. Did you mean 'benign'?"),
+     "row 5, column label: 'begnin' is the label of 1 of 90 images. Did you mean 'benign'? Correct it; or, if it is a "
+     "class, name all classes in the pipeline file (classes: [normal, benign, malignant, begnin])."),
     (row(5, ""), "row 5: the row is empty"),
     (row(1, "file,label,center,patient"), "row 1: the column 'image' is missing"),
     (lambda lines: lines[:1] + [line for line in lines if ",benign," in line],
