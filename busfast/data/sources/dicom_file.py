@@ -17,7 +17,7 @@ from typing import Any, BinaryIO
 from PIL import Image
 
 from busfast.errors import UserError
-from busfast.text import counted, listed
+from busfast.text import counted, listed, plain_text
 
 PLUGINS = "pip install pylibjpeg pylibjpeg-libjpeg pylibjpeg-openjpeg"
 NO_IMAGE = "no image, but a report, an index or the like"
@@ -63,7 +63,7 @@ class Refused:
         if self.files:
             number = counted(sum(map(len, self.files.values())), "DICOM file")
             raise UserError("\n  ".join([f"{where}{number} cannot be used:", *self.lines()]) +
-                            "\nprepare --partial leaves such files out. Nothing was written.")
+                            "\nprepare --partial leaves such files out; audit lists each. Nothing was written.")
 
 
 def is_dicom(source: str | Path | BinaryIO) -> bool:
@@ -190,7 +190,7 @@ def _missing_decoder(syntax: Any) -> str:
     try:
         installed = get_decoder(syntax).is_available
     except NotImplementedError:
-        return f"in the transfer syntax {syntax.name}, which pydicom cannot decode (export it uncompressed)"
+        return f"in the transfer syntax {plain_text(syntax.name)}, which pydicom cannot decode (export it uncompressed)"
     return "" if installed else f"compressed as {syntax.name}, whose decoder is not installed ({PLUGINS}, or export " \
         "it uncompressed)"
 

@@ -11,6 +11,7 @@ from PIL import Image
 
 from busfast.data.sources.dicom_file import DAMAGED, PLUGINS, DicomError, read_dicom
 
+JPEG_2000 = [f"1.2.840.10008.1.2.4.{number}" for number in (90, 91, 201, 202, 203)]
 COLORS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 
 
@@ -53,6 +54,8 @@ def render(dataset: Any, frame: int = 0) -> np.ndarray:
     """
     from pydicom.pixels import pixel_array
 
+    if dataset.file_meta.TransferSyntaxUID in JPEG_2000:
+        _check_boxes(dataset, frame)
     values = pixel_array(dataset, index=frame)  # converts YBR_FULL and YBR_FULL_422 to RGB
     values = values.astype(values.dtype.newbyteorder("="), copy=False)
     kind = dataset.PhotometricInterpretation.strip().upper()
@@ -65,6 +68,18 @@ def render(dataset: Any, frame: int = 0) -> np.ndarray:
         raise ValueError(f"photometric interpretation {kind} is not supported")
     gray = _map(values, partial(_to_gray, dataset=dataset))
     return 255 - gray if kind == "MONOCHROME1" else gray
+
+
+def _check_boxes(dataset: Any, frame: int) -> None:
+    """Raises ValueError for a box of no length before the JPEG 2000 of a frame, at which pydicom would read forever."""
+    from pydicom.encaps import get_frame
+
+    data, offset = get_frame(dataset.PixelData, frame, number_of_frames=int(dataset.get("NumberOfFrames") or 1)), 12
+    while data.startswith(b"\0\0\0\x0cjP  ") and offset < len(data) and data[offset + 4:offset + 8] != b"jp2c":
+        length = int.from_bytes(data[offset:offset + 4], "big")
+        if not length:
+            raise ValueError("a box of length 0 in JPEG 2000")
+        offset += length
 
 
 def _map(values: np.ndarray, show: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:

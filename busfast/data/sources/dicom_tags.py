@@ -33,7 +33,7 @@ def read_tags(root: Path, names: list[str], options: Options) -> Tags:
         UserError: files that give no image, all at once. With `partial`, they are left out, as others; if only the
             table is read, they stay.
     """
-    tags, refused, burned, odd = Tags({}, {}, [], []), Refused(), 0, 0
+    tags, refused, burned, odd, nameless = Tags({}, {}, [], []), Refused(), 0, 0, 0
     if not names:
         return tags
     need_pydicom()
@@ -59,6 +59,7 @@ def read_tags(root: Path, names: list[str], options: Options) -> Tags:
         odd += str(header.get("PhotometricInterpretation")).startswith("MONOCHROME") and not has_window(header) and \
             None not in (header.get("WindowCenter"), header.get("WindowWidth"))
         patient = str(header.get("PatientID") or "").strip()
+        nameless += not patient
         if patient and options.key:
             patient = blake2b(patient.encode(), key=options.key, digest_size=6).hexdigest()
         elif patient:
@@ -72,17 +73,17 @@ def read_tags(root: Path, names: list[str], options: Options) -> Tags:
             except DicomError as error:
                 refused.add(name, error)
         refused.refuse(f"{root}: ")
-    tags.notes.extend([*_notes(tags, burned, odd), *(f"left out: {line}" for line in refused.lines())])
+    tags.notes.extend([*_notes(tags, burned, odd, nameless), *(f"left out: {line}" for line in refused.lines())])
     tags.others.extend(left)
     return tags
 
 
-def _notes(tags: Tags, burned: int, odd: int) -> list[str]:
+def _notes(tags: Tags, burned: int, odd: int, nameless: int) -> list[str]:
     notes = [] if not tags.patients else [
         "of the DICOM files, only pixels, an id made from the PatientID and the tag for the center, if named, are "
         "used; text burned into the pixels stays"
         + (f", and {burned} files declare some (BurnedInAnnotation)" if burned else "")]
-    if nameless := sum(not patient for patient in tags.patients.values()):
+    if nameless:
         notes.append(f"{nameless} of {len(tags.patients)} DICOM files have an empty PatientID, so no patient id")
     if odd:
         notes.append(f"{counted(odd, 'DICOM file')} with a window narrower than 1, which is none: shown from the "

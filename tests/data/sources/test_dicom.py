@@ -228,6 +228,12 @@ def test_pixels_that_turn_out_broken_leave_nothing_behind(tmp_path):
     assert "damaged or for other decoders" in refusal(tmp_path)
 
 
+def test_jpeg_2000_with_a_box_of_no_length_is_refused_instead_of_read_forever(tmp_path):
+    dicom(tmp_path / "set" / "benign" / "a", RAMP8, syntax=JPEG2000Lossless,
+          data=encapsulate([b"\0\0\0\x0cjP  \r\n\x87\n" + bytes(40)]))
+    assert "a box of length 0" in refusal(tmp_path)
+
+
 def test_more_pixels_than_the_limit_are_refused_by_the_header(tmp_path):
     dicom(tmp_path / "set" / "benign" / "a", RAMP8, Rows=60_000, Columns=60_000)
     assert "60000 x 60000 pixels" in refusal(tmp_path)
