@@ -10,6 +10,9 @@ from shlex import quote
 from busfast.csvfile import read_rows
 from busfast.data.paths import SOURCES_FILE
 from busfast.data.sources import csv_table, folder, guess_source, read_source, refuse_source
+from busfast.data.sources.common import Options
+from busfast.data.sources.dicom_tags import is_dicom, read_tags
+from busfast.data.sources.listing import is_image
 from busfast.data.table import REQUIRED, Table, find_table, read_table
 from busfast.errors import UserError
 
@@ -61,7 +64,8 @@ def read_data(data: str | Path, classes: Sequence[str] = (), *, files: bool = Tr
         source = read_source("folder", file.parent, files=files, classes=classes)
     elif file.name == "table.csv" or ((file.parent / SOURCES_FILE).is_file()
                                       and {*REQUIRED} <= {*read_rows(file, ())[0]}):
-        return read_table(file, classes, files=files, other_labels=other_labels, label_delim=label_delim)
+        return _with_patients(read_table(file, classes, files=files, other_labels=other_labels,
+                                         label_delim=label_delim), files)
     else:
         source = read_source("csv", file, files=files, classes=classes, label_delim=label_delim)
     if source.root != Path(os.path.abspath(file.parent)):  # paths of a table to train on stay in its folder
@@ -72,6 +76,20 @@ def read_data(data: str | Path, classes: Sequence[str] = (), *, files: bool = Tr
     rows = source.rows.assign(mask=[mask if single else "" for mask, single in
                                     zip(source.rows["mask"], masks, strict=True)])
     return replace(Table(rows, file.parent), file=file, notes=notes)
+
+
+def _with_patients(table: Table, files: bool) -> Table:
+    """Gives the DICOM images of a table that names no patient for them the patient that they name."""
+    rows = table.rows
+    unknown = {image: str(path) for image, path, patient in
+               zip(rows["image"], table.image_paths(), rows["patient"], strict=True)
+               if not patient and not is_image(image) and is_dicom(path)}
+    if not unknown:
+        return table
+    tags = read_tags(Path(), [*unknown.values()], Options(files=files))
+    patients = [patient or tags.patients.get(unknown.get(image, ""), "")
+                for image, patient in zip(rows["image"], rows["patient"], strict=True)]
+    return replace(table, rows=rows.assign(patient=patients), notes=(*table.notes, *tags.notes))
 
 
 def is_prepared(data: str | Path) -> bool:

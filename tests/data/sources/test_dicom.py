@@ -452,6 +452,16 @@ def test_all_that_reads_images_reads_dicom_as_prepare_renders_it(tmp_path, capsy
     assert prints["pixels"][:4].tolist() == prints["pixels"][4:].tolist() and not prints["reason"].any()
 
 
+def test_a_table_of_dicom_files_gets_the_patients_that_the_files_name(tmp_path):
+    for name, patient in (("a", "P1"), ("b", "P1"), ("c", "P2"), ("d", "P2"), ("e", "")):
+        dicom(tmp_path / name, RAMP8, PatientID=patient)
+    table = "image,label,patient\na,benign,\nb,benign,\nc,malignant,\nd,malignant,mine\ne,benign,\n"
+    (tmp_path / "table.csv").write_text(table)
+    assert read_data(tmp_path).rows["patient"].tolist() == ["dicom-1", "dicom-1", "dicom-2", "mine", ""]
+    (tmp_path / "c").unlink()
+    assert read_data(tmp_path, files=False).rows["patient"].tolist() == ["dicom-1", "dicom-1", "", "mine", ""]
+
+
 def test_what_gives_no_image_says_so_wherever_it_is_read(tmp_path):
     root = make_troubles(tmp_path)
     for name, reason in (("clip", "--frames=middle"), ("cut", "damaged"), ("header", "only a header"),
