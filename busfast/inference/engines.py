@@ -1,7 +1,7 @@
 """Engines turn images into logits: torch, ONNX Runtime, or a fastai learner. Each reads an image and infers a batch."""
 
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from functools import cached_property
 from pathlib import Path
 from typing import NamedTuple
@@ -23,7 +23,7 @@ from busfast.pipelines.image import ImagePipeline
 from busfast.pipelines.transfer import send
 
 INSTALL_ONNX = "pip install onnx onnxscript onnxruntime"
-STAGES = 3  # whose feature maps describe an image
+STAGES, OLD_STAGES = 4, 3  # whose feature maps describe an image; in bundles that do not say it
 
 
 class Outputs(NamedTuple):
@@ -34,10 +34,12 @@ class Outputs(NamedTuple):
 
 
 class TorchEngine:
-    """A model in torch that returns logits; with `features`, those of `WithFeatures`, too."""
+    """A model in torch that returns logits, and the features of that many stages (`WithFeatures`); `gray`: see
+    `in_gray`."""
 
-    def __init__(self, model: nn.Module, image: ImagePipeline, device: torch.device, features: bool = False):
-        self.image, self.device, self.features = image, device, features
+    def __init__(self, model: nn.Module, image: ImagePipeline, device: torch.device, features: int = 0,
+                 gray: bool = False):
+        self.image, self.device, self.features, self.gray = image, device, features, gray
         self.model = model.eval().to(device, memory_format=memory_format(device))
 
     @cached_property
@@ -47,7 +49,7 @@ class TorchEngine:
             model = Mirrored(fold_batchnorm(self.model.model, self.image.sides), self.model.multi_label)
         else:
             model = fold_batchnorm(self.model, self.image.sides)
-        return WithFeatures(model) if self.features else model
+        return WithFeatures(model, self.features) if self.features else model
 
     def read(self, path: str | Path) -> np.ndarray:
         """Returns the resized pixels of an image, uint8 (height, width, 1 or 3); raises as `load_pixels`."""
@@ -55,6 +57,9 @@ class TorchEngine:
 
     def infer(self, images: Sequence[np.ndarray]) -> Outputs:
         """Returns the outputs for images from `read`."""
+        return in_gray(self._infer, images) if self.gray else self._infer(images)
+
+    def _infer(self, images: Sequence[np.ndarray]) -> Outputs:
         with torch.inference_mode():
             x = augment_and_normalize(send(collate(images), self.device), self.image)
             logits, features = self.folded_model(x) if self.features else (self.folded_model(x), None)
@@ -64,14 +69,15 @@ class TorchEngine:
 class OnnxEngine:
     """A model in ONNX Runtime, on the CPU; raises UserError if that is not installed, or cannot read the file.
 
-    `content` is model.onnx, with the output `logits` and, optionally, `features`. 0 `threads`: one per core.
+    `content` is model.onnx, with the output `logits` and, optionally, `features`. 0 `threads`: one per core; `gray`:
+    see `in_gray`.
     """
 
-    def __init__(self, content: bytes, image: ImagePipeline, threads: int = 0):
+    def __init__(self, content: bytes, image: ImagePipeline, threads: int = 0, gray: bool = False):
         require_package("onnxruntime", "--engine=onnx needs ONNX Runtime", INSTALL_ONNX)
         import onnxruntime
 
-        self.image, options = image, onnxruntime.SessionOptions()
+        self.image, self.gray, options = image, gray, onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads
         try:
             self.session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
@@ -82,6 +88,9 @@ class OnnxEngine:
 
     def infer(self, images: Sequence[np.ndarray]) -> Outputs:
         """Returns the outputs for images from `read`."""
+        return in_gray(self._infer, images) if self.gray else self._infer(images)
+
+    def _infer(self, images: Sequence[np.ndarray]) -> Outputs:
         x = augment_and_normalize(collate(images), self.image).contiguous().numpy()
         try:
             names = [output.name for output in self.session.get_outputs()]
@@ -89,6 +98,19 @@ class OnnxEngine:
             return Outputs(outputs["logits"], outputs.get("features"))
         except Exception as error:  # as above
             raise UserError(f"ONNX Runtime cannot run model.onnx: {str(error)[:200]}. Export it again.") from error
+
+
+def in_gray(infer: Callable[[Sequence[np.ndarray]], Outputs], images: Sequence[np.ndarray]) -> Outputs:
+    """Returns the outputs for images, uint8 (H, W, 1 or 3), but with the features that color ones have in gray.
+
+    Where no training image had color, any tint is a direction that never varied, and makes an image look unlike all.
+    """
+    outputs, rows = infer(images), [row for row, image in enumerate(images) if image.shape[2] == 3]
+    if not rows or outputs.features is None:
+        return outputs
+    features = outputs.features.copy()
+    features[rows] = infer([np.asarray(Image.fromarray(images[row]).convert("L"))[..., None] for row in rows]).features
+    return Outputs(outputs.logits, features)
 
 
 class LearnerEngine:
@@ -133,14 +155,14 @@ class WithFeatures(nn.Module):
     noise as the most ordinary image (docs/handover.md).
     """
 
-    def __init__(self, model: nn.Module):
+    def __init__(self, model: nn.Module, stages: int = STAGES):
         super().__init__()
-        self.model = model
+        self.model, self.stages = model, stages
 
     def forward(self, x: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """Returns logits, (N, classes), and features, (N, d)."""
         last, maps = self.model.forward_intermediates(x)
-        return self.model.forward_head(last), torch.cat([stage.mean((2, 3)) for stage in maps[:STAGES]], dim=1)
+        return self.model.forward_head(last), torch.cat([stage.mean((2, 3)) for stage in maps[:self.stages]], dim=1)
 
 
 def supports_features(model: nn.Module, sides: tuple[int, int]) -> bool:

@@ -1,10 +1,14 @@
 """Scores how unlike the training images an image is, by the features of the model's first stages."""
 
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 
 import numpy as np
+from PIL import Image
 
 DIRECTIONS, QUANTILE = 64, 0.99
+COARSE = (0.5, 0.7)  # resolution, of the model's input, of the copies that the score is fitted to
+COLORFUL = 20  # of 255: mean range of a pixel's channels; the tint of an ultrasound has 5 to 15, photographs over 25
 
 
 @dataclass(frozen=True)
@@ -42,6 +46,20 @@ class Outlier:
         along = (centered @ self.directions.T.astype(float)) ** 2
         others = np.maximum((centered**2).sum(1) - along.sum(1), 0)
         return np.sqrt((along / self.variances).sum(1) + others / self.rest)
+
+
+def is_colorful(images: Sequence[np.ndarray]) -> bool:
+    """Returns whether most of some images, uint8 (H, W, 1 or 3), have color that is more than a tint."""
+    return bool(np.median([np.ptp(image, axis=2).mean() for image in images]) > COLORFUL)
+
+
+def coarsen(image: np.ndarray) -> np.ndarray:
+    """Returns an image, uint8 (H, W, 1 or 3), as a file of fewer pixels would give it: the size says nothing of what is
+    on it. Which of `COARSE` it gets depends on its pixels only."""
+    small = Image.fromarray(image.squeeze(2) if image.shape[2] == 1 else image)
+    share, size = COARSE[int(image.sum()) % len(COARSE)], small.size
+    small = small.resize([max(1, round(side * share)) for side in size], Image.Resampling.BILINEAR)
+    return np.asarray(small.resize(size, Image.Resampling.BILINEAR)).reshape(image.shape)
 
 
 def fit_outlier(train: np.ndarray, valid: np.ndarray) -> Outlier:

@@ -15,7 +15,15 @@ from torch.nn import BCEWithLogitsLoss
 from busfast.data.labels import name_predicted
 from busfast.errors import UserError, choose
 from busfast.inference.bundle import read_bundle
-from busfast.inference.engines import Engine, LearnerEngine, OnnxEngine, Outputs, TorchEngine, load_pickle
+from busfast.inference.engines import (
+    OLD_STAGES,
+    Engine,
+    LearnerEngine,
+    OnnxEngine,
+    Outputs,
+    TorchEngine,
+    load_pickle,
+)
 from busfast.inference.outlier import Outlier
 from busfast.inference.resumable_csv import ResumableCsv
 from busfast.inference.stream import stream
@@ -162,10 +170,13 @@ def load_predictor(path: str | Path, *, engine: str = "torch", trust: bool = Fal
                          identity=hashlib.sha256(path.read_bytes()).hexdigest())
     keep_freed_memory()
     bundle = read_bundle(path)
+    fitted = bundle.facts["outlier"] if isinstance(bundle.facts["outlier"], dict) else {}
+    gray = fitted.get("channels") == "gray"
     if engine == "onnx":
-        loaded: Engine = OnnxEngine(bundle.onnx(), bundle.image, threads)
+        loaded: Engine = OnnxEngine(bundle.onnx(), bundle.image, threads, gray)
     else:
-        loaded = TorchEngine(bundle.model(), bundle.image, choose_device(device), features=bundle.outlier is not None)
+        loaded = TorchEngine(bundle.model(), bundle.image, choose_device(device),
+                             fitted.get("stages", OLD_STAGES) if bundle.outlier is not None else 0, gray)
     predictor = make_predictor(loaded, bundle.facts, bundle.outlier, target)
     height, width = bundle.image.sides
     try:  # the parts of a bundle may not fit each other: one black image shows it before any file is read

@@ -5,6 +5,8 @@ from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import numpy as np
 from fastai.learner import Learner
@@ -15,10 +17,17 @@ from busfast.data.split_file import find_images, read_split
 from busfast.errors import UserError, choose
 from busfast.files import move_file
 from busfast.inference.bundle import atomic_folder, read_bundle, write_bundle
-from busfast.inference.engines import LearnerEngine, OnnxEngine, TorchEngine, load_pickle, supports_features
+from busfast.inference.engines import (
+    STAGES,
+    LearnerEngine,
+    OnnxEngine,
+    TorchEngine,
+    load_pickle,
+    supports_features,
+)
 from busfast.inference.fastai_export import export_learner
 from busfast.inference.onnx_export import export_onnx
-from busfast.inference.outlier import QUANTILE, Outlier, fit_outlier
+from busfast.inference.outlier import QUANTILE, Outlier, coarsen, fit_outlier, is_colorful
 from busfast.inference.run_model import load_run_model
 from busfast.inference.stream import stream
 from busfast.pipelines.dataloaders import make_dls
@@ -110,15 +119,15 @@ def _write_bundle(folder: Path, learn: Learner, facts: dict, parts: Split, paths
                   onnx: bool) -> dict[str, np.ndarray]:
     """Writes a bundle; returns the probabilities of some images by each of its models, as read back from its files."""
     image, model = learn.dls.valid.image, learn.model.eval()
-    outlier = None
+    outlier, engine = None, TorchEngine(model, image, learn.dls.device, features=STAGES)
     if not len(parts.only("valid")):
         print("each image may have trained a member, so that none tells what is usual: no outlier score", flush=True)
     elif supports_features(model, image.sides):
-        outlier = _fit_outlier(TorchEngine(model, image, learn.dls.device, features=True), parts, learn.dls.valid)
+        outlier = _fit_outlier(engine, parts, learn.dls.valid)
     else:
         print(f"no outlier score: {facts['architecture']} does not expose its features", flush=True)
-    facts = facts | {"outlier": {"fitted_on": "train", "threshold_on": "valid", "quantile": QUANTILE} if outlier
-                     else None}
+    facts = facts | {"outlier": {"fitted_on": "train", "threshold_on": "valid", "quantile": QUANTILE,
+                                 "channels": "gray" if engine.gray else "color", "stages": STAGES} if outlier else None}
     content = None
     if onnx:
         print("exporting to ONNX", flush=True)
@@ -181,10 +190,17 @@ def _compare(run: Run, forms: dict[str, np.ndarray], count: int, exact: bool) ->
 
 
 def _fit_outlier(engine: TorchEngine, parts: Split, dl) -> Outlier:
-    features = []
-    for part in ("train", "valid"):
-        paths = parts.only(part).image_paths()
-        spaced = np.linspace(0, len(paths) - 1, min(MAX_FITTED, len(paths))).astype(int)
-        outputs = stream(engine, [paths[row] for row in spaced], bs=dl.bs, threads=dl.threads)
-        features.append(np.concatenate([output.features for _, output in outputs if output]))
-    return fit_outlier(*features)
+    """Fits the outlier score to images and to coarser copies; the engine drops color from now on, unless the training
+    images have more than a tint."""
+    coarse: Any = SimpleNamespace(read=lambda path: coarsen(engine.read(path)), infer=engine.infer)
+    train, valid = (parts.only(part).image_paths() for part in ("train", "valid"))
+    engine.gray = not is_colorful([engine.read(path) for path in _spaced(train, CHECKED)])
+    return fit_outlier(*(np.concatenate([
+        output.features for one, most in ((engine, MAX_FITTED), (coarse, MAX_FITTED // 2))
+        for _, output in stream(one, _spaced(paths, most), bs=dl.bs, threads=dl.threads) if output])
+        for paths in (train, valid)))
+
+
+def _spaced(paths: list[Path], most: int) -> list[Path]:
+    """Returns at most so many of some paths, evenly spaced."""
+    return [paths[row] for row in np.linspace(0, len(paths) - 1, min(most, len(paths))).astype(int)]

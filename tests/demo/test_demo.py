@@ -210,7 +210,7 @@ def make_answerer(tmp_path):
         folder, image = tmp_path / f"bundle{len(list(tmp_path.iterdir()))}", ImagePipeline(size=SIZE)
         folder.mkdir()
         model = timm.create_model(ARCH, num_classes=2)
-        d = WithFeatures(model.eval())(torch.zeros(1, 3, SIZE, SIZE))[1].shape[1]
+        d = WithFeatures(model.eval(), 3)(torch.zeros(1, 3, SIZE, SIZE))[1].shape[1]
         one = np.ones(1, np.float32)
         outlier = threshold and Outlier(np.zeros(d, np.float32), np.eye(1, d, dtype=np.float32), one, one,
                                         one * threshold)

@@ -10,7 +10,7 @@ from conftest import ARCH
 
 from busfast.errors import UserError
 from busfast.inference.bundle import describe_input
-from busfast.inference.engines import OnnxEngine, TorchEngine
+from busfast.inference.engines import STAGES, OnnxEngine, TorchEngine
 from busfast.inference.onnx_export import export_onnx
 from busfast.models.arch import make_timm
 from busfast.pipelines.image import ImagePipeline
@@ -45,8 +45,8 @@ def test_any_number_of_images_gives_what_torch_gives(form, count, request):
     pytest.importorskip("onnxruntime")
     model, content = request.getfixturevalue(form)
     images = [np.random.default_rng(number).integers(0, 256, (32, 32, 3), np.uint8) for number in range(count)]
-    there, here = OnnxEngine(content, IMAGE).infer(images), TorchEngine(model, IMAGE, torch.device("cpu"), True).infer(
-        images)
+    there, here = (engine.infer(images) for engine in (
+        OnnxEngine(content, IMAGE), TorchEngine(model, IMAGE, torch.device("cpu"), STAGES)))
     assert there.logits.shape == (count, 3) and there.features.shape == here.features.shape
     assert np.abs(there.logits - here.logits).max() < 1e-4 * max(1, np.abs(here.logits).max())
     assert np.abs(there.features - here.features).max() < 1e-4
