@@ -19,7 +19,8 @@ if TYPE_CHECKING:
 
 def prepare(*, source: str, path: str, out: str = None, copy: bool = False, partial: bool = False,
             columns: str = None, images: str = "", center: str = "", center_tag: str = "", salt: str = "",
-            link: str = None, patient_from: str = "", links: str = "follow", frames: str = "") -> None:
+            link: str = None, patient_from: str = "", links: str = "follow", frames: str = "",
+            pages: str = "") -> None:
     """Makes a data folder (table.csv) from images in other layouts; the originals are not moved or changed.
 
     Args:
@@ -43,6 +44,8 @@ def prepare(*, source: str, path: str, out: str = None, copy: bool = False, part
         links: follow symbolic links that lead out of the source, or refuse them, in a folder that you do not trust.
         frames: for DICOM: which frames of a clip become images: first, middle, all, or every:N. Default: clips are
             refused.
+        pages: which pages of a TIFF, or frames of a GIF, WebP or APNG, become images: first, middle, all, or every:N.
+            Default: the first one is used where the file is.
     """
     sources = source.split(",")
     paths = path.split(",") if len(sources) > 1 else [path]
@@ -54,7 +57,7 @@ def prepare(*, source: str, path: str, out: str = None, copy: bool = False, part
     target = Path(out) if out else Path("data") / "_".join(sources)
     table = make(sources, paths, target, copy=copy, partial=partial, columns=_pairs(columns), images=images,
                  center=centers, center_tag=center_tag, salt=salt, link=link, patient_from=patient_from, links=links,
-                 frames=frames)
+                 frames=frames, pages=pages)
     classes = order_classes(table.rows["label"])
     if 1 < len(classes) <= MANY:
         print(f"  train finds the classes. For another order, or fewer, write into pipelines/{folder_name(target.name)}"

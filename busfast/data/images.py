@@ -124,7 +124,8 @@ def _eight_bits(image: Image.Image) -> Image.Image:
     if is_deep_color(image):
         image.fp.seek(0)
         if tags:  # OpenCV turns TIFF upright, and PNG not
-            return _read_tiff(image.fp) if tags.get(284) == 2 else _read_deep(image.fp.read())
+            page = image.tell()
+            return _read_tiff(image.fp, page) if page or tags.get(284) == 2 else _read_deep(image.fp.read())
         gray = _raw_modes(image)[0].startswith("L")  # which Pillow makes RGBA
         return _turn(_read_deep(image.fp.read(), gray), orientation(image))
     image.load()  # a PNG may hold the orientation behind its pixels
@@ -170,8 +171,8 @@ def _read_deep(data: bytes, gray: bool = False) -> Image.Image:
     return _stretch(values[..., 0] if gray else values[..., 2::-1])
 
 
-def _read_tiff(file: Any) -> Image.Image:
-    """Reads the first page of a TIFF file, gray or RGB of any depth, upright, in 8 bits."""
+def _read_tiff(file: Any, number: int = 0) -> Image.Image:
+    """Reads a page of a TIFF file, gray or RGB of any depth, upright, in 8 bits."""
     try:
         import tifffile
     except ImportError:
@@ -179,7 +180,7 @@ def _read_tiff(file: Any) -> Image.Image:
     file.seek(0)
     logging.getLogger("tifffile").setLevel(logging.CRITICAL)  # it warns of damaged files before it raises
     with tifffile.TiffFile(file) as opened:
-        page = opened.pages[0]
+        page = opened.pages[number]
         if pixel_limit() and page.imagewidth * page.imagelength > pixel_limit():
             raise TooManyPixels(f"too many pixels to decode: {page.imagewidth} x {page.imagelength} (--max_pixels)")
         if page.photometric not in (0, 1, 2) or page.imagedepth > 1:

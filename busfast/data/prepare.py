@@ -20,6 +20,7 @@ from busfast.data.sources.common import Options, SourceTable
 from busfast.data.sources.dicom_file import DicomError, Refused
 from busfast.data.sources.dicom_frames import pick_frames, take_frames
 from busfast.data.sources.listing import LINKS, check_text
+from busfast.data.sources.pages import take_pages
 from busfast.data.sources.plan import Made, check_files, plan
 from busfast.data.table import CLASSES, OPTIONAL, REQUIRED, Table, read_table
 from busfast.errors import UserError, choose
@@ -30,7 +31,8 @@ from busfast.text import counted
 def prepare(sources: Sequence[str], paths: Sequence[str | Path], out: str | Path, *, copy: bool = False,
             partial: bool = False, columns: Mapping[str, str] | None = None, images: str = "",
             center: str | Sequence[str] = "", center_tag: str = "", salt: str = "", link: str | Path | None = None,
-            classes: Sequence[str] = (), patient_from: str = "", links: str = "follow", frames: str = "") -> Table:
+            classes: Sequence[str] = (), patient_from: str = "", links: str = "follow", frames: str = "",
+            pages: str = "") -> Table:
     """Makes a data folder from one or several sources: table.csv, sources.csv, and converted masks and images.
 
     Arguments are as the flags of the verb `prepare`; `center` is one for all sources, or one for each. Returns the
@@ -44,8 +46,9 @@ def prepare(sources: Sequence[str], paths: Sequence[str | Path], out: str | Path
     names = [name if name not in sources[:position] else f"{name}-{sources[:position].count(name) + 1}"
              for position, name in enumerate(sources)]
     choose("value of --links", links, LINKS)
-    if frames:
-        pick_frames(frames, 1)  # refuses another word
+    for flag, given in (("frames", frames), ("pages", pages)):
+        if given:
+            pick_frames(given, 1, flag)  # refuses another word
     if patient_from and not {"folder", "dicom"} & {*sources}:
         raise UserError(f"--patient_from={patient_from} is for --source=folder and dicom; others name the patient "
                         "in their table (for csv: --columns=patient=COLUMN). Leave it out.")
@@ -57,7 +60,7 @@ def prepare(sources: Sequence[str], paths: Sequence[str | Path], out: str | Path
         prefix = f"{name}_" if len(names) > 1 else ""
         table = read_source(source, path, options, prefix=prefix, columns=columns if source == "csv" else None,
                             images=images if source == "csv" else "")
-        tables.append(take_frames(check_files(table), frames))
+        tables.append(take_pages(take_frames(check_files(table), frames), pages))
     tables = _fill_centers(tables, centers)
     _check_folders(tables, out, link)
     _check_dicom_options(tables, center_tag=center_tag, salt=salt, link=link, frames=frames)

@@ -5,9 +5,10 @@ import os
 import sys
 from pathlib import Path
 
-from busfast.csvfile import read_rows
+from busfast.csvfile import check_header, read_rows
 from busfast.data.finder import Finder, files_below
 from busfast.data.paths import locate, read_source_folders
+from busfast.data.sources.columns import usual_column
 from busfast.data.sources.listing import CLUTTER
 from busfast.errors import UserError
 from busfast.pipelines.dataloaders import list_images
@@ -15,7 +16,8 @@ from busfast.text import counted
 
 
 def list_inputs(inputs: str | Path) -> tuple[list[str], list[Path]]:
-    """Lists the images of an image file, a folder, a pattern, a CSV file with a column `image`, or standard input.
+    """Lists the images of an image file, a folder, a pattern, a CSV file with a column `image` (or one that others call
+    so, see `usual_column`), or standard input.
 
     A data folder stands for the images of its table. A table's paths are relative to its folder, or to the folders of
     sources.csv beside it; unlike a table to train on, it is the user's own list, so its paths may lead anywhere. The
@@ -49,8 +51,10 @@ def list_inputs(inputs: str | Path) -> tuple[list[str], list[Path]]:
     if path.suffix.lower() != ".csv":
         names = list_images(path)
         return names, [Path(name) for name in names]
-    header, rows, _ = read_rows(path, ("image",))
-    names = [cells[header.index("image")] for _, cells in rows]
+    header, rows, _ = read_rows(path, ())
+    if (column := usual_column("image", header)) is None:
+        check_header(path, header, ("image",))
+    names = [cells[header.index(column)] for _, cells in rows]
     folders = read_source_folders(path.parent)
     paths = [locate(path.parent, name, folders) for name in names]
     paths = [file if "\\" not in name or os.path.exists(file)  # False, too, for an invalid file name

@@ -2,8 +2,10 @@
 
 from pathlib import Path
 
+import pytest
 from PIL import Image
 
+from busfast.errors import UserError
 from busfast.inference.inputs import list_inputs
 
 
@@ -24,3 +26,17 @@ def test_a_list_of_images_that_are_there_says_nothing(tmp_path, capsys):
     Image.new("L", (8, 8)).save(tmp_path / "a.png")
     (tmp_path / "list.csv").write_text("image\na.png\n")
     assert list_inputs(tmp_path / "list.csv")[1] == [Path(tmp_path / "a.png")] and capsys.readouterr().out == ""
+
+
+@pytest.mark.parametrize("header", ["file", "Image Path,note", "filename,label", "note,image"])
+def test_a_list_may_call_its_column_of_images_as_others_do(tmp_path, header):
+    Image.new("L", (9, 9)).save(tmp_path / "a.png")
+    cells = ["a.png" if title not in ("note", "label") else "x" for title in header.split(",")]
+    (tmp_path / "list.csv").write_text(f"{header}\n{','.join(cells)}\n")
+    assert list_inputs(tmp_path / "list.csv") == (["a.png"], [tmp_path / "a.png"])
+
+
+def test_a_list_without_a_column_of_images_names_what_it_needs(tmp_path):
+    (tmp_path / "list.csv").write_text("epoch,loss\n1,0.5\n")
+    with pytest.raises(UserError, match="row 1: the column 'image' is missing"):
+        list_inputs(tmp_path / "list.csv")

@@ -52,6 +52,7 @@ class SourceTable(Table):
 
     masks: tuple[str, ...] = ("mask",)  # columns of masks: "", a path, a tuple of paths to be joined, a LabelMe file
     dicom: Mapping[str, tuple[str, int | None]] = field(default_factory=dict)  # image that is DICOM -> file, frame
+    pages: Mapping[str, tuple[str, int]] = field(default_factory=dict)  # image that is a page -> file, page
     wide: bool = False  # whether `root` is only what the folders of the images have in common
 
 

@@ -11,14 +11,14 @@ from busfast.errors import UserError
 from busfast.text import counted
 
 
-def pick_frames(frames: str, count: int) -> Sequence[int]:
+def pick_frames(frames: str, count: int, flag: str = "frames") -> Sequence[int]:
     """Returns which of `count` frames "first", "middle", "all" or "every:N" names; UserError if it is none of these."""
     kind, colon, step = frames.partition(":")
     if kind == "every" and step.isdecimal() and int(step):
         return range(0, count, int(step))
     named = {"first": range(1), "middle": range(count // 2, count // 2 + 1), "all": range(count)}
     if colon or kind not in named:
-        raise UserError(f"--frames={frames}: name the frames of a clip that become images: first, middle, all, or "
+        raise UserError(f"--{flag}={frames}: name the {flag} of a file that become images: first, middle, all, or "
                         "every:N, such as every:10.")
     return named[kind]
 

@@ -9,7 +9,7 @@ from typing import NamedTuple
 import numpy as np
 from PIL import Image, ImageDraw
 
-from busfast.data.images import open_image, pixel_limit
+from busfast.data.images import open_image, pixel_limit, read_image
 from busfast.errors import UserError
 
 FARTHEST = 1e6  # pixels; no image reaches this far
@@ -95,10 +95,10 @@ def draw_outline(source: Path, target: Path) -> None:
 def is_drawn(path: Path) -> bool:
     """Returns whether an image looks drawn, as a mask is: of few colors, or (a JPEG) all but black and white."""
     try:
-        with open_image(path) as image:
-            if image.convert("RGB").getcolors(DRAWN_COLORS):
-                return True
-            counts = image.convert("L").histogram()
+        image = read_image(path)
+        if image.getcolors(DRAWN_COLORS):
+            return True
+        counts = image.convert("L").histogram()
     except Exception:  # a damaged file raises nearly anything
         return False
     return sum(counts[:EDGE]) + sum(counts[-EDGE:]) > 0.95 * sum(counts)

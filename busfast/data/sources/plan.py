@@ -9,6 +9,7 @@ from pathlib import Path, PurePosixPath
 from busfast.data.sources.common import SourceTable, paths_of
 from busfast.data.sources.dicom_pixels import convert_dicom
 from busfast.data.sources.masks import draw_outline, image_size, join_masks, read_outline
+from busfast.data.sources.pages import write_page
 from busfast.errors import UserError
 from busfast.progress import progress
 
@@ -82,6 +83,12 @@ def plan(table: SourceTable, name: str, copy: bool) -> tuple[list[dict], Made, d
             row["image"] = f"images/{new}"
             made[row["image"]] = partial(convert_dicom, root / file, frame=frame)
             linked[row["image"]] = root / file
+        elif image in table.pages:
+            file, page = table.pages[image]
+            new = f"{name}/{file}_{page + 1:04}.png"
+            row["group"] = row.get("group") or f"{name}/{file}"
+            row["image"] = f"images/{new}"
+            made[row["image"]] = partial(write_page, root / file, page=page)
         else:
             row["image"] = point(image)
             new = f"{name}/{image}"
