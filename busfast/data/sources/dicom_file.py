@@ -24,6 +24,8 @@ NO_IMAGE = "no image, but a report, an index or the like"
 CLIP = "several frames (prepare makes images of some: --frames=middle, or first, all, every:N)"
 ONLY_HEADER = "only a header, without pixels (export again)"
 DAMAGED = "damaged (export again)"
+COMPRESSED = f"in a compression whose decoder is not installed ({PLUGINS}, or export them uncompressed)"
+UNKNOWN = "in a transfer syntax that pydicom cannot decode (export them uncompressed)"
 # Without a preamble: the first element is of group 2 or 8, explicit (two capitals), implicit (a short length) or,
 # explicit, in big endian.
 BARE = re.compile(rb"[\x02\x08]\0.\0(?:[A-Z]{2}|.\0\0\0)|\0\x08\0.[A-Z]{2}", re.DOTALL)
@@ -126,7 +128,7 @@ def _check(header: Any, *, pixels: bool, size: int, clips: bool) -> None:
     if header.NumberOfFrames * 8 > size:
         raise DicomError(DAMAGED, f"claims {header.NumberOfFrames} frames")
     if missing := _missing_decoder(header.file_meta.TransferSyntaxUID):
-        raise DicomError(missing)
+        raise DicomError(missing, plain_text(header.file_meta.TransferSyntaxUID.name))
     if header.NumberOfFrames > 1 and not clips:
         raise DicomError(CLIP, f"{header.NumberOfFrames} frames")
 
@@ -184,15 +186,13 @@ def _parse(file: BinaryIO, **options: Any) -> Any:
 
 
 def _missing_decoder(syntax: Any) -> str:
-    """Returns why a transfer syntax cannot be decoded here, and the way out; "" if it can."""
+    """Returns why a transfer syntax cannot be decoded here; "" if it can."""
     from pydicom.pixels import get_decoder
 
     try:
-        installed = get_decoder(syntax).is_available
+        return "" if get_decoder(syntax).is_available else COMPRESSED
     except NotImplementedError:
-        return f"in the transfer syntax {plain_text(syntax.name)}, which pydicom cannot decode (export it uncompressed)"
-    return "" if installed else f"compressed as {syntax.name}, whose decoder is not installed ({PLUGINS}, or export " \
-        "it uncompressed)"
+        return UNKNOWN
 
 
 def need_pydicom() -> ModuleType:

@@ -4,6 +4,7 @@ import os
 from collections.abc import Callable
 from functools import lru_cache, partial
 from pathlib import Path
+from textwrap import shorten
 from typing import Any, BinaryIO, cast
 
 import numpy as np
@@ -11,6 +12,7 @@ from PIL import Image
 
 from busfast.data.sources.dicom_file import DAMAGED, PLUGINS, DicomError, read_dicom
 
+UNDECODED = f"in a compression, and damaged or for other decoders ({PLUGINS})"
 JPEG_2000 = [f"1.2.840.10008.1.2.4.{number}" for number in (90, 91, 201, 202, 203)]
 COLORS = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 
@@ -30,10 +32,10 @@ def read_pixels(source: str | Path | BinaryIO, frame: int | None = None) -> np.n
     try:
         return render(dataset, frame or 0)
     except Exception as error:  # decoders raise nearly anything
-        syntax, text = dataset.file_meta.TransferSyntaxUID, " ".join(str(error).split())[:150]
-        reason = f"compressed as {syntax.name}, and damaged or for other decoders ({PLUGINS})" \
-            if syntax.is_compressed else DAMAGED
-        raise DicomError(reason, text or type(error).__name__) from error
+        syntax, text = dataset.file_meta.TransferSyntaxUID, shorten(str(error), 150) or type(error).__name__
+        if syntax.is_compressed:
+            raise DicomError(UNDECODED, f"{syntax.name}: {text}") from error
+        raise DicomError(DAMAGED, text) from error
 
 
 @lru_cache(maxsize=1)
