@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 from torch import nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
 
 from busfast.errors import UserError
 from busfast.imports import require_package
@@ -42,7 +43,7 @@ def export_onnx(model: nn.Module, facts: Mapping[str, Any], features: bool) -> b
     probabilities = "sigmoid(logits), of each label" if facts.get("label_delim") else "softmax(logits / temperature)"
     metadata = {key: facts[key] for key in ("classes", "input", "temperature", "operating_points", "outlier")}
     try:
-        with _quiet():
+        with _quiet(), sdpa_kernel(SDPBackend.MATH):  # the layout of a CPU's own kernel does not survive the export
             program = torch.onnx.export(
                 WithFeatures(model) if features else model, (x,), input_names=["images"], output_names=names,
                 dynamic_shapes=({0: torch.export.Dim("n")},), dynamo=True, verbose=False)

@@ -15,15 +15,15 @@ from busfast.inference.onnx_export import export_onnx
 from busfast.models.arch import make_timm
 from busfast.pipelines.image import ImagePipeline
 
-IMAGE = ImagePipeline(size=32)
+IMAGE = ImagePipeline(size=64)
 FACTS = {"classes": ["a", "b", "c"], "architecture": ARCH, "input": describe_input(IMAGE), "temperature": 1.5,
          "operating_points": [], "outlier": None}
 
 
-def export(arch):
+def export(arch, **options):
     pytest.importorskip("onnxscript")
     torch.manual_seed(0)
-    model = make_timm(arch, IMAGE.sides, num_classes=3).eval()
+    model = make_timm(arch, IMAGE.sides, num_classes=3, **options).eval()
     with torch.no_grad():
         model.get_classifier().weight.mul_(30)  # logits that are apart
     return model, export_onnx(model, FACTS | {"architecture": arch}, features=True)
@@ -35,16 +35,17 @@ def exported():
 
 
 @pytest.fixture(scope="module")
-def exported_vit():
-    return export("test_vit3")
+def exported_maxvit():
+    """Windows of a fixed size, with attention of two heads."""
+    return export("test_maxvit", depths=(1,), embed_dim=(64,), block_type=("M",))
 
 
-@pytest.mark.parametrize("form", ["exported", "exported_vit"])
+@pytest.mark.parametrize("form", ["exported", "exported_maxvit"])
 @pytest.mark.parametrize("count", [1, 2, 7])
 def test_any_number_of_images_gives_what_torch_gives(form, count, request):
     pytest.importorskip("onnxruntime")
     model, content = request.getfixturevalue(form)
-    images = [np.random.default_rng(number).integers(0, 256, (32, 32, 3), np.uint8) for number in range(count)]
+    images = [np.random.default_rng(number).integers(0, 256, (64, 64, 3), np.uint8) for number in range(count)]
     there, here = (engine.infer(images) for engine in (
         OnnxEngine(content, IMAGE), TorchEngine(model, IMAGE, torch.device("cpu"), STAGES)))
     assert there.logits.shape == (count, 3) and there.features.shape == here.features.shape
@@ -56,7 +57,7 @@ def test_the_file_says_how_to_feed_it(exported):
     onnx = pytest.importorskip("onnx")
     told = {one.key: one.value for one in onnx.load_from_string(exported[1]).metadata_props}
     facts = json.loads(told["busfast"])
-    assert facts["input"]["size"] == 32 and facts["classes"] == ["a", "b", "c"] and facts["temperature"] == 1.5
+    assert facts["input"]["size"] == 64 and facts["classes"] == ["a", "b", "c"] and facts["temperature"] == 1.5
     assert "bilinear with antialiasing" in told["preprocessing"]
     assert "not a medical device" in told["intended_use"]
 
