@@ -28,14 +28,14 @@ def read_set(data: str, classes: Sequence[str], delim: str = "") -> tuple[Table,
     Raises:
         UserError: as `read_data`; a label that may be a misspelt class; no label that is a class.
     """
-    table = read_data(data, () if delim else tuple(classes), other_labels=True, label_delim=delim)
+    table = read_data(data, label_delim=delim)
     names = {plain(name): name for name in classes}
     held = table.rows["label"].map(lambda label: split_labels(label, delim))
     unknown = Counter(one for labels in held for one in labels if plain(one) not in names)
     for label, count in unknown.items():
         if hint := suggest(label, classes):
-            raise UserError(f"{table.file}, column label: the model has no class '{label}' ({counted(count, 'image')})."
-                            f"{hint} Its classes: {', '.join(classes)}. Correct it, or remove these images.")
+            raise UserError(f"{data}: the model has no class '{label}' ({counted(count, 'image')}).{hint} Its classes: "
+                            f"{', '.join(classes)}. Correct the label, or remove these images.")
     known = held.map(lambda labels: {names[plain(one)] for one in labels if plain(one) in names})
     keep = known.map(bool) | ~held.map(bool)  # an image of several labels may have none, but not only unknown ones
     others = ", ".join(f"{label} ({count})" for label, count in unknown.most_common())
@@ -43,8 +43,9 @@ def read_set(data: str, classes: Sequence[str], delim: str = "") -> tuple[Table,
         raise UserError(f"No image of {data} has a class of the model. Its classes: {', '.join(classes)}; the labels "
                         f"there: {others}. Write them as the model's classes.")
     rows = table.rows.assign(label=[delim.join(name for name in classes if name in labels) for labels in known])
-    notes = [*table.notes, *([f"labels that the model does not know: {others}; images with no other are left out"]
-                             if unknown else [])]
+    notes = [note for note in table.notes if "original_split" not in note]  # which is about a split to train with
+    if unknown:
+        notes.append(f"labels that the model does not know: {others}; images with no other are left out")
     if "original_split" in rows:
         notes.append("the split that came with the set is not used: all of its images are scored")
     left_out = table.rows.loc[~keep, ["image", "label"]].assign(reason="unknown label", other="")

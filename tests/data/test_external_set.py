@@ -46,6 +46,18 @@ def test_of_several_labels_those_that_the_model_does_not_know_do_not_count(tmp_p
     assert notes[-1] == "labels that the model does not know: blob (2); images with no other are left out"
 
 
+def test_of_class_folders_nothing_is_said_that_is_for_training(tmp_path):
+    write_set(tmp_path / "far", ["benign"] * 6)
+    for number, name in enumerate(["Benign", "Benign", "malignant", "malignant", "cyst", "cyst"]):
+        folder = tmp_path / "hospital" / "test" / name
+        folder.mkdir(parents=True, exist_ok=True)
+        shutil.copy(tmp_path / "far" / f"{number}.png", folder)
+    table, left_out, notes = read_set(str(tmp_path / "hospital"), CLASSES)
+    assert table.rows["label"].tolist() == ["benign"] * 2 + ["malignant"] * 2 and len(left_out) == 2
+    assert not any(word in note for note in notes for word in ("pipeline", "--", "kept"))
+    assert notes[-1] == "the split that came with the set is not used: all of its images are scored"
+
+
 @pytest.mark.parametrize(("labels", "message"), [
     (["benign", "maligant"], "no class 'maligant' (1 image). Did you mean 'malignant'?"),
     (["0", "1"], "has a class of the model. Its classes: benign, malignant; the labels there: 0 (1), 1 (1)")])
