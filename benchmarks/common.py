@@ -20,6 +20,7 @@ HELP = {
     "data": "folder with table.csv and the images", "images": "number of images", "arch": "any timm model",
     "size": "side of the images, pixels", "bs": "images per batch", "rounds": "measurements of each row",
     "threads": "decoding threads", "seeds": "seeds of the trainings, separated by commas",
+    "model": "a bundle", "split": "split.csv of a run", "others": "folders of other images, separated by commas",
     "only": "measure only rows whose name contains one of these words, separated by commas",
 }
 

@@ -29,6 +29,7 @@ INTENDED_USE = (
     "Research only. This is not a medical device and nothing it says is a diagnosis. It was measured on the data "
     "named under `run` alone; on images of other centers, devices and patients it may be wrong far more often.")
 MAX_OUTLIER_BYTES = 64_000_000
+READINGS = (1, READING)  # rules that read an image as now; of version 1 only some rare files differ, which it cut or refused
 POINT_KEYS = {"class", "target", "threshold", "test"}
 EXTRA_KEYS = set().union(*EXTRA.values())
 
@@ -144,7 +145,7 @@ def _check(facts: dict[str, Any]) -> ImagePipeline:
     keys = describe_input(ImagePipeline()).keys()
     if not isinstance(given, dict) or given.keys() - width != keys:
         raise ValueError(f"bundle.json: input must have exactly the keys {', '.join(keys)}")
-    if given["reading"] != READING:
+    if given["reading"] not in READINGS:
         raise ValueError(f"its images were read by version {given['reading']} of the rules; this busfast has {READING}")
     # Config checks sizes and classes.
     config = Config(classes=tuple(classes), size=given["size"], width=given.get("width", 0), resize=given["resize"],
