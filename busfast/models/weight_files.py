@@ -31,7 +31,8 @@ def load_state(path: str | Path) -> dict[str, torch.Tensor]:
     """
     path = Path(path)
     if not os.path.isfile(path):  # False, too, for a name that no file can have
-        raise UserError(f"There is no weights file '{path}'. Use auto, none, or an existing file.")
+        raise UserError(f"There is no weights file '{path}'. Use auto (pretrained weights of timm's hub are chosen by "
+                        "--arch=NAME.TAG), none, or an existing file.")
     try:
         if path.suffix == ".safetensors":
             return load_file(path)
@@ -54,9 +55,9 @@ def load_state(path: str | Path) -> dict[str, torch.Tensor]:
         for key in [key for key in INSIDE if key in inside][:1] or states * (len(states) == 1):
             state = inside[key]
     if not _is_state(state):
-        keys = f", but has {', '.join(map(str, list(state)[:6])) or 'nothing'}" if isinstance(state, Mapping) else ""
-        raise UserError(f"The weights file '{path}' is not a state dict: it must map names to tensors{keys}. Save the "
-                        "model's state_dict() alone.")
+        keys = ", ".join(str(key)[:40] for key in list(state)[:6]) if isinstance(state, Mapping) else ""
+        raise UserError(f"The weights file '{path}' is not a state dict: it must map names to tensors, but has "
+                        f"{keys or 'none'}. Save the model's state_dict() alone.")
     return dict(state)
 
 
@@ -108,9 +109,9 @@ def make_from_state(arch: str, path: Path, state: dict[str, torch.Tensor],
             if not _differences(own, renamed, heads):
                 given, wrong, converted = renamed, [], True
     if wrong:
-        taken = f" (without the prefix '{prefix}')" if prefix else ""
-        names = "" if alike else (f" Its names, such as '{next(iter(state))}', are not those of timm's {arch}, such "
-                                  f"as '{next(iter(own))}'; if it is the same model, rename them.")
+        taken = f" (without the prefix {prefix[:100]!r})" if prefix else ""
+        names = "" if alike else (f" Its names, such as {next(iter(state))[:100]!r}, are not those of timm's {arch}, "
+                                  f"such as '{next(iter(own))}'; if it is the same model, rename them.")
         raise UserError(f"The weights in '{path}' do not fit {arch}{taken}: {len(wrong)} tensors differ, such as "
                         f"{wrong[0]}. Name their model: --arch=NAME.{names}")
     fitting = {name: value for name, value in given.items() if own.get(name) == value.shape}
@@ -132,8 +133,8 @@ def make_from_state(arch: str, path: Path, state: dict[str, torch.Tensor],
 
 def _find_prefix(own: Shapes, state: Iterable[str]) -> str:
     """Returns what stands before most of a model's names in a file, up to a dot; the first of equals."""
-    found = Counter(name[:end] for name in state for end in (0, *(dot.end() for dot in re.finditer(r"\.", name)))
-                    if name[end:] in own)
+    found = Counter(name[:end] for name in state  # no longer prefix, so that no name takes long
+                    for end in (0, *(dot.end() for dot in re.finditer(r"\.", name[:200]))) if name[end:] in own)
     best, count = found.most_common(1)[0] if found else ("", 0)
     return best if 2 * count >= len(own) else _to_dot(os.path.commonprefix(list(state)))
 
@@ -153,7 +154,7 @@ def _differences(own: Shapes, given: Mapping[str, torch.Tensor], heads: tuple[st
     parts = {name.split(".")[0] for name in own}
     missing = [f"'{name}', which the file lacks" for name in own.keys() - given.keys()
                if not name.startswith(heads) and not name.endswith("num_batches_tracked")]
-    unknown = [f"'{name}', which the model lacks" for name in given.keys() - own.keys()
+    unknown = [f"{name[:100]!r}, which the model lacks" for name in given.keys() - own.keys()
                if not name.startswith(heads) and name.split(".")[0] in parts]
     shapes = [f"'{name}', {tuple(given[name].shape)} in the file and {tuple(own[name])} in the model"
               for name in own.keys() & given.keys() if not name.startswith(heads) and given[name].shape != own[name]]

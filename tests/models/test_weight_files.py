@@ -106,12 +106,14 @@ def test_what_does_not_fit_is_named(tmp_path):
              "narrow": ({f"module.{name}": value[:, :2] if value.ndim == 4 else value for name, value in
                          timm.create_model("resnet18").state_dict().items()},
                         r"the prefix 'module.'\).*'conv1.weight', \(64, 2, 7, 7\) in the file and \(64, 3, 7, 7\)"),
+             "hostile": ({"." * 99_999 + str(number): torch.ones(1) for number in range(9)}, "are not those of timm's"),
              "two": ({"student": {"a": torch.ones(1)}, "ema": {"a": torch.ones(1)}}, "but has student, ema"),
              "numbers": ({"conv1.weight": torch.ones(1), "best": np.float64(1)}, r"more than tensors: numpy\.")}
     for name, (content, words) in wrong.items():
         torch.save(content, tmp_path / f"{name}.pth")
-        with pytest.raises(UserError, match=words):
+        with pytest.raises(UserError, match=words) as refusal:
             make_model("resnet18", str(tmp_path / f"{name}.pth"))
+        assert len(str(refusal.value)) < 1000
 
 
 def test_the_weights_of_a_run_must_be_all_of_its_model(tmp_path):
