@@ -29,7 +29,7 @@ INTENDED_USE = (
     "Research only. This is not a medical device and nothing it says is a diagnosis. It was measured on the data "
     "named under `run` alone; on images of other centers, devices and patients it may be wrong far more often.")
 MAX_OUTLIER_BYTES = 64_000_000
-READINGS = (1, READING)  # rules that read an image as now; of version 1 only some rare files differ, which it cut or refused
+READINGS = (1, READING)  # rules that read images as now, but for rare files that version 1 cut or refused
 POINT_KEYS = {"class", "target", "threshold", "test"}
 EXTRA_KEYS = set().union(*EXTRA.values())
 
