@@ -26,6 +26,7 @@ TIFF_STARTS = (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: Image.Transpose.FLIP_TOP_BOTTOM,
          5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
          8: Image.Transpose.ROTATE_90}  # EXIF orientation -> what undoes it
+EXIF = ("exif", "Raw profile type exif")  # where Pillow keeps it
 MAX_PIXELS = "BUSFAST_MAX_PIXELS"  # environment variable that takes --max_pixels to the processes of a command
 
 
@@ -110,7 +111,7 @@ def orientation(image: Image.Image) -> int:
     """Returns the orientation in the EXIF data of an image, 1 to 8; 1 if it has none, or damaged ones. Unlike Pillow it
     heeds no XMP, as hardly any other reader does."""
     bare = Image.Image()
-    bare.info = {name: image.info[name] for name in ("exif", "Raw profile type exif") if name in image.info}
+    bare.info = {name: image.info[name] for name in EXIF if name in image.info}
     try:
         value = bare.getexif().get(0x0112, 1)
         return value if value in TURNS else 1
@@ -157,8 +158,12 @@ def _raw_modes(image: Image.Image) -> list[str]:
 
 
 def _turn(image: Image.Image, orientation: int | None) -> Image.Image:
-    """Undoes an orientation."""
-    return image.transpose(TURNS[orientation]) if orientation in TURNS else image
+    """Undoes an orientation, and forgets it."""
+    if orientation not in TURNS:
+        return image
+    image = image.transpose(TURNS[orientation])
+    image.info = {name: value for name, value in image.info.items() if name not in EXIF}
+    return image
 
 
 def _read_deep(data: bytes, gray: bool = False) -> Image.Image:

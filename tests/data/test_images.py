@@ -118,6 +118,7 @@ def test_an_image_is_turned_upright_by_its_exif(tmp_path, rgb, gray, kind, orien
     array = {"rgb": rgb, "gray": gray, "deep": gray.astype(np.uint16) * 16}[kind.partition(".")[0]]
     turned, plain = saved(array, tmp_path / kind, exif=exif), saved(array, tmp_path / f"plain_{kind}")
     assert (pixels(turned) == UPRIGHT[orientation](pixels(plain))).all()
+    assert (pixels(read_image(turned)) == pixels(turned)).all()  # once
 
 
 @pytest.mark.filterwarnings("ignore")  # Pillow's own

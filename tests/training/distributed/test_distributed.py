@@ -145,7 +145,7 @@ def test_a_table_that_is_wrong_is_refused_once(workdir, phantom_folder):
     Path("own/table.csv").write_text((phantom_folder / "table.csv").read_text().replace(",benign,", ",bening,", 1))
     before = files("own", "results", "models")
     statuses, out, err = Ranks(2, ["train", "--data=own", "--pipeline=phantom"]).wait()
-    assert statuses[0] == 2 and statuses[1] != 0 and err.count("bening") == 1
+    assert statuses[0] == 2 and statuses[1] != 0 and err.count("Did you mean 'benign'") == 1
     assert str(ROOT / "busfast") not in err  # no traceback
     assert files("own", "results", "models") == before
 
