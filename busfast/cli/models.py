@@ -74,8 +74,8 @@ def predict(inputs: str, *, run: str = None, model: str = None, out: str = "pred
     decision (by the operating point's threshold), outlier (above 1: unlike the training images), reason.
 
     Args:
-        inputs: an image, a folder (with its subfolders), a data folder (the images of its table.csv), a CSV file with
-            a column image, a quoted pattern such as 'scans/*.png', or - for names from standard input.
+        inputs: an image, a folder (with its subfolders, without masks), a data folder (the images of its table.csv), a
+            CSV file with a column image, a quoted pattern such as 'scans/*.png', or - for names from standard input.
         run: name of a run, such as phantom/stratified.
         model: an exported model instead, such as models/phantom/stratified/bundle.
         out: the CSV file to write.

@@ -10,6 +10,7 @@ from busfast.data.finder import Finder, files_below
 from busfast.data.paths import locate, read_source_folders
 from busfast.data.sources.columns import usual_column
 from busfast.data.sources.listing import CLUTTER
+from busfast.data.sources.pairs import pair_masks
 from busfast.errors import UserError
 from busfast.pipelines.dataloaders import list_images
 from busfast.text import counted
@@ -49,7 +50,7 @@ def list_inputs(inputs: str | Path) -> tuple[list[str], list[Path]]:
     if os.path.isfile(path / "table.csv"):  # a data folder: its images, not its masks
         path /= "table.csv"
     if path.suffix.lower() != ".csv":
-        names = list_images(path)
+        names = _without_masks(path, list_images(path)) if os.path.isdir(path) else list_images(path)
         return names, [Path(name) for name in names]
     header, rows, _ = read_rows(path, ())
     if (column := usual_column("image", header)) is None:
@@ -69,3 +70,14 @@ def list_inputs(inputs: str | Path) -> tuple[list[str], list[Path]]:
         row, file = found[0]
         print(f"  {counted(len(found), 'image')} found by name, such as {file} for '{names[row]}'", flush=True)
     return names, paths
+
+
+def _without_masks(folder: Path, names: list[str]) -> list[str]:
+    """Leaves out the masks of images in a folder, as `prepare` tells them; prints how many."""
+    inside = {Path(name).relative_to(folder).as_posix(): name for name in names}
+    images = pair_masks(list(inside), folder).masks
+    if not images or len(images) == len(inside):
+        return names
+    masks = [inside[name] for name in inside if name not in images]
+    print(f"  {counted(len(masks), 'file')} left out as masks of images, such as {masks[0]}", flush=True)
+    return [inside[name] for name in inside if name in images]

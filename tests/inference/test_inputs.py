@@ -28,6 +28,16 @@ def test_a_list_of_images_that_are_there_says_nothing(tmp_path, capsys):
     assert list_inputs(tmp_path / "list.csv")[1] == [Path(tmp_path / "a.png")] and capsys.readouterr().out == ""
 
 
+def test_masks_beside_images_get_no_row_and_that_is_said(tmp_path, capsys):
+    for name in ("a/1.png", "a/1_mask.png", "b/2.png", "b/masks/2.png", "b/other_view.png"):
+        (tmp_path / name).parent.mkdir(parents=True, exist_ok=True)
+        Image.effect_noise((20, 20), 60).save(tmp_path / name)
+    names, _ = list_inputs(tmp_path)
+    assert [Path(name).relative_to(tmp_path).as_posix() for name in names] == ["a/1.png", "b/2.png", "b/other_view.png"]
+    assert "2 files left out as masks of images, such as" in capsys.readouterr().out
+    assert len(list_inputs(tmp_path / "b/masks")[0]) == 1  # asked for by name
+
+
 @pytest.mark.parametrize("header", ["file", "Image Path,note", "filename,label", "note,image"])
 def test_a_list_may_call_its_column_of_images_as_others_do(tmp_path, header):
     Image.new("L", (9, 9)).save(tmp_path / "a.png")
