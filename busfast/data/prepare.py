@@ -151,7 +151,7 @@ def _print_source(table: SourceTable, source: str, salt: str) -> None:
     counts = {label: counts[label] for label in dict.fromkeys([*order, *counts])}
     patients = table.rows["patient"][table.rows["patient"] != ""].nunique()
     text = f"{SOURCES[source].title}: {len(table)} images ({_listed(counts)})" + \
-        (f" of {patients} patients" if patients else "")
+        (f" of {counted(patients, 'patient')}" if patients else "")
     if published and counts == published:
         text += ", as published"
     elif published:
