@@ -120,6 +120,7 @@ def audit(*, split: str = None, pipeline: str = None, out: str = None, quarantin
     if clean:
         path, left = write_clean(found, clean)
         print(f"wrote {path}: {len(table) - left} images; {left} left out, see left_out.csv there")
+        print(f"Next: python -m busfast train --data={shlex.quote(str(path.parent))}")
 
 
 @with_settings(("data", "label_delim", "holdout", "folds", "seed", "valid_share", "test_share"), data="the phantom")

@@ -63,7 +63,7 @@ def format_audit(audit: Audit) -> str:
 def format_confounding(audit: Audit) -> str:
     """Returns a text on how well the center predicts the class."""
     if math.isnan(audit.cramers_v):
-        return "There is only one center, or only one class, so the center cannot predict the class."
+        return "There are no two centers and two classes, so the center cannot predict the class."
     return (f"Cramer's V is {audit.cramers_v:.2f} (0: center and class are independent; 1: the center determines the "
             f"class). Guessing the most common class of the center is right for {100 * audit.by_center:.0f}% of "
             f"images, guessing the most common class overall for {100 * audit.by_class:.0f}%: a model can gain that "

@@ -1,6 +1,8 @@
 """Reads every image of a table before training, so that broken ones are found now and not in epoch 7."""
 
+import shlex
 from dataclasses import replace
+from pathlib import Path
 
 import pandas as pd
 
@@ -47,7 +49,7 @@ def fingerprint_table(table: Table) -> pd.DataFrame:
         more = f"\n  and {len(bad) - 5} more" if len(bad) > 5 else ""
         raise UserError(f"{len(bad)} of {len(table)} images in {table.root} cannot be decoded:\n{shown}{more}"
                         "\nReplace these files, remove their rows from the table, or let busfast leave them out: "
-                        "python -m busfast audit --data=FOLDER --quarantine")
+                        f"{_audit_command(table)} --quarantine")
     return prints
 
 
@@ -72,8 +74,7 @@ def format_duplicates(table: Table, duplicates: pd.DataFrame) -> list[str]:
     if duplicates.empty:
         return []
     label, file = table.rows["label"].to_numpy(), table.file
-    look = f"; to look at them: python -m busfast audit --data={file.parent if file.name == 'table.csv' else file}" \
-        if file else ""
+    look = f"; to look at them: {_audit_command(table)}" if file else ""
     kinds = duplicates["kind"].value_counts()
     found = [counted(kinds[kind], f"{kind} pair") for kind in ("identical", "near-duplicate") if kind in kinds]
     notes = [f"{', '.join(found)}: each stays on one side of a split that busfast makes{look}"]
@@ -84,3 +85,9 @@ def format_duplicates(table: Table, duplicates: pd.DataFrame) -> list[str]:
     if len(conflicts) > 3:
         notes.append(f"warning: and {len(conflicts) - 3} more such pairs")
     return notes
+
+
+def _audit_command(table: Table) -> str:
+    """Returns the command that audits a table, or a folder of class folders."""
+    file = table.file or Path("FOLDER")
+    return f"python -m busfast audit --data={shlex.quote(str(file.parent if file.name == 'table.csv' else file))}"

@@ -13,7 +13,15 @@ import pandas as pd
 import PIL
 from PIL import Image
 
-from busfast.data.images import is_deep_color, lacks_end, open_image, read_image, why_unreadable
+from busfast.data.images import (
+    TOO_MANY,
+    is_deep_color,
+    lacks_end,
+    open_image,
+    pixel_limit,
+    read_image,
+    why_unreadable,
+)
 from busfast.errors import UserError
 from busfast.files import atomic, cache_folder
 from busfast.processes import cores
@@ -44,7 +52,7 @@ def fingerprint_images(paths: Sequence[str | Path], threads: int | None = None) 
     file = cache_file(list(stamps))
     cached = read_cache(file)
     prints = {name: cached[name] for name in stamps if name in cached and cached[name]["stamp"] == stamps[name]
-              and not cached[name]["reason"].startswith(("DicomError", "UserError"))}  # a decoder may be installed now
+              and not _depends(cached[name])}
     unread = [name for name in stamps if name not in prints]
     try:
         with warnings.catch_warnings(), ThreadPoolExecutor(threads or cores()) as pool:
@@ -61,6 +69,12 @@ def fingerprint_images(paths: Sequence[str | Path], threads: int | None = None) 
             write_cache(file, others | {name: row for name, row in prints.items() if row["stamp"] is not None})
     columns = ["reason", *UNREADABLE]
     return pd.DataFrame({column: [prints[name][column] for name in names] for column in columns}, columns=columns)
+
+
+def _depends(row: dict) -> bool:
+    """Returns whether what is known of an image may be another now: by the limit of pixels, or a decoder of DICOM."""
+    return row["reason"].startswith((TOO_MANY, "DicomError", "UserError")) or \
+        row["width"] * row["height"] > (pixel_limit() or np.inf)
 
 
 def fingerprint(path: str) -> dict:

@@ -27,6 +27,7 @@ TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: I
          5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
          8: Image.Transpose.ROTATE_90}  # EXIF orientation -> what undoes it
 EXIF = ("exif", "Raw profile type exif")  # where Pillow keeps it
+TOO_MANY = "too many pixels to decode"
 MAX_PIXELS = "BUSFAST_MAX_PIXELS"  # environment variable that takes --max_pixels to the processes of a command
 
 
@@ -88,13 +89,17 @@ def open_image(source: Any) -> Image.Image:
     try:
         return Image.open(file, formats=FORMATS)
     except Image.DecompressionBombError as error:  # Pillow hides the size
-        size = str(error).partition("(")[2].partition(")")[0] or "too many pixels"
-        raise TooManyPixels(f"too many pixels to decode: {size}; the limit is {pixel_limit()} (--max_pixels)") from None
+        raise _too_many(str(error).partition("(")[2].partition(" ")[0]) from None
     except UnidentifiedImageError:
         with io.BytesIO(source) if isinstance(source, bytes) else open(file, "rb") as opened:
             if opened.read(4) in TIFF_STARTS:
                 return _read_tiff(opened)
         return open_dicom(file)
+
+
+def _too_many(count: int | str) -> TooManyPixels:
+    return TooManyPixels(f"{TOO_MANY}: {count}; the limit is {pixel_limit()} (if the file is right: "
+                         f"--max_pixels={count})")
 
 
 def pixel_limit() -> int | None:
@@ -104,7 +109,7 @@ def pixel_limit() -> int | None:
 
 def set_pixel_limit(limit: int) -> None:
     """Sets `pixel_limit`, which is Pillow's own."""
-    Image.MAX_IMAGE_PIXELS = max(1, limit // 2)
+    Image.MAX_IMAGE_PIXELS = max(1, (limit + 1) // 2)
 
 
 def orientation(image: Image.Image) -> int:
@@ -187,7 +192,7 @@ def _read_tiff(file: Any, number: int = 0) -> Image.Image:
     with tifffile.TiffFile(file) as opened:
         page = opened.pages[number]
         if pixel_limit() and page.imagewidth * page.imagelength > pixel_limit():
-            raise TooManyPixels(f"too many pixels to decode: {page.imagewidth} x {page.imagelength} (--max_pixels)")
+            raise _too_many(page.imagewidth * page.imagelength)
         if page.photometric not in (0, 1, 2) or page.imagedepth > 1:
             raise ValueError(f"TIFF of the kind {page.photometric.name} and {page.bitspersample} bits cannot be read: "
                              "save it as RGB or gray")

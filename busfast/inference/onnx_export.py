@@ -27,6 +27,11 @@ PREPROCESSING = (
     "Probabilities are {probabilities}.")
 
 
+def require_onnx() -> None:
+    """Raises UserError if a package is missing: torch's exporter would find that out only after a while."""
+    require_package("onnxscript", "--format=onnx needs ONNX and ONNX Runtime", INSTALL_ONNX)
+
+
 def export_onnx(model: nn.Module, facts: Mapping[str, Any], features: bool) -> bytes:
     """Exports a model for any batch size: input `images`, outputs `logits` and, optionally, `features`.
 
@@ -36,8 +41,7 @@ def export_onnx(model: nn.Module, facts: Mapping[str, Any], features: bool) -> b
     The model must be in eval mode, on the CPU; `facts` as for `write_bundle`. Raises UserError if packages are missing
     or torch cannot export the model.
     """
-    # torch's exporter needs it, and finds that out only after a while
-    require_package("onnxscript", "--format=onnx needs ONNX and ONNX Runtime", INSTALL_ONNX)
+    require_onnx()
     size, names = facts["input"]["size"], ["logits", "features"][:1 + features]
     x = torch.zeros(2, 3, size, facts["input"].get("width", size))
     probabilities = "sigmoid(logits), of each label" if facts.get("label_delim") else "softmax(logits / temperature)"

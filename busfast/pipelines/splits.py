@@ -13,7 +13,7 @@ from busfast.data.generators import generate
 from busfast.data.labels import CLASSES, split_labels
 from busfast.data.leaks import check_leaks, find_leaks, format_leaks
 from busfast.data.open_data import find_data
-from busfast.data.split import Split, count_parts, split_folds, split_table
+from busfast.data.split import SPLITS, Split, count_parts, split_folds, split_table
 from busfast.data.table import Table
 from busfast.errors import UserError, choose
 from busfast.pipelines.config import Config, folder_name
@@ -197,7 +197,7 @@ def split_images(table: Table, config: Config, splits: Sequence[str], *, fold: s
 def _check_split(split: Split, duplicates: pd.DataFrame | None, config: Config, allow_leaks: bool) -> Split:
     """Prints the size of a split's parts, and looks for leaks."""
     print(f"split: {split.name}" + (f", fold {split.fold}" if split.fold else ""))
-    for note in split.notes:
+    for note in (*split.notes, *_came_with(split)):
         print(f"  {note}")
     for part, row in count_parts(split, config.classes, config.label_delim).iterrows():
         counts = [f"{count} {label}" for label, count in row.items()] if len(row) <= MANY else \
@@ -206,3 +206,14 @@ def _check_split(split: Split, duplicates: pd.DataFrame | None, config: Config, 
     leaks = find_leaks(split, NO_DUPLICATES if duplicates is None else duplicates)
     check_leaks(leaks, allow_leaks)
     return replace(split, leaks=format_leaks(leaks))
+
+
+def _came_with(split: Split) -> list[str]:
+    """Returns a warning if a split mixes the parts that the images came in."""
+    if split.name not in SPLITS or split.name == "given" or "original_split" not in split.rows:
+        return []
+    counts = split.rows["original_split"].replace("", "none").value_counts().sort_index()
+    if not {*counts.index} - {"none"}:
+        return []
+    parts = ", ".join(f"{part} ({count})" for part, count in counts.items())
+    return [f"warning: the images came divided into {parts}, which this split mixes; to keep that: --split=given"]

@@ -26,7 +26,7 @@ from busfast.inference.engines import (
     supports_features,
 )
 from busfast.inference.fastai_export import export_learner
-from busfast.inference.onnx_export import export_onnx
+from busfast.inference.onnx_export import export_onnx, require_onnx
 from busfast.inference.outlier import QUANTILE, Outlier, coarsen, fit_outlier, is_colorful
 from busfast.inference.run_model import load_run_model
 from busfast.inference.stream import stream
@@ -62,6 +62,8 @@ def export_run(run: Run, formats: Sequence[str], *, target: float = TARGET, posi
         UserError: weights, images or a package are missing; a form disagrees (nothing is written).
     """
     formats = [choose("format", name, FORMATS) for name in formats]
+    if "onnx" in formats:
+        require_onnx()
     config, record = run.read_config()
     learn = load_run_model(run.best_weights(), config, record, device=device, threads=threads)
     facts = describe_run(run, target=target, positive=positive)

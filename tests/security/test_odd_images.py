@@ -75,7 +75,7 @@ def test_too_many_pixels_are_refused_from_the_header_with_the_number_and_the_lim
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", Image.DecompressionBombWarning)
             for read in (read_image, open_image):
-                with pytest.raises(ValueError, match=r"too many pixels to decode: \d+ (x \d+|pixels).* limit is 17"):
+                with pytest.raises(ValueError, match=r"too many pixels to decode: \d+; the limit is 17"):
                     read(source)
     assert (tmp_path / name).stat().st_size < 10_000
 
@@ -86,7 +86,7 @@ def test_what_is_below_the_limit_is_read_and_the_limit_is_pillows(tmp_path, monk
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 599)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", Image.DecompressionBombWarning)
-        with pytest.raises(ValueError, match="1200 pixels; the limit is 1198 .--max_pixels."):
+        with pytest.raises(ValueError, match="1200; the limit is 1198 .if the file is right: --max_pixels=1200."):
             read_image(tmp_path / "pages.tif")
     monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", None)
     assert read_image(tmp_path / "pages.tif").size == (40, 30)
@@ -109,11 +109,11 @@ def test_train_audit_and_explain_say_which_image_has_too_many_pixels(exported_ru
     image = images()[0]
     image.write_bytes(BOMBS["e.png"])
     said = refused("train", capsys)
-    assert f"{image.name}: too many pixels to decode: 196000000 pixels" in said
+    assert f"{image.name}: too many pixels to decode: 196000000" in said
     assert f"{image} cannot be read: too many pixels to decode" in refused(f"explain --run={RUN} --images={image}",
                                                                            capsys)
     assert main(["audit"]) == 0
-    assert "196000000 pixels" in (exported_run / "data" / "phantom" / "audit" / "audit.csv").read_text()
+    assert "196000000" in (exported_run / "data" / "phantom" / "audit" / "audit.csv").read_text()
 
 
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with names")

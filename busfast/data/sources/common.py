@@ -114,7 +114,7 @@ def keep_present(rows: Sequence[tuple[int, dict]], root: Path, file: Path, optio
     if not options.partial:
         near = places.finder(name) if places.finder else []
         way_out = ("Correct the paths, name the folder that holds the images (prepare --images=FOLDER)" if own else
-                   "Download the set again") + ", or leave these rows out: --partial."
+                   "Download the set again") + ", or leave these rows out (prepare --partial)."
         raise UserError(f"{file}: {counts} of its {len(rows)} rows are not in {root}, e.g. row {line}: '{name}'"
                         + (f" (which may be {' or '.join(near[:3])})" if near else "") + f". {way_out}")
     absent = {name for names in missing.values() for _, name in names}

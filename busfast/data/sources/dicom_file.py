@@ -202,7 +202,7 @@ def need_pydicom() -> ModuleType:
         import pydicom
         import pydicom.pixels  # new in pydicom 3
     except ImportError:
-        raise UserError("DICOM files need pydicom 3 or newer: pip install 'pydicom>=3'.") from None
+        raise UserError("DICOM files need pydicom 3 or newer: pip install 'pydicom>=3'") from None
     # Not for a while: files are read in threads, which would undo each other's settings.
     logging.getLogger("pydicom").setLevel(logging.CRITICAL)
     warnings.filterwarnings("ignore", module="pydicom")

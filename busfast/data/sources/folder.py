@@ -1,6 +1,7 @@
 """A folder with one folder per class, of images or DICOM files."""
 
 import re
+import shlex
 from collections import Counter
 from hashlib import blake2b
 from pathlib import Path, PurePosixPath
@@ -21,6 +22,7 @@ from busfast.data.sources.listing import (
 from busfast.data.sources.pairs import are_drawn, cell, is_image_folder, pair_masks
 from busfast.data.split import PARTS
 from busfast.data.table import CLASSES
+from busfast.errors import UserError
 from busfast.text import MANY, counted
 
 TITLE = "folder"
@@ -127,6 +129,10 @@ def make(root: Path, images: list[str], dicom: list[str], others: list[str], opt
     else:
         for record in records:
             del record["original_split"]
+    tables = [name for name in others if name.lower().endswith((".csv", ".tsv", ".xlsx"))]
+    if tables and not records:
+        raise UserError(f"{root} has no class folders with images, but a table, {tables[0]}. If it names the images: "
+                        f"python -m busfast prepare --source=csv --path={shlex.quote(str(root / tables[0]))}")
     return make_table(records, root, options, notes, dicom=[record["image"] for record in records
                                                             if record["image"] in tags.patients])
 

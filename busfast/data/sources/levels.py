@@ -92,11 +92,14 @@ def read_levels(root: Path, paths: Mapping[str, tuple[str, ...]], known: Mapping
     above = [depth for depth in unused if depth < level and (found is None or any(
         map(CENTER.search, levels[depth].names)))]
     if above and not patient_from:
-        outer = min(levels[above[0]].names)
-        raise UserError(f"{root}: the class folders lie in {levels[above[0]]}. If '{outer}' is a center, prepare the "
-                        f"folder of each center as its own source: --source=folder,folder --path={root / outer},... "
-                        f"If it is no center: {_command(root, 'folder')} takes "
-                        f"{levels[above[0] if found is None else found]} for patients, and none no folders")
+        outer = sorted(levels[above[0]].names)
+        sources = ",".join(["folder"] * len(outer))
+        paths_of_all = shlex.quote(",".join(str(root / name) for name in outer))
+        raise UserError(f"{root}: the class folders lie in {levels[above[0]]}. If these are centers, prepare the "
+                        f"folder of each as its own source: python -m busfast prepare --source={sources} "
+                        f"--path={paths_of_all} --center={shlex.quote(','.join(outer))} --out=data/NAME. If they are "
+                        f"no centers: {_command(root, 'folder')} takes {levels[above[0] if found is None else found]} "
+                        "for patients; with --patient_from=none, no folders are patients.")
     notes = [f"the folders {levels[depth]} ({len(levels[depth])}) mean neither a class nor a patient, and are not used"
              for depth in unused]
     if found is None:

@@ -32,8 +32,7 @@ def read_workbook(path: Path) -> tuple[list[list[str]], list[str]]:
     try:
         import openpyxl
     except ImportError:
-        raise UserError(f"{path} is an Excel workbook, which needs openpyxl: pip install openpyxl. "
-                        "Or save it as CSV.") from None
+        raise UserError(f"{path} is an Excel workbook, which needs openpyxl: pip install openpyxl") from None
     try:
         with zipfile.ZipFile(path) as packed:
             size = sum(part.file_size for part in packed.infolist())

@@ -43,7 +43,7 @@ def choose_trackers(names: str | None) -> tuple[str, ...]:
         try:
             _tracker_class(name)
         except ImportError as error:
-            raise UserError(f"--tracker={name} is not available here ({error}): pip install {name}. Or leave it out."
+            raise UserError(f"--tracker={name} is not available here ({error}). Leave it out, or: pip install {name}"
                             ) from error
     return chosen
 

@@ -52,7 +52,7 @@ def test_masks_beside_the_images_are_not_taken_for_images(tmp_path):
 def test_center_folders_are_not_guessed(tmp_path):
     for center in ("Hospital A", "Hospital B"):
         image(tmp_path / center / "benign" / "a.png")
-    assert "If 'Hospital A' is a center" in refusal("folder", tmp_path)
+    assert "If these are centers, prepare the folder of each as its own source" in refusal("folder", tmp_path)
 
 
 def test_a_folder_without_images_has_0_images(tmp_path):
