@@ -14,6 +14,7 @@ MAX_BYTES = 200_000  # PyYAML takes about a second for 100,000
 MAX_VALUES, MAX_DEPTH = 50_000, 20  # with all aliases written out
 MAX_DIGITS = 400  # of a number; one of base 60, 1:1:1:..., would take minutes
 NAMES = ("classes", "holdout")  # keys whose items are names, as they stand: yes, no, null, 007 and dates, too
+NAME = "positive"  # a key whose value is one
 NUMBERS = ("tag:yaml.org,2002:int", "tag:yaml.org,2002:float")
 READ_AS = (*NUMBERS, *(f"tag:yaml.org,2002:{kind}" for kind in ("bool", "null", "timestamp")))
 
@@ -36,10 +37,10 @@ class _StrictLoader(yaml.SafeLoader):
                 raise yaml.constructor.ConstructorError(None, None, f"the key '{key}' is given twice", node.start_mark)
             seen.add(key)
         for key, value in node.value:
-            if key.value in NAMES and isinstance(value, yaml.SequenceNode):
-                for item in value.value:
-                    if item.tag in READ_AS:
-                        item.tag = "tag:yaml.org,2002:str"
+            named = key.value in NAMES and isinstance(value, yaml.SequenceNode)
+            for item in value.value if named else [value] if key.value == NAME else ():
+                if item.tag in READ_AS:
+                    item.tag = "tag:yaml.org,2002:str"
         return super().construct_mapping(node, deep)
 
 

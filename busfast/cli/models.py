@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from busfast.cli.flags import MODEL, model_flags, with_settings
-from busfast.errors import UserError, check_range
+from busfast.errors import UserError, check_range, choose
 from busfast.imports import heavy_imports
 from busfast.pipelines.config import Config
 from busfast.pipelines.settings import convert
@@ -20,16 +20,18 @@ def export(*, run: str, format: str = "bundle", target: float = 0.9, positive: s
         format: bundle (models/RUN/bundle: plain files, no pickle), onnx (into the bundle), learner
             (models/RUN/learner.pkl for fastai's load_learner, a pickle), separated by commas.
         target: predict decides with the threshold for this sensitivity, if the run was evaluated.
-        positive: the class that the threshold is for. Default: malignant, else the last class.
+        positive: the class that the threshold is for. Default: see evaluate.
         settings: how to run the model for the outlier score.
     """
     found = find_run(run)
     flags = model_flags(**settings)
     with heavy_imports():
-        from busfast.results.evaluation import check_request
+        from busfast.results.evaluation import check_target
         from busfast.results.export import export_run
 
-    target, positive = check_request(found.read_config()[0].classes, target, positive)
+    target = check_target(target)
+    if positive is not None:
+        choose("class", positive, found.read_config()[0].classes)
     formats = [word.strip() for word in format.split(",") if word.strip()]
     try:
         written = export_run(found, formats, target=target, positive=positive, **flags)

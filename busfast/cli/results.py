@@ -27,7 +27,9 @@ def evaluate(*, run: str = None, data: str = None, model: str = None, target: fl
         data: another labelled set, in any form that train takes.
         model: with --data, an exported model in the place of a run, such as models/phantom/stratified/bundle.
         target: sensitivity for the positive class on the validation part for which to choose a threshold, besides 0.9.
-        positive: the class that the thresholds are for. Default: malignant, else the last class.
+        positive: the class that the thresholds are for; recorded for the other verbs. Default: as recorded, else the
+            key positive of the pipeline file, else malignant, else of two classes the one beside normal, healthy,
+            control, negative or no finding; else it has to be given.
         again: predict again even if these weights were scored before.
         settings: how to run the model.
     """
@@ -95,7 +97,7 @@ def report(*, run: str, target: float = 0.9, positive: str = None) -> None:
     Args:
         run: name of a run that evaluate has scored.
         target: sensitivity for the positive class on the validation part for which to choose a threshold, besides 0.9.
-        positive: the class that the thresholds are for. Default: malignant, else the last class.
+        positive: the class that the thresholds are for. Default: see evaluate.
     """
     found = find_run(run)
     from busfast.results.report import write_report

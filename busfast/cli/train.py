@@ -66,6 +66,10 @@ def train(*, split: str = None, pipeline: str = None, preset: str = None, fold: 
     name, config, splits, table = _configure(split, pipeline, preset, settings, several=True)
     if config.label_delim and (wrong := [verb for verb in following if verb != "evaluate"]):
         raise UserError(f"--then={','.join(wrong)} is for images of one label. With label_delim: --then=evaluate.")
+    if following and not config.label_delim:
+        from busfast.pipelines.positive import require_positive
+
+        require_positive(config, name)  # evaluate would ask after the training
     with heavy_imports():
         from busfast.pipelines.splits import list_seeds, name_run, open_table, split_images
         from busfast.training.build import check_environment
@@ -99,7 +103,9 @@ def train(*, split: str = None, pipeline: str = None, preset: str = None, fold: 
         for run, seed_config, made in runs:
             done = train_run(name, seed_config, run, made, options)
             for verb, function in THEN.items():  # in this order, whatever the order of --then
-                if verb in following or (following and verb == "evaluate"):  # which the others need
+                if verb == "evaluate" and following:  # which the others need
+                    function(run=done.name, positive=config.positive or None)
+                elif verb in following:
                     function(run=done.name)
     if 1 < len(runs) > len(failed):
         compare()
@@ -110,7 +116,7 @@ def train(*, split: str = None, pipeline: str = None, preset: str = None, fold: 
 
 @with_settings(without("folds", "freeze", "freeze_after", "unfreeze_after", "epochs", "lr", "lr_min", "lr_mult",
                        "warmup", "accumulate", "clip", "ema", "tta", "metrics", "patience", "monitor", "split_seed",
-                       "schedule", "mixup", "cutmix"))
+                       "schedule", "mixup", "cutmix", "positive"))
 def lr_find(*, split: str = None, pipeline: str = None, fold: str = None, learner: str = None, set: str = None,
             **settings: Any) -> None:
     """Suggests a learning rate (fastai's finder) and draws results/PIPELINE/lr_find-SPLIT/lr_find.png.

@@ -12,6 +12,7 @@ from busfast.errors import choose
 from busfast.text import composed, counted
 
 CLASSES = ("normal", "benign", "malignant")  # of breast ultrasound and bone radiographs; first, where they occur
+HEALTHY = ("normal", "healthy", "control", "negative", "nofinding")  # as `plain` writes them; before all others
 
 
 def match_label(label: str, classes: tuple[str, ...]) -> str:
@@ -22,9 +23,9 @@ def match_label(label: str, classes: tuple[str, ...]) -> str:
 
 
 def find_classes(labels: Iterable[str]) -> dict[str, str]:
-    """Returns the class of each label as written, in the model's order: `CLASSES` where they occur, then the others,
-    sorted; numbers by value. Spellings that differ in case, spaces, '-' and '_' are one class, named like the most
-    frequent of them."""
+    """Returns the class of each label as written, in the model's order: `HEALTHY` and `CLASSES` where they occur, then
+    the others, sorted; numbers by value. Spellings that differ in case, spaces, '-' and '_' are one class, named like
+    the most frequent of them."""
     counts = Counter(labels)
     if all(math.isfinite(_number(label)) for label in counts):
         return {label: label for label in sorted(counts, key=lambda label: (_number(label), label))}
@@ -32,7 +33,9 @@ def find_classes(labels: Iterable[str]) -> dict[str, str]:
     for label, _ in sorted(counts.items(), key=lambda item: (-item[1], item[0])):
         names.setdefault(plain(label), label)
     found = {label: names[plain(label)] for label in counts}
-    order = [name for name in CLASSES if name in found.values()] + sorted({*found.values()} - {*CLASSES})
+    first = list(dict.fromkeys((*HEALTHY, *CLASSES)))
+    order = sorted({*found.values()},
+                   key=lambda name: (first.index(plain(name)) if plain(name) in first else len(first), name))
     return {label: name for name in order for label in sorted(found) if found[label] == name}
 
 

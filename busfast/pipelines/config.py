@@ -69,6 +69,11 @@ class Config:
                                            "images", flag=False)
     label_delim: str = setting("", "character between the labels of an image that has several; training is then "
                                    "multi-label", flag=True)
+    positive: str = setting("", "the class whose sensitivity and thresholds are reported; default: malignant, else of "
+                                "two classes the one beside normal, healthy, control, negative or no finding; else "
+                                "evaluate asks",
+                            choices=lambda config: config.classes if config.positive and config.classes
+                            else (config.positive,))
     splits: tuple[str, ...] = setting(("stratified", "center_holdout"), "what --split=all trains, in turn",
                                       choices=_splits, flag=False)
     valid_share: float = setting(0.15, "share of the validation part", low=0.01, high=0.9)
@@ -196,7 +201,7 @@ class Config:
         if self.loss not in ("auto", "bce"):
             raise UserError(f"loss={self.loss} is for images of one label; label_delim='{self.label_delim}' means "
                             "several. Use loss=bce.")
-        for name in ("label_smoothing", "mixup", "cutmix", "metrics"):
+        for name in ("positive", "label_smoothing", "mixup", "cutmix", "metrics"):
             if value := getattr(self, name):
                 raise UserError(f"{name}={format_value(value)} is not possible with label_delim='{self.label_delim}' "
                                 "(several labels an image). Leave it out.")

@@ -16,8 +16,8 @@ from busfast.training.runs import Run
 
 IN_DOMAIN, HELD_OUT = ("stratified", "kfold"), ("center_holdout", "leave_one_center_out")
 COLUMNS = ["a", "b", "images", "score", "value_a", "value_b", "difference", "low", "high", "recipe"]
-# Settings that say where a run was trained and tested, not how.
-NOT_RECIPE = ("data", "source", "splits", "holdout", "folds", "device", "threads", "cache")
+# Settings that say where a run was trained and tested and what is reported of it, not how it was trained.
+NOT_RECIPE = ("data", "source", "positive", "splits", "holdout", "folds", "device", "threads", "cache")
 
 
 def compare_tests(runs: list[Run]) -> pd.DataFrame:
@@ -27,7 +27,7 @@ def compare_tests(runs: list[Run]) -> pd.DataFrame:
     or if one was tested on its training centers and the other on a held-out one.
 
     Returns:
-        A row per pair and score (macro AUC, balanced accuracy, sensitivity of the positive class), columns `COLUMNS`:
+        A row per pair and score (macro AUC, balanced accuracy, sensitivity of their positive class), columns `COLUMNS`:
         difference is b - a, low and high hold 95% of the draws, recipe names the settings in which the two differ.
     """
     evaluated = [(run, *_read(run)) for run in runs
@@ -44,7 +44,8 @@ def compare_tests(runs: list[Run]) -> pd.DataFrame:
             recipe = [differing_settings(config_a, config_b), "members" if members_a != members_b else ""]
             both = {"a": a.name, "b": b.name, "images": "same" if same else "different",
                     "recipe": ", ".join(filter(None, recipe))}
-            rows += [both | row for row in _rows(test_a, test_b, config_a.classes, same)]
+            positives = {choose_positive(a, config_a), choose_positive(b, config_b)} - {""}
+            rows += [both | row for row in _rows(test_a, test_b, config_a.classes, sorted(positives), same)]
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
@@ -66,8 +67,9 @@ def differing_settings(first: Config, second: Config) -> str:
     return ", ".join(name for name, value in recipe_of(first).items() if value != other[name])
 
 
-def _rows(test_a: pd.DataFrame, test_b: pd.DataFrame, classes: tuple[str, ...], same: bool) -> list[dict]:
-    shown = ["macro_auc", "balanced_accuracy", f"sensitivity_{choose_positive(classes)}"]
+def _rows(test_a: pd.DataFrame, test_b: pd.DataFrame, classes: tuple[str, ...], positives: list[str],
+          same: bool) -> list[dict]:
+    shown = ["macro_auc", "balanced_accuracy", *(f"sensitivity_{name}" for name in positives)]
     values, draws = [], []
     for number, test in enumerate((test_a, test_b)):
         measure = partial(score, *arrays(test, classes), classes=classes)

@@ -17,7 +17,7 @@ from busfast.inference.load_bundle import MAX_MEMBERS
 from busfast.inference.run_model import join_states, run_image
 from busfast.pipelines.config import Config, folder_name
 from busfast.results.evaluation import choose_positive, format_interval
-from busfast.results.predictions import check_weights, require_single_label
+from busfast.results.predictions import check_weights, read_positive, require_single_label
 from busfast.results.run_groups import find_groups, is_scored, pool_tests
 from busfast.results.scores import score
 from busfast.results.written import FORMAT
@@ -48,6 +48,8 @@ def make_ensemble(names: str) -> Run:
     scores of the members on images that they did not see are written to out_of_fold.csv, if each image was in the test
     part of one of them and `evaluate` has scored them.
 
+    It has the positive class that members name or `evaluate` recorded, unless they differ in it.
+
     Args:
         names: of runs, separated by commas, or of a group (see `find_groups`).
 
@@ -65,7 +67,9 @@ def make_ensemble(names: str) -> Run:
             raise UserError(f"ensemble is not for runs with tta={config.tta}. Train them without.")
     sums = {run.name: _check_member(run, record) for run, (_, record) in zip(runs, configs, strict=True)}
     _check_fit(runs, configs)
-    config, first = configs[0]
+    first = configs[0][1]
+    named = {read_positive(run, config) for run, (config, _) in zip(runs, configs, strict=True)} - {None}
+    config = replace(configs[0][0], positive=named.pop() if len(named) == 1 else "")
     same = len({file_sha256(run.results / "split.csv") for run in runs}) == 1
     root = find_data(config.data).parent
     splits = [read_split(run.results / "split.csv", root) for run in runs]
@@ -177,6 +181,6 @@ def _write_out_of_fold(ensemble: Run, runs: list[Run], splits: list[Split], conf
         return
     scores = pool_tests(runs)
     write_csv(scores.reset_index(names="score"), ensemble.results / OUT_OF_FOLD, float_format=FORMAT)
-    shown = ("macro_auc", f"sensitivity_{choose_positive(config.classes)}")
+    shown = ("macro_auc", *filter(scores.index.__contains__, [f"sensitivity_{choose_positive(ensemble, config)}"]))
     print("out of fold (each image by the member that did not see it; these are scores of the members, not of their "
           "mean): " + ", ".join(f"{name} {format_interval(scores.loc[name])}" for name in shown), flush=True)

@@ -9,8 +9,9 @@ import numpy as np
 import pandas as pd
 
 from busfast.csvfile import read_frame, write_csv
-from busfast.errors import UserError, choose
+from busfast.errors import UserError
 from busfast.pipelines.config import Config
+from busfast.pipelines.positive import plain_positive, require_positive
 from busfast.results.bootstrap import REPLICATES
 from busfast.results.calibration import calibrate, choose_threshold, fit_temperature, operate, refer
 from busfast.results.metrics import assess
@@ -19,8 +20,10 @@ from busfast.results.predictions import (
     arrays,
     predict_parts,
     read_history,
+    read_positive,
     read_predictions,
     require_single_label,
+    update_record,
 )
 from busfast.results.scores import present, score
 from busfast.results.written import FORMAT, read_intervals
@@ -28,7 +31,6 @@ from busfast.text import MANY, counted
 from busfast.training.runs import Run
 
 TARGET = 0.9
-POSITIVE = "malignant"
 
 
 @dataclass(frozen=True)
@@ -165,24 +167,28 @@ class Evaluation:
                      & (table["score"] == name)]
 
 
-def check_request(classes: tuple[str, ...], target: float | str, positive: str | None) -> tuple[float, str]:
-    """Checks the target and the positive class (None: the default) before a model is run, and returns them.
-
-    Raises:
-        UserError: the class is unknown, or the target is no sensitivity.
-    """
+def check_target(target: float | str) -> float:
+    """Returns the target as a number; UserError: it is no sensitivity."""
     try:
         number = float(target)
     except ValueError:
         number = 0
     if not 0 < number <= 1:
         raise UserError(f"target={target} is no sensitivity: give a number above 0 and up to 1, such as 0.95.")
-    return number, choose_positive(classes) if positive is None else choose("class", positive, classes)
+    return number
 
 
-def choose_positive(classes: tuple[str, ...]) -> str:
-    """Returns the default positive class: malignant, or else the last one."""
-    return POSITIVE if POSITIVE in classes else classes[-1]
+def check_request(run: Run, config: Config, target: float | str, positive: str | None) -> tuple[float, str]:
+    """Checks the target and the positive class (None: as recorded, see `choose_positive`) before a model is run, and
+    returns them. UserError: the class is unknown or has to be asked for, or the target is no sensitivity."""
+    given = read_positive(run, config) if positive is None else positive
+    return check_target(target), require_positive(config, run.name, given)
+
+
+def choose_positive(run: Run, config: Config) -> str:
+    """Returns the positive class of a run: the one that `evaluate` was given, or the pipeline file names, or else that
+    is plain from the names of its classes; "" if none is, or each image has several labels."""
+    return "" if config.label_delim else read_positive(run, config) or plain_positive(config.classes)
 
 
 def summarize(run: Run, *, target: float | str = TARGET, positive: str | None = None,
@@ -192,7 +198,7 @@ def summarize(run: Run, *, target: float | str = TARGET, positive: str | None = 
     Args:
         run: a run that `predict_parts` has predicted.
         target: a sensitivity for `positive` to reach on the validation part, in addition to 0.9.
-        positive: the class that thresholds are for; None: malignant, else the last one.
+        positive: the class that thresholds are for; None: see `choose_positive`.
         reuse: take the intervals that `evaluate` wrote, where they belong to these predictions and this request.
 
     Raises:
@@ -200,8 +206,9 @@ def summarize(run: Run, *, target: float | str = TARGET, positive: str | None = 
     """
     config, record = run.read_config()
     require_single_label(config, "report")
-    target, positive = check_request(config.classes, target, positive)
-    return make_evaluation(run, config, record, read_predictions(run, config.classes), positive, target, reuse=reuse)
+    table = read_predictions(run, config.classes)
+    target, positive = check_request(run, config, target, positive)
+    return make_evaluation(run, config, record, table, positive, target, reuse=reuse)
 
 
 def make_evaluation(run: Run, config: Config, record: dict[str, Any], table: pd.DataFrame, positive: str,
@@ -223,14 +230,16 @@ def evaluate_run(run: Run, *, target: float | str = TARGET, positive: str | None
 
     Args:
         run: a trained run.
-        target, positive: see `summarize`.
+        target, positive: see `summarize`; a positive class that is given is recorded for the other verbs.
         again, flags: see `predict_parts`.
 
     Raises:
         UserError: see `predict_parts` and `check_request`.
     """
-    check_request(run.read_config()[0].classes, target, positive)
+    check_request(run, run.read_config()[0], target, positive)
     predict_parts(run, again=again, **flags)
+    if positive:
+        update_record(run, positive=positive)
     found = summarize(run, target=target, positive=positive)
     write_tables(found)
     print_evaluation(found)
@@ -255,11 +264,9 @@ def print_evaluation(found: Evaluation) -> None:
               f"{counted(int(rows[0]['groups']), 'group')} (patients, duplicates):")
         for row in rows:
             print(f"    {row['score']:24} {format_interval(row)}")
-    last = " (the last class; another: --positive=CLASS)" if found.positive == found.config.classes[-1] != POSITIVE \
-        else ""
     for (target, threshold), rows in found.points_of_test():
         rates = {row["score"]: format_interval(row) for _, row in rows.iterrows()}
-        print(f"  {found.positive}{last} if its probability is {threshold:.3f} or more (chosen on validation for a "
+        print(f"  {found.positive} if its probability is {threshold:.3f} or more (chosen on validation for a "
               f"sensitivity of {target:g}), {found.tested}:\n    sensitivity {rates['sensitivity']}, specificity "
               f"{rates['specificity']}")
     if found.record.get("leaks"):

@@ -26,12 +26,13 @@ from busfast.inference.predictor import load_predictor
 from busfast.inference.run_model import load_run_model
 from busfast.inference.stream import predict_logits, stream_logits
 from busfast.pipelines.config import Config, folder_name, name_after
+from busfast.pipelines.positive import require_positive
 from busfast.pipelines.splits import is_phantom
 from busfast.results.evaluation import (
     TARGET,
     Evaluation,
     External,
-    check_request,
+    check_target,
     make_evaluation,
     print_evaluation,
     write_tables,
@@ -46,8 +47,10 @@ from busfast.results.predictions import (
     make_predictions,
     read_history,
     read_parts,
+    read_positive,
     read_predictions,
     refuse_unreadable,
+    update_record,
     write_predictions,
 )
 from busfast.results.report import write_pages
@@ -85,7 +88,7 @@ def evaluate_external(data: str, *, run: Run | None = None, bundle: str | Path =
     Args:
         data: the set, as `read_data` takes it.
         run, bundle: one of them: a trained run, or the folder of a bundle.
-        target, positive: see `check_request`; a bundle has its own.
+        target, positive: see `summarize`; a bundle has its own.
         again: predict even if the same weights were scored on the same images before.
         flags: bs, device and threads of the model.
 
@@ -117,6 +120,8 @@ def evaluate_external(data: str, *, run: Run | None = None, bundle: str | Path =
         if len(left_out):
             write_csv(left_out, place.results / LEFT_OUT)
         write_predictions(place, config, rows, logits)
+    if positive:
+        update_record(place, positive=positive)
     there = {name for label in rows["label"] for name in split_labels(label, delim)}
     if missing := [name for name in config.classes if name not in there]:
         found.append(f"no image of class {', '.join(missing)}: what needs one is not defined; means over the other "
@@ -137,10 +142,10 @@ def _check_request(subject: Subject, target: float | str, positive: str | None) 
         if positive:
             raise UserError(f"--positive={positive}: {subject.flag} has images of several labels, and a threshold for "
                             "each. Leave it out.")
-        return check_request(config.classes, target, None)
+        return check_target(target), ""
     if points and positive is None:
         positive = points[0]["class"]
-    number, positive = check_request(config.classes, target, positive)
+    number, positive = check_target(target), require_positive(config, subject.flag, positive)
     if points:
         choose("class with a threshold in this bundle", positive, {point["class"] for point in points})
         choose("target of this bundle", f"{number:g}", [f"{point['target']:g}" for point in points])
@@ -205,20 +210,23 @@ def _of_run(run: Run, data: str, **flags) -> Subject:
         return predict_logits(load_run_model(run.best_weights(), config, record, **flags), paths)
 
     seen = read_split(run.results / "split.csv", own.parent).only("train", "valid")
+    config = replace(config, positive=read_positive(run, config) or "")
     return Subject(f"{run.name}/{EXTERNAL}", f"--run={run.name}", config, record, weights, predict, source, valid,
                    seen=seen)
 
 
 def _of_bundle(folder: Path, *, bs: int = Config.bs, device: str = "auto", threads: int = 0) -> Subject:
     facts = read_bundle(folder).facts
+    trained = facts["run"] if isinstance(facts["run"], dict) else {}
+    settings = trained.get("config")
     config = Config(classes=tuple(facts["classes"]), arch=facts["architecture"],
-                    label_delim=facts.get("label_delim", ""))
+                    label_delim=facts.get("label_delim", ""),
+                    positive=settings.get("positive", "") if isinstance(settings, dict) else "")
 
     def predict(paths: Sequence[Path]) -> tuple[np.ndarray, list[str]]:
         engine = load_predictor(folder, device=device, threads=threads).engine
         return stream_logits(engine, paths, len(config.classes), bs=bs, threads=threads)
 
-    trained = facts["run"] if isinstance(facts["run"], dict) else {}
     source = "calibration and thresholds: as in the bundle" if facts["operating_points"] else \
         "calibration and thresholds: none in the bundle, as its run was not evaluated before the export"
     return Subject(f"{EXTERNAL}/{folder_name(str(trained.get('name') or name_after(folder)))}", f"--model={folder}",

@@ -12,7 +12,7 @@ from busfast.inference.run_model import load_run_model, run_image
 from busfast.pipelines.config import Config
 from busfast.results.evaluation import TARGET, Evaluation, summarize
 from busfast.results.multi_label import LabelEvaluation, summarize_labels
-from busfast.results.predictions import FILE, read_history
+from busfast.results.predictions import FILE, read_history, read_positive
 from busfast.results.run_groups import read_test_scores
 from busfast.training.runs import Run, file_sha256
 
@@ -47,7 +47,7 @@ def describe_run(run: Run, *, target: float = TARGET, positive: str | None = Non
     facts: dict[str, Any] = {"classes": list(config.classes), "architecture": config.arch,
                              "input": describe_input(run_image(config, record)), "temperature": None,
                              "operating_points": [], "metrics": None, "outlier": None,
-                             "run": _describe_training(run, config, record) | {"best_pth_sha256": weights}}
+                             "run": _describe_training(run, config, record, positive) | {"best_pth_sha256": weights}}
     if config.tta != "none" or config.label_delim or config.width:
         facts |= {"tta": config.tta, "label_delim": config.label_delim}
     history = read_history(run)
@@ -72,9 +72,10 @@ def describe_run(run: Run, *, target: float = TARGET, positive: str | None = Non
     return facts
 
 
-def _describe_training(run: Run, config: Config, record: dict[str, Any]) -> dict[str, Any]:
+def _describe_training(run: Run, config: Config, record: dict[str, Any], positive: str | None) -> dict[str, Any]:
     """Returns what a run was trained on and how, without paths of this machine."""
-    settings = asdict(replace(config, data=Path(config.data).name, cache="auto"))
+    settings = asdict(replace(config, data=Path(config.data).name, cache="auto",
+                              positive=positive or read_positive(run, config) or ""))
     if config.weights not in ("auto", "none"):
         settings["weights"] = Path(config.weights).name
         record = record | {"weights": record["weights"] | {"text": f"file {settings['weights']}"}}

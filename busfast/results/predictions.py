@@ -132,7 +132,7 @@ def predict_parts(run: Run, *, again: bool = False, **flags) -> None:
     refuse_unreadable(run.name, rows["image"], reasons)
     history.append({"when": datetime.datetime.now().astimezone().isoformat(timespec="seconds"), "busfast": __version__,
                     **files, "images": {part: int((rows["part"] == part).sum()) for part in PARTS}})
-    write_record(run.results / RECORD, {"test_scored": len(history), "evaluations": history})
+    update_record(run, test_scored=len(history), evaluations=history)
     write_predictions(run, config, rows, logits)
 
 
@@ -162,6 +162,25 @@ def read_history(run: Run) -> list[dict[str, Any]]:
                                                 for entry in history):
         raise UserError(f"{path} does not list when the test part was scored. Restore the file.")
     return history
+
+
+def update_record(run: Run, **values: Any) -> None:
+    """Writes values into evaluation.yaml, whose other values stay."""
+    path = run.results / RECORD
+    write_record(path, (read_yaml(path) if path.is_file() else {}) | values)
+
+
+def read_positive(run: Run, config: Config) -> str | None:
+    """Returns the positive class that `evaluate` was given and recorded, else that of the configuration, if it has one.
+
+    Raises:
+        UserError: evaluation.yaml names none of the classes.
+    """
+    path = run.results / RECORD
+    positive = (read_yaml(path) if path.is_file() else {}).get("positive")
+    if positive and positive not in config.classes:
+        raise UserError(f"{path}: positive={positive} is none of the classes {', '.join(config.classes)}. Correct it.")
+    return positive or config.positive or None
 
 
 def check_weights(run: Run, record: dict[str, Any]) -> str:

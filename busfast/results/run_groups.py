@@ -161,9 +161,9 @@ def format_groups(groups: list[Group], table: pd.DataFrame) -> list[str]:
     texts = []
     for group in groups:
         rows = table[table["group"] == group.name]
-        positive = choose_positive(group.runs[0].read_config()[0].classes)
-        shown = ["val_loss", "val_acc", "macro_auc", f"recall_{positive}", "balanced_accuracy",
-                 f"sensitivity_{positive}"]
+        positives = {choose_positive(run, run.read_config()[0]) for run in group.runs}
+        shown = ["val_loss", "val_acc", "macro_auc", "balanced_accuracy",
+                 *(f"{score}_{name}" for name in positives for score in ("recall", "sensitivity"))]
         runs = f"{len(group.runs)} of {group.expected}" if len(group.runs) < group.expected else str(len(group.runs))
         lines = [f"{group.name}: {runs} {group.kind}; mean, standard deviation, lowest to highest, (95% interval)"
                  + (f"; {group.note}" if group.note else "")]

@@ -20,8 +20,9 @@ from busfast.training.job import Job, TrainOptions
 from busfast.training.runs import DONE, MODELS, RESULTS, Run, new_run, train_command
 from busfast.yamlfile import read_yaml
 
-# Keys of the configuration that may differ: where and how fast a run is trained, and what other splits are made with.
-FREE = ("threads", "cache", "device", "splits", "source", "folds")
+# Keys of the configuration that may differ: where and how fast a run is trained, what other splits are made with, and
+# what `evaluate` reports.
+FREE = ("threads", "cache", "device", "splits", "source", "folds", "positive")
 # Keys of the record that the last bits of a result depend on.
 REPRODUCIBLE = ("versions", "platform", "device", "loader", "cached_images", "processes", "threads")
 

@@ -41,6 +41,9 @@ def refusal(data):
 
 @pytest.mark.parametrize(("labels", "classes"), [
     (["dog", "cat", "cat"], ("cat", "dog")), (["malignant", "cyst", "Benign"], ("benign", "malignant", "cyst")),
+    (["covid", "healthy"], ("healthy", "covid")), (["edema", "No_Finding", "No Finding", "No Finding"],
+                                                   ("No Finding", "edema")),
+    (["benign", "Control", "acute", "malignant", "normal"], ("normal", "Control", "benign", "malignant", "acute")),
     (["10", "9", "1"], ("1", "9", "10")), (["-1", "1", "1.0"], ("-1", "1", "1.0")),
     (["basal cell", "Basal_Cell", "basal cell", "x"], ("basal cell", "x")),
 ])
@@ -131,13 +134,17 @@ def test_what_cannot_be_read_says_what_was_seen_and_the_way_out(tmp_path):
                                      "--device=cpu --loader=torchvision --cache=off --bs=8"])
 def test_from_class_folders_to_predictions_in_two_commands_and_no_file(pets, command, capsys):
     before = sorted(pets.rglob("*"))
+    assert main([*command.split(), "--data=pets", "--then=evaluate"]) == 2  # before anything is trained
+    assert "pets: which of the classes cat, dog is the positive one" in capsys.readouterr().err
+    assert not Path("results").exists()
     assert main([*command.split(), "--data=pets"]) == 0
-    assert main(["evaluate", "--run=pets/stratified"]) == 0
+    assert main(["evaluate", "--run=pets/stratified", "--positive=cat"]) == 0
     assert "  classes: cat, dog\n" in capsys.readouterr().out
     assert Path("results/pets/stratified/predictions.csv").is_file()
     assert sorted(pets.rglob("*")) == before and sorted(map(str, Path().iterdir())) == ["models", "pets", "results"]
-    assert main([*command.split(), "--data=pets", "--resume"]) == 0
-    assert "is finished; nothing is left to do" in capsys.readouterr().out
+    assert main([*command.split(), "--data=pets", "--resume", "--positive=dog", "--then=evaluate"]) == 0
+    out = capsys.readouterr().out
+    assert "is finished; nothing is left to do" in out and "  dog if its probability is" in out
     image(pets / "dog" / "31.png", 31)
     assert main(["evaluate", "--run=pets/stratified", "--again"]) == 0  # its own images are all there
     for verb in ("explain", "report", "export"):

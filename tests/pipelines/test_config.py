@@ -150,6 +150,8 @@ def test_names_of_classes_are_read_as_they_are_advised(names, write):
 def test_names_of_classes_need_no_quotes(write):
     assert load_config(write("classes: [yes, no, null, 1e3, 2024-02-28, 007, 1.0]\nholdout:\n- on\n"))[1].classes == (
         "yes", "no", "null", "1e3", "2024-02-28", "007", "1.0")
+    for name in ("yes", "007"):
+        assert load_config(write(f"classes: [yes, 007]\npositive: {name}\n"))[1].positive == name
 
 
 def test_two_ways_to_mix_images_are_refused():

@@ -4,7 +4,10 @@ Covers busfast/results/__init__.py, busfast/results/evaluation.py, busfast/resul
 busfast/results/plots.py.
 """
 
+import json
 import re
+import shutil
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
@@ -15,8 +18,10 @@ from PIL import Image
 
 from busfast.cli import main
 from busfast.csvfile import write_csv
+from busfast.data.phantom import write_phantom
 from busfast.data.split_file import read_split
 from busfast.models.metrics import macro_auc
+from busfast.results import report
 from busfast.results.evaluation import summarize
 from busfast.results.predictions import arrays, read_predictions
 from busfast.training.runs import Run
@@ -116,3 +121,69 @@ def rewrite(path, pattern, text):
 def test_a_wrong_request_costs_no_time(place, flags, message, capsys):
     run("evaluate", *([f"--run={NAME}"] if "--run" not in flags[0] else []), *flags, code=2)
     assert message in capsys.readouterr().err and not (Run(NAME).results / "evaluation.yaml").exists()
+
+
+@pytest.fixture
+def unclear(evaluated, monkeypatch):
+    """An evaluated run of before there was a key `positive`, whose classes do not tell which is the positive one.
+    Reports have no pictures, to save time."""
+    monkeypatch.setattr(report, "draw_all", lambda found, folder: {})
+    names = ("config.yaml", "split.csv", "predictions.csv", "valid_predictions.csv")
+    for path in (*map((evaluated / "results" / NAME).joinpath, names), evaluated / "data/phantom/table.csv"):
+        rewrite(path, "normal|malignant", lambda found: {"normal": "bacterial", "malignant": "viral"}[found[0]])
+    rewrite(evaluated / "results" / NAME / "config.yaml", "positive: .*\n", "")
+    return evaluated
+
+
+def test_the_positive_class_is_asked_for_where_it_is_not_plain_and_before_anything_is_scored(unclear, capsys):
+    before = {path: path.read_bytes() for path in Run(NAME).results.iterdir()}
+    for line in (f"evaluate --run={NAME}", f"evaluate --run={NAME} --again", f"report --run={NAME}",
+                 f"export --run={NAME}", f"predict data/phantom/images --run={NAME}"):
+        run(*line.split(), code=2)
+        error = capsys.readouterr().err
+        for words in ("bacterial, benign, viral", "--positive=CLASS", "positive: CLASS"):
+            assert words in error, line
+    assert {path: path.read_bytes() for path in Run(NAME).results.iterdir()} == before
+    assert compared() == {"macro_auc", "balanced_accuracy"}
+
+
+def compared():
+    """Which scores `compare` has of a run and its copy."""
+    for room in ("results", "models"):
+        shutil.copytree(f"{room}/{NAME}", f"{room}/phantom/copy", dirs_exist_ok=True)
+    run("compare")
+    return {*pd.read_csv("results/differences.csv")["score"]}
+
+
+def test_a_positive_class_that_was_given_is_recorded_and_heeded_by_every_verb(unclear, capsys):
+    run("evaluate", f"--run={NAME}", "--positive=benign")
+    assert history()["positive"] == "benign" and history()["test_scored"] == 2
+    capsys.readouterr()
+    run("evaluate", f"--run={NAME}", "--again")
+    assert "  benign if its probability is" in capsys.readouterr().out
+    assert history()["positive"] == "benign" and history()["test_scored"] == 3
+    run("report", f"--run={NAME}")
+    assert "Calling an image benign" in (Run(NAME).results / "report.html").read_text()
+    run("export", f"--run={NAME}")
+    facts = json.loads((Run(NAME).models / "bundle" / "bundle.json").read_text())
+    assert {point["class"] for point in facts["operating_points"]} == {facts["run"]["config"]["positive"]} == {"benign"}
+    write_phantom(Path("data/far"), images=30, seed=5)
+    rewrite(Path("data/far/table.csv"), "normal", "bacterial")
+    for subject, place in ((f"--run={NAME}", f"{NAME}/external/far"),
+                           (f"--model=models/{NAME}/bundle", f"external/{NAME.replace('/', '_')}/far")):
+        run("evaluate", subject, "--data=data/far")
+        assert history(place)["positive"] == "benign"
+    assert compared() == {"macro_auc", "balanced_accuracy", "sensitivity_benign"}
+    rewrite(Run(NAME).results / "evaluation.yaml", "positive: benign", "positive: bening")
+    run("report", f"--run={NAME}", code=2)
+    assert "positive=bening is none of the classes bacterial, benign, viral" in capsys.readouterr().err
+
+
+def test_the_pipeline_file_names_the_positive_class(place, capsys):
+    with open("pipelines/phantom.yaml", "a") as file:
+        file.write("positive: benign\n")
+    run("train", "--split=stratified", "--epochs=1", "--then=evaluate")
+    assert "  benign if its probability is" in capsys.readouterr().out
+    assert "positive: benign\n" in (Run("phantom/stratified").results / "config.yaml").read_text()
+    run("train", "--epochs=1", "--positive=bening", code=2)
+    assert "Did you mean 'benign'?" in capsys.readouterr().err

@@ -193,6 +193,14 @@ def test_an_ensemble_says_the_mean_of_what_its_members_say_and_is_scored_as_a_ru
         -np.log(trained[P].to_numpy()[range(len(right)), right]).mean(), abs=1e-5)
 
 
+def test_an_ensemble_has_the_positive_class_that_its_members_were_given(place):
+    for name in SEEDS:
+        with open(Run(name).results / "evaluation.yaml", "a") as file:
+            file.write("positive: benign\n")
+    run("ensemble --runs=phantom/stratified-seeds")
+    assert Run(f"{OF_SEEDS.name}-2").read_config()[0].positive == "benign"
+
+
 def test_every_verb_takes_an_ensemble(place, capsys):
     pytest.importorskip("onnxscript")
     for line in (f"explain --run={OF_SEEDS.name}", f"report --run={OF_SEEDS.name}",
