@@ -18,7 +18,7 @@ LEFT_OUT = {
     "sweep": {"split_seed"},
     "lr_find": {"folds", "freeze", "freeze_after", "unfreeze_after", "epochs", "lr", "lr_min", "lr_mult", "warmup",
                 "accumulate", "clip", "ema", "tta", "metrics", "patience", "monitor", "split_seed", "schedule", "mixup",
-                "cutmix"},
+                "cutmix", "positive"},
 }
 
 
