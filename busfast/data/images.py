@@ -27,6 +27,7 @@ TURNS = {2: Image.Transpose.FLIP_LEFT_RIGHT, 3: Image.Transpose.ROTATE_180, 4: I
          5: Image.Transpose.TRANSPOSE, 6: Image.Transpose.ROTATE_270, 7: Image.Transpose.TRANSVERSE,
          8: Image.Transpose.ROTATE_90}  # EXIF orientation -> what undoes it
 EXIF = ("exif", "Raw profile type exif")  # where Pillow keeps it
+NOISE = (b"\0", b"\x5a", b"\xa5", b"\x37", b"\xc9")  # what may follow a JPEG whose pixels are all there
 TOO_MANY = "too many pixels to decode"
 MAX_PIXELS = "BUSFAST_MAX_PIXELS"  # environment variable that takes --max_pixels to the processes of a command
 
@@ -250,7 +251,7 @@ def _add_end(image: Image.Image) -> bytes:
     if not lacks_end(data) or scan.count(b"\xff\xda") > 1 or _lacks_parts(data, places, scan):
         return b""
     try:  # all pixels are there if what follows does not change them
-        seen = {read_image(data + more * 64 + b"\xff\xd9", keep_gray=True).tobytes() for more in (b"\0", b"\x5a")}
+        seen = {read_image(data + more * 64 + b"\xff\xd9", keep_gray=True).tobytes() for more in NOISE}
     except OSError:
         return b""
     return data + b"\xff\xd9" if len(seen) == 1 else b""
