@@ -3,7 +3,6 @@
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import partial
-from itertools import product
 from typing import Any
 
 import numpy as np
@@ -13,12 +12,14 @@ from PIL import Image
 from torch import nn
 
 from busfast.errors import UserError
+from busfast.inference.cell_places import Places, even_places, measure_places, trace_places
 from busfast.inference.load_bundle import Ensemble, Mirrored
 from busfast.pipelines.augment import augment_and_normalize, collate
 from busfast.pipelines.image import ImagePipeline
 from busfast.progress import progress
 
-OFFSET_IMAGES = 32  # at most, for `find_offset`
+PLACE_IMAGES = 16  # at most, for `find_places`
+FINE = 6  # cells along each side; maps of fewer are called coarse
 SPOT_PIXELS = 8  # of `make_noise_images`
 OTHER = "Maps are possible of efficientnet_b0, convnext_tiny, swin_tiny_patch4_window7_224 or vit_tiny_patch16_224."
 
@@ -33,7 +34,7 @@ class Layer:
 
     module: nn.Module
     as_maps: Callable[[torch.Tensor], torch.Tensor]  # its output -> (N, C, h, w)
-    tokens: bool = False  # a cell is a patch of the image: where it lies needs no measuring
+    tokens: bool = False  # a cell is a patch of the image
 
 
 def find_layer(model: nn.Module, arch: str, x: torch.Tensor) -> Layer:
@@ -99,20 +100,19 @@ def _run(call: Callable[[torch.Tensor], Any], layer: nn.Module, x: torch.Tensor)
 
 
 def grad_cam(model: nn.Module, layer: Layer, x: torch.Tensor, targets: torch.Tensor,
-             offset: tuple[int, int] = (0, 0)) -> np.ndarray:
+             places: Places) -> np.ndarray:
     """Computes Grad-CAM maps, (N, H, W), from 0 to 1 (all 0 if nothing supports the class), for x, (N, 3, H, W).
-    `layer`: from `find_layer`; `targets`: the class that each map explains; `offset`: from `find_offset`.
+    `layer`: from `find_layer`; `targets`: the class that each map explains; `places`: from `find_places`.
     Source: Selvaraju et al. 2017, "Grad-CAM" (arXiv 1610.02391)."""
     logits, output = _run(model, layer.module, x.detach().requires_grad_())
     gradient, = torch.autograd.grad(logits.gather(1, targets[:, None]).sum(), output)
     weights = layer.as_maps(gradient).mean((2, 3), keepdim=True)
-    maps = (weights * layer.as_maps(output.detach())).sum(1, keepdim=True).relu()
-    maps = nn.functional.interpolate(maps, x.shape[2:], mode="bilinear")[:, 0].float().cpu().numpy()
-    return _scale_to_1(_shift(maps, offset))
+    maps = (weights * layer.as_maps(output.detach())).sum(1).relu().float().cpu().numpy()
+    return _scale_to_1(places.spread(maps, tuple(x.shape[2:])))
 
 
-def find_offset(model: nn.Module, layer: Layer, x: torch.Tensor) -> tuple[int, int]:
-    """Measures how far the receptive field of a layer's cell is off the cell, in pixels of the input: down, right.
+def find_places(model: nn.Module, layer: Layer, x: torch.Tensor) -> Places:
+    """Finds where in the image a layer's cells lie.
 
     A convolution with a stride of 2 and a padding of 1 is centered on every second pixel, from the first one on, not
     between two pixels. After five of them that makes half a cell, and weights trained with another padding add to it:
@@ -121,26 +121,13 @@ def find_offset(model: nn.Module, layer: Layer, x: torch.Tensor) -> tuple[int, i
     Args:
         model: in eval mode.
         layer: from `find_layer`.
-        x: (N, 3, H, W), normalized; some dozen images, for the result varies between images.
-
-    Returns:
-        The center of a cell's squared gradient, minus the cell's center: the median over images and the four cells (or
-        fewer) around the center of the grid, which balances the effect of the image's edges.
+        x: (N, 3, H, W), normalized; all but the first serve only if places must be measured.
     """
     x = x.detach().requires_grad_()
-    maps = layer.as_maps(_run(model, layer.module, x)[1])
-    offsets: tuple[list, list] = ([], [])  # down, right
-    for row, column in product(*({(side - 1) // 2, side // 2} for side in maps.shape[2:])):
-        gradient, = torch.autograd.grad(maps[:, :, row, column].square().sum(), x, retain_graph=True)
-        weight = gradient.square().sum(1).cpu().double()  # MPS has no double
-        weight = weight[weight.sum((1, 2)) > 0]
-        for axis, cell in enumerate((row, column)):
-            along = weight.sum(2 - axis)
-            center = along @ torch.arange(x.shape[axis + 2]).double() / along.sum(1)
-            cell_center = (cell + 0.5) * x.shape[axis + 2] / maps.shape[axis + 2] - 0.5
-            offsets[axis].append(center - cell_center)
-    down, right = (round(float(values.median())) if len(values) else 0 for values in map(torch.cat, offsets))
-    return down, right
+    output = _run(model, layer.module, x)[1]
+    maps = layer.as_maps(output)
+    grid, sides = tuple(maps.shape[2:]), tuple(x.shape[2:])
+    return trace_places(output, x, grid) or (even_places(sides, grid) if layer.tokens else measure_places(maps, x))
 
 
 def _scale_to_1(maps: np.ndarray) -> np.ndarray:
@@ -149,55 +136,51 @@ def _scale_to_1(maps: np.ndarray) -> np.ndarray:
     return np.divide(maps, maxima, out=np.zeros_like(maps), where=maxima > 0)
 
 
-def _shift(maps: np.ndarray, offset: tuple[int, int]) -> np.ndarray:
-    """Shifts maps, (N, H, W), against an offset in pixels; the edge is repeated."""
-    rows, columns = (np.clip(np.arange(side) - pixels, 0, side - 1)
-                     for side, pixels in zip(maps.shape[1:], offset, strict=True))
-    return maps[:, rows[:, None], columns]
-
-
 class Explainer:
-    """Explains a model with Grad-CAM; the offset of its maps is measured once, at the start.
+    """Explains a model with Grad-CAM; where the cells of its maps lie is found once, at the start.
 
     The map of an ensemble is the unweighted mean of its members' maps. `samples` are resized images, uint8
-    (S, S, 1 or 3) each; the first `OFFSET_IMAGES` serve `find_offset`. Raises as `find_layer`.
+    (S, S, 1 or 3) each; the first `PLACE_IMAGES` serve `find_places`. `note` is what a reader of the maps must know.
+    Raises as `find_layer`.
     """
 
     def __init__(self, model: nn.Module, arch: str, image: ImagePipeline, device: torch.device,
                  samples: Sequence[np.ndarray]):
         self.image, self.device, self.members = image, device, []
         model = model.model if isinstance(model.eval(), Mirrored) else model  # a mirror image would have its own map
-        x = self._collate(samples[:OFFSET_IMAGES])
+        x = self._collate(samples[:PLACE_IMAGES])
         for member in model.members if isinstance(model, Ensemble) else [model]:
             layer = find_layer(member, arch, x)
-            self.members.append((member, layer, (0, 0) if layer.tokens else find_offset(member, layer, x)))
+            self.members.append((member, layer, find_places(member, layer, x)))
+        rows, columns = min(places.grid for _, _, places in self.members)
+        coarse = f"Coarse maps: {rows} x {columns} cells show a region, not a lesion's edge."
+        measured = "Where cells look was measured, as it could not be computed."
+        self.note = " ".join([coarse] * (min(rows, columns) < FINE)
+                             + [measured] * any(places.measured for _, _, places in self.members))
 
     def explain(self, pixels: Sequence[np.ndarray], targets: np.ndarray) -> np.ndarray:
         """Computes the maps, (n, S, S), of a batch of resized images for the given classes; see `grad_cam`."""
         x = self._collate(pixels)
         targets = torch.as_tensor(targets, device=x.device)
-        maps = [grad_cam(member, layer, x, targets, offset) for member, layer, offset in self.members]
+        maps = [grad_cam(member, layer, x, targets, places) for member, layer, places in self.members]
         return _scale_to_1(np.mean(maps, axis=0))
 
     def _collate(self, pixels: Sequence[np.ndarray]) -> torch.Tensor:
         return augment_and_normalize(collate(pixels).to(self.device), self.image)
 
 
-def explain_images(learn: Learner, arch: str, pixels: Sequence[np.ndarray], targets: np.ndarray) -> np.ndarray:
-    """Computes the maps, (n, S, S), of images for the given classes; see `grad_cam`."""
+def explain_images(learn: Learner, arch: str, pixels: Sequence[np.ndarray],
+                   targets: np.ndarray) -> tuple[np.ndarray, str]:
+    """Computes the maps, (n, S, S), of images for the given classes; see `grad_cam`. And the note of `Explainer`."""
     bs = learn.dls.valid.bs
     explainer = Explainer(learn.model, arch, learn.dls.valid.image, learn.dls.device, pixels)
-    return np.concatenate([explainer.explain(pixels[start:start + bs], targets[start:start + bs])
-                           for start in progress(range(0, len(pixels), bs), "explaining")])
+    maps = [explainer.explain(pixels[start:start + bs], targets[start:start + bs])
+            for start in progress(range(0, len(pixels), bs), "explaining")]
+    return np.concatenate(maps), explainer.note
 
 
 def make_noise_images(image: ImagePipeline, count: int = 16) -> list[np.ndarray]:
-    """Makes images of soft gray spots, the same ones each time, for an `Explainer` without real images.
-
-    Of the patterns tried (dots, spots of other sizes, 1/f noise, uniform gray), `find_offset` on these came nearest to
-    its result on 32 ultrasound images, with an EfficientNet-B0: 3 pixels further down and 4 to 8 further right, with
-    cells of 32; single ultrasound images differ by 10 to 20.
-    """
+    """Makes images of soft gray spots, the same ones each time, for an `Explainer` without real images."""
     rng, cells = np.random.default_rng(0), tuple(max(2, side // SPOT_PIXELS) for side in image.sides)
     return [np.asarray(Image.fromarray(rng.integers(0, 256, cells, np.uint8)).resize(
         image.sides[::-1], Image.Resampling.BICUBIC))[..., None] for _ in range(count)]

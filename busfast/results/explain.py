@@ -18,7 +18,7 @@ from busfast.data.split_file import check_unchanged, read_split
 from busfast.errors import UserError
 from busfast.figures import image_grid, plain, save_figure
 from busfast.files import make_folder
-from busfast.inference.gradcam import OFFSET_IMAGES, Explainer, NoMaps, explain_images
+from busfast.inference.gradcam import PLACE_IMAGES, Explainer, NoMaps, explain_images
 from busfast.inference.inputs import list_inputs
 from busfast.inference.run_model import load_run_model
 from busfast.inference.stream import predict_logits
@@ -63,8 +63,8 @@ def explain_run(run: Run, **flags) -> list[Path]:
     targets = np.array([config.classes.index(name) for name in shown["predicted"]])
     files = [run.results / name for name in ("explain.png", "localisation.csv", "probes.csv")]
     try:
-        maps = explain_images(learn, config.arch, pixels, targets)
-        draw_gallery(cases, pixels, maps, masks, config.classes, run.name, files[0])
+        maps, note = explain_images(learn, config.arch, pixels, targets)
+        draw_gallery(cases, pixels, maps, masks, config.classes, f"{run.name}\n{note}".strip(), files[0])
         measures = localize(maps, masks, shown["group"].to_numpy())
         sanity = check_sanity(learn, config.arch, pixels, targets, maps), min(SANITY_IMAGES, len(pixels))
         measures.loc["likeness to an untrained model's maps", ["estimate", "images"]] = sanity
@@ -101,13 +101,14 @@ def explain_inputs(run: Run, inputs: str, folder: Path, **flags) -> list[Path]:
         if reason:
             raise UserError(f"{name} cannot be read: {reason}. Leave it out.")
     pixels = [load_pixels(path, *learn.dls.valid.image.fit) for path in paths]
-    maps = explain_images(learn, config.arch, pixels, logits.argmax(1))
+    maps, note = explain_images(learn, config.arch, pixels, logits.argmax(1))
     make_folder(folder)
     files = []
     for number, path in enumerate(paths):
         shares = softmax(logits[number])
         called = f"{config.classes[shares.argmax()]} ({shares.max():.2f})"
-        figure, (row,) = image_grid(1, 2, (3, 3.3), f"{path.name}: {called}. Research only, not a medical device")
+        figure, (row,) = image_grid(1, 2, (3, 3.3), (
+            f"{path.name}: {called}. Research only, not a medical device\n{note}").strip())
         for axes, heatmap in zip(row, (None, maps[number]), strict=True):
             _show(axes, pixels[number], heatmap)
         files.append(folder / f"{number + 1:04}-{path.stem}.png")
@@ -119,7 +120,7 @@ def draw_maps(learn: Learner, arch: str, images: Sequence[str | Path], columns: 
     """Draws images, each beside its map for the predicted class.
 
     Args:
-        learn: from `run_learner` or `make_learner`; where its cells look is measured on validation images.
+        learn: from `run_learner` or `make_learner`.
         arch: the model's timm name.
         images: files, no more than fit into a batch.
         columns: images per row.
@@ -132,7 +133,7 @@ def draw_maps(learn: Learner, arch: str, images: Sequence[str | Path], columns: 
     """
     image = learn.dls.valid.image
     pixels, reference = ([load_pixels(path, *image.fit) for path in paths]
-                         for paths in (images, learn.dls.valid_ds.items["image"][:OFFSET_IMAGES]))
+                         for paths in (images, learn.dls.valid_ds.items["image"][:PLACE_IMAGES]))
     shares = softmax(predict_pixels(learn, pixels), axis=1)
     maps = Explainer(learn.model, arch, image, learn.dls.device, reference).explain(pixels, shares.argmax(1))
     figure, grid = image_grid(-(-len(pixels) // columns), 2 * columns, (1.8, 2))
@@ -161,8 +162,9 @@ def localize(maps: np.ndarray, masks: Sequence[np.ndarray | None], groups: np.nd
 
     Returns:
         Rows pointing (share of images whose brightest point lies in the lesion), energy (share of the map inside it),
-        iou (with as many of the map's brightest pixels as the lesion has) and area (the lesion's share of the image,
-        which is pointing and energy by chance), with estimate, low, high and images.
+        iou (with as many of the map's brightest pixels as the lesion has), area (the lesion's share of the image, which
+        is energy by chance) and pointing by chance (share of the other images' lesions that have this brightest point:
+        maps that are bright where lesions usually are point well), with estimate, low, high and images.
 
     Source:
         Pointing game: Zhang et al. 2018 (arXiv 1608.00507).
@@ -170,20 +172,22 @@ def localize(maps: np.ndarray, masks: Sequence[np.ndarray | None], groups: np.nd
     rows = [number for number, mask in enumerate(masks) if mask is not None and mask.any()]
     if not rows:
         return pd.DataFrame(columns=["estimate", "low", "high", "images"])
-    values = []
+    values, lesions = [], np.sum([masks[number] for number in rows], axis=0)
     for number in rows:
         heatmap, mask = maps[number], masks[number]
+        peak = np.unravel_index(heatmap.argmax(), heatmap.shape)
         bright = np.zeros(mask.size, bool)
         bright[np.argsort(heatmap.ravel())[-mask.sum():]] = True
         bright = bright.reshape(mask.shape)
-        values.append([mask[np.unravel_index(heatmap.argmax(), heatmap.shape)] and heatmap.max() > 0,
+        values.append([mask[peak] and heatmap.max() > 0,
                        heatmap[mask].sum() / heatmap.sum() if heatmap.sum() > 0 else 0.0,
-                       (bright & mask).sum() / (bright | mask).sum(), mask.mean()])
+                       (bright & mask).sum() / (bright | mask).sum(), mask.mean(),
+                       (lesions[peak] - mask[peak]) / max(len(rows) - 1, 1) * (heatmap.max() > 0)])
     values = np.array(values, float)
 
     def measure(weights: np.ndarray) -> dict[str, np.ndarray]:
         means = weights @ values / weights.sum(1, keepdims=True)
-        return dict(zip(("pointing", "energy", "iou", "area"), means.T, strict=True))
+        return dict(zip(("pointing", "energy", "iou", "area", "pointing by chance"), means.T, strict=True))
 
     return intervals(measure, groups[rows], np.zeros(len(rows))).assign(images=len(rows))
 
@@ -203,7 +207,7 @@ def check_sanity(learn: Learner, arch: str, pixels: Sequence[np.ndarray], target
             torch.manual_seed(0)
             learn.model = make_timm(arch, learn.dls.valid.image.sides, num_classes=len(learn.dls.vocab)).to(
                 learn.dls.device)
-        others = explain_images(learn, arch, pixels[:SANITY_IMAGES], targets[:SANITY_IMAGES])
+        others, _ = explain_images(learn, arch, pixels[:SANITY_IMAGES], targets[:SANITY_IMAGES])
     finally:
         learn.model = trained
     # Every eighth pixel, since maps have fewer cells. An empty map is unlike any other; two empty ones are skipped.

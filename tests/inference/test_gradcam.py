@@ -9,10 +9,9 @@ from torch import nn
 
 from busfast.inference.gradcam import (
     Explainer,
-    Layer,
     NoMaps,
     find_layer,
-    find_offset,
+    find_places,
     grad_cam,
     make_noise_images,
 )
@@ -43,7 +42,8 @@ def test_grad_cam_finds_the_last_maps_and_agrees_with_its_formula(arch):
     x = torch.randn(5, 3, SIZE, SIZE)
     layer = find_layer(model, arch, x)
     assert layer.module is model.get_submodule(name)
-    maps = grad_cam(model, layer, x, torch.arange(5), (-5, 3))
+    places = find_places(model, layer, x)
+    maps = grad_cam(model, layer, x, torch.arange(5), places)
     kept = []
     hook = layer.module.register_forward_hook(lambda _, __, out: kept.append(out))
     logits = model(x)
@@ -51,13 +51,12 @@ def test_grad_cam_finds_the_last_maps_and_agrees_with_its_formula(arch):
     gradients, = torch.autograd.grad(logits.diagonal().sum(), kept[0])
     wanted = (as_maps(gradients).mean((2, 3), keepdim=True) * as_maps(kept[0])).sum(1, keepdim=True).relu()
     assert wanted.any()
-    wanted = torch.nn.functional.interpolate(wanted, (SIZE, SIZE), mode="bilinear")[:, 0].detach().numpy()
-    wanted = np.pad(wanted, ((0, 0), (5, 5), (5, 5)), "edge")[:, 10:, 2:66]  # 5 pixels up, 3 to the right
+    wanted = places.spread(wanted[:, 0].detach().numpy(), (SIZE, SIZE))
     most = wanted.max((1, 2), keepdims=True)
     assert np.allclose(maps, np.divide(wanted, most, out=np.zeros_like(wanted), where=most > 0), atol=1e-4)
 
 
-def test_the_map_of_an_ensemble_is_the_mean_of_its_members_maps_whose_place_is_measured_each():
+def test_the_map_of_an_ensemble_is_the_mean_of_its_members_maps_each_in_its_place():
     one, other = (timm.create_model(ARCH, num_classes=2).eval() for _ in range(2))
     image = ImagePipeline(size=SIZE)
     pixels, targets = make_noise_images(image, 3), np.array([0, 1, 1])
@@ -68,16 +67,12 @@ def test_the_map_of_an_ensemble_is_the_mean_of_its_members_maps_whose_place_is_m
     assert not np.allclose(both, first, atol=1e-2)
 
 
-@pytest.mark.parametrize(("padding", "wanted"), [((1, 1), -3.5), ((0, 1), 3.5)])
-def test_where_a_cell_looks_is_measured(padding, wanted):
-    """Three strides of 2: padded on both sides cell i looks around pixel 8 i, padded on the right around 8 i + 7."""
-    layers = []
-    for _ in range(3):
-        layers += [nn.ConstantPad2d(padding * 2, 0.0), nn.Conv2d(3, 3, 3, stride=2)]
-        nn.init.constant_(layers[-1].weight, 0.1)
-    model = nn.Sequential(*layers, nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    found = find_offset(model, Layer(model[5], lambda output: output), torch.rand(2, 3, SIZE, SIZE))
-    assert found == pytest.approx((wanted, wanted), abs=0.51)
+@pytest.mark.parametrize(("arch", "side", "note"), [
+    (ARCH, 160, "Coarse maps: 5 x 5 cells show a region, not a lesion's edge."), (ARCH, 192, ""),
+    ("swin_tiny_patch4_window7_224", 64, "Where cells look was measured, as it could not be computed.")])
+def test_coarse_maps_and_measured_places_are_named(arch, side, note):
+    image = ImagePipeline(size=side)
+    assert Explainer(make(arch, side), arch, image, "cpu", make_noise_images(image, 2)).note == note
 
 
 @pytest.mark.parametrize("arch", [ARCH, "test_mambaout", "swin_tiny_patch4_window7_224", "test_vit", "test_vit2"])

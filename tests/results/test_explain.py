@@ -32,6 +32,7 @@ def test_maps_are_held_against_masks_as_counted_by_hand():
     maps[1, 2, 2], maps[1, 9, 9] = 0.5, 1.0  # a third inside, its peak outside
     found = localize(maps, [mask, mask], np.array(["a", "b"]))["estimate"]
     assert found["pointing"] == 0.5 and found["energy"] == pytest.approx((1 + 1 / 3) / 2) and found["area"] == 0.04
+    assert found["pointing by chance"] == 0.5  # the first map's peak lies in the other image's lesion, too
     assert localize(maps, [None, np.zeros((10, 10), bool)], np.array(["a", "b"])).empty
 
 
@@ -44,7 +45,8 @@ def test_maps_of_the_model_itself_are_not_taken_for_those_of_an_untrained_one():
     learn = learner(own)
     learn.dls.vocab = ("a", "b", "c")
     from busfast.inference.gradcam import explain_images
-    maps = explain_images(learn, "resnet18", pixels, targets)
+    maps, note = explain_images(learn, "resnet18", pixels, targets)
+    assert note == "Coarse maps: 2 x 2 cells show a region, not a lesion's edge."
     assert check_sanity(learn, "resnet18", pixels, targets, maps) > 0.99  # an untrained model is found out
     assert learn.model is own
     assert abs(check_sanity(learn, "resnet18", pixels, targets, maps[:, ::-1, ::-1])) < 0.9
