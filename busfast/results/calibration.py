@@ -7,7 +7,7 @@ import pandas as pd
 from scipy.optimize import minimize_scalar
 from scipy.special import expit, log_softmax, softmax
 
-from busfast.results.bootstrap import REPLICATES, intervals, widen
+from busfast.results.intervals import intervals
 from busfast.results.scores import divide, rate_groups, rates
 
 LOG_RANGE = (-3.0, 3.0)  # of the temperature's logarithm: 0.05 to 20
@@ -51,8 +51,8 @@ def choose_threshold(positive: np.ndarray, values: np.ndarray, target: float) ->
     return float(descending[needed - 1])
 
 
-def operate(positive: np.ndarray, values: np.ndarray, threshold: float, groups: np.ndarray, strata: np.ndarray,
-            replicates: int = REPLICATES) -> pd.DataFrame:
+def operate(positive: np.ndarray, values: np.ndarray, threshold: float, groups: np.ndarray,
+            with_intervals: bool = True) -> pd.DataFrame:
     """Computes sensitivity, specificity, ppv and npv at a threshold, with intervals; see `intervals`."""
     called = values >= threshold
     cells = np.stack([positive & called, positive & ~called, ~positive & called, ~positive & ~called], axis=1)
@@ -60,17 +60,17 @@ def operate(positive: np.ndarray, values: np.ndarray, threshold: float, groups: 
     def measure(weights: np.ndarray) -> dict[str, np.ndarray]:
         return rates(*(weights @ cells).T)
 
-    return widen(intervals(measure, groups, strata, replicates),
-                 rate_groups(positive, called, np.asarray(groups)))
+    groups = np.asarray(groups)
+    return intervals(measure, groups, rate_groups(positive, called, groups), with_intervals)
 
 
 def refer(valid: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarray], groups: np.ndarray,
-          strata: np.ndarray, replicates: int = REPLICATES) -> pd.DataFrame:
+          with_intervals: bool = True) -> pd.DataFrame:
     """Computes the error that is left if the images that the model is least sure of are referred to a human.
 
     Args:
         valid, test: labels, (n,), and calibrated probabilities, (n, k), of each part.
-        groups, strata, replicates: of the test part; see `intervals`.
+        groups, with_intervals: of the test part; see `intervals`.
 
     Returns:
         A row per coverage: wanted (share of the validation images that the model keeps), threshold (of the highest
@@ -83,8 +83,8 @@ def refer(valid: tuple[np.ndarray, np.ndarray], test: tuple[np.ndarray, np.ndarr
     for wanted in COVERAGES:
         threshold = 0.0 if wanted == 1 else float(np.quantile(valid[1].max(1), 1 - wanted))
         kept = confidence >= threshold
-        error = intervals(partial(_error, kept, wrong), groups, strata, replicates)
-        error = widen(error, {"error": len(set(np.asarray(groups)[kept]))}).loc["error"]
+        fewest = {"error": len(set(np.asarray(groups)[kept]))}
+        error = intervals(partial(_error, kept, wrong), groups, fewest, with_intervals).loc["error"]
         rows.append({"wanted": wanted, "threshold": threshold, "coverage": kept.mean(), "error": error["estimate"],
                      "low": error["low"], "high": error["high"]})
     return pd.DataFrame(rows)

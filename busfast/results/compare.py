@@ -14,7 +14,7 @@ from busfast.text import markdown_table
 from busfast.training.runs import RESULTS, Run, all_runs, find_run
 from busfast.yamlfile import read_yaml
 
-NOTE = ("Columns that begin with test_ are of the test part (macro AUC with its 95% interval, by a bootstrap over "
+NOTE = ("Columns that begin with test_ are of the test part (macro AUC with its 95% interval, by "
         "patients), if `evaluate` has scored it; all others are of the validation part. For center_holdout that is "
         "images of the training centers: it does not show the performance on the held-out center.")
 
@@ -47,7 +47,7 @@ def compare_runs(names: str | None = None) -> tuple[pd.DataFrame, list[str], lis
         file.write("".join(f"**{gap}**\n\n" for gap in gaps) + _markdown(table) + f"\n\n{NOTE}\n")
         if len(differences):
             file.write("\n" + _markdown(differences) + "\n\nDifferences are b - a, with 95% intervals; images: whether "
-                       "both have the same test images, and so the same draws of patients.\n")
+                       "both have the same test images, so that what they share cancels.\n")
         if groups:
             file.write("".join(f"\n```\n{text}\n```\n" for text in group_texts) + f"\n{SPREAD}\n")
     if groups:

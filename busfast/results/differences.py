@@ -8,8 +8,9 @@ import numpy as np
 import pandas as pd
 
 from busfast.pipelines.config import Config
-from busfast.results.bootstrap import bounds, draw_weights
 from busfast.results.evaluation import choose_positive
+from busfast.results.intervals import differences
+from busfast.results.metrics import fewest_groups
 from busfast.results.predictions import FILE, arrays, read_predictions
 from busfast.results.scores import score
 from busfast.training.runs import Run
@@ -23,12 +24,12 @@ NOT_RECIPE = ("data", "source", "positive", "splits", "holdout", "folds", "devic
 def compare_tests(runs: list[Run]) -> pd.DataFrame:
     """Computes the differences between the test scores of evaluated runs; others are skipped.
 
-    Two runs of a pipeline are compared if their test images are the same (paired: the same draws of patients for both),
+    Two runs of a pipeline are compared if their test images are the same (paired: what both share cancels),
     or if one was tested on its training centers and the other on a held-out one.
 
     Returns:
         A row per pair and score (macro AUC, balanced accuracy, sensitivity of their positive class), columns `COLUMNS`:
-        difference is b - a, low and high hold 95% of the draws, recipe names the settings in which the two differ.
+        difference is b - a, low and high are the 95% interval, recipe names the settings in which the two differ.
     """
     evaluated = [(run, *_read(run)) for run in runs
                  if (run.results / FILE).is_file() and not run.read_config()[0].label_delim]
@@ -70,18 +71,16 @@ def differing_settings(first: Config, second: Config) -> str:
 def _rows(test_a: pd.DataFrame, test_b: pd.DataFrame, classes: tuple[str, ...], positives: list[str],
           same: bool) -> list[dict]:
     shown = ["macro_auc", "balanced_accuracy", *(f"sensitivity_{name}" for name in positives)]
-    values, draws = [], []
-    for number, test in enumerate((test_a, test_b)):
-        measure = partial(score, *arrays(test, classes), classes=classes)
-        # With the same seed both have the same draws of patients; with another they are independent.
-        weights = draw_weights((test_a if same else test)["group"].to_numpy(), test["label"].to_numpy(),
-                               seed=0 if same else number)
-        draws.append(pd.concat([pd.DataFrame(measure(batch))[shown] for batch in weights], ignore_index=True))
-        values.append({name: value[0] for name, value in measure(np.ones((1, len(test)))).items()})
-    low, high = bounds(draws[1] - draws[0])
-    a, b = values
-    return [{"score": name, "value_a": a[name], "value_b": b[name], "difference": b[name] - a[name],
-             "low": low[name], "high": high[name]} for name in shown]
+    both = []
+    for test in (test_a, test_b):
+        labels, probabilities = arrays(test, classes)
+        groups = (test_a if same else test)["group"].to_numpy()
+        both.append((partial(score, labels, probabilities, classes=classes), groups,
+                     fewest_groups(labels, probabilities.argmax(1), groups, classes)))
+    found = differences(both[0], both[1], same).loc[shown]
+    if same and np.array_equal(arrays(test_a, classes)[1], arrays(test_b, classes)[1]):
+        found[["low", "high"]] = 0.0  # the same predictions, as of a run and its copy, differ for no patients
+    return [{"score": name, **row} for name, row in found.iterrows()]
 
 
 def headline(differences: pd.DataFrame) -> list[str]:
@@ -90,5 +89,6 @@ def headline(differences: pd.DataFrame) -> list[str]:
     return [f"{row.b} against {row.a}: macro AUC {row.value_b:.3f} at the held-out center, {row.value_a:.3f} at the "
             "training centers, "
             + (f"difference {row.difference:+.3f} ({row.low:+.3f} to {row.high:+.3f})" if not np.isnan(row.low)
-               else "the difference is not defined")
+               else "the difference is not defined" if np.isnan(row.difference)
+               else f"difference {row.difference:+.3f} (too few patients)")
             + (f"; but they also differ in {row.recipe}" if row.recipe else "") for row in gaps.itertuples()]

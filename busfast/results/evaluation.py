@@ -12,7 +12,6 @@ from busfast.csvfile import read_frame, write_csv
 from busfast.errors import UserError
 from busfast.pipelines.config import Config
 from busfast.pipelines.positive import plain_positive, require_positive
-from busfast.results.bootstrap import REPLICATES
 from busfast.results.calibration import calibrate, choose_threshold, fit_temperature, operate, refer
 from busfast.results.metrics import assess
 from busfast.results.predictions import (
@@ -31,6 +30,7 @@ from busfast.text import MANY, counted
 from busfast.training.runs import Run
 
 TARGET = 0.9
+NO_INTERVAL = {"ece", "mean difference, of 255", "likeness to an untrained model's maps"}  # of any set
 
 
 @dataclass(frozen=True)
@@ -89,7 +89,7 @@ class Evaluation:
     def _table(self, name: str, compute: Callable[..., pd.DataFrame]) -> pd.DataFrame:
         """Computes a table, with the intervals that `evaluate` wrote where they belong to it."""
         if self.reuse:
-            table = read_intervals(self.run.results / f"{name}.csv", compute(replicates=0))
+            table = read_intervals(self.run.results / f"{name}.csv", compute(with_intervals=False))
             if table is not None:
                 return table
             print(f"{self.run.name}: {name}.csv holds other scores than these; computing its intervals again",
@@ -128,15 +128,14 @@ class Evaluation:
         """A row per target, part and score: target, threshold, part, score, estimate, low, high."""
         return self._table("operating_points", self._points)
 
-    def _points(self, replicates: int = REPLICATES) -> pd.DataFrame:
+    def _points(self, with_intervals: bool = True) -> pd.DataFrame:
         columns = ["target", "threshold", "part", "score", "estimate", "low", "high"]
         rows = [pd.DataFrame(columns=columns)]
         for target, threshold in self.thresholds.items():
             for part in self.parts:
                 of_part = self.part(part)
                 labels, values = of_part["label"].to_numpy(), of_part[f"c_{self.positive}"].to_numpy()
-                found = operate(labels == self.positive, values, threshold, of_part["group"].to_numpy(), labels,
-                                replicates)
+                found = operate(labels == self.positive, values, threshold, of_part["group"].to_numpy(), with_intervals)
                 rows.append(found.reset_index(names="score").assign(target=target, threshold=threshold, part=part))
         return pd.concat(rows[1:] or rows, ignore_index=True)[columns]
 
@@ -146,8 +145,7 @@ class Evaluation:
         if "valid" not in self.parts:
             return pd.DataFrame(columns=["wanted", "threshold", "coverage", "error", "low", "high"])
         valid, test = (arrays(self.part(part), self.config.classes, "c_") for part in self.parts)
-        return self._table("referral", partial(refer, valid, test, self.test["group"].to_numpy(),
-                                               self.test["label"].to_numpy()))
+        return self._table("referral", partial(refer, valid, test, self.test["group"].to_numpy()))
 
     def points_of_test(self) -> Iterable[tuple[tuple[float, float], pd.DataFrame]]:
         """Returns target and threshold, and the rows of `points`, of the part that scores are reported of."""
@@ -292,11 +290,14 @@ def name_part(part: str) -> str:
 
 
 def format_interval(row: pd.Series) -> str:
-    """Returns "0.912 (0.880 to 0.940)" of a row with estimate, low and high, or "not defined"."""
+    """Returns "0.912 (0.880 to 0.940)" of a row with estimate, low and high, "0.912 (too few patients)" or "not
+    defined"; the row's score or measure tells whether it ever has an interval."""
     if np.isnan(row["estimate"]):
         return "not defined"
-    return f"{row['estimate']:.3f} " + ("(no interval)" if np.isnan(row["low"])
-                                        else f"({row['low']:.3f} to {row['high']:.3f})")
+    if np.isnan(row["low"]):
+        never = {row.get("score"), row.get("measure")} & NO_INTERVAL
+        return f"{row['estimate']:.3f} ({'no interval' if never else 'too few patients'})"
+    return f"{row['estimate']:.3f} ({row['low']:.3f} to {row['high']:.3f})"
 
 
 def read_explanation(run: Run) -> tuple[pd.DataFrame, pd.DataFrame] | None:

@@ -23,7 +23,7 @@ from busfast.inference.inputs import list_inputs
 from busfast.inference.run_model import load_run_model
 from busfast.inference.stream import predict_logits
 from busfast.models.arch import make_timm
-from busfast.results.bootstrap import intervals
+from busfast.results.intervals import intervals
 from busfast.results.predictions import read_parts, read_predictions, require_single_label
 from busfast.results.probes import compare_parts, draw_sample, predict_pixels, probe_run, read_pixels
 from busfast.results.written import FORMAT
@@ -189,7 +189,7 @@ def localize(maps: np.ndarray, masks: Sequence[np.ndarray | None], groups: np.nd
         means = weights @ values / weights.sum(1, keepdims=True)
         return dict(zip(("pointing", "energy", "iou", "area", "pointing by chance"), means.T, strict=True))
 
-    return intervals(measure, groups[rows], np.zeros(len(rows))).assign(images=len(rows))
+    return intervals(measure, groups[rows]).assign(images=len(rows))
 
 
 def check_sanity(learn: Learner, arch: str, pixels: Sequence[np.ndarray], targets: np.ndarray,

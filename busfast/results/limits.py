@@ -35,7 +35,7 @@ def _positive_limits(found: Evaluation, test: pd.DataFrame) -> list[str]:
     if positive.empty:
         return [f"The {found.where} holds no {found.positive} image: what matters most was not tested."]
     width = 100 * (row["high"] - row["low"])
-    text = "their sensitivity has no interval" if np.isnan(width) else \
+    text = "too few patients for an interval of their sensitivity" if np.isnan(width) else \
         f"the interval of their sensitivity is {width:.0f} points wide"
     return [f"{counted(len(positive), f'{found.positive} {found.tested} image')} of "
             f"{counted(positive['group'].nunique(), 'group')} (patients, or duplicates): {text}."]

@@ -6,9 +6,9 @@ from functools import partial
 import numpy as np
 import pandas as pd
 
-from busfast.results.bootstrap import REPLICATES, intervals, widen
+from busfast.results.intervals import intervals
 from busfast.results.predictions import arrays
-from busfast.results.scores import rate_groups, score
+from busfast.results.scores import PRESENT, rate_groups, score
 
 SUBSETS = ("center", "device")  # columns, for each of whose values there are scores
 COLUMNS = ["part", "by", "value", "score", "estimate", "low", "high", "images", "groups"]  # of the table
@@ -26,28 +26,27 @@ def by_patient(predictions: pd.DataFrame, classes: Sequence[str]) -> pd.DataFram
     return pd.concat([means, grouped["group"].first()], axis=1).reset_index()
 
 
-def assess(predictions: pd.DataFrame, classes: Sequence[str], replicates: int = REPLICATES) -> pd.DataFrame:
-    """Computes every score of every part of some predictions; `replicates`: see `intervals`.
+def assess(predictions: pd.DataFrame, classes: Sequence[str], with_intervals: bool = True) -> pd.DataFrame:
+    """Computes every score of every part of some predictions; `with_intervals`: see `intervals`.
 
     Returns:
         Rows with part, by ("all", "center", "device", "patient"), value (of center or device, else ""), score,
-        estimate, low, high (95%, by a bootstrap over groups), images (rows counted) and groups. NaN where a score is
+        estimate, low, high (95%, by groups), images (rows counted) and groups. NaN where a score is
         undefined for those images.
     """
-    tables = [assess_rows(rows, classes, replicates).reset_index(names="score").assign(
+    tables = [assess_rows(rows, classes, with_intervals).reset_index(names="score").assign(
         part=part, by=by, value=value) for part, part_rows in predictions.groupby("part", sort=False)
         for by, value, rows in (*subsets(part_rows), ("patient", "", by_patient(part_rows, classes)))]
     return pd.concat(tables, ignore_index=True)[COLUMNS]
 
 
-def assess_rows(rows: pd.DataFrame, classes: Sequence[str], replicates: int = REPLICATES) -> pd.DataFrame:
+def assess_rows(rows: pd.DataFrame, classes: Sequence[str], with_intervals: bool = True) -> pd.DataFrame:
     """Computes the scores of some rows, indexed by name; see `assess`."""
     labels, probabilities = arrays(rows, classes)
     groups = rows["group"].to_numpy()
-    counts = {"images": len(rows), "groups": len(set(groups))}
-    found = intervals(partial(score, labels, probabilities, classes=classes), groups, rows["label"].to_numpy(),
-                      replicates, biased=("ece",))
-    return widen(found, _share_groups(labels, probabilities.argmax(1), groups, classes)).assign(**counts)
+    return intervals(partial(score, labels, probabilities, classes=classes), groups,
+                     fewest_groups(labels, probabilities.argmax(1), groups, classes),
+                     with_intervals).assign(images=len(rows), groups=len(set(groups)))
 
 
 def subsets(part: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
@@ -59,11 +58,15 @@ def subsets(part: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
                 yield column, value, rows
 
 
-def _share_groups(labels: np.ndarray, predicted: np.ndarray, groups: np.ndarray,
+def fewest_groups(labels: np.ndarray, predicted: np.ndarray, groups: np.ndarray,
                   classes: Sequence[str]) -> dict[str, int]:
-    """Returns for each score that is a share, the number of groups that it is a share of."""
-    counts = {"accuracy": len(set(groups))}
+    """Returns for each score how few groups it may rest on, see `intervals`: those with images of the rarest class that
+    it needs (of a predictive value: predicted so). Those that are not named need no class."""
+    # The expected calibration error of few images is too large by more than it varies: no interval around it is honest.
+    found, rarest = {"ece": 0}, []
     for index, name in enumerate(classes):
-        rates = rate_groups(labels == index, predicted == index, groups)
-        counts |= {f"{rate}_{name}": count for rate, count in rates.items()}
-    return counts
+        each = rate_groups(labels == index, predicted == index, groups)
+        found |= {f"{key}_{name}": count for key, count in each.items()}
+        rarest.append(each["auc"])
+    found |= dict.fromkeys(("macro_auc", "macro_ap", "macro_f1", "balanced_accuracy"), min(rarest))
+    return found | {f"{name}_present": min((count for count in rarest if count), default=0) for name in PRESENT}

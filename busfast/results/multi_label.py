@@ -11,8 +11,8 @@ import pandas as pd
 from busfast.csvfile import write_csv
 from busfast.data.labels import split_labels
 from busfast.pipelines.config import Config
-from busfast.results.bootstrap import REPLICATES, intervals, widen
 from busfast.results.evaluation import External, format_interval, name_part, print_opening
+from busfast.results.intervals import intervals
 from busfast.results.metrics import COLUMNS, subsets
 from busfast.results.predictions import predict_parts, read_predictions
 from busfast.results.scores import divide, rank_scores, rate_groups, rates
@@ -51,21 +51,26 @@ class LabelEvaluation:
         """Scores of both parts: part, by (all, center, device), value, score, estimate, low, high, images, groups."""
         return self.assess()
 
-    def assess(self, replicates: int = REPLICATES) -> pd.DataFrame:
-        """Computes `metrics`; `replicates`: see `intervals`."""
-        tables = [self._assess_rows(rows, replicates).assign(part=part, by=by, value=value)
+    def assess(self, with_intervals: bool = True) -> pd.DataFrame:
+        """Computes `metrics`; `with_intervals`: see `intervals`."""
+        tables = [self._assess_rows(rows, with_intervals).assign(part=part, by=by, value=value)
                   for part, of_part in self.predictions.groupby("part", sort=False)
                   for by, value, rows in subsets(of_part)]
         return pd.concat(tables, ignore_index=True)[COLUMNS]
 
-    def _assess_rows(self, rows: pd.DataFrame, replicates: int) -> pd.DataFrame:
+    def _assess_rows(self, rows: pd.DataFrame, with_intervals: bool) -> pd.DataFrame:
         positive, values = self.arrays(rows)
         groups = rows["group"].to_numpy()
+        fewest, rarest = {}, []
+        for index, name in enumerate(self.config.classes):
+            each = rate_groups(positive[:, index], values[:, index] >= self.thresholds[index], groups)
+            fewest |= {f"{key}_{name}": count for key, count in each.items()}
+            rarest.append(each["auc"])
+        # Means over labels are over those that are defined.
+        fewest |= dict.fromkeys(("macro_auc", "macro_ap", "macro_f1"), min(filter(None, rarest), default=0))
         found = intervals(partial(score_labels, positive, values, self.thresholds, classes=self.config.classes),
-                          groups, rows["label"].to_numpy(), replicates)
-        counts = {f"{rate}_{name}": count for index, name in enumerate(self.config.classes) for rate, count in
-                  rate_groups(positive[:, index], values[:, index] >= self.thresholds[index], groups).items()}
-        return widen(found, counts).assign(images=len(rows), groups=len(set(groups))).reset_index(names="score")
+                          groups, fewest, with_intervals)
+        return found.assign(images=len(rows), groups=len(set(groups))).reset_index(names="score")
 
 
 def best_f1(positive: np.ndarray, values: np.ndarray) -> float:

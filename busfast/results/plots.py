@@ -134,8 +134,8 @@ def draw_centers(found: Evaluation) -> tuple[Figure, str]:
     table = found.metrics[(found.metrics["part"] == found.tested) & found.metrics["by"].isin(["all", "center"])]
     table = table.set_index(["by", "value"])
     centers = table.index.unique()
-    figure, (axes,) = new_figure("Each center", f"{found.run.name}, {found.where}; 95% intervals, patients drawn "
-                                 "again", grid="x")
+    figure, (axes,) = new_figure("Each center", f"{found.run.name}, {found.where}; 95% intervals by patients",
+                                 grid="x")
     texts = []
     for number, ((score, label), style) in enumerate(zip(scores.items(), STYLES, strict=False)):
         rows = table[table["score"] == score].loc[centers]
@@ -189,7 +189,7 @@ PICTURES = {"roc": draw_roc, "pr": draw_pr, "confusion": draw_confusion, "reliab
 
 def draw_tests(table: pd.DataFrame, path: Path) -> None:
     """Draws test_macro_auc with test_low and test_high of each run of a table (columns of compare.csv)."""
-    figure, (axes,) = new_figure("Macro AUC of each run", "test parts; 95% intervals, patients drawn again", grid="x")
+    figure, (axes,) = new_figure("Macro AUC of each run", "test parts; 95% intervals, by patients", grid="x")
     value = table["test_macro_auc"].astype(float)
     gaps = [(value - table["test_low"].astype(float)).fillna(0), (table["test_high"].astype(float) - value).fillna(0)]
     axes.errorbar(value, range(len(table)), xerr=gaps, color=STYLES[0]["color"], marker="o", linestyle="none",

@@ -24,7 +24,8 @@ from busfast.pipelines.backends import LOADERS
 from busfast.pipelines.image import ImagePipeline
 from busfast.processes import cores
 from busfast.progress import progress
-from busfast.results.bootstrap import intervals
+from busfast.results.intervals import intervals
+from busfast.results.metrics import fewest_groups
 from busfast.results.scores import score
 
 BORDER = 0.12  # of the side: the frame in which text and marks are burned in
@@ -138,7 +139,8 @@ def _covers(learn: Learner, valid: pd.DataFrame, pixels: list, masks: list, clas
             yield row | {"images": 0, "reading": "Not possible: the table names no lesion masks."}
             continue
         measure = partial(score, labels, softmax(predict_pixels(learn, variant), axis=1), classes=classes)
-        yield row | intervals(measure, valid["group"].to_numpy(), labels).loc["macro_auc"].to_dict()
+        fewest = fewest_groups(labels, labels, valid["group"].to_numpy(), classes)
+        yield row | intervals(measure, valid["group"].to_numpy(), fewest).loc["macro_auc"].to_dict()
 
 
 def _center(learn: Learner, valid: pd.DataFrame, pixels: list, seed: int) -> dict:
@@ -163,7 +165,7 @@ def _center(learn: Learner, valid: pd.DataFrame, pixels: list, seed: int) -> dic
     def measure(weights: np.ndarray) -> dict[str, np.ndarray]:
         return {"accuracy": weights @ right / weights.sum(1)}
 
-    return row | intervals(measure, group, center).loc["accuracy"].to_dict() | {
+    return row | intervals(measure, group).loc["accuracy"].to_dict() | {
         "chance": pd.Series(center).value_counts(normalize=True).max()}
 
 

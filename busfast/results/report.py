@@ -15,7 +15,6 @@ from busfast.data.open_data import find_data
 from busfast.errors import UserError
 from busfast.files import atomic
 from busfast.pipelines.config import changed_recipe
-from busfast.results.bootstrap import REPLICATES
 from busfast.results.evaluation import (
     TARGET,
     Evaluation,
@@ -93,7 +92,7 @@ def gather(found: Evaluation, pictures: dict[str, str]) -> dict[str, Any]:
         "date": datetime.date.today().isoformat(), "run": found.run.name, "external": found.external,
         "sections": [(key, name) for key, name in SECTIONS if key != "explanation" or not found.external],
         "alarms": format_alarms(record), "summary": _summary(found), "headline": _headline(found),
-        "limits": find_limits(found), "replicates": f"{REPLICATES:,}",
+        "limits": find_limits(found),
         "scores": _each_part(found, "All scores", names(config.classes)), "subsets": _subsets(found),
         "temperature": found.temperature and f"{found.temperature:.2f}", "calibration": _calibration(found),
         "explained": _explained(found), "points": _points(found), "referral": _referral(found),

@@ -11,15 +11,15 @@ from busfast.csvfile import read_frame
 from busfast.data.split_file import read_split
 from busfast.pipelines.config import Config
 from busfast.pipelines.splits import name_split, seed_of_split
-from busfast.results.bootstrap import LEVEL
 from busfast.results.differences import differing_settings, recipe_of
 from busfast.results.evaluation import choose_positive
+from busfast.results.intervals import LEVEL
 from busfast.results.metrics import assess_rows
 from busfast.results.predictions import FILE, read_predictions
 from busfast.training.runs import DONE, Run
 
 COLUMNS = ["group", "runs", "part", "score", "mean", "sd", "low", "high", "lowest", "highest", "interval"]
-OVER_RUNS, BY_PATIENT = "t over runs", "bootstrap by patient"
+OVER_RUNS, BY_PATIENT = "t over runs", "by patient"
 POOLED = "test, pooled"
 MEANING = {
     "seeds": "The interval covers the mean over other seeds with this split; it does not cover other patients.",
@@ -28,7 +28,7 @@ MEANING = {
 NOTE = ("Groups: mean and standard deviation of the runs' scores (validation: at each run's best epoch; test: if "
         f"`evaluate` has scored all of them); the {LEVEL:.0%} interval, mean -/+ t * sd / sqrt(runs), may reach beyond "
         "0 and 1: it is 9 standard deviations for 2 runs, 2.5 for 3 runs, 1.2 for 5 runs. "
-        f"\"{POOLED}\": each image once, by the run that did not see it, with the interval of a bootstrap by patient.")
+        f"\"{POOLED}\": each image once, by the run that did not see it, with an interval by patient.")
 
 
 @dataclass(frozen=True)
@@ -173,6 +173,7 @@ def format_groups(groups: list[Group], table: pd.DataFrame) -> list[str]:
             if np.isnan(row.mean):
                 lines.append(f"  {row.part:13}{row.score:24} not defined in every run")
                 continue
-            lines.append(f"  {row.part:13}{row.score:24} {row.mean:.3f} {spread} ({row.low:.3f} to {row.high:.3f})")
+            interval = "too few patients" if np.isnan(row.low) else f"{row.low:.3f} to {row.high:.3f}"
+            lines.append(f"  {row.part:13}{row.score:24} {row.mean:.3f} {spread} ({interval})")
         texts.append("\n".join([*lines, f"  {MEANING[group.kind]}"]))
     return texts

@@ -1,7 +1,7 @@
 """Labels and probabilities -> every score, for many weightings of the images at once.
 
-A bootstrap computes the same scores a thousand times, with other weights of the same images each time. With one sort
-for all of them, 1,000 replicates of 3,000 predictions take about a second; scikit-learn, one call per score and
+An interval computes the same scores a thousand times, with other weights of the same images each time. With one sort
+for all of them, 1,000 weightings of 3,000 predictions take about a second; scikit-learn, one call per score and
 replicate, takes minutes. The values are scikit-learn's (the tests compare them).
 """
 
@@ -74,9 +74,11 @@ def rates(hits: np.ndarray, misses: np.ndarray, alarms: np.ndarray, passes: np.n
 
 
 def rate_groups(positive: np.ndarray, called: np.ndarray, groups: np.ndarray) -> dict[str, int]:
-    """Returns the number of groups that each of `rates` is a share of; `positive`, `called`: bool, (n,)."""
-    denominators = {"sensitivity": positive, "specificity": ~positive, "ppv": called, "npv": ~called}
-    return {name: len(set(groups[rows])) for name, rows in denominators.items()}
+    """Returns on how few groups the scores of a class may rest: those of the images that a share is of, or of the rarer
+    of class and rest; `positive`, `called`: bool, (n,)."""
+    denominators = {"sensitivity": positive, "specificity": ~positive, "ppv": called, "npv": ~called, "f1": positive}
+    found = {name: len(set(groups[rows])) for name, rows in denominators.items()}
+    return found | dict.fromkeys(("auc", "ap"), min(found["sensitivity"], found["specificity"]))
 
 
 def _confusion_scores(labels, predicted, weights, classes) -> dict[str, np.ndarray]:

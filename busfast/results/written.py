@@ -1,4 +1,4 @@
-"""Tables of scores that `evaluate` has written, read again instead of drawing 2,000 replicates."""
+"""Tables of scores that `evaluate` has written, read again instead of computing their intervals."""
 
 from pathlib import Path
 
@@ -17,7 +17,7 @@ def read_intervals(path: Path, estimates: pd.DataFrame) -> pd.DataFrame | None:
 
     Args:
         path: the file.
-        estimates: the table without intervals; computing it costs one of the 2,000 replicates.
+        estimates: the table without intervals, which costs little to compute.
 
     Returns:
         None if the file is missing or damaged, or is of other predictions, another target or another class.

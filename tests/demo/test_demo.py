@@ -236,7 +236,7 @@ def test_an_answer_gives_the_predictors_probabilities_the_decision_and_what_it_r
         assert [float(value) for _, value in shares] == pytest.approx([float(value) for value in row[3:5]], abs=6e-4)
         assert f"Most probable: {row[2]}" in said and f"Decision: {row[5]}</h3>" in said
         assert said.count('src="data:image/png;base64,') == 2 and "unlike</strong>" not in said
-    for text in ("threshold of 0.250", "7 images of 5 patients", "0.900 (0.800 to 0.950)", "0.500 (no interval)",
+    for text in ("threshold of 0.250", "7 images of 5 patients", "0.900 (0.800 to 0.950)", "0.500 (too few patients)",
                  "not defined", "unknown", "Calibrated", "finds nothing unlike the training images"):
         assert text in said
     assert "PHANTOM" in answerer.describe() and "0.700 (0.600 to 0.800)" in answerer.describe()

@@ -25,15 +25,15 @@ def test_a_threshold_reaches_its_target_and_no_higher_one_does():
 def test_an_operating_point_is_what_is_counted_by_hand():
     positive = np.array([True, True, True, False, False, False, False])
     values = np.array([0.9, 0.8, 0.1, 0.9, 0.2, 0.1, 0.1])
-    found = operate(positive, values, 0.8, np.arange(7), positive)["estimate"]
+    found = operate(positive, values, 0.8, np.arange(7))["estimate"]
     assert found.to_dict() == pytest.approx({"sensitivity": 2 / 3, "specificity": 3 / 4, "ppv": 2 / 3, "npv": 3 / 4})
 
 
 def test_referring_the_unsure_leaves_fewer_errors():
     labels, probabilities, _ = simulate_predictions(600, 3)
-    found = refer((labels, probabilities), (labels, probabilities), np.arange(600), labels)
+    found = refer((labels, probabilities), (labels, probabilities), np.arange(600))
     assert found["coverage"].tolist() == pytest.approx(found["wanted"].tolist(), abs=0.01)
     assert found["error"].is_monotonic_decreasing and (found["low"] <= found["error"]).all()
     sure = np.eye(3)[labels]  # never wrong, which 600 images cannot prove
-    found = refer((labels, sure), (labels, sure), np.arange(600), labels)
+    found = refer((labels, sure), (labels, sure), np.arange(600))
     assert found["high"].iloc[0] == pytest.approx(0.0064, abs=1e-4)

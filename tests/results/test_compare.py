@@ -42,7 +42,7 @@ def test_runs_on_the_same_test_images_are_compared_pair_by_pair(place):
     apart = pd.read_csv("results/differences.csv")
     assert set(apart["images"]) == {"same"} and len(apart) == 3 and set(apart["recipe"]) == {"lr"}
     assert (apart["low"] <= apart["difference"]).all() and (apart["difference"] <= apart["high"]).all()
-    # a run against itself: no draw of patients makes a difference
+    # a run against itself: no patients make a difference
     shutil.copytree(Run(NAME).results, Run("phantom/twin").results)
     run("compare", f"--runs={NAME},phantom/twin")
     assert (pd.read_csv("results/differences.csv")[["difference", "low", "high"]] == 0).all(axis=None)

@@ -13,7 +13,7 @@ from sklearn.metrics import roc_auc_score
 from busfast.cli import main
 from busfast.csvfile import write_csv
 from busfast.data.phantom import write_phantom
-from busfast.results import bootstrap, report
+from busfast.results import report
 from busfast.training.runs import Run, all_runs
 from results.conftest import run_in
 
@@ -59,9 +59,7 @@ def scored_once(evaluated_once, tmp_path_factory):
 
 @pytest.fixture
 def scored(scored_once, tmp_path, monkeypatch):
-    """A copy of it to work in, where what is scored next has few draws and no pictures, to save time."""
-    draw = bootstrap.draw_weights
-    monkeypatch.setattr(bootstrap, "draw_weights", lambda groups, strata, count, seed: draw(groups, strata, 50, seed))
+    """A copy of it to work in, where what is scored next has no pictures, to save time."""
     monkeypatch.setattr(report, "draw_all", lambda found, folder: {})
     shutil.copytree(scored_once[0], tmp_path / "scored")
     monkeypatch.chdir(tmp_path / "scored")

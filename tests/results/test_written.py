@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 
 from busfast.cli import main
-from busfast.results import bootstrap
+from busfast.results import intervals
 from busfast.results.evaluation import summarize
 from busfast.results.facts import describe_run
 from busfast.results.report import gather
@@ -21,21 +21,21 @@ def run(*words, code=0):
 
 
 def test_the_report_and_the_bundle_take_the_intervals_that_evaluate_wrote(evaluated, capsys, monkeypatch):
-    drawn, draw = [], bootstrap.draw_weights
-    monkeypatch.setattr(bootstrap, "draw_weights", lambda *args: drawn.append(1) or draw(*args))
+    left_out, leave_out = [], intervals.leave_out
+    monkeypatch.setattr(intervals, "leave_out", lambda *args: left_out.append(1) or leave_out(*args))
     facts = describe_run(Run(NAME))
-    page, reused = gather(summarize(Run(NAME), reuse=True), {}), len(drawn)
-    drawn.clear()
+    page, reused = gather(summarize(Run(NAME), reuse=True), {}), len(left_out)
+    left_out.clear()
     assert page == gather(summarize(Run(NAME)), {})  # the same to the digit
-    assert reused == 0 < len(drawn)
-    drawn.clear()
+    assert reused == 0 < len(left_out)
+    left_out.clear()
     describe_run(Run(NAME), scores=False)
-    assert not drawn  # for `predict --run`
+    assert not left_out  # for `predict --run`
     capsys.readouterr()
     for name in ("metrics.csv", "operating_points.csv"):
         (Run(NAME).results / name).unlink()
     again = describe_run(Run(NAME))
-    assert drawn and again.keys() == facts.keys()
+    assert left_out and again.keys() == facts.keys()
     for score, values in again["metrics"]["scores"].items():  # the files have six digits
         assert np.allclose(np.array(values, float), np.array(facts["metrics"]["scores"][score], float), rtol=1e-5,
                            atol=1.1e-6, equal_nan=True)
