@@ -57,8 +57,8 @@ def measure_of(labels: np.ndarray, probabilities: np.ndarray):
 
 
 def before(measures: list, groups: np.ndarray, labels: np.ndarray) -> pd.DataFrame:
-    """Returns low and high, by name: the middle 95% of draws of patients, as in 0.1.0; NaN where a tenth of the draws
-    has no value or all have the same."""
+    """Returns low and high, by name: the middle 95% of draws of patients; NaN where a tenth of them has no value, or
+    all have the same."""
     drawn = [pd.concat([pd.DataFrame(measure(weights)) for weights in draw_weights(groups, labels, DRAWS)])
              for measure in measures]
     draws = pd.concat([drawn[0][list(SCORES)], (drawn[1] - drawn[0])[list(COMPARED)].add_prefix("difference of ")],
