@@ -1,6 +1,6 @@
 """Clips (DICOM files of several frames): which of their frames become images."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 import pandas as pd
@@ -23,25 +23,28 @@ def pick_frames(frames: str, count: int, flag: str = "frames") -> Sequence[int]:
     return named[kind]
 
 
-def take_frames(table: SourceTable, frames: str) -> SourceTable:
-    """Gives each frame that is picked of a clip a row of its own; masks, which do not say of which frame they are, stay
-    behind. Without `frames`, there are no clips."""
-    if not frames:
-        return table
-    files: dict[str, tuple[str, int | None]] = {}
-    rows, clips = [], 0
+def split_files(table: SourceTable, picked: str, counts: Mapping[str, int],
+                flag: str = "frames") -> tuple[pd.DataFrame, dict[str, tuple[str, int]]]:
+    """Gives each frame that is picked of a file a row of its own; masks, which do not say of which frame they are, stay
+    behind. `counts`: image -> frames, of those that have several. Returns the rows, and new image -> file, frame."""
+    rows: list[dict] = []
+    taken: dict[str, tuple[str, int]] = {}
     for row in table.rows.to_dict("records"):
         image = row["image"]
-        count = read_header(table.root / image, clips=True).NumberOfFrames if image in table.dicom else 1
-        if count == 1:
-            rows.append(row)
-            files |= {image: table.dicom[image]} if image in table.dicom else {}
-            continue
-        clips += 1
-        for frame in pick_frames(frames, count):
-            rows.append(row | {"image": f"{image}/{frame + 1}"} | dict.fromkeys(table.masks, ""))
-            files[f"{image}/{frame + 1}"] = image, frame
-    made = len(rows) - len(table.rows) + clips
-    note = f"{counted(made, 'frame')} of {counted(clips, 'clip')} (column group: the clip)"
-    return replace(table, rows=pd.DataFrame(rows, columns=table.rows.columns, dtype=object), dicom=files,
-                   notes=(*table.notes, note) if clips else table.notes)
+        new = {f"{image}/{number + 1}": (image, number)
+               for number in (pick_frames(picked, counts[image], flag) if image in counts else ())}
+        rows += [row | {"image": name} | dict.fromkeys(table.masks, "") for name in new] or [row]
+        taken |= new
+    return pd.DataFrame(rows, columns=table.rows.columns, dtype=object), taken
+
+
+def take_frames(table: SourceTable, frames: str) -> SourceTable:
+    """Makes rows of the frames that are picked of clips. Without `frames`, there are no clips."""
+    if not frames:
+        return table
+    counts = {image: count for image in table.dicom
+              if (count := read_header(table.root / image, clips=True).NumberOfFrames) > 1}
+    rows, taken = split_files(table, frames, counts)
+    note = f"{counted(len(taken), 'frame')} of {counted(len(counts), 'clip')} (column group: the clip)"
+    return replace(table, rows=rows, dicom={image: table.dicom[image] for image in table.dicom if image not in counts}
+                   | taken, notes=(*table.notes, note) if counts else table.notes)

@@ -1,13 +1,11 @@
 """Image files of several pages or frames: which of them become images."""
 
 from dataclasses import replace
-from pathlib import Path, PurePosixPath
-
-import pandas as pd
+from pathlib import Path
 
 from busfast.data.images import open_image, read_image, why_unreadable
 from busfast.data.sources.common import SourceTable
-from busfast.data.sources.dicom_frames import pick_frames
+from busfast.data.sources.dicom_frames import split_files
 from busfast.errors import UserError
 from busfast.text import counted
 
@@ -15,31 +13,24 @@ SUFFIXES = (".tif", ".tiff", ".gif", ".webp", ".apng")
 
 
 def take_pages(table: SourceTable, pages: str) -> SourceTable:
-    """Gives each page that is picked of a file a row of its own; masks, which do not say of which page they are, stay
-    behind. Without `pages`, the first page of each file is its image, which is noted."""
-    taken: dict[str, tuple[str, int]] = {}
-    rows, several = [], []
-    for row in table.rows.to_dict("records"):
-        image = row["image"]
-        count = 1 if image in table.dicom else count_pages(table.root / image)
-        several += [image] if count > 1 else []
-        if count == 1 or not pages:
-            rows.append(row)
-            continue
-        for page in pick_frames(pages, count, "pages"):
-            rows.append(row | {"image": f"{image}/{page + 1}"} | dict.fromkeys(table.masks, ""))
-            taken[f"{image}/{page + 1}"] = image, page
-    if not several:
+    """Makes rows of the pages that are picked of files; without `pages`, the first of each is its image, which is
+    noted."""
+    counts = {image: count for image in table.rows["image"]
+              if image not in table.dicom and (count := count_pages(table.root / image)) > 1}
+    if not counts:
         return table
-    files = f"{counted(len(several), 'file')} of several pages, such as '{several[0]}': "
-    note = files + (f"{counted(len(taken), 'page')} become images (column group: the file)" if pages else
-                    "the first page is used (others: --pages=middle, all or every:N)")
-    return replace(table, rows=pd.DataFrame(rows, dtype=object), pages=taken, notes=(*table.notes, note))
+    files = f"{counted(len(counts), 'file')} of several pages, such as '{next(iter(counts))}': "
+    if not pages:
+        return replace(table, notes=(*table.notes, f"{files}the first page is used (others: --pages=middle, all or "
+                                                   "every:N)"))
+    rows, taken = split_files(table, pages, counts, "pages")
+    return replace(table, rows=rows, pages=taken, notes=(
+        *table.notes, f"{files}{counted(len(taken), 'page')} become images (column group: the file)"))
 
 
 def count_pages(path: Path) -> int:
     """Returns how many pages or frames an image file has; 1 of a damaged one."""
-    if PurePosixPath(path).suffix.lower() not in SUFFIXES:
+    if path.suffix.lower() not in SUFFIXES:
         return 1
     try:
         with open_image(path) as image:
