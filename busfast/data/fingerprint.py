@@ -102,7 +102,8 @@ def fingerprint(path: str) -> dict:
 def _note(opened: Image.Image, path: str) -> str:
     """Returns what is odd about a file that is read all the same; "" if nothing is."""
     if opened.format == "JPEG":
-        return CUT if lacks_end(Path(path).read_bytes()) else ""
+        opened.fp.seek(-2, os.SEEK_END)
+        return CUT if opened.fp.read() != b"\xff\xd9" and lacks_end(Path(path).read_bytes()) else ""
     pages = getattr(opened, "n_frames", 1) if opened.format in PAGES else 1
     return f"has {pages} pages" if pages > 1 else ""
 

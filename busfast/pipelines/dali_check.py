@@ -7,6 +7,7 @@ import sys
 from collections.abc import Iterator, Sequence
 
 import numpy as np
+import torch
 
 from busfast.progress import progress
 
@@ -15,12 +16,12 @@ COMMAND = (sys.executable, "-m", "busfast.pipelines.dali_check")
 Batches = list[Sequence[str]]
 
 
-def check_dali(paths: Sequence[str], gpu: int | None) -> None:
+def check_dali(paths: Sequence[str], device: torch.device) -> None:
     """Has DALI decode each image once. Those that it cannot decode, or whose decoding ends its process, are named and
-    from then on decoded by Pillow, in this process. `gpu`: its number; None: on the CPU."""
-    from busfast.pipelines.dali_loader import refuse
+    from then on decoded by Pillow, in this process. `device`: that of the training."""
+    from busfast.pipelines.dali_loader import gpu_number, refuse
 
-    refused: list[str] = []
+    gpu, refused = gpu_number(device), []
     for path in progress(_refused_paths([paths[start:start + BATCH] for start in range(0, len(paths), BATCH)], gpu),
                          "trying DALI", len(paths)):
         refused += [path] if path else []

@@ -38,7 +38,7 @@ class DaliLoader:
 
     def __init__(self, pipeline: ImagePipeline, bs: int, device: torch.device, threads: int = 0, exact: bool = True):
         self.pipeline, self.bs = pipeline, bs
-        self.gpu = _gpu_number(device)
+        self.gpu = gpu_number(device)
         # A mixed decoder takes 16 MiB of GPU memory, and as much pinned, for each thread.
         self.threads = min(threads or cores(), MOST_ON_GPU if self.gpu is not None else sys.maxsize)
         self.enough = 0 if exact or self.gpu is not None else MARGIN * max(pipeline.sides)
@@ -152,7 +152,7 @@ def refuse(paths: list[str]) -> None:
         print(f"loader: DALI cannot decode {counted(len(new), 'image')}, so Pillow does, such as {new[0]}", flush=True)
 
 
-def _gpu_number(device: torch.device | None) -> int | None:
+def gpu_number(device: torch.device | None) -> int | None:
     """The number of a GPU, for DALI; None: the CPU."""
     if device is None or device.type != "cuda":
         return None
@@ -190,7 +190,7 @@ def raw_batches(feeds: Iterable[list[np.ndarray]], pipeline: ImagePipeline, bs: 
     image = first[0][0]
     encoded = image.ndim == 1
     gray = dali_mode(image) == "L" if encoded else image.shape[2] == 1
-    gpu = _gpu_number(device)
+    gpu = gpu_number(device)
 
     @pipeline_def(batch_size=bs, num_threads=threads or cores(), device_id=gpu, prefetch_queue_depth=len(first))
     def graph():

@@ -89,8 +89,7 @@ def build(config: Config, split: Split | pd.DataFrame, model_dir: Path | str = "
                    val_bs=2 * config.bs, backend=backend, threads=threads, cache=config.cache, batch_tfms=batch_tfms,
                    rank=processes.rank(), world_size=ranks)
     if backend.loader == "dali" and dls.train.prepare() is None:
-        check_dali(dls.train.dataset.items["image"].tolist(),
-                   None if backend.device.type != "cuda" else backend.device.index or 0)
+        check_dali(dls.train.dataset.items["image"].tolist(), backend.device)
     learn = make_learner(dls, config.arch, weights=weights or config.weights, dropout=config.dropout, lr=config.lr,
                          wd=config.wd, freeze=0 if config.freeze_after else config.freeze,
                          loss=config.loss, label_smoothing=config.label_smoothing,

@@ -36,7 +36,7 @@ def test_files_that_end_the_process_are_found_one_by_one_and_all_others_tried(mo
     paths = [f"{number}.jpg" for number in range(count)]
     paths[1], paths[-1] = "crash.png", "crash2.png"
     paths[count // 2] = "bad.jpg" if count > 3 else "crash.png"
-    dali_check.check_dali(paths, None)
+    dali_check.check_dali(paths, torch.device("cpu"))
     expected = {path for path in paths if path[0] in "bc"}
     assert dali_loader.REFUSED == expected
     assert f"DALI cannot decode {len(expected)} images, so Pillow does" in capsys.readouterr().out
@@ -44,7 +44,7 @@ def test_files_that_end_the_process_are_found_one_by_one_and_all_others_tried(mo
 
 def test_a_child_that_cannot_begin_is_said(monkeypatch, capsys):
     monkeypatch.setattr(dali_check, "COMMAND", (sys.executable, "-c", "raise SystemExit(3)"))
-    dali_check.check_dali(["a.jpg"], None)
+    dali_check.check_dali(["a.jpg"], torch.device("cpu"))
     assert "DALI was not tried on the images before training" in capsys.readouterr().out
 
 
