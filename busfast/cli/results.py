@@ -11,7 +11,7 @@ from busfast.training.runs import find_run
 
 @with_settings(MODEL, device="as in training", threads="as in training")
 def evaluate(*, run: str = None, data: str = None, model: str = None, target: float = 0.9, positive: str = None,
-             again: bool = False, **settings: Any) -> None:
+             prevalence: str = None, again: bool = False, **settings: Any) -> None:
     """Scores a run's validation and test part, with intervals; writes predictions.csv and tables into results/RUN/.
 
     A run of several labels gets a score and a threshold for each label (the highest F1 on the validation part).
@@ -30,6 +30,8 @@ def evaluate(*, run: str = None, data: str = None, model: str = None, target: fl
         positive: the class that the thresholds are for; recorded for the other verbs. Default: as recorded, else the
             key positive of the pipeline file, else malignant, else of two classes the one beside normal, healthy,
             control, negative or no finding; else it has to be given.
+        prevalence: shares of positive patients, separated by commas, to compute PPV and NPV for; recorded for report.
+            Default: 0.01,0.05,0.2.
         again: predict again even if these weights were scored before.
         settings: how to run the model.
     """
@@ -38,6 +40,9 @@ def evaluate(*, run: str = None, data: str = None, model: str = None, target: fl
                         "(an exported model), not both.")
     flags = model_flags(**settings)
     if data is not None:
+        if prevalence:
+            raise UserError(f"--prevalence={prevalence} is for a run's own test part. Leave it out with --data: its "
+                            "predictive_values.csv has 0.01, 0.05 and 0.2.")
         subject = {"bundle": model} if run is None else {"run": find_run(run)}
         with heavy_imports():
             from busfast.results.external import evaluate_external
@@ -50,12 +55,13 @@ def evaluate(*, run: str = None, data: str = None, model: str = None, target: fl
     from busfast.training.trackers import track_results
 
     if found.read_config()[0].label_delim:
-        if positive:
-            raise UserError(f"--positive={positive}: {run} has images of several labels, and a threshold for each. "
-                            "Leave it out.")
+        for flag, value in {"positive": positive, "prevalence": prevalence}.items():
+            if value:
+                raise UserError(f"--{flag}={value}: {run} has images of several labels, and a threshold for each. "
+                                "Leave it out.")
         evaluate_labels(found, again=again, **flags)
     else:
-        evaluate_run(found, target=target, positive=positive, again=again, **flags)
+        evaluate_run(found, target=target, positive=positive, prevalence=prevalence, again=again, **flags)
     track_results(found)
 
 
@@ -91,19 +97,20 @@ def explain(*, run: str, images: str = None, out: str = None, **settings: Any) -
         print(f"wrote {', '.join(map(str, files))}. Research only, not a medical device.")
 
 
-def report(*, run: str, target: float = 0.9, positive: str = None) -> None:
+def report(*, run: str, target: float = 0.9, positive: str = None, prevalence: str = None) -> None:
     """Writes results/RUN/report.html and model_card.md of an evaluated run, from its predictions.csv.
 
     Args:
         run: name of a run that evaluate has scored.
         target: sensitivity for the positive class on the validation part for which to choose a threshold, besides 0.9.
         positive: the class that the thresholds are for. Default: see evaluate.
+        prevalence: shares of positive patients to compute PPV and NPV for. Default: see evaluate.
     """
     found = find_run(run)
     from busfast.results.report import write_report
     from busfast.training.trackers import track_results
 
-    for path in write_report(found, target=target, positive=positive):
+    for path in write_report(found, target=target, positive=positive, prevalence=prevalence):
         print(f"wrote {path}")
     track_results(found)
     print("Research only, not a medical device.")

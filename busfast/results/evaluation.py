@@ -1,6 +1,6 @@
 """predictions.csv -> scores, calibration, operating points, referral; needs no model and no GPU."""
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from typing import Any
@@ -13,9 +13,12 @@ from busfast.errors import UserError
 from busfast.pipelines.config import Config
 from busfast.pipelines.positive import plain_positive, require_positive
 from busfast.results.calibration import calibrate, choose_threshold, fit_temperature, operate, refer
+from busfast.results.delong import delong
 from busfast.results.metrics import assess
+from busfast.results.net_benefit import decision_curve
 from busfast.results.predictions import (
     EXTERNAL,
+    RECORD,
     arrays,
     predict_parts,
     read_history,
@@ -24,10 +27,12 @@ from busfast.results.predictions import (
     require_single_label,
     update_record,
 )
+from busfast.results.predictive_values import PREVALENCES, check_prevalences, predictive_values
 from busfast.results.scores import present, score
 from busfast.results.written import FORMAT, read_intervals
 from busfast.text import MANY, counted
 from busfast.training.runs import Run
+from busfast.yamlfile import read_yaml
 
 TARGET = 0.9
 NO_INTERVAL = {"ece", "mean difference, of 255", "likeness to an untrained model's maps"}  # of any set
@@ -56,6 +61,7 @@ class Evaluation:
     reuse: bool = False  # whether to take the intervals that `evaluate` wrote
     external: External | None = None  # the set that is scored; None: the run's own test part
     chosen: Mapping[float, float] | None = None  # target -> threshold of a bundle; None: from the validation part
+    prevalences: tuple[float, ...] = PREVALENCES  # that predictive values are computed for
 
     @property
     def tested(self) -> str:
@@ -119,8 +125,7 @@ class Evaluation:
         """The threshold for each target; empty if the validation part has no positive image."""
         if self.chosen is not None:
             return self.chosen
-        valid = self.part("valid")
-        positive, values = (valid["label"] == self.positive).to_numpy(), valid[f"c_{self.positive}"].to_numpy()
+        positive, values, _ = self.calls("valid")
         return {target: choose_threshold(positive, values, target) for target in self.targets} if positive.any() else {}
 
     @cached_property
@@ -133,11 +138,41 @@ class Evaluation:
         rows = [pd.DataFrame(columns=columns)]
         for target, threshold in self.thresholds.items():
             for part in self.parts:
-                of_part = self.part(part)
-                labels, values = of_part["label"].to_numpy(), of_part[f"c_{self.positive}"].to_numpy()
-                found = operate(labels == self.positive, values, threshold, of_part["group"].to_numpy(), with_intervals)
+                positive, values, groups = self.calls(part)
+                found = operate(positive, values, threshold, groups, with_intervals)
                 rows.append(found.reset_index(names="score").assign(target=target, threshold=threshold, part=part))
         return pd.concat(rows[1:] or rows, ignore_index=True)[columns]
+
+    def calls(self, part: str) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Returns which images of a part are positive, their calibrated probabilities of it, and their groups."""
+        of_part = self.part(part)
+        return ((of_part["label"] == self.positive).to_numpy(), of_part[f"c_{self.positive}"].to_numpy(),
+                of_part["group"].to_numpy())
+
+    @cached_property
+    def predictive_values(self) -> pd.DataFrame:
+        """A row per target, prevalence and score of the part that scores are reported of; see `predictive_values`."""
+        return self._table("predictive_values", self._predictive_values)
+
+    def _predictive_values(self, with_intervals: bool = True) -> pd.DataFrame:
+        positive, values, groups = self.calls(self.tested)
+        columns = ["target", "threshold", "prevalence", "score", "estimate", "low", "high"]
+        rows = [predictive_values(positive, values, threshold, groups, self.prevalences, with_intervals).assign(
+            target=target, threshold=threshold) for target, threshold in self.thresholds.items()]
+        return pd.concat(rows or [pd.DataFrame(columns=columns)], ignore_index=True)[columns]
+
+    @cached_property
+    def decision_curve(self) -> pd.DataFrame:
+        """The net benefit of the part that scores are reported of, as `decision_curve` returns it."""
+        return decision_curve(*self.calls(self.tested))
+
+    @cached_property
+    def delong(self) -> pd.DataFrame:
+        """A row per class: score, and estimate, low, high of its AUC as `delong` returns them."""
+        test = self.test
+        return pd.DataFrame([(f"auc_{name}", *delong((test["label"] == name).to_numpy(), test[f"p_{name}"].to_numpy(),
+                                                     test["group"].to_numpy())) for name in self.config.classes],
+                            columns=["score", "estimate", "low", "high"])
 
     @cached_property
     def referral(self) -> pd.DataFrame:
@@ -150,6 +185,12 @@ class Evaluation:
     def points_of_test(self) -> Iterable[tuple[tuple[float, float], pd.DataFrame]]:
         """Returns target and threshold, and the rows of `points`, of the part that scores are reported of."""
         return self.points[self.points["part"] == self.tested].groupby(["target", "threshold"])
+
+    def predictive_values_at(self, target: float) -> Iterator[tuple[float, dict[str, str]]]:
+        """Yields each prevalence, and the predictive values there of a target's threshold as text, by their score."""
+        table = self.predictive_values
+        for prevalence, pair in table[table["target"] == target].groupby("prevalence"):
+            yield prevalence, {row["score"]: format_interval(row) for _, row in pair.iterrows()}
 
     def pick(self, name: str, part: str = "", by: str = "all", value: str = "") -> pd.Series:
         """Returns a row of the metrics; by default of the part that scores are reported of."""
@@ -189,7 +230,7 @@ def choose_positive(run: Run, config: Config) -> str:
     return "" if config.label_delim else read_positive(run, config) or plain_positive(config.classes)
 
 
-def summarize(run: Run, *, target: float | str = TARGET, positive: str | None = None,
+def summarize(run: Run, *, target: float | str = TARGET, positive: str | None = None, prevalence: Any = None,
               reuse: bool = False) -> Evaluation:
     """Reads predictions.csv and evaluates it.
 
@@ -197,16 +238,20 @@ def summarize(run: Run, *, target: float | str = TARGET, positive: str | None = 
         run: a run that `predict_parts` has predicted.
         target: a sensitivity for `positive` to reach on the validation part, in addition to 0.9.
         positive: the class that thresholds are for; None: see `choose_positive`.
+        prevalence: for which to compute predictive values, see `check_prevalences`; None: as recorded by `evaluate`.
         reuse: take the intervals that `evaluate` wrote, where they belong to these predictions and this request.
 
     Raises:
-        UserError: see `read_predictions` and `check_request`.
+        UserError: see `read_predictions`, `check_request` and `check_prevalences`.
     """
     config, record = run.read_config()
     require_single_label(config, "report")
     table = read_predictions(run, config.classes)
     target, positive = check_request(run, config, target, positive)
-    return make_evaluation(run, config, record, table, positive, target, reuse=reuse)
+    if prevalence is None and (run.results / RECORD).is_file():
+        prevalence = read_yaml(run.results / RECORD).get("prevalence")
+    return make_evaluation(run, config, record, table, positive, target, reuse=reuse,
+                           prevalences=check_prevalences(prevalence))
 
 
 def make_evaluation(run: Run, config: Config, record: dict[str, Any], table: pd.DataFrame, positive: str,
@@ -222,22 +267,22 @@ def make_evaluation(run: Run, config: Config, record: dict[str, Any], table: pd.
                       tuple(sorted({TARGET, target})), **more)
 
 
-def evaluate_run(run: Run, *, target: float | str = TARGET, positive: str | None = None, again: bool = False,
-                 **flags) -> Evaluation:
+def evaluate_run(run: Run, *, target: float | str = TARGET, positive: str | None = None, prevalence: Any = None,
+                 again: bool = False, **flags) -> Evaluation:
     """Scores a run's validation and test part, writes predictions and tables into its folder, and prints the scores.
 
     Args:
         run: a trained run.
-        target, positive: see `summarize`; a positive class that is given is recorded for the other verbs.
+        target, positive, prevalence: see `summarize`; the latter two, if given, are recorded for the other verbs.
         again, flags: see `predict_parts`.
 
     Raises:
-        UserError: see `predict_parts` and `check_request`.
+        UserError: see `predict_parts`, `check_request` and `check_prevalences`.
     """
     check_request(run, run.read_config()[0], target, positive)
+    given = {"positive": positive, "prevalence": prevalence and list(check_prevalences(prevalence))}
     predict_parts(run, again=again, **flags)
-    if positive:
-        update_record(run, positive=positive)
+    update_record(run, **{key: value for key, value in given.items() if value})
     found = summarize(run, target=target, positive=positive)
     write_tables(found)
     print_evaluation(found)
@@ -245,8 +290,9 @@ def evaluate_run(run: Run, *, target: float | str = TARGET, positive: str | None
 
 
 def write_tables(found: Evaluation) -> None:
-    """Writes metrics.csv, calibration.csv, operating_points.csv and referral.csv beside predictions.csv."""
+    """Writes metrics.csv and the other tables of scores beside predictions.csv."""
     for name, table in (("metrics", found.metrics), ("operating_points", found.points), ("referral", found.referral),
+                        ("predictive_values", found.predictive_values), ("decision_curve", found.decision_curve),
                         ("calibration", found.calibration.assign(temperature=found.temperature))):
         write_csv(table, found.run.results / f"{name}.csv", float_format=FORMAT)
 
@@ -267,10 +313,12 @@ def print_evaluation(found: Evaluation) -> None:
         print(f"  {found.positive} if its probability is {threshold:.3f} or more (chosen on validation for a "
               f"sensitivity of {target:g}), {found.tested}:\n    sensitivity {rates['sensitivity']}, specificity "
               f"{rates['specificity']}")
+        for prevalence, pair in found.predictive_values_at(target):
+            print(f"    where {prevalence:.3g} are {found.positive}: PPV {pair['ppv']}, NPV {pair['npv']}")
     if found.record.get("leaks"):
         print(f"  warning: the split LEAKS ({found.record['leaks']} in two parts), so these scores are too good")
-    print(f"  wrote predictions.csv, metrics.csv, calibration.csv, operating_points.csv, referral.csv: "
-          f"{found.run.results}/\n  research only, not a medical device", flush=True)
+    print("  wrote predictions.csv, metrics.csv, calibration.csv, operating_points.csv, predictive_values.csv, "
+          f"decision_curve.csv, referral.csv: {found.run.results}/\n  research only, not a medical device", flush=True)
 
 
 def print_opening(found: Any) -> None:

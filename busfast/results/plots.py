@@ -183,8 +183,29 @@ def draw_operating(found: Evaluation) -> tuple[Figure, str]:
     return figure, f"Sensitivity and specificity for {positive} against the threshold. " + "; ".join(texts) + "."
 
 
+def draw_decision(found: Evaluation) -> tuple[Figure, str]:
+    """Net benefit of calling an image positive from a threshold on, against all images and none."""
+    curve, title = found.decision_curve, f"Decision curve for {found.positive}"
+    figure, (axes,) = new_figure(title, f"{found.run.name}, {found.where}; band: 95%, patients drawn again")
+    axes.set(xlabel=f"calibrated probability of {found.positive} from which one acts", ylabel="net benefit",
+             xlim=(0, 1))
+    if curve.empty:
+        return figure, f"{title}, {found.where}: not defined."
+    for (name, label), style in zip({"model": "model", "treat_all": "all positive", "treat_none": "none"}.items(),
+                                    STYLES, strict=False):
+        axes.plot(curve["threshold"], curve[name], label=label, color=style["color"], linestyle=style["linestyle"])
+    axes.fill_between(curve["threshold"], curve["low"], curve["high"], color=STYLES[0]["color"], alpha=0.15,
+                      linewidth=0)
+    top = curve[["model", "high"]].max(axis=None)
+    axes.set(ylim=(-top / 4, 1.05 * top))  # acting on all falls without an end
+    add_legend(axes, "upper right")
+    better = curve["threshold"][curve["model"] > curve[["treat_all", "treat_none"]].max(axis=1)]
+    return figure, (f"{title}, {found.where}: the model is above both others at {len(better)} of {len(curve)} "
+                    "thresholds" + (f", from {better.iloc[0]:g} to {better.iloc[-1]:g}." if len(better) else "."))
+
+
 PICTURES = {"roc": draw_roc, "pr": draw_pr, "confusion": draw_confusion, "reliability": draw_reliability,
-            "centers": draw_centers, "operating_points": draw_operating}
+            "centers": draw_centers, "operating_points": draw_operating, "decision_curve": draw_decision}
 
 
 def draw_tests(table: pd.DataFrame, path: Path) -> None:

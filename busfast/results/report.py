@@ -44,12 +44,13 @@ SECTIONS = (("summary", "Summary"), ("limits", "Limits"), ("scores", "Scores"),
             ("data", "Data and training"), ("reproduce", "How to reproduce"))
 
 
-def write_report(run: Run, *, target: float = TARGET, positive: str | None = None) -> list[Path]:
+def write_report(run: Run, *, target: float = TARGET, positive: str | None = None,
+                 prevalence: Any = None) -> list[Path]:
     """Writes report.html, model_card.md and the pictures of a run that `evaluate` has scored.
 
     Args:
-        run, target, positive: see `summarize`. Intervals are taken from the tables that `evaluate` wrote; those that it
-            did not write for this target and class are drawn.
+        run, target, positive, prevalence: see `summarize`. Intervals are taken from the tables that `evaluate` wrote;
+            those that it did not write for this request are computed.
 
     Returns:
         report.html and model_card.md.
@@ -57,7 +58,8 @@ def write_report(run: Run, *, target: float = TARGET, positive: str | None = Non
     Raises:
         UserError: there are no predictions, or a file of these names was not written by busfast.
     """
-    return write_pages(summarize(run, target=target, positive=positive, reuse=True), "report.html", "model_card.md")
+    found = summarize(run, target=target, positive=positive, prevalence=prevalence, reuse=True)
+    return write_pages(found, "report.html", "model_card.md")
 
 
 def write_pages(found: Evaluation, *files: str) -> list[Path]:
@@ -96,6 +98,8 @@ def gather(found: Evaluation, pictures: dict[str, str]) -> dict[str, Any]:
         "scores": _each_part(found, "All scores", names(config.classes)), "subsets": _subsets(found),
         "temperature": found.temperature and f"{found.temperature:.2f}", "calibration": _calibration(found),
         "explained": _explained(found), "points": _points(found), "referral": _referral(found),
+        "predictive_values": _predictive_values(found), "own_prevalence": _own_prevalence(found),
+        "delong": _delong(found),
         "counts": _counts(found), "data": _data(found), "commands": _commands(found), "versions": _versions(record),
         "pictures": {name: {"alt": alt, "data": base64.b64encode((folder / name).read_bytes()).decode("ascii")}
                      for name, alt in shown.items()},
@@ -188,6 +192,26 @@ def _points(found: Evaluation) -> dict[str, Any]:
                                                                                         "ppv", "npv"))])
     return _grid(f"Calling an image {found.positive}", ["target sensitivity", "threshold", "part", "sensitivity",
                                                         "specificity", "PPV", "NPV"], rows)
+
+
+def _predictive_values(found: Evaluation) -> dict[str, Any]:
+    return _grid(f"Calling an image {found.positive}, {found.where}, where {found.positive} is as frequent as",
+                 ["prevalence", "target sensitivity", "PPV", "NPV"],
+                 [[f"{100 * prevalence:.3g}%", f"{target:g}", pair["ppv"], pair["npv"]] for target in found.thresholds
+                  for prevalence, pair in found.predictive_values_at(target)])
+
+
+def _own_prevalence(found: Evaluation) -> str:
+    positive = int((found.test["label"] == found.positive).sum())
+    return (f"{100 * positive / len(found.test):.3g}% ({positive} of {counted(len(found.test), 'image')} of the "
+            f"{found.where} are {found.positive})")
+
+
+def _delong(found: Evaluation) -> dict[str, Any]:
+    return _grid(f"AUC of each class against the rest, {found.where}: two ways to an interval",
+                 ["score", "each patient left out", "DeLong, by patients"],
+                 [[_title(row["score"]), format_interval(found.pick(row["score"])), format_interval(row)]
+                  for _, row in found.delong.iterrows()])
 
 
 def _referral(found: Evaluation) -> dict[str, Any]:

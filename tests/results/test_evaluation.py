@@ -29,7 +29,7 @@ from busfast.training.runs import Run
 NAME = "phantom/center_holdout"
 CLASSES = ("normal", "benign", "malignant")
 TABLES = {"predictions.csv", "metrics.csv", "calibration.csv", "operating_points.csv", "referral.csv",
-          "evaluation.yaml"}
+          "predictive_values.csv", "decision_curve.csv", "evaluation.yaml"}
 
 
 def run(*words, code=0):

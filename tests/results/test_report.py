@@ -13,6 +13,7 @@ import pytest
 from busfast.cli import main
 from busfast.csvfile import write_csv
 from busfast.results.evaluation import summarize
+from busfast.results.report import gather
 from busfast.training.runs import Run
 
 NAME = "phantom/center_holdout"
@@ -43,9 +44,11 @@ def test_the_report_needs_no_model_no_images_and_no_network(evaluated):
     run("report", f"--run={NAME}")
     page = (Run(NAME).results / "report.html").read_text()
     assert not re.search(r"<script|https?://(?!arxiv)|src=\"(?!data:image/png;base64,)", page)
-    assert page.count("<img ") == 9 and all(re.findall(r'<img [^>]*alt="([^"]+)"', page))
+    assert page.count("<img ") == 10 and all(re.findall(r'<img [^>]*alt="([^"]+)"', page))
     for words in ("PHANTOM", "not a medical device", "Limits", "All test images come from one center (gamma)",
-                  "macro AUC", "python -m busfast evaluate --run=phantom/center_holdout", "was scored 1 time"):
+                  "macro AUC", "python -m busfast evaluate --run=phantom/center_holdout", "was scored 1 time",
+                  "DeLong, by patients", "Decision curve for malignant", "hold at its own prevalence only",
+                  '<th scope="row">1%</th>', '<th scope="row">20%</th>'):
         assert words in page
     card = (Run(NAME).results / "model_card.md").read_text()
     headings = ["Model details", "Intended use", "Factors", "Metrics", "Evaluation data", "Training data",
@@ -63,6 +66,16 @@ def test_a_report_that_somebody_else_wrote_stays(evaluated, capsys):
 def test_a_run_that_was_not_evaluated_says_what_to_do(place, capsys):
     run("report", f"--run={NAME}", code=2)
     assert f"python -m busfast evaluate --run={NAME}" in capsys.readouterr().err
+
+
+def test_predictive_values_are_for_the_prevalences_that_evaluate_was_asked_for(evaluated, capsys):
+    for wrong in ("0", "1.5", "5%"):
+        run("evaluate", f"--run={NAME}", f"--prevalence={wrong}", code=2)
+        assert f"prevalence={wrong} is no list of shares" in capsys.readouterr().err
+    run("evaluate", f"--run={NAME}", "--prevalence=.003")
+    assert "where 0.003 are malignant: PPV 0." in capsys.readouterr().out
+    rows = gather(summarize(Run(NAME), reuse=True), {})["predictive_values"]["rows"]  # as report does
+    assert [row[:2] for row in rows] == [["0.3%", "0.9"]]
 
 
 @pytest.mark.parametrize("missing", [["malignant"], ["normal", "benign"]])

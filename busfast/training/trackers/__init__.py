@@ -22,9 +22,10 @@ if TYPE_CHECKING:
 STATE = "tracking.yaml"
 # What trackers get: nothing that shows an image or has a row for one (explain.png, predictions.csv, split.csv).
 FILES = ("config.yaml", "summary.yaml", "evaluation.yaml", "training_log.csv", "loss_curve.png", "recall_curve.png",
-         "lr_curve.png", "metrics.csv", "calibration.csv", "operating_points.csv", "referral.csv", "localisation.csv",
-         "probes.csv", "roc.png", "pr.png", "confusion.png", "centers.png", "reliability.png", "operating_points.png",
-         "model_card.md", "report.html")
+         "lr_curve.png", "metrics.csv", "calibration.csv", "operating_points.csv", "predictive_values.csv",
+         "decision_curve.csv", "referral.csv", "localisation.csv", "probes.csv", "roc.png", "pr.png", "confusion.png",
+         "centers.png", "reliability.png", "operating_points.png", "decision_curve.png", "model_card.md",
+         "report.html")
 # Name, as in pip install -> module and class, which are imported only where they are used.
 TRACKERS = {"tensorboard": ("to_tensorboard", "TensorBoard"), "wandb": ("to_wandb", "WeightsAndBiases"),
             "mlflow": ("to_mlflow", "MLflow")}
