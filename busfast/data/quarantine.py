@@ -6,15 +6,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from busfast.csvfile import write_csv
+from busfast.csvfile import read_rows, write_csv
 from busfast.data.audit import Audit
 from busfast.data.duplicate_pairs import AUDIT_FILE
 from busfast.data.groups import connected
 from busfast.data.paths import SOURCES_FILE, read_source_folders
+from busfast.data.table import LEFT_OUT, Table
 from busfast.errors import UserError
 from busfast.files import make_folder
 
 BROKEN = ("missing", "unreadable", "constant")
+LEFT_OUT_FILE = "left_out.csv"  # beside a clean table; training writes what it leaves out into a file of this name, too
 
 
 def clean_folder(home: Path) -> Path:
@@ -59,7 +61,7 @@ def write_clean(audit: Audit, out: Path) -> tuple[Path, int]:
     write_csv(sources, out / SOURCES_FILE)
     left = table[broken].copy()
     left.insert(1, "left_out", left["image"].map(reasons))
-    write_csv(left, out / "left_out.csv")
+    write_csv(left, out / LEFT_OUT_FILE)
     decided = audit.findings[audit.findings["decision"] != ""]
     if len(decided):
         (out / AUDIT_FILE).parent.mkdir()
@@ -67,3 +69,15 @@ def write_clean(audit: Audit, out: Path) -> tuple[Path, int]:
     write_csv(table[~broken], out / "table.csv")  # last: its presence marks the folder as complete
     return out / "table.csv", int(broken.sum())
 
+
+
+def find_left_out(table: Table) -> pd.DataFrame:
+    """Returns what is missing in a table, and why (columns `LEFT_OUT`): what `write_clean` left out of its file, and
+    what was left out since."""
+    found = [pd.DataFrame(columns=LEFT_OUT, dtype=object)] + ([] if table.left_out is None else [table.left_out])
+    file = table.file and table.file.parent / LEFT_OUT_FILE
+    if file and file.is_file():
+        header, rows, _ = read_rows(file, ("image", "left_out"), empty=True)
+        quarantined = pd.DataFrame([cells for _, cells in rows], columns=header, dtype=object)
+        found.append(quarantined.rename(columns={"left_out": "reason"}).reindex(columns=LEFT_OUT, fill_value=""))
+    return pd.concat(found, ignore_index=True)

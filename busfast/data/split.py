@@ -94,7 +94,7 @@ def split_folds(table: Table | pd.DataFrame, split: str = "stratified", *, seed:
     classes = tuple(classes) or order_classes(rows["label"])
     found = SPLITS[split](replace(table, rows=rows, notes=tuple(notes)), seed=seed, classes=classes,
                           holdout=holdout, folds=folds, shares=shares)
-    return {fold: replace(result, name=split, fold=fold) for fold, result in found.items()}
+    return {fold: replace(result, name=split, fold=fold, left_out=table.left_out) for fold, result in found.items()}
 
 
 def stratified(table: Table, *, seed: int, classes: tuple[str, ...], shares: tuple[float, float],

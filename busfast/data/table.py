@@ -17,6 +17,7 @@ from busfast.text import counted
 
 REQUIRED = ("image", "label")
 OPTIONAL = ("center", "patient", "device", "mask")
+LEFT_OUT = ("image", "label", "center", "patient", "reason")  # columns of what was left out
 
 
 @dataclass(frozen=True, eq=False)
@@ -30,6 +31,7 @@ class Table:
         file: the table.csv that the rows were read from; None: no such file.
         notes: what the user should know about the rows.
         pixels: image -> hash of its pixels (see `busfast.data.fingerprint`); empty until the images have been read.
+        left_out: rows of the file that are not in `rows`, and why: columns `LEFT_OUT`; None: there are none.
     """
 
     rows: pd.DataFrame
@@ -37,6 +39,7 @@ class Table:
     file: Path | None = None
     notes: tuple[str, ...] = ()
     pixels: Mapping[str, str] = field(default_factory=dict)
+    left_out: pd.DataFrame | None = field(default=None, kw_only=True)
 
     def __len__(self) -> int:
         return len(self.rows)

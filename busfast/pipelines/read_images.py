@@ -8,7 +8,7 @@ import pandas as pd
 
 from busfast.data.labels import CLASSES, find_delimiter, join_labels, order_classes, split_labels
 from busfast.data.open_data import read_data
-from busfast.data.table import Table, as_table
+from busfast.data.table import LEFT_OUT, Table, as_table
 from busfast.errors import UserError, suggest
 from busfast.pipelines.config import Config
 from busfast.text import MANY
@@ -115,5 +115,6 @@ def _restrict(table: Table, classes: tuple[str, ...]) -> Table:
         return table
     counts = ", ".join(f"{label} ({count})" for label, count in other["label"].value_counts().items())
     return replace(table, rows=table.rows.drop(index=other.index).reset_index(drop=True),
+                   left_out=other.assign(reason="not of a class: " + other["label"])[list(LEFT_OUT)],
                    notes=(*table.notes, f"{len(other)} images of classes that the pipeline does not name are left out: "
                                         f"{counts}"))

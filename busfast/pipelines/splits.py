@@ -107,7 +107,8 @@ def make_folds(table: Table, duplicates: pd.DataFrame | None, config: Config, sp
     """Splits the table, or reads lists made elsewhere: name of the run -> its split. Arguments: see `split_data`.
     Raises UserError if the table cannot be split like this."""
     if is_list_path(split):
-        made = replace(read_lists(split, table, () if config.label_delim else config.classes), name=split)
+        made = replace(read_lists(split, table, () if config.label_delim else config.classes), name=split,
+                       left_out=table.left_out)
         if not (made.rows["part"] == "valid").any():
             if len(made) > len(table) or config.label_delim:
                 raise UserError(f"The lists at {split} name no image for valid, which training needs to choose the "

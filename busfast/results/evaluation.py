@@ -313,7 +313,7 @@ def print_evaluation(found: Evaluation) -> None:
         print(f"  {found.positive} if its probability is {threshold:.3f} or more (chosen on validation for a "
               f"sensitivity of {target:g}), {found.tested}:\n    sensitivity {rates['sensitivity']}, specificity "
               f"{rates['specificity']}")
-        for prevalence, pair in found.predictive_values_at(target):
+        for prevalence, pair in found.predictive_values_at(target) if found.prevalences != PREVALENCES else ():
             print(f"    where {prevalence:.3g} are {found.positive}: PPV {pair['ppv']}, NPV {pair['npv']}")
     if found.record.get("leaks"):
         print(f"  warning: the split LEAKS ({found.record['leaks']} in two parts), so these scores are too good")

@@ -5,6 +5,7 @@ import datetime
 from pathlib import Path
 from typing import Any
 
+import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
 from busfast import __version__
@@ -22,6 +23,7 @@ from busfast.results.evaluation import (
     read_explanation,
     summarize,
 )
+from busfast.results.flow import ALL, count_flow
 from busfast.results.limits import find_limits
 from busfast.results.plots import draw_all
 from busfast.results.scores import names, present
@@ -38,7 +40,8 @@ TITLES = {"macro_auc": "macro AUC", "macro_ap": "macro average precision", "macr
           "ece": "expected calibration error", "macro_auc_present": "macro AUC of the classes present",
           "balanced_accuracy_present": "balanced accuracy of the classes present"}
 KINDS = {"auc": "AUC", "ap": "average precision", "ppv": "PPV", "npv": "NPV", "f1": "F1"}
-SECTIONS = (("summary", "Summary"), ("limits", "Limits"), ("scores", "Scores"),
+UNUSED_BY = {"center_holdout": "of other centers, in one group with a held-out image"}  # split -> why it uses no part
+SECTIONS = (("summary", "Summary"), ("limits", "Limits"), ("flow", "Flow of images and patients"), ("scores", "Scores"),
             ("centers", "Centers, devices and patients"), ("calibration", "Calibration"),
             ("operating", "Operating points"), ("explanation", "Where it looks, and shortcuts"),
             ("data", "Data and training"), ("reproduce", "How to reproduce"))
@@ -68,7 +71,7 @@ def write_pages(found: Evaluation, *files: str) -> list[Path]:
     for path in paths:
         if path.is_file() and MARK not in path.read_text(encoding="utf-8", errors="replace")[:200]:
             raise UserError(f"{path} was not written by busfast and is not overwritten. Move it away.")
-    read_explanation(found.run)  # raises on a damaged file before anything is written
+    read_explanation(found.run), count_flow(found)  # raise on a damaged file before anything is written
     facts = gather(found, draw_all(found, found.run.results))
     templates = Environment(loader=PackageLoader("busfast.results"), autoescape=lambda name: ".html" in name,
                             undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
@@ -94,7 +97,7 @@ def gather(found: Evaluation, pictures: dict[str, str]) -> dict[str, Any]:
         "date": datetime.date.today().isoformat(), "run": found.run.name, "external": found.external,
         "sections": [(key, name) for key, name in SECTIONS if key != "explanation" or not found.external],
         "alarms": format_alarms(record), "summary": _summary(found), "headline": _headline(found),
-        "limits": find_limits(found),
+        "limits": find_limits(found), "flow": _flow(count_flow(found)), "unused": UNUSED_BY.get(record.get("split")),
         "scores": _each_part(found, "All scores", names(config.classes)), "subsets": _subsets(found),
         "temperature": found.temperature and f"{found.temperature:.2f}", "calibration": _calibration(found),
         "explained": _explained(found), "points": _points(found), "referral": _referral(found),
@@ -199,6 +202,16 @@ def _predictive_values(found: Evaluation) -> dict[str, Any]:
                  ["prevalence", "target sensitivity", "PPV", "NPV"],
                  [[f"{100 * prevalence:.3g}%", f"{target:g}", pair["ppv"], pair["npv"]] for target in found.thresholds
                   for prevalence, pair in found.predictive_values_at(target)])
+
+
+def _flow(counts: pd.DataFrame) -> dict[str, Any]:
+    """The table of the flow, and its first row as steps (name, images, groups) for the boxes."""
+    cells = [[center, *(f"{row.images} ({row.groups})" for row in rows.itertuples())]
+             for center, rows in counts.groupby("center", sort=False)]
+    steps = counts[counts["center"] == ALL].replace({"step": {"valid": "validation"}})
+    grid = _grid("Images (patients, or groups of duplicates)", ["center", *steps["step"]], cells)
+    return grid | {"steps": [(row.step, counted(row.images, "image"), counted(row.groups, "group"))
+                             for row in steps.itertuples()]}
 
 
 def _own_prevalence(found: Evaluation) -> str:

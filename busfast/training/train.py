@@ -7,8 +7,10 @@ import torch
 from fastai.learner import Learner
 
 from busfast import processes
+from busfast.csvfile import write_csv
 from busfast.data.check import hash_pixels
 from busfast.data.open_data import hash_data
+from busfast.data.quarantine import LEFT_OUT_FILE, find_left_out
 from busfast.data.split import Split, count_parts
 from busfast.data.split_file import read_split, write_split
 from busfast.files import atomic
@@ -91,9 +93,12 @@ def train_run(pipeline: str, config: Config, name: str, split: Split,
 
 
 def _write_split(run: Run, split: Split) -> Split:
-    """Writes split.csv, with the hashes of the pixels, so that the same images are evaluated, and reads it back."""
+    """Writes split.csv, with the hashes of the pixels, so that the same images are evaluated, and reads it back; and
+    which images are in none of its parts."""
     split = hash_pixels(split)
     write_split(split, run.results / "split.csv")
+    if len(left_out := find_left_out(split)):
+        write_csv(left_out, run.results / LEFT_OUT_FILE)
     return replace(split, rows=read_split(run.results / "split.csv", split.root).rows)
 
 
