@@ -2,11 +2,14 @@
 
 import numpy as np
 import pandas as pd
+from scipy.stats import norm
 
 from busfast.results.evaluation import Evaluation
+from busfast.results.predictions import arrays
 from busfast.text import counted
 
 MIN_GROUPS = 20  # of a class in a center or part; scores of fewer mean little
+WITHIN = 0.05  # of a sensitivity: half of an interval that a study would be planned for
 
 
 def find_limits(found: Evaluation) -> list[str]:
@@ -37,8 +40,38 @@ def _positive_limits(found: Evaluation, test: pd.DataFrame) -> list[str]:
     width = 100 * (row["high"] - row["low"])
     text = "too few patients for an interval of their sensitivity" if np.isnan(width) else \
         f"the interval of their sensitivity is {width:.0f} points wide"
-    return [f"{counted(len(positive), f'{found.positive} {found.tested} image')} of "
-            f"{counted(positive['group'].nunique(), 'group')} (patients, or duplicates): {text}."]
+    groups = positive["group"].nunique()
+    limits = [f"{counted(len(positive), f'{found.positive} {found.tested} image')} of "
+              f"{counted(groups, 'group')} (patients, or duplicates): {text}."]
+    labels, probabilities = arrays(positive, found.config.classes)
+    right = probabilities.argmax(1) == labels
+    if (needed := groups_needed(right, positive["group"].to_numpy())) > groups:
+        limits.append(f"To know the sensitivity for {found.positive} within {WITHIN} (95%), about {needed} patients "
+                      f"with {found.positive} images are needed; there are {groups}.")
+    return limits
+
+
+def groups_needed(right: np.ndarray, groups: np.ndarray, within: float = WITHIN) -> int:
+    """Returns of how many groups (patients) a share has to be, for its 95% interval to reach no further than `within`.
+
+    Args:
+        right: bool, (n,), of each image: whether it counts for the share.
+        groups: (n,), its group; groups have as many images, which are as much alike, as these.
+        within: half of the interval.
+
+    Source:
+        Buderer 1996, "Incorporating the prevalence of disease into the sample size calculation for sensitivity and
+        specificity", times the design effect of images of the same patients (Rao and Scott 1992).
+    """
+    sums = pd.Series(right).groupby(groups).agg(["sum", "size"]).to_numpy()
+    count, images, share = len(sums), len(right), right.mean()
+    design = images / count  # of images that are all alike within a group
+    if 0 < share < 1 and count > 1:
+        variance = count / (count - 1) * ((sums[:, 0] - share * sums[:, 1]) ** 2).sum() / images**2
+        design = max(1.0, variance * images / (share * (1 - share)))
+    planned = (right.sum() + 2) / (images + 4)  # Agresti and Coull 1998: 0 and 1 are certain only by luck
+    independent = norm.ppf(0.975) ** 2 * planned * (1 - planned) / within**2
+    return int(np.ceil(independent * design * count / images))
 
 
 def _class_limits(found: Evaluation, test: pd.DataFrame) -> list[str]:

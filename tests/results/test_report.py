@@ -48,6 +48,7 @@ def test_the_report_needs_no_model_no_images_and_no_network(evaluated):
     for words in ("PHANTOM", "not a medical device", "Limits", "All test images come from one center (gamma)",
                   "macro AUC", "python -m busfast evaluate --run=phantom/center_holdout", "was scored 1 time",
                   "DeLong, by patients", "Decision curve for malignant", "hold at its own prevalence only",
+                  "To know the sensitivity for malignant within 0.05 (95%), about ",
                   '<th scope="row">1%</th>', '<th scope="row">20%</th>'):
         assert words in page
     card = (Run(NAME).results / "model_card.md").read_text()
