@@ -37,6 +37,7 @@ from busfast.results.evaluation import (
     print_evaluation,
     write_tables,
 )
+from busfast.results.lesions import add_lesion_area
 from busfast.results.multi_label import LabelEvaluation, write_labels
 from busfast.results.predictions import (
     COLUMNS,
@@ -119,7 +120,7 @@ def evaluate_external(data: str, *, run: Run | None = None, bundle: str | Path =
         write_record(place.results / RECORD, {"external": data, "evaluations": history})
         if len(left_out):
             write_csv(left_out, place.results / LEFT_OUT)
-        write_predictions(place, config, rows, logits)
+        write_predictions(place, config, add_lesion_area(rows, table.root), logits)
     if positive:
         update_record(place, positive=positive)
     there = {name for label in rows["label"] for name in split_labels(label, delim)}

@@ -1,4 +1,4 @@
-"""Predictions -> the table of scores: overall, for each center and device, and by patient, with intervals."""
+"""Predictions -> the table of scores: overall, for each center and other subset, and by patient, with intervals."""
 
 from collections.abc import Iterator, Sequence
 from functools import partial
@@ -10,7 +10,8 @@ from busfast.results.intervals import intervals
 from busfast.results.predictions import arrays
 from busfast.results.scores import PRESENT, rate_groups, score
 
-SUBSETS = ("center", "device")  # columns, for each of whose values there are scores
+SUBSETS = ("center", "device", "sex", "age", "lesion_area")  # columns, for each of whose values there are scores
+THIRDS = {"age": (1, ""), "lesion_area": (100, "%")}  # those of numbers, by thirds of the images: their scale and unit
 COLUMNS = ["part", "by", "value", "score", "estimate", "low", "high", "images", "groups"]  # of the table
 
 
@@ -30,9 +31,8 @@ def assess(predictions: pd.DataFrame, classes: Sequence[str], with_intervals: bo
     """Computes every score of every part of some predictions; `with_intervals`: see `intervals`.
 
     Returns:
-        Rows with part, by ("all", "center", "device", "patient"), value (of center or device, else ""), score,
-        estimate, low, high (95%, by groups), images (rows counted) and groups. NaN where a score is
-        undefined for those images.
+        Rows with part, by ("all", "patient" or one of `SUBSETS`), value (of that column, else ""), score, estimate,
+        low, high (95%, by groups), images (rows counted) and groups. NaN where a score is undefined for those images.
     """
     tables = [assess_rows(rows, classes, with_intervals).reset_index(names="score").assign(
         part=part, by=by, value=value) for part, part_rows in predictions.groupby("part", sort=False)
@@ -50,12 +50,22 @@ def assess_rows(rows: pd.DataFrame, classes: Sequence[str], with_intervals: bool
 
 
 def subsets(part: pd.DataFrame) -> Iterator[tuple[str, str, pd.DataFrame]]:
-    """Yields by, value and rows of all predictions of a part, and of those of each center and device."""
+    """Yields by, value and rows of all predictions of a part, and of those of each value of a column of `SUBSETS`."""
     yield "all", "", part
     for column in SUBSETS:
-        if part[column].nunique() > 1:
-            for value, rows in part.groupby(column, sort=True):
-                yield column, value, rows
+        if column in part:
+            found = list(_thirds(part, column) if column in THIRDS else part.groupby(column, sort=True))
+            yield from ((column, value, rows) for value, rows in found if len(found) > 1)
+
+
+def _thirds(part: pd.DataFrame, column: str) -> Iterator[tuple[str, pd.DataFrame]]:
+    """Yields the range of each third of the numbers in a column, and its rows; those without a number are left out."""
+    numbers = pd.to_numeric(part[column], errors="coerce").where(np.isfinite)
+    scale, unit = THIRDS[column]
+    if numbers.nunique() > 1:
+        for _, rows in part.groupby(pd.qcut(numbers, 3, duplicates="drop"), observed=True):
+            ends = numbers[rows.index] * scale
+            yield f"{ends.min():.3g}{unit} to {ends.max():.3g}{unit}", rows
 
 
 def fewest_groups(labels: np.ndarray, predicted: np.ndarray, groups: np.ndarray,

@@ -24,6 +24,7 @@ from busfast.yamlfile import read_yaml
 FILE, RECORD = "predictions.csv", "evaluation.yaml"
 PARTS, EXTERNAL = ("valid", "test"), "external"
 COLUMNS = ("image", "part", "center", "device", "patient", "group", "label")
+KNOWN = ("age", "sex", "lesion_area")  # further columns, where they are known
 
 
 def read_parts(run: Run, root: str | Path, parts: Sequence[str] = PARTS) -> Split:
@@ -48,7 +49,8 @@ def read_parts(run: Run, root: str | Path, parts: Sequence[str] = PARTS) -> Spli
 def make_predictions(config: Config, rows: pd.DataFrame, logits: np.ndarray) -> pd.DataFrame:
     """Returns what predictions.csv holds: logit_CLASS and p_CLASS of each of `rows`; `logits`: (n, k), of each."""
     classes, delim = config.classes, config.label_delim
-    table = rows[list(COLUMNS)].assign(predicted=name_predicted(classes, logits, delim, 0.0))
+    table = rows[[*COLUMNS, *(name for name in KNOWN if name in rows)]]
+    table = table.assign(predicted=name_predicted(classes, logits, delim, 0.0))
     for prefix, values in (("logit_", logits), ("p_", to_probabilities(logits, delim))):
         table = table.join(pd.DataFrame(values, table.index, [f"{prefix}{name}" for name in classes]))
     return table
@@ -127,13 +129,14 @@ def predict_parts(run: Run, *, again: bool = False, **flags) -> None:
     with heavy_imports():
         from busfast.inference.run_model import load_run_model
         from busfast.inference.stream import predict_logits
+        from busfast.results.lesions import add_lesion_area
 
     logits, reasons = predict_logits(load_run_model(run.best_weights(), config, record, **flags), paths)
     refuse_unreadable(run.name, rows["image"], reasons)
     history.append({"when": datetime.datetime.now().astimezone().isoformat(timespec="seconds"), "busfast": __version__,
                     **files, "images": {part: int((rows["part"] == part).sum()) for part in PARTS}})
     update_record(run, test_scored=len(history), evaluations=history)
-    write_predictions(run, config, rows, logits)
+    write_predictions(run, config, add_lesion_area(rows, parts.root), logits)
 
 
 def refuse_unreadable(what: str, images: Sequence[str], reasons: Sequence[str]) -> None:

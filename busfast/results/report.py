@@ -42,7 +42,7 @@ TITLES = {"macro_auc": "macro AUC", "macro_ap": "macro average precision", "macr
 KINDS = {"auc": "AUC", "ap": "average precision", "ppv": "PPV", "npv": "NPV", "f1": "F1"}
 UNUSED_BY = {"center_holdout": "of other centers, in one group with a held-out image"}  # split -> why it uses no part
 SECTIONS = (("summary", "Summary"), ("limits", "Limits"), ("flow", "Flow of images and patients"), ("scores", "Scores"),
-            ("centers", "Centers, devices and patients"), ("calibration", "Calibration"),
+            ("centers", "Centers, patients and other subgroups"), ("calibration", "Calibration"),
             ("operating", "Operating points"), ("explanation", "Where it looks, and shortcuts"),
             ("data", "Data and training"), ("reproduce", "How to reproduce"))
 
@@ -165,19 +165,26 @@ def _each_part(found: Evaluation, caption: str, scores: list[str]) -> dict[str, 
 
 def _subsets(found: Evaluation) -> list[dict[str, Any]]:
     scores = ["macro_auc", *(f"sensitivity_{name}" for name in found.config.classes)]
-    where, grids = found.where.capitalize(), []
+    where, grids, table = found.where.capitalize(), [], found.metrics.set_index(["part", "by", "value", "score"])
     for by, caption, note in (
-            ("center", f"{where}, each center", ""), ("device", f"{where}, each device", ""),
-            ("patient", f"{where}, by patient", "The mean probability of a patient's images; a patient whose images "
-             "have several labels counts once for each.")):
+            ("center", "each center", ""), ("device", "each device", ""), ("sex", "each sex", ""),
+            ("age", "thirds by age", "Images without an age as a number are left out."),
+            ("lesion_area", "thirds by the lesion's share of the image", "By the lesion masks; images without one are "
+             "left out, and the AUC is the mean of the classes that are left."),
+            ("patient", "by patient", "The mean probability of a patient's images; a patient whose images have several "
+             "labels counts once for each.")):
         rows = found.metrics[(found.metrics["part"] == found.tested) & (found.metrics["by"] == by)]
-        cells = [[value or ("unknown" if by != "patient" else "all patients"),
-                  str(subset["images"].iloc[0]), str(subset["groups"].iloc[0]),
-                  *(format_interval(found.pick(name, "", by, value)) for name in scores)]
-                 for value, subset in rows.groupby("value", sort=False)]
+        cells = []
+        for value, subset in rows.groupby("value", sort=False):
+            present = by == "lesion_area" and (found.tested, by, value, "macro_auc_present") in table.index
+            cells.append([value or ("unknown" if by != "patient" else "all patients"),
+                          str(subset["images"].iloc[0]), str(subset["groups"].iloc[0]),
+                          *(format_interval(found.pick(f"{name}_present" if present and name == "macro_auc" else name,
+                                                       "", by, value)) for name in scores)])
         if cells:
             units = "patients and labels" if by == "patient" else "images"
-            grids.append(_grid(caption, [by, units, "groups", *map(_title, scores)], cells, note))
+            grids.append(_grid(f"{where}, {caption}", [by.replace("_", " "), units, "groups", *map(_title, scores)],
+                               cells, note))
     return grids
 
 

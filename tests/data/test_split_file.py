@@ -22,6 +22,16 @@ def test_a_split_reads_back_as_it_was_written_with_the_groups(tmp_path, split):
         assert back.root == Path("data/set")
 
 
+def test_age_and_sex_of_a_table_are_kept_under_one_name(tmp_path):
+    table = split_table(tiny_table(4, 4, 4))
+    rows = table.rows.assign(Age="50", gender=["F"] + [""] * (len(table) - 1), sexuality="x")
+    write_split(rows, tmp_path / "split.csv")
+    back = read_split(tmp_path / "split.csv", "").rows
+    assert back["age"].tolist() == ["50"] * len(rows) and back["sex"].tolist() == rows["gender"].tolist()
+    write_split(rows.assign(Age=""), tmp_path / "split.csv")
+    assert {"age", "sexuality", "gender"}.isdisjoint(read_split(tmp_path / "split.csv", "").rows)
+
+
 def test_a_split_file_may_be_edited(tmp_path):
     table = split_table(tiny_table(4, 4, 4))
     write_split(table, tmp_path / "split.csv")

@@ -68,7 +68,7 @@ def test_explain_writes_its_files_and_the_report_shows_them(workdir, capsys):
     assert {"explain.png", "localisation.csv", "probes.csv"} <= {path.name for path in folder.iterdir()}
     assert Image.open(folder / "explain.png").size[0] > 800
     page = (folder / "report.html").read_text()
-    assert "lesion covered" in page and "pointing" in page and page.count("<img ") == 10
+    assert "lesion covered" in page and "pointing" in page and page.count("<img ") == 11
     assert "shortcut probes" in capsys.readouterr().out
     image = pd.read_csv(folder / "split.csv")["image"][0]
     data = [line.split(": ")[1] for line in (folder / "config.yaml").read_text().splitlines() if "data:" in line][0]
