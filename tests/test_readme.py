@@ -57,7 +57,7 @@ OTHERS = {
     r"python (\S+\.py).*": lambda file: (ROOT / file).is_file(),
     r"source (\.venv)/bin/activate": bool,
 }
-CHOICES = {"split": (*SPLITS, "all"), "source": SOURCES, "format": FORMATS, "then": THEN, "preset": PRESETS,
+CHOICES = {"split": (*SPLITS, "all"), "source": SOURCES, "format": FORMATS, "then": (*THEN, "all"), "preset": PRESETS,
            "engine": ("torch", "onnx")}
 
 

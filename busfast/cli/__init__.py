@@ -16,7 +16,7 @@ from busfast.cli.train import lr_find, sweep, train
 from busfast.errors import UserError, choose
 from busfast.text import plain_text
 
-Verbs = dict[str, Callable[..., None]]
+Verbs = dict[str, Callable[..., str | None]]  # what a verb returns is the command that comes next
 READ_IMAGES = (prepare, audit, split, train, lr_find, sweep, evaluate, explain, export, predict, cache)
 VERBS: Verbs = {verb.__name__: with_pixel_limit(verb) if verb in READ_IMAGES else verb for verb in (
     prepare, audit, split, train, lr_find, sweep, evaluate, explain, report, compare, ensemble, export, predict, demo,
@@ -46,9 +46,9 @@ def main(argv: list[str] | None = None) -> int:
         if processes.world_size() > 1:
             from busfast.training.distributed.worker import run_distributed
 
-            run_distributed(argv[0], lambda: call.verb(*call.args, **call.kwargs))
+            run_distributed(argv[0], lambda: _run(call))
         else:
-            call.verb(*call.args, **call.kwargs)
+            _run(call)
     except UserError as error:
         if processes.rank() == 0:  # the other ranks would repeat it
             print(f"busfast: {plain_text(str(error))}", file=sys.stderr)
@@ -63,3 +63,9 @@ def main(argv: list[str] | None = None) -> int:
         sys.stdout = None
         return 141
     return 0
+
+
+def _run(call: parse.Call) -> None:
+    """Runs a verb; prints the command that it returns, to be pasted."""
+    if following := call.verb(*call.args, **call.kwargs):
+        print(f"Next: {following}", flush=True)

@@ -1,12 +1,12 @@
 """The verbs that need no model: prepare, audit, split, cache. Each prints what it found and which files it wrote."""
 
 import os
-import shlex
 from dataclasses import replace
 from datetime import date
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from busfast.cli import parse
 from busfast.cli.flags import configure, with_settings
 from busfast.errors import UserError
 from busfast.text import MANY
@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def prepare(*, source: str, path: str, out: str = None, copy: bool = False, partial: bool = False,
             columns: str = None, images: str = "", center: str = "", center_tag: str = "", salt: str = "",
             link: str = None, patient_from: str = "", links: str = "follow", frames: str = "",
-            pages: str = "") -> None:
+            pages: str = "") -> str:
     """Makes a data folder (table.csv) from images in other layouts; the originals are not moved or changed.
 
     Args:
@@ -66,12 +66,12 @@ def prepare(*, source: str, path: str, out: str = None, copy: bool = False, part
             Config(classes=classes)
         except UserError as error:
             print(f"  warning: {error}")
-    print(f"Next: python -m busfast audit --data={shlex.quote(str(target))}")
+    return parse.command("audit", {"data": str(target)}, audit)
 
 
 @with_settings(("data", "label_delim"), data="the phantom")
 def audit(*, split: str = None, pipeline: str = None, out: str = None, quarantine: bool = False,
-          metadata_only: bool = False, **settings: Any) -> None:
+          metadata_only: bool = False, **settings: Any) -> str:
     """Checks a set of images for errors; writes audit.csv, and audit.html with the pictures.
 
     Finds broken files, duplicates and near-duplicates, conflicting labels and patients under several labels or centers,
@@ -120,12 +120,13 @@ def audit(*, split: str = None, pipeline: str = None, out: str = None, quarantin
     if clean:
         path, left = write_clean(found, clean)
         print(f"wrote {path}: {len(table) - left} images; {left} left out, see left_out.csv there")
-        print(f"Next: python -m busfast train --data={shlex.quote(str(path.parent))}")
+        settings["data"] = str(path.parent)
+    return parse.command("train", settings | {"pipeline": pipeline, "split": split}, audit)
 
 
 @with_settings(("data", "label_delim", "holdout", "folds", "seed", "valid_share", "test_share"), data="the phantom")
 def split(*, split: str = "stratified", pipeline: str = None, out: str = None, overwrite: bool = False,
-          metadata_only: bool = False, **settings: Any) -> None:
+          metadata_only: bool = False, **settings: Any) -> str:
     """Splits a set of images and writes files that you can edit and that train reads.
 
     All images of a patient, and all duplicates of an image, are in the same part.
@@ -162,8 +163,11 @@ def split(*, split: str = "stratified", pipeline: str = None, out: str = None, o
     runs = split_data(table, None, config, split) if metadata_only else split_images(table, config, [split])
     if not out:
         claim_home(table.file)
-    for path, state in write_splits(runs, folder, overwrite):
+    written = write_splits(runs, folder, overwrite)
+    for path, state in written:
         print(f"{state} {path}")
+    given = {"data": settings.get("data"), "label_delim": settings.get("label_delim"), "pipeline": pipeline}
+    return parse.command("train", given | {"split": str(written[0][0])}, audit)
 
 
 @with_settings(("data", "label_delim", "size"), data="none, as train fills the cache itself")

@@ -53,7 +53,7 @@ def with_settings(names: Sequence[str] = FLAGS, **defaults: str) -> Callable[[Ca
 def with_pixel_limit(verb: Callable) -> Callable:
     """Adds the flag --max_pixels to a verb that reads images: no larger image is decoded, in all its processes."""
     @functools.wraps(verb)
-    def limited(*args: Any, max_pixels: Any = None, **kwargs: Any) -> None:
+    def limited(*args: Any, max_pixels: Any = None, **kwargs: Any) -> str | None:
         if max_pixels is not None:
             limit = convert("max_pixels", max_pixels, int)
             check_range("max_pixels", limit, 1, 10**10)
@@ -61,7 +61,7 @@ def with_pixel_limit(verb: Callable) -> Callable:
 
             os.environ[MAX_PIXELS] = str(limit)
             set_pixel_limit(limit)
-        verb(*args, **kwargs)
+        return verb(*args, **kwargs)
 
     parameters = [*inspect.signature(verb).parameters.values(),
                   inspect.Parameter("max_pixels", inspect.Parameter.KEYWORD_ONLY, default=None, annotation=int)]

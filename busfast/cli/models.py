@@ -1,8 +1,10 @@
 """The verbs that export a trained model and use it: export, ensemble, predict, demo."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
+from busfast.cli import parse
 from busfast.cli.flags import MODEL, model_flags, with_settings
 from busfast.errors import UserError, check_range, choose
 from busfast.imports import heavy_imports
@@ -12,7 +14,8 @@ from busfast.training.runs import find_run
 
 
 @with_settings(("device", "threads"), device="cpu")
-def export(*, run: str, format: str = "bundle", target: float = 0.9, positive: str = None, **settings: Any) -> None:
+def export(*, run: str, format: str = "bundle", target: float = 0.9, positive: str = None,
+           **settings: Any) -> str | None:
     """Exports a run's best weights, and checks that each format predicts the same as in training.
 
     Args:
@@ -43,9 +46,11 @@ def export(*, run: str, format: str = "bundle", target: float = 0.9, positive: s
         if path.suffix == ".pkl":
             print("  load it with fastai: load_learner(path). Like any pickle, only from someone you trust.")
     print("Research only, not a medical device.")
+    data, bundle = found.read_config()[0].data, found.models / "bundle"
+    return f"python -m busfast predict {shlex.join([data, f'--model={bundle}'])}" if bundle in written else None
 
 
-def ensemble(*, runs: str) -> None:
+def ensemble(*, runs: str) -> str | None:
     """Combines runs into one, whose model averages their probabilities; every verb takes it.
 
     Runs of the same split (seeds) are scored by evaluate on their test part. Runs of different splits (folds, left-out
@@ -61,15 +66,16 @@ def ensemble(*, runs: str) -> None:
     record = made.read_config()[1]
     print(f"{made.name}: the mean of {len(record['members'])} runs: {', '.join(record['members'])}")
     print(f"wrote {made.results}/ and {made.models}/")
-    print(f"it cannot be scored: {record['unscored']}" if record["unscored"] else
-          f"Next: python -m busfast evaluate --run={made.name}")
+    if record["unscored"]:
+        print(f"it cannot be scored: {record['unscored']}")
     print("Research only, not a medical device.")
+    return parse.command("export" if record["unscored"] else "evaluate", {"run": made.name}, export)
 
 
 @with_settings(MODEL, device="as in training, or auto for --model", threads="as in training, or 0 for --model")
 def predict(inputs: str, *, run: str = None, model: str = None, out: str = "predictions.csv", overwrite: bool = False,
             resume: bool = False, engine: str = "torch", trust: bool = False, target: float = None, jobs: int = 1,
-            **settings: Any) -> None:
+            **settings: Any) -> str | None:
     """Predicts images with an exported model or a run's best weights; writes a CSV file with a row for each input.
 
     Columns: image, status (ok or unreadable), predicted, p_CLASS for each class (calibrated if the run was evaluated),
@@ -111,7 +117,7 @@ def predict(inputs: str, *, run: str = None, model: str = None, out: str = "pred
     if complete:
         check_same_inputs(out, names)
         print(f"{out} has a row of each of the {len(names)} inputs; nothing to do")
-        return
+        return None
     if found is not None:
         from busfast.results.facts import run_predictor
 
@@ -130,6 +136,8 @@ def predict(inputs: str, *, run: str = None, model: str = None, out: str = "pred
     if bad == len(names):
         raise UserError(f"None of the {bad} inputs could be read; the reasons are in {out}."
                         + (" Paths in a table are relative to its folder." if Path(inputs).suffix == ".csv" else ""))
+    shown = model is not None and engine == "torch" and not trust and not predictor.label_delim
+    return parse.command("demo", {"model": model}, demo) if shown else None
 
 
 @with_settings(("device",))

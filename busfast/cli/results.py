@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+from busfast.cli import parse
 from busfast.cli.flags import MODEL, model_flags, with_settings
 from busfast.errors import UserError
 from busfast.imports import heavy_imports
@@ -11,7 +12,7 @@ from busfast.training.runs import find_run
 
 @with_settings(MODEL, device="as in training", threads="as in training")
 def evaluate(*, run: str = None, data: str = None, model: str = None, target: float = 0.9, positive: str = None,
-             prevalence: str = None, again: bool = False, **settings: Any) -> None:
+             prevalence: str = None, again: bool = False, **settings: Any) -> str | None:
     """Scores a run's validation and test part, with intervals; writes predictions.csv and tables into results/RUN/.
 
     A run of several labels gets a score and a threshold for each label (the highest F1 on the validation part).
@@ -48,13 +49,14 @@ def evaluate(*, run: str = None, data: str = None, model: str = None, target: fl
             from busfast.results.external import evaluate_external
 
         evaluate_external(data, **subject, target=target, positive=positive, again=again, **flags)
-        return
+        return None
     found = find_run(run)
     from busfast.results.evaluation import evaluate_run
     from busfast.results.multi_label import evaluate_labels
     from busfast.training.trackers import track_results
 
-    if found.read_config()[0].label_delim:
+    several = bool(found.read_config()[0].label_delim)
+    if several:
         for flag, value in {"positive": positive, "prevalence": prevalence}.items():
             if value:
                 raise UserError(f"--{flag}={value}: {run} has images of several labels, and a threshold for each. "
@@ -63,10 +65,11 @@ def evaluate(*, run: str = None, data: str = None, model: str = None, target: fl
     else:
         evaluate_run(found, target=target, positive=positive, prevalence=prevalence, again=again, **flags)
     track_results(found)
+    return parse.command("export" if several else "explain", {"run": found.name}, explain)
 
 
 @with_settings(MODEL, device="as in training", threads="as in training")
-def explain(*, run: str, images: str = None, out: str = None, **settings: Any) -> None:
+def explain(*, run: str, images: str = None, out: str = None, **settings: Any) -> str | None:
     """Shows where a run's model looks (Grad-CAM), and whether it uses shortcuts; run evaluate first.
 
     Writes explain.png (right and wrong cases), localisation.csv (maps against lesion masks) and probes.csv (lesion or
@@ -90,14 +93,15 @@ def explain(*, run: str, images: str = None, out: str = None, **settings: Any) -
     if images:
         files = explain_inputs(found, images, Path(out) if out else found.results / "explain", **flags)
         print(f"wrote {len(files)} pictures into {files[0].parent}/. Research only, not a medical device.")
-    else:
-        files = explain_run(found, **flags)
-        print_explanation(found)
-        track_results(found)
-        print(f"wrote {', '.join(map(str, files))}. Research only, not a medical device.")
+        return None
+    files = explain_run(found, **flags)
+    print_explanation(found)
+    track_results(found)
+    print(f"wrote {', '.join(map(str, files))}. Research only, not a medical device.")
+    return parse.command("report", {"run": found.name}, report)
 
 
-def report(*, run: str, target: float = 0.9, positive: str = None, prevalence: str = None) -> None:
+def report(*, run: str, target: float = 0.9, positive: str = None, prevalence: str = None) -> str:
     """Writes results/RUN/report.html and model_card.md of an evaluated run, from its predictions.csv.
 
     Args:
@@ -114,6 +118,7 @@ def report(*, run: str, target: float = 0.9, positive: str = None, prevalence: s
         print(f"wrote {path}")
     track_results(found)
     print("Research only, not a medical device.")
+    return parse.command("export", {"run": found.name}, report)
 
 
 def compare(runs: str = None) -> None:

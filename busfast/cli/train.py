@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 from busfast import processes
 from busfast.cli import parse
 from busfast.cli.flags import configure, flatten, read_keys, with_settings, without
+from busfast.cli.models import export
 from busfast.cli.results import compare, evaluate, explain, report
 from busfast.errors import UserError, choose
 from busfast.imports import heavy_imports, require_package
@@ -17,7 +18,10 @@ if TYPE_CHECKING:
     from busfast.data.split import Split
     from busfast.data.table import Table
 
-THEN: dict[str, Callable[..., None]] = {"evaluate": evaluate, "explain": explain, "report": report}  # after training
+# After training, in this order.
+THEN: dict[str, Callable[..., str | None]] = {"evaluate": evaluate, "explain": explain, "report": report,
+                                               "export": export}
+SEVERAL_LABELS = ("evaluate", "export")  # those that take images of several labels
 SPLIT_OF = {"holdout": "center_holdout", "folds": "kfold"}  # flag -> the only split that uses it
 
 
@@ -25,7 +29,7 @@ SPLIT_OF = {"holdout": "center_holdout", "folds": "kfold"}  # flag -> the only s
 def train(*, split: str = None, pipeline: str = None, preset: str = None, fold: str = None,
           allow_leaks: bool = False, seeds: str = None, jobs: int = 1, then: str = None, tracker: str = None,
           learner: str = None, set: str = None, profile: bool = False, resume: bool = False,
-          **settings: Any) -> None:
+          **settings: Any) -> str | None:
     """Trains one split (each of its folds) or all splits of a set of images; writes results/ and models/.
 
     Flags that are left out keep the value of the pipeline file, or else the default given here.
@@ -46,8 +50,8 @@ def train(*, split: str = None, pipeline: str = None, preset: str = None, fold: 
         seeds: train each split with several seeds of weights, order and augmentation: how many, counted from seed, or
             the seeds, separated by commas. The split is that of the first one. Runs are named SPLIT-seedSEED.
         jobs: number of runs to train in parallel, each on its share of the cores or on a GPU of its own.
-        then: what to do with each finished run: evaluate, explain, report, separated by commas. Evaluate always comes
-            first.
+        then: what to do with each finished run: evaluate, explain, report, export, separated by commas, or all.
+            Evaluate always comes first.
         tracker: tensorboard, wandb, mlflow, separated by commas: log curves, configuration, tables and report there,
             too; nothing leaves this machine (docs/trackers.md).
         learner: a Python file whose function learner(learn) changes the Learner before it trains, such as its loss_func
@@ -62,10 +66,14 @@ def train(*, split: str = None, pipeline: str = None, preset: str = None, fold: 
     auto_bs = settings.get("bs") == "auto"
     if auto_bs:
         del settings["bs"]
-    following = [choose("verb after train", name.strip(), THEN) for name in (then or "").split(",") if name.strip()]
+    following = [choose("verb after train", name.strip(), [*THEN, "all"])
+                 for name in (then or "").split(",") if name.strip()]
     name, config, splits, table = _configure(split, pipeline, preset, settings, several=True)
-    if config.label_delim and (wrong := [verb for verb in following if verb != "evaluate"]):
-        raise UserError(f"--then={','.join(wrong)} is for images of one label. With label_delim: --then=evaluate.")
+    if "all" in following:
+        following = list(SEVERAL_LABELS if config.label_delim else THEN)
+    if config.label_delim and (wrong := [verb for verb in following if verb not in SEVERAL_LABELS]):
+        raise UserError(f"--then={','.join(wrong)} is for images of one label. With label_delim: "
+                        f"--then={','.join(SEVERAL_LABELS)}.")
     if following and not config.label_delim:
         from busfast.pipelines.positive import require_positive
 
@@ -89,7 +97,7 @@ def train(*, split: str = None, pipeline: str = None, preset: str = None, fold: 
     runs = [(name_run(run, seed_config), seed_config, made)
             for run, made in split_images(table, configs[0], splits, fold=fold, allow_leaks=allow_leaks).items()
             for seed_config in configs]
-    failed = []
+    failed, last = [], None
     if min(jobs, len(runs)) > 1:
         given["threads"] = config.threads or processes.threads_per_process(jobs)
         try:
@@ -102,23 +110,27 @@ def train(*, split: str = None, pipeline: str = None, preset: str = None, fold: 
         options = TrainOptions(resume, auto_bs, profile, typed, trackers, backend=backend, learner=user_learner)
         for run, seed_config, made in runs:
             done = train_run(name, seed_config, run, made, options)
+            last = parse.command("evaluate", {"run": done.name}, evaluate)
             for verb, function in THEN.items():  # in this order, whatever the order of --then
                 if verb == "evaluate" and following:  # which the others need
-                    function(run=done.name, positive=config.positive or None)
+                    last = function(run=done.name, positive=config.positive or None)
                 elif verb in following:
-                    function(run=done.name)
+                    last = function(run=done.name)
     if 1 < len(runs) > len(failed):
         compare()
     if failed:
         raise UserError(f"{len(failed)} of {len(runs)} runs failed: {', '.join(failed)}. The reasons are above; the "
                         f"other runs are finished. To continue the failed ones: {typed} --resume")
+    if len(runs) > 1 and not following:
+        return f"{typed} --resume --then=evaluate"  # finished runs are not trained again
+    return last
 
 
 @with_settings(without("folds", "freeze", "freeze_after", "unfreeze_after", "epochs", "lr", "lr_min", "lr_mult",
                        "warmup", "accumulate", "clip", "ema", "tta", "metrics", "patience", "monitor", "split_seed",
                        "schedule", "mixup", "cutmix", "positive"))
 def lr_find(*, split: str = None, pipeline: str = None, fold: str = None, learner: str = None, set: str = None,
-            **settings: Any) -> None:
+            **settings: Any) -> str:
     """Suggests a learning rate (fastai's finder) and draws results/PIPELINE/lr_find-SPLIT/lr_find.png.
 
     Args:
@@ -129,6 +141,7 @@ def lr_find(*, split: str = None, pipeline: str = None, fold: str = None, learne
         learner: a Python file whose function learner(learn) changes the Learner, as for train.
         set: any keys of the pipeline file: KEY=VALUE, separated by commas.
     """
+    given = flatten(locals())
     name, config, splits, table = _configure(split, pipeline, None, read_keys(set, settings))
     with heavy_imports():
         from busfast.pipelines.splits import open_table, split_images
@@ -140,8 +153,9 @@ def lr_find(*, split: str = None, pipeline: str = None, fold: str = None, learne
     backend = check_environment(config)
     run, made = next(iter(split_images(open_table(config, table), config, splits, fold=fold).items()))
     suggested, folder = find_lr(name, config, run, made, backend, user_learner)
-    print(f"suggested learning rate: {suggested:.2e}   (train with --lr={suggested:.1e})")
+    print(f"suggested learning rate: {suggested:.2e}")
     print(f"curve: {folder}/lr_find.png, lr_find.csv")
+    return parse.command("train", given | {"lr": f"{suggested:.1e}"}, train)
 
 
 @with_settings(without("split_seed"))

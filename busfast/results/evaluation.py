@@ -363,6 +363,8 @@ def print_explanation(run: Run) -> None:
     for _, row in maps.iterrows():
         value = f"{format_interval(row)}, {counted(int(row['images']), 'image')}" if row["images"] else ""
         print(f"  {row['measure']:38} {value}".rstrip())
+    if list(maps["measure"]) == ["likeness to an untrained model's maps"]:
+        print("  the table names no lesion masks: the maps are not measured against lesions")
     print("shortcut probes (validation part; covered images are unlike any it has seen, so small losses say little)")
     for _, row in probes.iterrows():
         value = f"{row['score']} {format_interval(row)}, chance {row['chance']:.2f}. " if row["images"] else ""

@@ -62,7 +62,8 @@ def run_jobs(commands: dict[str, Sequence[str]], jobs: int, device: torch.device
                 if ending.is_set():  # since the check above
                     process.terminate()
                 for line in process.stdout:
-                    print(f"[{name}] {line}", end="", flush=True)
+                    if not line.startswith("Next: "):  # of all runs the one that started them says what is next
+                        print(f"[{name}] {line}", end="", flush=True)
             return process.returncode
         finally:
             running.pop(name, None)

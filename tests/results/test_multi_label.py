@@ -180,9 +180,10 @@ def test_what_is_for_one_label_is_refused(place, line, capsys):
 
 
 def test_compare_and_seeds_take_them(place, capsys):
-    assert main(["train", "--data=shapes", "--label_delim=;", "--epochs=1", "--seeds=2", "--then=evaluate", *TINY]) == 0
+    assert main(["train", "--data=shapes", "--label_delim=;", "--epochs=1", "--seeds=2", "--then=all", *TINY]) == 0
     assert "shapes/stratified-seeds: 2 seeds" in capsys.readouterr().out
     assert pd.read_csv("results/compare.csv")["test_macro_auc"].notna().all()
+    assert len(list(Path("models/shapes").glob("stratified-seed*/bundle"))) == 2
 
 
 @pytest.fixture

@@ -68,6 +68,8 @@ def track(run: Run, names: Sequence[str] = (), done: int = 0) -> Iterator[list["
         for tracker in trackers:
             tracker.attempt(tracker.open, _flat(asdict(config) | {"run": record}))
             tracker.attempt(_add_changed, tracker, ("config.yaml",))
+            if tracker.title in names:
+                tracker.attempt(_print_look, tracker)
         write_record(run.results / STATE, states)
         yield trackers
         for tracker in trackers:
@@ -94,6 +96,10 @@ def _read_states(run: Run) -> dict[str, dict[str, Any]]:
         raise UserError(f"{path} does not name the run's trackers. Restore the file, or remove it to continue without "
                         "trackers.")
     return states
+
+
+def _print_look(tracker: "Tracker") -> None:
+    print(f"tracker: {tracker.title}; to look at it: {tracker.look()}", flush=True)
 
 
 def _make(name: str, run: Run, state: dict[str, Any], done: int) -> "Tracker | None":

@@ -33,6 +33,10 @@ class Tracker(Callback):
         """Adds or replaces tables (.csv), images (.png), pages (.html) and texts (.md, .yaml)."""
         raise NotImplementedError
 
+    def look(self) -> str:
+        """Returns the command, or address, that shows the run once it is open."""
+        raise NotImplementedError
+
     def close(self, succeeded: bool) -> None:
         """Ends the session."""
 

@@ -22,6 +22,7 @@ from busfast.training.runs import RESULTS  # noqa: E402
 from busfast.training.trackers.base import Tracker, read_scores  # noqa: E402
 
 FOLDER = RESULTS / "mlflow"
+DATABASE = f"sqlite:///{(FOLDER / 'mlflow.db').as_posix()}"
 
 
 class MLflow(Tracker):
@@ -31,12 +32,12 @@ class MLflow(Tracker):
 
     def open(self, config: dict[str, Any]) -> None:
         """Starts or continues a run in `FOLDER`, or on the server that MLFLOW_TRACKING_URI names."""
-        server = os.environ.get("MLFLOW_TRACKING_URI")
+        self.server = os.environ.get("MLFLOW_TRACKING_URI")
         FOLDER.mkdir(exist_ok=True)
         with file_lock(FOLDER / ".lock", lambda: None, "creates this database"):  # several folds may start at once
-            self.client = MlflowClient(server or f"sqlite:///{(FOLDER / 'mlflow.db').as_posix()}")
+            self.client = MlflowClient(self.server or DATABASE)
             if "id" not in self.state:
-                artifacts = None if server else (FOLDER / "artifacts").absolute().as_uri()
+                artifacts = None if self.server else (FOLDER / "artifacts").absolute().as_uri()
                 self.state["id"] = self._create_run(artifacts, config)
         self.client.update_run(self.state["id"], status="RUNNING")
 
@@ -70,6 +71,9 @@ class MLflow(Tracker):
         now = int(time.time() * 1000)
         metrics = [Metric(_key(name), value, now, step) for name, value in values.items()]
         self.client.log_batch(self.state["id"], metrics)
+
+    def look(self) -> str:
+        return self.server or f"mlflow ui --backend-store-uri {DATABASE}"
 
     def close(self, succeeded: bool) -> None:
         self.client.set_terminated(self.state["id"], "FINISHED" if succeeded else "FAILED")

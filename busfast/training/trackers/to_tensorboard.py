@@ -11,7 +11,7 @@ from torch.utils.tensorboard import SummaryWriter
 
 from busfast.csvfile import read_frame
 from busfast.text import markdown_table
-from busfast.training.runs import Run
+from busfast.training.runs import RESULTS, Run
 from busfast.training.trackers.base import Tracker
 
 
@@ -51,6 +51,9 @@ class TensorBoard(Tracker, TensorBoardCallback):
                 elif path.suffix != ".html":
                     text = path.read_text(encoding="utf-8")
                     writer.add_text(path.stem, text if path.suffix == ".md" else f"```\n{text}\n```")
+
+    def look(self) -> str:
+        return f"tensorboard --logdir={RESULTS}"
 
     def close(self, succeeded: bool) -> None:
         if hasattr(self, "writer"):  # an interrupted fit did not close it

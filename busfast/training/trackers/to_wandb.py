@@ -2,6 +2,7 @@
 
 import glob
 import os
+import shlex
 import uuid
 from collections.abc import Sequence
 from pathlib import Path
@@ -63,6 +64,10 @@ class WeightsAndBiases(Tracker, WandbCallback):
                 self.session.summary[f"tables/{path.stem}"] = wandb.Table(dataframe=read_frame(path, empty=True))
             if path.name == "metrics.csv":
                 self.session.summary.update(read_scores(path))
+
+    def look(self) -> str:
+        folder = shlex.quote(os.path.relpath(Path(self.session.dir).parent))
+        return self.session.url or f"wandb leet inspect --summary {folder}"
 
     def close(self, succeeded: bool) -> None:
         self.session.finish(exit_code=0 if succeeded else 1)

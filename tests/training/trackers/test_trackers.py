@@ -208,6 +208,7 @@ def test_a_tracker_that_fails_is_left_out_and_the_training_goes_on(workdir, monk
     monkeypatch.setattr(MLflow, "_log", full)
     assert main(["train", "--tracker=tensorboard,mlflow"]) == 0
     out = capsys.readouterr().out
+    assert "tracker: tensorboard; to look at it: tensorboard --logdir=results\n" in out
     assert out.count("WARNING: tracker mlflow") == 1 and "No space left on device" in out
     run = Run("phantom/stratified")
     assert len(log_of(run)) == len(scalars(events(run), "val_loss")) == 2
