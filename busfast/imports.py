@@ -50,6 +50,9 @@ def heavy_imports() -> Iterator[None]:
     if "fastai" in sys.modules or not gc.isenabled():
         yield
         return
+    tell, said = sys.stderr.isatty(), "loading torch, timm and fastai ..."  # seconds in which nothing else is printed
+    if tell:
+        print(said, end="\r", file=sys.stderr, flush=True)
     later = _Later()
     sys.meta_path.insert(0, later)
     gc.disable()
@@ -59,6 +62,8 @@ def heavy_imports() -> Iterator[None]:
         sys.meta_path.remove(later)
         gc.freeze()
         gc.enable()
+        if tell:
+            print(" " * len(said), end="\r", file=sys.stderr, flush=True)
 
 
 def is_installed(module: str) -> bool:

@@ -1,5 +1,6 @@
 """Progress of long jobs (a bar on a terminal, otherwise a line now and then), and bounded work in threads."""
 
+import os
 import sys
 import time
 from collections import deque
@@ -46,3 +47,16 @@ def map_ahead(pool: ThreadPoolExecutor, function: Callable, items: Iterable, lim
     finally:
         for future in running:
             future.cancel()
+
+
+def duration(seconds: float) -> str:
+    """Returns a time in at most six characters: "45 s", "12 min", "2.5 h"."""
+    if seconds < 90:
+        return f"{seconds:.0f} s"
+    return f"{seconds / 60:.0f} min" if seconds < 90 * 60 else f"{seconds / 3600:.{int(seconds < 360000)}f} h"
+
+
+def bold(text: str) -> str:
+    """Returns a line for stdout in bold, where that is a terminal that can and NO_COLOR is not set."""
+    able = sys.stdout.isatty() and os.name == "posix" and os.environ.get("TERM", "dumb") != "dumb"
+    return f"\033[1m{text}\033[0m" if able and "NO_COLOR" not in os.environ else text

@@ -70,3 +70,17 @@ def test_an_installed_package_passes_and_a_missing_one_names_the_command():
     for module in ("busfast_absent", "busfast_absent.inner"):
         with pytest.raises(UserError, match="A test needs it: pip install absent"):
             require_package(module, "A test needs it", "pip install absent")
+
+
+def test_a_terminal_is_told_what_the_seconds_are_for_and_a_file_is_not():
+    code = """
+import sys
+from types import SimpleNamespace
+from busfast.imports import heavy_imports
+sys.stderr = SimpleNamespace(isatty=lambda: TERMINAL, write=sys.stdout.write, flush=sys.stdout.flush)
+with heavy_imports():
+    pass
+"""
+    assert run(code.replace("TERMINAL", "False")) == ""
+    said, wiped, end = run(code.replace("TERMINAL", "True")).split("\n")  # \r, as Python reads it
+    assert said.startswith("loading torch") and wiped.isspace() and len(wiped) == len(said) and not end

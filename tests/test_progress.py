@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from busfast import progress as module
-from busfast.progress import progress
+from busfast.progress import duration, progress
 
 
 class Terminal(io.StringIO):
@@ -39,3 +39,9 @@ def test_an_error_in_the_work_comes_through(capsys):
         raise OSError("gone")
     with pytest.raises(OSError, match="gone"):
         list(progress(work(), "reading images", total=2))
+
+
+@pytest.mark.parametrize(("seconds", "text"), [(0.4, "0 s"), (89, "89 s"), (91, "2 min"), (5399, "90 min"),
+                                               (5401, "1.5 h"), (720_000, "200 h")])
+def test_a_duration_is_short(seconds, text):
+    assert duration(seconds) == text and len(text) <= 6

@@ -32,9 +32,9 @@ def load_packaged_weights(arch: str, model: nn.Module) -> str:
         raise UserError(f"The packaged Lite0 weights do not fit {arch}: {wrong[0]}. timm {timm.__version__} may be "
                         "newer than this busfast supports. Use --weights=none or a file.")
     if arch == "tf_efficientnet_lite0":
-        return f"{LITE0}, but for the head"
+        return f"{LITE0}, but for the classifier"
     open_se_gates(model)
-    return f"warm start from {LITE0}; squeeze-and-excite gates open, new head"
+    return f"warm start from {LITE0}; squeeze-and-excite layers start as identity, new classifier"
 
 
 def rename_lite0(state: Mapping[str, torch.Tensor], model: nn.Module) -> dict[str, torch.Tensor]:

@@ -76,8 +76,8 @@ def build(config: Config, split: Split | pd.DataFrame, model_dir: Path | str = "
     print(f"device: {describe_device(backend.device, config.device == 'auto')}"
           + (f"; {ranks} processes share each batch of {config.bs}" if ranks > 1 else ""))
     print(f"loader: {backend.loader} ({backend.reason})"
-          + (", for images that are not in the cache" if config.cache != "off" else "")
-          + (f"; validation has the reference pixels, those of {REFERENCE}" if backend.loader != REFERENCE else ""),
+          + (", for what is not in the cache" if config.cache != "off" else "")
+          + ("; validation: Pillow" if backend.loader != REFERENCE else ""),
           flush=True)
     use_threads(config.threads)
     set_seed(config.seed, reproducible=True)

@@ -1,5 +1,6 @@
 """The fit of a run with all its callbacks; how it ended is written to summary.yaml in any case."""
 
+import sys
 from contextlib import suppress
 from typing import Any
 
@@ -8,6 +9,7 @@ import torch
 from fastai.callback.core import Callback
 from fastai.callback.progress import ProgressCallback
 from fastai.learner import Learner
+from fastcore.imports import in_notebook
 
 from busfast import processes
 from busfast.csvfile import write_csv
@@ -22,10 +24,11 @@ from busfast.training.distributed.collectives import process_group
 from busfast.training.finish import finish_run, print_summary
 from busfast.training.guards import NonFiniteLoss, RaiseOnSignal, StopOnNaN, record_signals
 from busfast.training.job import Job, TrainOptions
-from busfast.training.log import PlainProgress, TrainingLog, on_terminal
+from busfast.training.log import PlainProgress, TrainingLog
 from busfast.training.profile import Profile
 from busfast.training.recipe import recipe_callbacks
 from busfast.training.runs import write_record
+from busfast.training.screen import TableProgress
 from busfast.training.threads import GiveWay
 from busfast.training.training_state import Checkpoint, Resume
 
@@ -68,9 +71,9 @@ def fit_run(job: Job, learn: Learner, phantom: bool, smaller_bs: int, options: T
                  collapse, StopOnNaN(run.results, config.lr), GiveWay(), *options.callbacks]
     if options.profile:
         callbacks.append(phases)
-    if not on_terminal():
+    if not in_notebook():
         learn.remove_cbs(ProgressCallback)
-        callbacks.append(PlainProgress(log))
+        callbacks.append(TableProgress(log, best) if sys.stdout.isatty() else PlainProgress(log))
     if job.state is not None:
         callbacks.append(Resume(job.state, checkpoint, stop))
     outcome, way_on = "failed", f"\n  to continue: {options.command} --resume"

@@ -149,8 +149,8 @@ def test_other_recipes_go_on_to_the_same_bits(tmp_path, phantom_folder, more, op
     assert f"opt {opt}, schedule one_cycle, " in (stopped / "output.txt").read_text()
 
 
-def test_fastais_bar_on_a_terminal_goes_on_too(stopped, monkeypatch, capsys):
-    monkeypatch.setattr(fit, "on_terminal", lambda: True)
+def test_the_table_on_a_terminal_goes_on_too(stopped, monkeypatch, capsys):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     assert train("--resume") == 0
     assert "continues after epoch 2 of 3" in capsys.readouterr().out
     assert pd.read_csv(RUN.results / "training_log.csv")["epoch"].tolist() == [1, 2, 3]
