@@ -10,6 +10,7 @@ from busfast.errors import UserError, check_range, choose
 from busfast.imports import heavy_imports
 from busfast.pipelines.config import Config
 from busfast.pipelines.settings import convert
+from busfast.text import counted, plain_text
 from busfast.training.runs import find_run
 
 
@@ -73,7 +74,7 @@ def ensemble(*, runs: str) -> str | None:
 
 
 @with_settings(MODEL, device="as in training, or auto for --model", threads="as in training, or 0 for --model")
-def predict(inputs: str, *, run: str = None, model: str = None, out: str = "predictions.csv", overwrite: bool = False,
+def predict(*inputs: str, run: str = None, model: str = None, out: str = "predictions.csv", overwrite: bool = False,
             resume: bool = False, engine: str = "torch", trust: bool = False, target: float = None, jobs: int = 1,
             **settings: Any) -> str | None:
     """Predicts images with an exported model or a run's best weights; writes a CSV file with a row for each input.
@@ -82,8 +83,8 @@ def predict(inputs: str, *, run: str = None, model: str = None, out: str = "pred
     decision (by the operating point's threshold), outlier (above 1: unlike the training images), reason.
 
     Args:
-        inputs: an image, a folder (with its subfolders, without masks), a data folder (the images of its table.csv), a
-            CSV file with a column image, a quoted pattern such as 'scans/*.png', or - for names from standard input.
+        inputs: images, folders (with their subfolders, without masks), data folders (the images of their table.csv),
+            CSV files with a column image, patterns such as scans/*.png, or - for names from standard input.
         run: name of a run, such as phantom/stratified.
         model: an exported model instead, such as models/phantom/stratified/bundle.
         out: the CSV file to write.
@@ -112,8 +113,9 @@ def predict(inputs: str, *, run: str = None, model: str = None, out: str = "pred
     with heavy_imports():
         from busfast.inference.inputs import list_inputs
         from busfast.inference.predictor import load_predictor, write_predictions
+        from busfast.inference.summary import summarize_predictions
 
-    names, paths = list_inputs(inputs)
+    names, paths = list_inputs(*inputs)
     if complete:
         check_same_inputs(out, names)
         print(f"{out} has a row of each of the {len(names)} inputs; nothing to do")
@@ -130,12 +132,15 @@ def predict(inputs: str, *, run: str = None, model: str = None, out: str = "pred
                   + ("" if predictor.operating_points else ", and it has no threshold to decide with"))
     old, bad = write_predictions(predictor, names, paths, out, resume=resume, bs=flags.get("bs", Config.bs),
                                  threads=flags.get("threads", 0), jobs=jobs)
-    print(f"wrote {out}: {len(names)} rows" + (f", {old} of them kept" if old else "")
+    for line in summarize_predictions(out, predictor):
+        print(plain_text(line))
+    print(f"wrote {out}: {counted(len(names), 'row')}" + (f", {old} of them kept" if old else "")
           + (f", {bad} unreadable (see column reason)" if bad else ""))
     print("Research only, not a medical device.")
     if bad == len(names):
         raise UserError(f"None of the {bad} inputs could be read; the reasons are in {out}."
-                        + (" Paths in a table are relative to its folder." if Path(inputs).suffix == ".csv" else ""))
+                        + (" Paths in a table are relative to its folder."
+                           if any(Path(name).suffix == ".csv" for name in inputs) else ""))
     shown = model is not None and engine == "torch" and not trust and not predictor.label_delim
     return parse.command("demo", {"model": model}, demo) if shown else None
 

@@ -34,14 +34,17 @@ def check(verbs: dict[str, Callable], argv: list[str]) -> None:
     """Checks a command line before Fire parses it, as Fire runs a function before it rejects a misspelt flag.
 
     Parameters of a verb without a default are required; those of them that are not keyword-only are given without a
-    flag.
+    flag, `*inputs` once or more.
 
     Raises:
         UserError: a misspelt verb or flag (with the nearest), a flag without a value or given twice, a missing or an
             unexpected argument.
     """
     verb = choose("verb", argv[0], verbs)
-    parameters = inspect.signature(verbs[verb]).parameters
+    parameters = dict(inspect.signature(verbs[verb]).parameters)
+    repeated = [name for name, one in parameters.items() if one.kind is inspect.Parameter.VAR_POSITIONAL]
+    for name in repeated:  # it has no flag
+        del parameters[name]
     more = f"More: python -m busfast {verb} --help"
     given, positional = {}, []
     words = iter(argv[1:])
@@ -72,8 +75,9 @@ def check(verbs: dict[str, Callable], argv: list[str]) -> None:
         given[flag] = value
     missing = [name for name, parameter in parameters.items()
                if parameter.default is inspect.Parameter.empty and name not in given]
-    allowed = sum(parameters[name].kind is not inspect.Parameter.KEYWORD_ONLY for name in missing)
-    if len(positional) > allowed:
+    missing = repeated + missing
+    allowed = sum(name in repeated or parameters[name].kind is not inspect.Parameter.KEYWORD_ONLY for name in missing)
+    if len(positional) > allowed and not repeated:
         raise UserError(f"Unexpected argument '{positional[allowed]}': every value has its flag, --FLAG=VALUE. {more}")
     for name in missing[len(positional):]:
         raise UserError(f"{verb} needs {POSITIONAL.get(name, f'--{name}=VALUE')}. {more}")

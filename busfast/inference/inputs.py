@@ -16,16 +16,16 @@ from busfast.pipelines.dataloaders import list_images
 from busfast.text import counted
 
 
-def list_inputs(inputs: str | Path) -> tuple[list[str], list[Path]]:
-    """Lists the images of an image file, a folder, a pattern, a CSV file with a column `image` (or one that others call
-    so, see `usual_column`), or standard input.
+def list_inputs(*inputs: str | Path) -> tuple[list[str], list[Path]]:
+    """Lists the images of image files, folders, patterns, CSV files with a column `image` (or one that others call so,
+    see `usual_column`), or standard input, one after the other.
 
     A data folder stands for the images of its table. A table's paths are relative to its folder, or to the folders of
     sources.csv beside it; unlike a table to train on, it is the user's own list, so its paths may lead anywhere. The
     files need not exist: their rows in the output will say so.
 
     Args:
-        inputs: a path; a pattern such as "scans/**/*.png"; "-": names from standard input, separated by line ends or
+        inputs: paths; patterns such as "scans/**/*.png"; "-": names from standard input, separated by line ends or
             NUL.
 
     Returns:
@@ -34,6 +34,11 @@ def list_inputs(inputs: str | Path) -> tuple[list[str], list[Path]]:
     Raises:
         UserError: nothing matches; a table cannot be read or has no column `image`.
     """
+    names, paths = zip(*map(_list_input, inputs), strict=True)
+    return sum(names, []), sum(paths, [])
+
+
+def _list_input(inputs: str | Path) -> tuple[list[str], list[Path]]:
     if inputs == "-":
         text = sys.stdin.read()
         names = [name for name in (text.split("\0") if "\0" in text else text.splitlines()) if name]

@@ -1,0 +1,48 @@
+"""What predict says on screen is what it wrote."""
+
+import csv
+from pathlib import Path
+
+import pandas as pd
+
+from busfast.cli import main
+from busfast.csvfile import write_csv
+from busfast.inference.predictor import load_predictor
+from busfast.inference.summary import summarize_predictions
+
+
+def predict(bundle, *inputs, out="out.csv"):
+    assert main(["predict", *map(str, inputs), f"--model={bundle}", f"--out={out}", "--overwrite"]) == 0
+    with open(out, newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+def test_one_image_is_answered_and_several_are_counted_however_they_are_named(exported_bundle, capsys):
+    images = sorted(Path("data/phantom/images").iterdir())
+    row, = predict(exported_bundle, images[0])
+    out = capsys.readouterr().out
+    best = max(("normal", "benign", "malignant"), key=lambda name: float(row[f"p_{name}"]))
+    assert f"  {images[0]}: {best}; probabilities: {best} {float(row[f'p_{best}']):.3f}, " in out
+    assert f"  decision: {row['decision']} (threshold for malignant: 0." in out and "out.csv: 1 row\n" in out
+    rows = predict(exported_bundle, *images, out="all.csv")  # what a shell makes of images/*
+    said = capsys.readouterr().out
+    assert [row["image"] for row in rows] == list(map(str, images)) and rows[0] == row
+    assert predict(exported_bundle, images[0].parent) == rows
+    counts = {name: sum(row["predicted"] == name for row in rows) for name in ("normal", "benign", "malignant")}
+    line, = [line for line in said.splitlines() if line.startswith("  predicted: ")]
+    assert all(f"{count} {name}" in line for name, count in counts.items() if count)
+    assert f"  predicted: {line[13:]}" in capsys.readouterr().out
+
+
+def test_an_image_unlike_the_training_images_is_said_to_be(exported_bundle, tmp_path):
+    predictor = load_predictor(exported_bundle)
+    row = dict.fromkeys(predictor.columns, "") | {
+        "image": "cat.png", "status": "ok", "predicted": "benign", "p_normal": "0.2", "p_benign": "0.7",
+        "p_malignant": "0.1", "decision": "not malignant", "outlier": "1.500"}
+    write_csv(pd.DataFrame([row]), tmp_path / "one.csv")
+    assert summarize_predictions(tmp_path / "one.csv", predictor)[-1] == (
+        "  but it is unlike the training images (outlier 1.500): do not rely on this")
+    unread = dict.fromkeys(predictor.columns, "") | {"image": "b.png", "status": "unreadable", "reason": "cut"}
+    write_csv(pd.DataFrame([row, row | {"outlier": "0.3"}, unread]), tmp_path / "many.csv")
+    assert summarize_predictions(tmp_path / "many.csv", predictor) == [
+        "  predicted: 2 benign", "  decision: 2 not malignant", "  unlike the training images (outlier above 1): 1"]
