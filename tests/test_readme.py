@@ -170,6 +170,10 @@ def test_the_set_up_commands_of_the_readme_run_where_it_is():
     lines = [line for line in commands(ROOT / "README.md") if not busfast_args(line)]
     assert lines[:2] == ["make train", "source .venv/bin/activate"]
     subprocess.run(["make", "--dry-run", "train"], cwd=ROOT, check=True, capture_output=True)
+    for words, index in (((), False), (("CPU=1",), True)):
+        done = subprocess.run(["make", "--dry-run", "install", "VENV=/nowhere", *words], cwd=ROOT, check=True,
+                              capture_output=True, text=True)
+        assert ("--index-url https://download.pytorch.org/whl/cpu torch torchvision" in done.stdout) == index
     assert not any("clone" in line for page in PAGES for line in commands(page))  # it has no public address
 
 
