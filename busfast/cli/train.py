@@ -1,8 +1,9 @@
 """The verbs that train: train, lr_find and sweep."""
 
 import shlex
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from busfast import processes
@@ -78,18 +79,23 @@ def train(*, split: str = None, pipeline: str = None, preset: str = None, fold: 
         from busfast.pipelines.positive import require_positive
 
         require_positive(config, name)  # evaluate would ask after the training
+    from busfast.pipelines.splits import list_seeds, name_run, open_table, split_images
+    from busfast.training.parallel_runs import check_jobs, run_jobs
+
+    jobs = check_jobs(jobs)
+    configs = list_seeds(seeds, config, given="seed" in settings) if seeds else [config]
+    _try_splits(table, configs[0], splits, fold)
     with heavy_imports():
-        from busfast.pipelines.splits import list_seeds, name_run, open_table, split_images
-        from busfast.training.build import check_environment
-        from busfast.training.job import TrainOptions
-        from busfast.training.parallel_runs import check_jobs, run_jobs
         from busfast.training.trackers import choose_trackers
-        from busfast.training.train import train_run
         from busfast.training.user_learner import load_user_learner
 
-    user_learner = load_user_learner(learner) if learner else None
-    trackers = choose_trackers(tracker)
-    configs = list_seeds(seeds, config, given="seed" in settings) if seeds else [config]
+        trackers = choose_trackers(tracker)  # a misspelt name or file is refused before torch is imported
+        user_learner = load_user_learner(learner) if learner else None
+
+        from busfast.training.build import check_environment
+        from busfast.training.job import TrainOptions
+        from busfast.training.train import train_run
+
     backend = check_environment(config)
     jobs = check_jobs(jobs, backend.device)
     table = open_table(config, table)
@@ -143,13 +149,17 @@ def lr_find(*, split: str = None, pipeline: str = None, fold: str = None, learne
     """
     given = flatten(locals())
     name, config, splits, table = _configure(split, pipeline, None, read_keys(set, settings))
+    from busfast.pipelines.splits import open_table, split_images
+
+    _try_splits(table, config, splits, fold)
     with heavy_imports():
-        from busfast.pipelines.splits import open_table, split_images
-        from busfast.training.build import check_environment
-        from busfast.training.lr_find import find_lr
         from busfast.training.user_learner import load_user_learner
 
-    user_learner = load_user_learner(learner) if learner else None
+        user_learner = load_user_learner(learner) if learner else None
+
+        from busfast.training.build import check_environment
+        from busfast.training.lr_find import find_lr
+
     backend = check_environment(config)
     run, made = next(iter(split_images(open_table(config, table), config, splits, fold=fold).items()))
     suggested, folder = find_lr(name, config, run, made, backend, user_learner)
@@ -188,14 +198,26 @@ def sweep(*, split: str = None, params: str = "lr,size,augment", trials: int = 2
     typed = parse.command("sweep", flatten(locals()) | {"resume": False}, sweep)
     require_package("optuna", "A sweep needs Optuna", "pip install optuna")
     name, config, splits, table = _configure(split, pipeline, preset, read_keys(set, settings))
+    from busfast.pipelines.splits import open_table, split_images
+
+    _try_splits(table, config, splits, fold)
     with heavy_imports():
-        from busfast.pipelines.splits import open_table, split_images
         from busfast.sweep import check_request, run_sweep
 
     request = check_request(config, params, trials, jobs, objective, pruner)
     table = open_table(config, table)
     run, made = next(iter(split_images(table, config, splits, fold=fold, allow_leaks=allow_leaks).items()))
     run_sweep(name, request, run, made, resume, typed)
+
+
+def _try_splits(table: "Table | None", config: Config, splits: Sequence[str], fold: str | None) -> None:
+    """Makes splits of a table, so that one that cannot be made, of a center that it does not have, is refused before
+    torch is imported and any image is read."""
+    from busfast.data.duplicate_pairs import NO_DUPLICATES
+    from busfast.pipelines.splits import make_folds
+
+    for split in splits if table is not None else ():
+        make_folds(table, NO_DUPLICATES, config, split, fold)
 
 
 def _argv(given: dict[str, Any], config: Config, made: "Split") -> list[str]:
@@ -225,7 +247,7 @@ def _configure(split: str, pipeline: str | None, preset: str | None, settings: d
         choose("split", split, [*SPLITS, "all"] if several else SPLITS)
     name, config = configure(pipeline, preset=preset, **settings)
     table = None
-    if not config.source:
+    if not config.source or (Path(config.data) / "table.csv").is_file():  # else it is generated later
         table, config = read_images(config)
     elif not config.classes:
         config = replace(config, classes=CLASSES)  # of all that busfast generates

@@ -7,31 +7,37 @@ import sys
 import threading
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-
-import torch
+from typing import TYPE_CHECKING
 
 from busfast import processes
 from busfast.errors import UserError, check_range
 from busfast.pipelines.settings import convert
 
+if TYPE_CHECKING:
+    import torch
+
 MOST = 64
 PATIENCE = 60  # seconds that a terminated run may take to write its files
 
 
-def check_jobs(jobs: int | str, device: torch.device) -> int:
-    """Returns the number of jobs; UserError if this machine has no room for them, or this process is one of several."""
+def check_jobs(jobs: int | str, device: "torch.device | None" = None) -> int:
+    """Returns the number of jobs; UserError if this machine has no room for them, or this process is one of several.
+    `device`: None: not chosen yet, which needs torch."""
     jobs = convert("jobs", jobs, int)
     check_range("jobs", jobs, 1, MOST)
     if jobs > 1 and processes.world_size() > 1:
         raise UserError(f"jobs={jobs} would start more processes in each of the {processes.world_size()} that "
                         "torchrun or accelerate started. Leave out --jobs, or start it without them.")
-    if device.type == "cuda" and jobs > torch.cuda.device_count():
-        raise UserError(f"jobs={jobs} is more than there are GPUs here ({torch.cuda.device_count()}); each run "
-                        "needs its own. Give fewer, or --device=cpu.")
+    if device is not None and device.type == "cuda":
+        from torch.cuda import device_count
+
+        if jobs > device_count():
+            raise UserError(f"jobs={jobs} is more than there are GPUs here ({device_count()}); each run needs its own. "
+                            "Give fewer, or --device=cpu.")
     return jobs
 
 
-def run_jobs(commands: dict[str, Sequence[str]], jobs: int, device: torch.device) -> list[str]:
+def run_jobs(commands: dict[str, Sequence[str]], jobs: int, device: "torch.device") -> list[str]:
     """Runs busfast command lines (name of the run -> arguments), `jobs` at a time; returns the names of failed ones.
 
     Each gets its share of the cores (unless OMP_NUM_THREADS is set) or, on CUDA, its own GPU. If one fails, the others

@@ -6,13 +6,14 @@ import traceback
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
-
-import torch
-from fastai.learner import Learner
+from typing import TYPE_CHECKING, Any
 
 from busfast import processes
 from busfast.errors import UserError
+
+if TYPE_CHECKING:  # a missing file is refused before torch is imported
+    import torch
+    from fastai.learner import Learner
 
 FUNCTION = "learner"
 
@@ -23,14 +24,14 @@ class UserLearner:
 
     path: Path
     source: bytes
-    function: Callable[[Learner], Learner | None]
+    function: Callable[["Learner"], "Learner | None"]
 
     @property
     def record(self) -> dict[str, str]:
         """What a run's config.yaml keeps of it, beside the copy in the run's folder."""
         return {"file": str(self.path), "sha256": hashlib.sha256(self.source).hexdigest()}
 
-    def apply(self, learn: Learner) -> None:
+    def apply(self, learn: "Learner") -> None:
         """Calls the function, which changes the Learner; the log keeps its own metrics, beside the user's.
 
         Raises:
@@ -80,7 +81,7 @@ def load_user_learner(path: str | Path) -> UserLearner:
     return UserLearner(path, source, found)
 
 
-def _shapes(learn: Learner) -> dict[str, torch.Size]:
+def _shapes(learn: "Learner") -> dict[str, "torch.Size"]:
     return {name: value.shape for name, value in learn.model.state_dict().items()}
 
 

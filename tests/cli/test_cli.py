@@ -130,6 +130,21 @@ def test_a_wrong_table_is_refused_and_changes_nothing(workdir, phantom_folder, c
     assert sorted(workdir.rglob("*")) == before
 
 
+@pytest.mark.parametrize("table_exists", [True, False])
+def test_what_needs_no_torch_is_refused_before_torch_is_imported(workdir, phantom_folder, table_exists):
+    lines = ["train --seeds=1", "train --tracker=mflow", "train --learner=no.py", "train --jobs=0",
+             "lr_find --learner=no.py", "evaluate --run=no", "export --run=no", "explain --run=no"]
+    if table_exists:
+        lines = ["train --split=center_holdout --holdout=nowhere", "train --split=kfold --fold=9",
+                 "lr_find --split=leave_one_center_out --fold=nowhere", "train --fold=1"]
+        lines = [f"{line} --data={phantom_folder}" for line in lines]
+    code = f"""import sys
+from busfast.cli import main
+print(*(main(line.split()) for line in {lines}), 'torch' in sys.modules)"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert done.stdout.splitlines()[-1] == " ".join(["2"] * len(lines) + ["False"]), done.stderr
+
+
 def test_a_truncated_image_is_refused_by_name_and_changes_nothing(workdir, phantom_folder, capsys):
     folder = copy_table(workdir, phantom_folder, lambda lines: lines)
     victim = sorted((folder / "images").iterdir())[3]
