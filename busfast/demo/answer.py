@@ -16,6 +16,7 @@ from busfast.demo.uploads import read_upload
 from busfast.errors import UserError
 from busfast.inference.bundle import Bundle
 from busfast.inference.gradcam import Explainer, make_noise_images
+from busfast.inference.outlier import QUANTILE
 from busfast.inference.predictor import NOT_FINITE, Predictor
 from busfast.results.evaluation import format_interval
 from busfast.results.report import format_alarms
@@ -68,13 +69,14 @@ class Answerer:
         height, width = engine.image.sides
         sides = (round(height * SHOWN_SIZE / max(height, width)), round(width * SHOWN_SIZE / max(height, width)))
         shown = load_pixels(picture, sides, *engine.image.fit[1:])
-        heatmap = None
+        point, heatmap = self._point(), None
+        mapped = point["name"] if point else predicted  # what counted for the class that is decided about
         if self.explainer:
-            heatmap = self.explainer.explain([pixels], [self.predictor.classes.index(predicted)])[0]
+            heatmap = self.explainer.explain([pixels], [self.predictor.classes.index(mapped)])[0]
         return render(
             "answer.html.j2", turn=next(self.turns), name=clean_name(name), predicted=predicted,
-            probabilities=probabilities,
-            decision=decision, point=self._point(), calibrated=self.predictor.temperature is not None,
+            probabilities=probabilities, decision=decision, point=point, mapped=mapped, share=QUANTILE,
+            calibrated=self.predictor.temperature is not None,
             outlier=float(outlier) if outlier else None, picture=as_uri(shown),
             overlay=None if heatmap is None else as_uri(overlay_heatmap(shown, heatmap)), unexplained=self.unexplained,
             blank=heatmap is not None and not heatmap.any(), size=f"{height} x {width}",

@@ -235,7 +235,8 @@ def test_an_answer_gives_the_predictors_probabilities_the_decision_and_what_it_r
         assert [one for one, _ in shares] == ["benign", "malignant"]
         assert [float(value) for _, value in shares] == pytest.approx([float(value) for value in row[3:5]], abs=6e-4)
         assert f"Most probable: {row[2]}" in said and f"Decision: {row[5]}</h3>" in said
-        assert said.count('src="data:image/png;base64,') == 2 and "unlike</strong>" not in said
+        assert "Grad-CAM for malignant, the class that is decided about" in said  # also where benign is more probable
+        assert said.count('src="data:image/png;base64,') == 2 and "Cannot tell" not in said
     for text in ("threshold of 0.250", "7 images of 5 patients", "0.900 (0.800 to 0.950)", "0.500 (too few patients)",
                  "not defined", "unknown", "Calibrated", "finds nothing unlike the training images"):
         assert text in said
@@ -244,11 +245,15 @@ def test_an_answer_gives_the_predictors_probabilities_the_decision_and_what_it_r
 
 def test_doubts_are_said(make_answerer):
     data = encoded(GRAY, "png")
-    assert "This picture is unlike the training images" in make_answerer(threshold=1e-6).answer("a", data)
+    said = make_answerer(threshold=1e-6).answer("a", data)
+    assert "Cannot tell: this picture is unlike the training images" in said and "Decision: cannot tell</h3>" in said
+    assert "its outlier score" in said.casefold() and "99% of the validation images have at most 1" in said
+    assert not any(text in said for text in ("Most probable", "Decision: malignant", "Decision: not", "threshold"))
     bare = make_answerer(threshold=None, temperature=None, operating_points=[], metrics=None, run=None)
     said = bare.answer("a", data)
     assert "The bundle has no outlier score" in said and "These probabilities are not calibrated" in said
     assert "Decision" not in said and "<h1>busfast demo</h1>" in bare.describe()
+    assert re.search(r"Grad-CAM for (benign|malignant):", said)[1] == re.search(r"Most probable: (\w+)", said)[1]
 
 
 def test_names_are_text_wherever_they_come_from(make_answerer):
