@@ -3,7 +3,10 @@
 import errno
 import os
 import shutil
+import subprocess
+import sys
 import tempfile
+from pathlib import Path
 
 import pytest
 import torch
@@ -138,3 +141,12 @@ def test_they_are_removed_when_nothing_needs_them(two):
     remove_checkpoints(two)
     remove_checkpoints(two)
     assert not any(two.iterdir()) and read_last(two) is None
+
+
+def test_no_file_is_left_to_be_flushed_when_it_is_closed_already(tmp_path):
+    """Python 3.13 prints what goes wrong when a file object is thrown away; older ones in their development mode."""
+    code = ("import torch, pathlib; from busfast.training.checkpoint import write_checkpoint; "
+            "write_checkpoint(pathlib.Path('a.pt'), {'weight': torch.ones(3)})")
+    done = subprocess.run([sys.executable, "-X", "dev", "-W", "ignore", "-c", code], cwd=tmp_path, capture_output=True,
+                          env=os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}, text=True, check=True)
+    assert (tmp_path / "a.pt").is_file() and "Traceback" not in done.stderr
