@@ -36,6 +36,9 @@ SEVERAL = ("torchrun", "accelerate")  # run by tests/training/distributed/test_d
 
 # Part of a line -> why it is not run here.
 NOT_RUN = {
+    "audit --labels": "trains five folds; tests/results/test_label_audit.py audits labels",
+    "--folds=4": "the four trainings of an audit of labels",
+    "audit --run=": "needs those folds; tests/results/test_label_audit.py has some",
     "bench ": "takes minutes; tests/bench/test_bench.py measures small ones",
     "demo ": "serves until it is stopped; tests/demo/test_demo.py sends requests to it",
     "prepare --source=bus": "needs the public sets; tests/data/test_prepare.py makes small ones",

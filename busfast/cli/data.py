@@ -71,7 +71,7 @@ def prepare(*, source: str, path: str, out: str = None, copy: bool = False, part
 
 @with_settings(("data", "label_delim"), data="the phantom")
 def audit(*, split: str = None, pipeline: str = None, out: str = None, quarantine: bool = False,
-          metadata_only: bool = False, **settings: Any) -> str:
+          metadata_only: bool = False, labels: bool = False, run: str = None, **settings: Any) -> str | None:
     """Checks a set of images for errors; writes audit.csv, and audit.html with the pictures.
 
     Finds broken files, duplicates and near-duplicates, conflicting labels and patients under several labels or centers,
@@ -86,7 +86,14 @@ def audit(*, split: str = None, pipeline: str = None, out: str = None, quarantin
             data/about-NAME/audit.
         quarantine: also write a table without the broken images, data/NAME-clean/table.csv.
         metadata_only: read only the table; no image is opened.
+        labels: instead, train the folds of a k-fold split and list the labels that they contradict: labels.csv and
+            labels.html. Needs cleanlab: pip install cleanlab.
+        run: the same from folds that are trained already: the name of one, or of their group.
     """
+    if labels or run:
+        _audit_labels(labels, run, out, {"split": split, "quarantine": quarantine, "metadata-only": metadata_only},
+                      {"pipeline": pipeline} | settings)
+        return None
     _, config = configure(pipeline, **settings)
     from busfast.data.audit import audit_images, format_groups
     from busfast.data.audit_page import format_audit, write_audit
@@ -160,7 +167,8 @@ def split(*, split: str = "stratified", pipeline: str = None, out: str = None, o
         table, config = read_images(config)
         open_table(config, table)
     folder = Path(out) if out else home_of(table.file) / "splits"
-    runs = split_data(table, None, config, split) if metadata_only else split_images(table, config, [split])
+    runs = split_data(table, None, config, split) if metadata_only else \
+        split_images(table, config, [split], heed=False)
     if not out:
         claim_home(table.file)
     written = write_splits(runs, folder, overwrite)
@@ -212,6 +220,21 @@ def cache(*, pipeline: str = None, folder: str = None, clear: bool = False, **se
         for path in files:
             path.unlink(missing_ok=True)
         print("removed")
+
+
+def _audit_labels(labels: bool, run: str | None, out: str | None, others: dict[str, Any],
+                  settings: dict[str, Any]) -> None:
+    """Audits labels by the folds of --run, or trains them."""
+    from busfast.cli.train import train_folds
+    from busfast.imports import require_package
+    from busfast.results.label_audit import audit_labels, find_folds
+
+    if run:
+        others |= settings | {"labels": labels}
+    if wrong := [flag for flag, value in others.items() if value]:
+        raise UserError(f"--{wrong[0]} does not apply to --{'run' if run else 'labels'}. Leave it out.")
+    require_package("cleanlab", "An audit of labels needs cleanlab", "pip install cleanlab")
+    audit_labels(find_folds(run) if run else train_folds(**settings), out)
 
 
 def _pairs(columns: str | None) -> dict[str, str] | None:

@@ -18,6 +18,7 @@ from busfast.pipelines.config import Config
 if TYPE_CHECKING:
     from busfast.data.split import Split
     from busfast.data.table import Table
+    from busfast.training.runs import Run
 
 # After training, in this order.
 THEN: dict[str, Callable[..., str | None]] = {"evaluate": evaluate, "explain": explain, "report": report,
@@ -218,6 +219,22 @@ def _try_splits(table: "Table | None", config: Config, splits: Sequence[str], fo
 
     for split in splits if table is not None else ():
         make_folds(table, NO_DUPLICATES, config, split, fold)
+
+
+def train_folds(pipeline: str | None, **settings: Any) -> "list[Run]":
+    """Trains all folds of a k-fold split with the settings of a pipeline file, and returns the runs."""
+    name, config, splits, table = _configure("kfold", pipeline, None, settings)
+    with heavy_imports():
+        from busfast.pipelines.splits import open_table, split_images
+        from busfast.results.predictions import require_single_label
+        from busfast.training.build import check_environment
+        from busfast.training.job import TrainOptions
+        from busfast.training.train import train_run
+
+    require_single_label(config, "audit --labels")
+    options = TrainOptions(backend=check_environment(config))
+    made = split_images(open_table(config, table), config, splits)
+    return [train_run(name, config, run, fold, options) for run, fold in made.items()]
 
 
 def _argv(given: dict[str, Any], config: Config, made: "Split") -> list[str]:

@@ -34,19 +34,30 @@ def write_audit(audit: Audit, folder: Path, leaks: tuple[str, pd.DataFrame] | No
     UserError if they cannot be written, or an audit.html is there that busfast did not write.
     """
     table, page, leaks_table = (folder / name for name in ("audit.csv", "audit.html", "leaks.csv"))
-    if page.is_file() and MARK not in page.read_text(encoding="utf-8", errors="replace")[:200]:
-        raise UserError(f"{page} was not written by busfast and is not overwritten. Name another folder: --out=FOLDER.")
+    check_page(page)
     make_folder(folder)
     write_csv(audit.findings, table)
-    templates = Environment(loader=PackageLoader("busfast.data"), autoescape=True, undefined=StrictUndefined,
-                            trim_blocks=True, lstrip_blocks=True)
-    html = templates.get_template("audit.html.j2").render(_page_values(audit, leaks))
-    with atomic(page) as file:
-        file.write(html)
+    render(page, _page_values(audit, leaks))
     if leaks is None:
         return [table, page]
     write_csv(leaks[1], leaks_table)
     return [table, page, leaks_table]
+
+
+def check_page(page: Path) -> None:
+    """Raises UserError if a page is there that busfast did not write."""
+    if page.is_file() and MARK not in page.read_text(encoding="utf-8", errors="replace")[:200]:
+        raise UserError(f"{page} was not written by busfast and is not overwritten. Name another folder: --out=FOLDER.")
+
+
+def render(page: Path, values: dict[str, Any]) -> None:
+    """Writes the page that the template of its name makes of some values."""
+    templates = Environment(loader=PackageLoader("busfast.data"), autoescape=True, undefined=StrictUndefined,
+                            trim_blocks=True, lstrip_blocks=True)
+    html = templates.get_template(f"{page.name}.j2").render(
+        values | {"mark": MARK, "version": __version__, "date": datetime.date.today().isoformat()})
+    with atomic(page) as file:
+        file.write(html)
 
 
 def format_audit(audit: Audit) -> str:
@@ -78,11 +89,10 @@ def _page_values(audit: Audit, leaks: tuple[str, pd.DataFrame] | None) -> dict[s
     split, leak_rows = leaks or ("", None)
     single = audit.findings[audit.findings["other"] == ""]
     return {
-        "mark": MARK, "title": f"Audit of {audit.root}", "summary": _summary(audit.table),
-        "version": __version__, "date": datetime.date.today().isoformat(), "findings": count_findings(audit.findings),
+        "title": f"Audit of {audit.root}", "summary": _summary(audit.table), "findings": count_findings(audit.findings),
         "split": split, "leaks": leak_rows, "confounding": audit.confounding,
         "confounding_text": format_confounding(audit), "sizes": audit.sizes, "flags": audit.flags, "kinds": kinds,
-        "pictures": _thumbnails(str(audit.root), list(names)), "threshold": SAME, "most_rows": MOST_ROWS,
+        "pictures": thumbnails(str(audit.root), list(names)), "threshold": SAME, "most_rows": MOST_ROWS,
         "other_findings": [(finding, rows[["image", "detail"]]) for finding, rows in
                            single.groupby("finding", sort=False)],
     }
@@ -106,7 +116,7 @@ def _pairs(findings: pd.DataFrame, kind: str, title: str) -> dict[str, Any]:
     return {"title": title, "count": counted(len(rows), "pair"), "truncated": len(rows) > MOST_PAIRS, "pairs": pairs}
 
 
-def _thumbnails(root: str, names: list[str]) -> dict[str, str]:
+def thumbnails(root: str, names: list[str]) -> dict[str, str]:
     """Returns small versions of images as data: URLs, by name."""
     folders = read_source_folders(root)
     with ThreadPoolExecutor(cores()) as pool:

@@ -68,6 +68,16 @@ def near_duplicates(prints: pd.DataFrame, same: float = SAME, threads: int | Non
     return table.sort_values(["similarity", "a", "b"], ascending=[False, True, True], ignore_index=True)
 
 
+def most_similar(prints: pd.DataFrame, rows: np.ndarray, count: int) -> tuple[np.ndarray, np.ndarray]:
+    """Returns the positions of the images most like each of `rows` in step 1, (n, count), and the correlations."""
+    thumbnails = np.frombuffer(b"".join(prints["thumbnail"]), np.uint8).reshape(-1, SIDE, SIDE)
+    even, odd = describe(thumbnails)[0].transpose(1, 0, 2)
+    alike = even[rows] @ even.T + np.abs(odd[rows] @ odd.T)
+    alike[np.arange(len(rows)), rows] = -np.inf  # the image itself
+    nearest = np.argsort(-alike, axis=1, kind="stable")[:, :count]
+    return nearest, np.take_along_axis(alike, nearest, axis=1)
+
+
 def comparable(prints: pd.DataFrame) -> np.ndarray:
     """Returns the row positions of images that are readable and not constant."""
     return np.flatnonzero((prints["reason"] == "").to_numpy() & (prints["low"] < prints["high"]).to_numpy())

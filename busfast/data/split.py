@@ -1,7 +1,7 @@
 """A table -> train, valid and test parts, each group in one part only. Each way to split is a function in `SPLITS`."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
@@ -27,12 +27,14 @@ class Split(Table):
         fold: name of the fold; "" where the split has no folds.
         holdout: the centers that are held out.
         leaks: what is in two parts, such as "3 patients"; "" if nothing is.
+        cleaned: which decisions about labels were heeded (see `heed_decisions`); empty if there are none.
     """
 
     name: str = ""
     fold: str = ""
     holdout: tuple[str, ...] = ()
     leaks: str = ""
+    cleaned: Mapping[str, Any] = field(default_factory=dict)
 
     def only(self, *parts: str) -> "Split":
         """Returns the rows of some parts."""
@@ -40,7 +42,8 @@ class Split(Table):
 
     def record(self) -> dict[str, Any]:
         """Returns what a run's config.yaml keeps of a split, in plain values."""
-        return {"split": self.name, "fold": self.fold, "holdout": list(self.holdout), "leaks": self.leaks}
+        return {"split": self.name, "fold": self.fold, "holdout": list(self.holdout), "leaks": self.leaks,
+                **({"label_decisions": dict(self.cleaned)} if self.cleaned else {})}
 
 
 def split_table(table: Table | pd.DataFrame, split: str = "stratified", **options) -> Split:

@@ -10,6 +10,7 @@ from busfast.data.check import inspect_images
 from busfast.data.duplicate_pairs import NO_DUPLICATES
 from busfast.data.external_splits import is_list_path, read_lists
 from busfast.data.generators import generate
+from busfast.data.label_decisions import heed_decisions, labels_file, read_label_decisions
 from busfast.data.labels import CLASSES, split_labels
 from busfast.data.leaks import check_leaks, find_leaks, format_leaks
 from busfast.data.open_data import find_data
@@ -167,29 +168,34 @@ def split_data(table: Table, duplicates: pd.DataFrame | None, config: Config, sp
 
 
 def split_images(table: Table, config: Config, splits: Sequence[str], *, fold: str | None = None,
-                 allow_leaks: bool = False) -> dict[str, Split]:
+                 allow_leaks: bool = False, heed: bool = True) -> dict[str, Split]:
     """Reads the images of a table and splits it in several ways, as `load_table` and `split_data` do.
 
     A table that cannot be split is refused before its images are read. Folds are made again only if the images have
-    duplicates, which are unknown until then.
+    duplicates, which are unknown until then. Decisions about labels do not change who is on which side.
 
     Args:
         table: as `read_table` returns it.
         config, fold, allow_leaks: as those of `split_data`.
         splits: each as that of `split_data`.
+        heed: whether to heed what a person decided about labels (see `heed_decisions`).
 
     Returns:
         The name of the run -> its split.
 
     Raises:
-        UserError: an image cannot be read, the table cannot be split like this, or a split leaks.
+        UserError: an image cannot be read, the table cannot be split like this, a split leaks, or a decision about a
+            label is wrong.
     """
+    file = labels_file(table) if heed and not config.label_delim else None
+    decisions = read_label_decisions(file, config.classes)
     made = {split: make_folds(table, NO_DUPLICATES, config, split, fold) for split in splits}
     table, duplicates = inspect_images(table)
     result = {}
     for split, folds in made.items():
         if len(duplicates):
             folds = make_folds(table, duplicates, config, split, fold)
+        folds = {name: heed_decisions(one_fold, file, decisions) for name, one_fold in folds.items()}
         result |= {name: replace(_check_split(one_fold, duplicates, config, allow_leaks), pixels=table.pixels)
                    for name, one_fold in folds.items()}
     return result

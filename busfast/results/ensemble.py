@@ -139,14 +139,15 @@ def _check_fit(runs: list[Run], configs: list[tuple[Config, dict]]) -> None:
 def _join_splits(splits: list[Split]) -> Split:
     """Returns a split whose training part is every image of the train and valid parts of some splits."""
     rows = pd.concat([split.rows for split in splits], ignore_index=True)
+    learned = rows["part"].isin(("train", "valid"))
     columns = [name for name in ("label", "pixels") if name in rows]
-    differ = rows.groupby("image")[columns].nunique().max(axis=1) > 1
+    cleaned = rows.assign(label=rows["label"].where(learned))  # the test part keeps the given labels
+    differ = cleaned.groupby("image")[columns].nunique().max(axis=1) > 1
     if differ.any():
         raise UserError(f"{differ.idxmax()} has different labels or pixels in the splits of these runs. Train them on "
                         "the same images.")
-    used = set(rows["image"][rows["part"].isin(("train", "valid"))])
-    joined = rows.drop_duplicates("image").reset_index(drop=True)
-    joined["part"] = np.where(joined["image"].isin(used), "train", UNUSED).astype(object)
+    joined = pd.concat([rows[learned], rows[~learned]]).drop_duplicates("image").sort_index(ignore_index=True)
+    joined["part"] = np.where(joined["image"].isin(rows["image"][learned]), "train", UNUSED).astype(object)
     return replace(splits[0], rows=joined)
 
 

@@ -43,6 +43,7 @@ REFUSED = {
     f"{DATA}/sources.csv": "train",
     f"{DATA}/audit/audit.csv": "audit",
     f"{DATA}/left_out.csv": "train",
+    f"{DATA}/audit/labels.csv": "train",
     f"{DATA}/phantom.json": "train",
     "mine/train.csv": "train --split=mine",
     "mine/train.txt": "train --split=mine",
