@@ -96,8 +96,10 @@ def audit_labels(runs: Sequence[Run], out: str | None = None) -> None:
     counts = suspects[suspects["given"] != suspects["suggested"]].value_counts(["given", "suggested"])
     for (given, suggested), count in counts.items():
         print(f"  {count:5} {given}, perhaps {suggested}")
-    print(f"wrote {folder / FILE}\nwrote {page}\nWrite drop, keep or the right label into the column decision of "
-          f"{FILE}: train heeds it in the training and validation parts.")
+    print(f"wrote {folder / FILE}\nwrote {page}")
+    if not out:  # train reads no other
+        print(f"Write drop, keep or the right label into the column decision of {FILE}: train heeds it in the training "
+              "and validation parts.")
 
 
 def _predict(runs: Sequence[Run], root: Path, classes: Sequence[str]) -> pd.DataFrame:
