@@ -35,7 +35,7 @@ def decision_curve(positive: np.ndarray, values: np.ndarray, groups: np.ndarray)
     gained = worth * (values[:, None] >= THRESHOLDS)
     low = high = np.nan
     if rate_groups(positive, positive, groups)["auc"] >= MIN_GROUPS:
-        # Within positive and other patients, so that the band is of the prevalence that the other two lines are of.
+        # Within positive and other patients, so that the prevalence, on which all three curves depend, hardly changes.
         drawn = np.concatenate([weights @ gained / weights.sum(1, keepdims=True)
                                 for weights in draw_weights(groups, positive, DRAWS)])
         low, high = np.quantile(drawn, [0.025, 0.975], axis=0)

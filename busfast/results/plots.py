@@ -191,17 +191,18 @@ def draw_decision(found: Evaluation) -> tuple[Figure, str]:
              xlim=(0, 1))
     if curve.empty:
         return figure, f"{title}, {found.where}: not defined."
-    for (name, label), style in zip({"model": "model", "treat_all": "all positive", "treat_none": "none"}.items(),
+    for (name, label), style in zip({"model": "model", "treat_all": "act on all", "treat_none": "act on none"}.items(),
                                     STYLES, strict=False):
         axes.plot(curve["threshold"], curve[name], label=label, color=style["color"], linestyle=style["linestyle"])
     axes.fill_between(curve["threshold"], curve["low"], curve["high"], color=STYLES[0]["color"], alpha=0.15,
                       linewidth=0)
     top = curve[["model", "high"]].max(axis=None)
-    axes.set(ylim=(-top / 4, 1.05 * top))  # acting on all falls without an end
+    axes.set(ylim=(max(-top, min(-top / 4, 1.1 * curve["model"].min())), 1.05 * top))  # the others fall without an end
     add_legend(axes, "upper right")
-    better = curve["threshold"][curve["model"] > curve[["treat_all", "treat_none"]].max(axis=1)]
-    return figure, (f"{title}, {found.where}: the model is above both others at {len(better)} of {len(curve)} "
-                    "thresholds" + (f", from {better.iloc[0]:g} to {better.iloc[-1]:g}." if len(better) else "."))
+    others = curve[["treat_all", "treat_none"]].max(axis=1)
+    above, clearly = ((curve[name] > others).sum() for name in ("model", "low"))
+    return figure, (f"{title}, {found.where}: the model is above acting on all and on none at {above} of {len(curve)} "
+                    f"thresholds, with its whole band at {clearly}.")
 
 
 PICTURES = {"roc": draw_roc, "pr": draw_pr, "confusion": draw_confusion, "reliability": draw_reliability,

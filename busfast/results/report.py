@@ -205,7 +205,7 @@ def _points(found: Evaluation) -> dict[str, Any]:
 
 
 def _predictive_values(found: Evaluation) -> dict[str, Any]:
-    return _grid(f"Calling an image {found.positive}, {found.where}, where {found.positive} is as frequent as",
+    return _grid(f"Calling an image {found.positive} at other prevalences, {found.where}",
                  ["prevalence", "target sensitivity", "PPV", "NPV"],
                  [[f"{100 * prevalence:.3g}%", f"{target:g}", pair["ppv"], pair["npv"]] for target in found.thresholds
                   for prevalence, pair in found.predictive_values_at(target)])

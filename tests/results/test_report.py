@@ -13,6 +13,7 @@ import pytest
 from busfast.cli import main
 from busfast.csvfile import write_csv
 from busfast.results.evaluation import summarize
+from busfast.results.plots import draw_decision
 from busfast.results.report import gather
 from busfast.training.runs import Run
 
@@ -91,6 +92,24 @@ def test_a_test_part_without_a_class_is_reported_all_the_same(evaluated, missing
     assert "not defined" in page and not re.search(r"\bnan\b", re.sub(r"base64,[^\"]+", "", page))
     if "malignant" in missing:
         assert "The test part holds no malignant image: what matters most was not tested." in page
+
+
+def test_one_positive_patient_is_said_to_be_too_few(evaluated):
+    path = Run(NAME).results / "predictions.csv"
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    ill = (table["part"] == "test") & (table["label"] == "malignant")
+    only = table["group"][ill].value_counts().index[0]
+    write_csv(table[~ill | (table["group"] == only)], path)
+    found = summarize(Run(NAME))
+    facts = gather(found, {})
+    assert "1 group (patients, or duplicates): too few patients for an interval of their sensitivity" in \
+        facts["limits"][0]
+    assert re.search(r"about \d+ patients .* are needed; there are 1\.", facts["limits"][1])
+    assert {"0.9"} == {row[1] for row in facts["predictive_values"]["rows"]}
+    assert all("too few patients" in cell or cell == "not defined" for row in facts["predictive_values"]["rows"]
+               for cell in row[2:])
+    assert "too few patients" in facts["delong"]["rows"][CLASSES.index("malignant")][2]
+    assert draw_decision(found)[1].endswith("with its whole band at 0.") and found.decision_curve["low"].isna().all()
 
 
 def test_a_center_may_be_called_anything(evaluated):
