@@ -41,14 +41,12 @@ def evaluate(*, run: str = None, data: str = None, model: str = None, target: fl
                         "(an exported model), not both.")
     flags = model_flags(**settings)
     if data is not None:
-        if prevalence:
-            raise UserError(f"--prevalence={prevalence} is for a run's own test part. Leave it out with --data: its "
-                            "predictive_values.csv has 0.01, 0.05 and 0.2.")
         subject = {"bundle": model} if run is None else {"run": find_run(run)}
         with heavy_imports():
             from busfast.results.external import evaluate_external
 
-        evaluate_external(data, **subject, target=target, positive=positive, again=again, **flags)
+        evaluate_external(data, **subject, target=target, positive=positive, prevalence=prevalence, again=again,
+                          **flags)
         return None
     found = find_run(run)
     from busfast.results.evaluation import evaluate_run

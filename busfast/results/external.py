@@ -54,6 +54,7 @@ from busfast.results.predictions import (
     update_record,
     write_predictions,
 )
+from busfast.results.predictive_values import check_prevalences
 from busfast.results.report import write_pages
 from busfast.text import counted
 from busfast.training.finish import read_valid
@@ -80,7 +81,8 @@ class Subject:
 
 
 def evaluate_external(data: str, *, run: Run | None = None, bundle: str | Path = "", target: float | str = TARGET,
-                      positive: str | None = None, again: bool = False, **flags) -> Evaluation | LabelEvaluation:
+                      positive: str | None = None, prevalence: Any = None, again: bool = False,
+                      **flags) -> Evaluation | LabelEvaluation:
     """Scores a run, or a bundle, on another labelled set; writes predictions, tables and a report, and prints scores.
 
     The files go to results/RUN/external/NAME/ or results/external/BUNDLE/NAME/. Another set of the same name gets a
@@ -89,7 +91,7 @@ def evaluate_external(data: str, *, run: Run | None = None, bundle: str | Path =
     Args:
         data: the set, as `read_data` takes it.
         run, bundle: one of them: a trained run, or the folder of a bundle.
-        target, positive: see `summarize`; a bundle has its own.
+        target, positive, prevalence: see `summarize`; a bundle has its own of the first two.
         again: predict even if the same weights were scored on the same images before.
         flags: bs, device and threads of the model.
 
@@ -98,7 +100,9 @@ def evaluate_external(data: str, *, run: Run | None = None, bundle: str | Path =
     """
     subject = _of_run(run, data, **flags) if run else _of_bundle(Path(bundle), **flags)
     target, positive = _check_request(subject, target, positive)
-    config, delim = subject.config, subject.config.label_delim
+    config, delim, prevalences = subject.config, subject.config.label_delim, check_prevalences(prevalence)
+    if prevalence and delim:
+        raise UserError(f"--prevalence={prevalence}: {subject.flag} has images of several labels. Leave it out.")
     table, left_out, notes = read_set(data, config.classes, delim)
     table, copies, found = leave_out_copies(table, subject.seen)
     rows, left_out = table.rows.assign(part=EXTERNAL), pd.concat([left_out, copies])
@@ -133,7 +137,8 @@ def evaluate_external(data: str, *, run: Run | None = None, bundle: str | Path =
               + (f" (listed in {place.results / LEFT_OUT})" if len(left_out) else ""))
     external = External(command, (scored, *notes, *found, subject.source))
     phantom = bool(is_phantom(replace(config, data=data)) or subject.record.get("phantom"))
-    return _score(replace(subject, record=subject.record | {"phantom": phantom}), place, external, target, positive)
+    return _score(replace(subject, record=subject.record | {"phantom": phantom}), place, external, target, positive,
+                  prevalences)
 
 
 def _check_request(subject: Subject, target: float | str, positive: str | None) -> tuple[float, str]:
@@ -166,8 +171,8 @@ def _find_place(name: str, key: Mapping[str, str]) -> tuple[Run, list[dict[str, 
         number += 1
 
 
-def _score(subject: Subject, place: Run, external: External, target: float,
-           positive: str) -> Evaluation | LabelEvaluation:
+def _score(subject: Subject, place: Run, external: External, target: float, positive: str,
+           prevalences: tuple[float, ...]) -> Evaluation | LabelEvaluation:
     """Computes, writes and prints the scores of predictions.csv."""
     config, delim = subject.config, subject.config.label_delim
     table = read_predictions(place, config.classes, delim, (EXTERNAL,))
@@ -181,7 +186,8 @@ def _score(subject: Subject, place: Run, external: External, target: float,
         write_labels(labels)
         return labels
     found = make_evaluation(place, config, subject.record, table, positive, target, subject.temperature,
-                            external=external, chosen=chosen if subject.valid is None else None)
+                            external=external, chosen=chosen if subject.valid is None else None,
+                            prevalences=prevalences)
     write_tables(found)
     print(f"wrote {write_pages(found, 'report.html')[0]}", flush=True)
     print_evaluation(found)

@@ -213,7 +213,7 @@ def _predictive_values(found: Evaluation) -> dict[str, Any]:
 
 def _flow(counts: pd.DataFrame) -> dict[str, Any]:
     """The table of the flow, and its first row as steps (name, images, groups) for the boxes."""
-    cells = [[center, *(f"{row.images} ({row.groups})" for row in rows.itertuples())]
+    cells = [[center or "unknown", *(f"{row.images} ({row.groups})" for row in rows.itertuples())]
              for center, rows in counts.groupby("center", sort=False)]
     steps = counts[counts["center"] == ALL].replace({"step": {"valid": "validation"}})
     grid = _grid("Images (patients, or groups of duplicates)", ["center", *steps["step"]], cells)

@@ -84,7 +84,8 @@ def test_the_scores_are_of_the_set_and_what_was_chosen_on_validation_is_kept(sco
 def test_the_report_is_marked_as_external_and_says_what_is_not_defined(scored):
     page = re.sub(r"base64,[^\"]+", "", (PLACE.results / "report.html").read_text())
     for words in ("on an EXTERNAL set", "Nothing was chosen or fitted on it", "no image of class normal",
-                  "macro AUC of the classes present", "not defined", "as chosen on the validation part of",
+                  "macro AUC of the classes present", "not defined", "<li>None left out</li>",
+                  "<strong>External</strong>: ", "as chosen on the validation part of",
                   f"python -m busfast evaluate --run={NAME} --data=data/far"):
         assert words in page, words
     assert not re.search(r"\bnan\b|test part", page) and page.count("<img ") == 7
@@ -95,9 +96,11 @@ def test_a_set_is_predicted_once_and_another_set_of_its_name_overwrites_nothing(
     run("evaluate", f"--run={NAME}", "--data=data/far/table.csv")
     assert "were scored on these images on" in capsys.readouterr().out
     assert contents(PLACE.results).keys() == before.keys()
-    run("evaluate", f"--run={NAME}", "--data=data/far", "--again", "--target=0.8")
+    run("evaluate", f"--run={NAME}", "--data=data/far", "--again", "--target=0.8",
+        "--prevalence=.003")
     assert "EXTERNAL set, scored 2 times so far" in capsys.readouterr().out
-    assert set(read("operating_points")["target"]) == {0.8, 0.9}
+    assert set(read("operating_points")["target"]) == {0.8, 0.9} == set(read("predictive_values")["target"])
+    assert set(read("predictive_values")["prevalence"]) == {0.003}
     before = contents(PLACE.results)
     shutil.move("data/far", "data/moved")
     write_far(Path("data/far"), images=30)

@@ -1,6 +1,7 @@
 """Every image that was found is in the flow, with why it was left out. Covers busfast/results/flow.py."""
 
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
@@ -10,7 +11,7 @@ from PIL import Image
 from busfast.cli import main
 from busfast.data.quarantine import find_left_out
 from busfast.data.table import read_table
-from busfast.results.evaluation import summarize
+from busfast.results.evaluation import External, summarize
 from busfast.results.flow import ALL, count_flow
 from busfast.results.report import gather
 from busfast.training.runs import Run
@@ -34,6 +35,17 @@ def test_the_parts_of_a_run_add_up_to_what_was_found(evaluated):
     shutil.copy(Run("phantom/center_holdout").results / "split.csv", "kept.csv")
     (Run("phantom/center_holdout").results / "split.csv").unlink()
     assert count_flow(found).empty and not gather(found, {})["flow"]["steps"]
+
+
+def test_of_another_set_what_it_was_left_out_for_is_counted(evaluated):
+    found = summarize(Run("phantom/center_holdout"))
+    found = replace(found, external=External("", ()), predictions=found.predictions.assign(
+        part=found.predictions["part"].replace("test", "external")))
+    (found.run.results / "left_out.csv").write_text("image,label,reason,other\na.png,cyst,unknown label,\n"
+                                                    "b.png,benign,identical,c.png\n")
+    counted = steps(found)
+    assert counted["left out: unknown label"] == counted["left out: identical"] == (1, 1)
+    assert counted["external"][0] == len(found.test) == counted["found"][0] - 2 and "train" not in counted
 
 
 @pytest.fixture
