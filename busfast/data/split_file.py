@@ -88,14 +88,19 @@ def find_images(run_name: str, split: Split) -> list[Path]:
 
 
 def check_unchanged(run_name: str, split: Split) -> list[Path]:
-    """Returns the files of a run's images, in order; UserError if one is missing or was changed since the training.
-    Without a column `pixels`, changes cannot be detected, and a line says so.
+    """Returns the files of a run's images, in order; UserError if one is missing, cannot be read, or was changed since
+    the training. Without a column `pixels`, changes cannot be detected, and a line says so.
     """
     paths, rows = find_images(run_name, split), split.rows
     if "pixels" not in rows:
         print(f"{run_name}: its split.csv has no column pixels, so images were not checked for changes", flush=True)
         return paths
-    changed = rows["image"][(fingerprint_images(paths)["pixels"] != rows["pixels"]).to_numpy()]
+    found = fingerprint_images(paths).set_index(rows.index)
+    changed = rows["image"][found["pixels"] != rows["pixels"]]
+    unreadable = found["reason"][changed.index].loc[lambda reason: reason != ""]
+    if len(unreadable):
+        raise UserError(f"{counted(len(unreadable), 'image')} of {run_name} cannot be read, such as "
+                        f"{changed[unreadable.index[0]]}: {unreadable.iloc[0]}. Restore the old ones, or train again.")
     if len(changed):
         raise UserError(f"{counted(len(changed), 'image')} of {run_name} changed since it was trained, such as "
                         f"{changed.iloc[0]}. Restore the old ones, or train again.")

@@ -31,6 +31,7 @@ from busfast.inference.outlier import QUANTILE, Outlier, coarsen, fit_outlier, i
 from busfast.inference.run_model import load_run_model
 from busfast.inference.stream import stream
 from busfast.pipelines.dataloaders import make_dls
+from busfast.pipelines.prefetch import name_unreadable
 from busfast.results.calibration import to_probabilities
 from busfast.results.evaluation import TARGET
 from busfast.results.facts import describe_run
@@ -196,7 +197,7 @@ def _fit_outlier(engine: TorchEngine, parts: Split, dl) -> Outlier:
     images have more than a tint."""
     coarse: Any = SimpleNamespace(read=lambda path: coarsen(engine.read(path)), infer=engine.infer)
     train, valid = (parts.only(part).image_paths() for part in ("train", "valid"))
-    engine.gray = not is_colorful([engine.read(path) for path in _spaced(train, CHECKED)])
+    engine.gray = not is_colorful(list(map(name_unreadable(engine.read), _spaced(train, CHECKED))))
     return fit_outlier(*(np.concatenate([
         output.features for one, most in ((engine, MAX_FITTED), (coarse, MAX_FITTED // 2))
         for _, output in stream(one, _spaced(paths, most), bs=dl.bs, threads=dl.threads) if output])

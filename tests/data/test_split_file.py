@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
+from busfast.data.check import hash_pixels
 from busfast.data.groups import group_names
 from busfast.data.split import SPLITS, split_folds, split_table
-from busfast.data.split_file import read_split, write_split
+from busfast.data.split_file import check_unchanged, read_split, write_split
 from busfast.errors import UserError
 from data.tables import COLUMNS, images, random_table, tiny_table
 
@@ -56,3 +58,13 @@ def test_an_unsound_split_file_is_refused_by_file_row_and_value(tmp_path, text, 
         read_split(tmp_path / "split.csv", "")
     for part in (str(tmp_path / "split.csv"), *expected):
         assert part in str(caught.value)
+
+
+def test_an_image_above_a_limit_of_pixels_that_was_lowered_is_not_said_to_have_changed(tmp_path, parts, monkeypatch):
+    write_split(hash_pixels(parts), tmp_path / "split.csv")
+    split = read_split(tmp_path / "split.csv", parts.root).only("test")
+    assert len(check_unchanged("a/run", split)) == len(split)
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
+    with pytest.raises(UserError, match=rf"{len(split)} images of a/run cannot be read, such as images/.*png: too many "
+                                        r"pixels to decode: \d+; the limit is 1000 .*--max_pixels=\d+"):
+        check_unchanged("a/run", split)

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 from conftest import ARCH
+from PIL import Image
 
 from busfast.cli import main
 from busfast.models import load_predictor
@@ -40,3 +41,10 @@ def test_maps_are_drawn_beside_each_image_with_what_it_is_called(exported_run):
     probabilities = learn.get_preds()[0][:4]
     assert [axes.get_title() for axes in figure.axes[:8:2]] == [
         f"called {learn.dls.vocab[row.argmax()]} ({row.max():.2f})" for row in probabilities]
+
+
+def test_an_image_above_a_limit_of_pixels_that_was_lowered_is_named(exported_run, monkeypatch, capsys):
+    monkeypatch.setattr(Image, "MAX_IMAGE_PIXELS", 500)
+    assert main(["export", "--run=phantom/stratified"]) == 2
+    error = capsys.readouterr().err
+    assert "cannot be read: too many pixels" in error and "images/" in error and "--max_pixels=" in error
