@@ -141,8 +141,8 @@ def split(*, split: str = "stratified", pipeline: str = None, out: str = None, o
 
     Args:
         settings: the images and how to split them.
-        split: stratified, center_holdout, leave_one_center_out, kfold, or given (the folders or the column that the
-            images came with).
+        split: stratified, center_holdout, leave_one_center_out, kfold, or given or original (the folders or the column
+            that the images came with).
         pipeline: pipeline file that gives classes, holdout, folds and seed. Default: the one named after the data
             folder.
         out: folder for the files. Default: splits/ in the data folder if that is below data/, else
@@ -159,6 +159,7 @@ def split(*, split: str = "stratified", pipeline: str = None, out: str = None, o
     from busfast.pipelines.read_images import read_images
     from busfast.pipelines.splits import open_table, split_data, split_images
 
+    split = {"original": "given"}.get(split, split)
     choose("split", split, SPLITS)
     if metadata_only:
         table, config = _read(config)

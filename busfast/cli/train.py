@@ -37,18 +37,19 @@ def train(*, split: str = None, pipeline: str = None, preset: str = None, fold: 
     Flags that are left out keep the value of the pipeline file, or else the default given here.
 
     Args:
-        split: stratified, center_holdout, leave_one_center_out, kfold, given (the folders train, valid and test, or the
-            column, that the images came with), or all (those that the pipeline file lists, then the comparison). Or the
-            path of your own lists: a CSV file with the columns image and part, or a folder with train.csv, val.csv and
-            test.csv (FOLDER/NAME for NAME_train.csv and so on). Default: given, if images without a table.csv came
-            with a split, else stratified.
+        split: stratified, center_holdout, leave_one_center_out, kfold, given or original (the folders train, valid and
+            test, or the column, that the images came with), or all (those that the pipeline file lists, then the
+            comparison). Or the path of your own lists: a CSV file with the columns image and part, or a folder with
+            train.csv, val.csv and test.csv (FOLDER/NAME for NAME_train.csv and so on). Default: given, if images
+            without a table.csv came with a split, else stratified.
         pipeline: name of a file in pipelines/, or the path of one, such as a run's config.yaml. Default: the one named
             after the data folder, else phantom.
         preset: fast: 4 epochs with a smaller size and batch size; the first stages are frozen after one epoch
             (docs/performance.md).
         settings: those of the pipeline file.
         fold: train this fold only: a number (kfold) or a center (leave_one_center_out).
-        allow_leaks: train even if a patient or a duplicate is on two sides of your own lists; the run is marked.
+        allow_leaks: train even if a patient or a duplicate is on two sides of your own lists, and do not leave such
+            images out of the split that they came with; the run is marked.
         seeds: train each split with several seeds of weights, order and augmentation: how many, counted from seed, or
             the seeds, separated by commas. The split is that of the first one. Runs are named SPLIT-seedSEED.
         jobs: number of runs to train in parallel, each on its share of the cores or on a GPU of its own.
@@ -260,6 +261,7 @@ def _configure(split: str, pipeline: str | None, preset: str | None, settings: d
     from busfast.pipelines.read_images import read_images
     from busfast.pipelines.splits import default_split
 
+    split = {"original": "given"}.get(split, split)
     if split and not is_list_path(split):
         choose("split", split, [*SPLITS, "all"] if several else SPLITS)
     name, config = configure(pipeline, preset=preset, **settings)

@@ -1,10 +1,13 @@
 """Leaks: patients, groups and duplicates that are in several parts of a split."""
 
+from collections.abc import Sequence
+from dataclasses import replace
+
 import numpy as np
 import pandas as pd
 
-from busfast.data.groups import connected
-from busfast.data.split import PARTS, Split
+from busfast.data.groups import connected, group_names
+from busfast.data.split import PARTS, UNUSED, Split
 from busfast.data.table import as_table
 from busfast.errors import UserError
 from busfast.text import counted
@@ -28,6 +31,27 @@ def find_leaks(split: Split | pd.DataFrame, duplicates: pd.DataFrame) -> pd.Data
     if "group" in used:
         leaks += _in_several_parts(used, used["group"], "group")
     return pd.DataFrame(leaks, columns=COLUMNS)
+
+
+def leave_out_leaks(split: Split, classes: Sequence[str]) -> Split:
+    """Makes those images unused that have a duplicate, or one of their patient or group, in a later part: of training
+    in validation or test, of validation in test. The test part stays as it came, and scores compare with those of
+    others. UserError if that leaves training or validation without a class.
+    """
+    rows = split.rows
+    rank = rows["part"].map({part: number for number, part in enumerate(PARTS)}).fillna(-1)
+    out = (rank >= 0) & (rank < rank.groupby(group_names(rows, across_centers=False)).transform("max"))
+    if not out.any():
+        return split
+    kept = rows["part"].mask(out, UNUSED)
+    counts = ", ".join(f"{number} of {part}" for part, number in rows["part"][out].value_counts().items())
+    note = (f"{counted(int(out.sum()), 'image')} left out ({counts}): a duplicate, or another image of the patient, is "
+            f"in a later part (such as {rows['image'][out].iloc[0]})")
+    for part in PARTS[:2]:
+        if lacking := [name for name in classes if not ((kept == part) & (rows["label"] == name)).any()]:
+            raise UserError(f"The split that came with the images leaks, and {note}. Without them, {part} has no "
+                            f"{', '.join(lacking)}. Use --split=stratified.")
+    return replace(split, rows=rows.assign(part=kept), notes=(*split.notes, note))
 
 
 def check_leaks(leaks: pd.DataFrame, allow: bool) -> None:

@@ -12,7 +12,7 @@ from busfast.data.external_splits import is_list_path, read_lists
 from busfast.data.generators import generate
 from busfast.data.label_decisions import heed_decisions, labels_file, read_label_decisions
 from busfast.data.labels import CLASSES, split_labels
-from busfast.data.leaks import check_leaks, find_leaks, format_leaks
+from busfast.data.leaks import check_leaks, find_leaks, format_leaks, leave_out_leaks
 from busfast.data.open_data import find_data
 from busfast.data.split import SPLITS, Split, count_parts, split_folds, split_table
 from busfast.data.table import Table
@@ -104,7 +104,7 @@ def load_table(config: Config) -> tuple[Table, pd.DataFrame]:
 
 
 def make_folds(table: Table, duplicates: pd.DataFrame | None, config: Config, split: str,
-               fold: str | None = None) -> dict[str, Split]:
+               fold: str | None = None, allow_leaks: bool = False) -> dict[str, Split]:
     """Splits the table, or reads lists made elsewhere: name of the run -> its split. Arguments: see `split_data`.
     Raises UserError if the table cannot be split like this."""
     if is_list_path(split):
@@ -127,6 +127,8 @@ def make_folds(table: Table, duplicates: pd.DataFrame | None, config: Config, sp
             table, classes = replace(table, rows=table.rows.assign(label=_rarest(labels, config.label_delim))), ()
         folds = split_folds(table, split, seed=seed_of_split(config), classes=classes, holdout=holdout,
                             folds=config.folds, duplicates=duplicates, shares=(config.valid_share, config.test_share))
+        if split == "given" and not allow_leaks:
+            folds = {key: leave_out_leaks(made, classes) for key, made in folds.items()}
         if config.label_delim:
             own = dict(zip(table.rows["image"], labels, strict=True))
             folds = {key: replace(made, rows=made.rows.assign(label=made.rows["image"].map(own)),
@@ -155,7 +157,7 @@ def split_data(table: Table, duplicates: pd.DataFrame | None, config: Config, sp
         config: the checked configuration.
         split: a key of `SPLITS`, or the path of lists (see `read_lists`).
         fold: only this fold of the split.
-        allow_leaks: accept lists that leak, with a warning.
+        allow_leaks: accept a split made elsewhere that leaks, with a warning.
 
     Returns:
         The name of the run -> its split.
@@ -163,7 +165,7 @@ def split_data(table: Table, duplicates: pd.DataFrame | None, config: Config, sp
     Raises:
         UserError: the table cannot be split like this, or the split leaks.
     """
-    folds = make_folds(table, duplicates, config, split, fold)
+    folds = make_folds(table, duplicates, config, split, fold, allow_leaks)
     return {name: _check_split(made, duplicates, config, allow_leaks) for name, made in folds.items()}
 
 
@@ -189,12 +191,12 @@ def split_images(table: Table, config: Config, splits: Sequence[str], *, fold: s
     """
     file = labels_file(table) if heed and not config.label_delim else None
     decisions = read_label_decisions(file, config.classes)
-    made = {split: make_folds(table, NO_DUPLICATES, config, split, fold) for split in splits}
+    made = {split: make_folds(table, NO_DUPLICATES, config, split, fold, allow_leaks) for split in splits}
     table, duplicates = inspect_images(table)
     result = {}
     for split, folds in made.items():
         if len(duplicates):
-            folds = make_folds(table, duplicates, config, split, fold)
+            folds = make_folds(table, duplicates, config, split, fold, allow_leaks)
         folds = {name: heed_decisions(one_fold, file, decisions) for name, one_fold in folds.items()}
         result |= {name: replace(_check_split(one_fold, duplicates, config, allow_leaks), pixels=table.pixels)
                    for name, one_fold in folds.items()}

@@ -201,6 +201,27 @@ def test_a_published_test_part_is_the_test_part_and_validation_is_drawn_from_tra
     assert (rows.groupby("patient")["part"].nunique() == 1).all()
 
 
+def test_what_a_published_split_has_on_both_sides_is_left_out_of_training(workdir, capsys):
+    save(workdir / "set", [f"{part}/{'ab'[number % 2]}/p{number}/1.png" for number in range(40)
+                           for part in ("train" if number < 25 else "valid" if number < 32 else "test",)])
+    for number, old, new in ((35, "test", "train"), (36, "test", "valid"), (26, "valid", "train")):
+        copy = workdir / "set" / new / "ab"[number % 2] / f"copy{number}"
+        copy.mkdir()
+        shutil.copy(workdir / "set" / old / "ab"[number % 2] / f"p{number}" / "1.png", copy)
+    texture(99).save(workdir / "set" / "train" / "a" / "p34.png")
+    run("split", "--data=set", "--split=original", "--out=mine")
+    out = capsys.readouterr().out
+    assert "3 images left out (2 of train, 1 of valid): a duplicate, or another image of the patient" in out
+    rows = pd.read_csv("mine/given.csv")
+    assert set(rows["image"][rows["part"] == "unused"].str.extract(r"(copy\d+)")[0]) == {"copy35", "copy36", "copy26"}
+    assert (rows["part"] == "test").sum() == 8
+    flags = ("--epochs=1", "--size=32", "--arch=test_efficientnet.r160_in1k", "--weights=none", "--device=cpu",
+             "--loader=torchvision", "--cache=off")
+    run("train", "--data=set", "--allow-leaks", *flags)
+    out = capsys.readouterr().out
+    assert "images left out" not in out and "3 pairs of identical images on two sides" in out
+
+
 def test_an_audit_page_of_somebody_else_is_not_overwritten(mine, capsys):
     (mine / "audit").mkdir()
     (mine / "audit" / "audit.html").write_text("mine")

@@ -3,7 +3,8 @@
 import pandas as pd
 import pytest
 
-from busfast.data.leaks import check_leaks, find_leaks, format_leaks
+from busfast.data.leaks import check_leaks, find_leaks, format_leaks, leave_out_leaks
+from busfast.data.split import Split
 from busfast.errors import UserError
 
 NONE = pd.DataFrame(columns=["image", "other", "kind"])
@@ -75,3 +76,16 @@ def test_leaks_are_refused_with_counts_and_names_and_allowed_with_a_warning(caps
         assert words in str(caught.value)
     check_leaks(leaks, allow=True)
     assert "12 patients" in capsys.readouterr().out
+
+
+def test_of_a_split_that_came_with_the_images_the_earlier_part_gives_way_and_may_not_end_without_a_class():
+    rows = table(("a", "1", "x", "", "train"), ("b", "1", "x", "", "test"), ("c", "", "x", "g", "valid"),
+                 ("d", "", "x", "g", "test"), ("e", "1", "y", "", "train"), ("f", "2", "x", "", "valid"),
+                 ("h", "2", "x", "", "unused"))
+    rows["label"] = list("uuuuvuu")
+    split = leave_out_leaks(Split(rows), "")
+    assert split.rows["part"].tolist() == ["unused", "test", "unused", "test", "train", "valid", "unused"]
+    assert "2 images left out (1 of train, 1 of valid)" in split.notes[0]
+    assert leave_out_leaks(split, "u") is split and find_leaks(split, NONE).empty
+    with pytest.raises(UserError, match="Without them, train has no u. Use --split=stratified"):
+        leave_out_leaks(Split(rows), "u")
