@@ -10,23 +10,33 @@ import shutil
 import textwrap
 from collections.abc import Callable
 from dataclasses import fields
+from pathlib import Path
 from typing import NamedTuple
 
 import fire
 
 from busfast.errors import UserError, choose, suggest
 from busfast.pipelines.config import Config
+from busfast.training.runs import RESULTS
 
 FireExit = fire.core.FireExit
 # What other tools call busfast's flags.
 ELSEWHERE = {"imgsz": "size", "img_size": "size", "image_size": "size", "batch": "bs", "batch_size": "bs",
              "model": "arch", "model_name": "arch", "backbone": "arch", "lr0": "lr", "learning_rate": "lr",
-             "weight_decay": "wd", "drop": "dropout", "drop_rate": "dropout",
-             "optimizer": "opt", "optim": "opt", "sched": "schedule", "scheduler": "schedule",
-             "pretrained": "weights", "workers": "threads", "num_workers": "threads", "dataset": "data",
-             "data_dir": "data", "path": "data", "num_epochs": "epochs", "n_epochs": "epochs", "aug": "augment",
-             "augmentation": "augment", "smoothing": "label_smoothing", "warmup_epochs": "warmup", "clip_grad": "clip",
-             "grad_accum_steps": "accumulate", "model_ema_decay": "ema", "criterion": "loss"}
+             "weight_decay": "wd", "drop": "dropout", "drop_rate": "dropout", "optimizer": "opt", "optim": "opt",
+             "sched": "schedule", "scheduler": "schedule", "pretrained": "weights", "workers": "threads",
+             "num_workers": "threads", "dataset": "data", "data_dir": "data", "path": "data", "num_epochs": "epochs",
+             "n_epochs": "epochs", "aug": "augment", "augmentation": "augment", "smoothing": "label_smoothing",
+             "warmup_epochs": "warmup", "clip_grad": "clip", "max_epochs": "epochs", "input_size": "size",
+             "resolution": "size", "rotation": "rotate", "degrees": "rotate", "fliplr": "hflip", "flipud": "vflip",
+             "early_stopping": "patience", "test_size": "test_share", "val_size": "valid_share",
+             "val_share": "valid_share", "num_folds": "folds", "n_folds": "folds", "n_splits": "folds",
+             "positive_class": "positive", "checkpoint": "weights", "output": "out", "output_dir": "out",
+             "run_name": "run", "random_state": "seed", "grad_accum_steps": "accumulate", "model_ema_decay": "ema",
+             "criterion": "loss"}
+# Flags that a word without one may be meant for, and what tells so.
+NAMED: dict[str, Callable[[Path], bool]] = {
+    "run": lambda path: (RESULTS / path / "config.yaml").is_file(), "data": Path.exists}
 POSITIONAL = {"inputs": "an image, folder or table", "what": "the name of a benchmark"}  # arguments without a flag
 
 
@@ -78,7 +88,10 @@ def check(verbs: dict[str, Callable], argv: list[str]) -> None:
     missing = repeated + missing
     allowed = sum(name in repeated or parameters[name].kind is not inspect.Parameter.KEYWORD_ONLY for name in missing)
     if len(positional) > allowed and not repeated:
-        raise UserError(f"Unexpected argument '{positional[allowed]}': every value has its flag, --FLAG=VALUE. {more}")
+        word = positional[allowed]
+        flag = next((name for name, names_it in NAMED.items() if name in parameters and names_it(Path(word))), "")
+        hint = f" Did you mean '--{flag}={word}'?" if flag else ""
+        raise UserError(f"Unexpected argument '{word}': every value has its flag, --FLAG=VALUE.{hint} {more}")
     for name in missing[len(positional):]:
         raise UserError(f"{verb} needs {POSITIONAL.get(name, f'--{name}=VALUE')}. {more}")
 

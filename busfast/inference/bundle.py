@@ -57,9 +57,11 @@ class Bundle:
 
 
 def read_bundle(folder: str | Path) -> Bundle:
-    """Reads and checks all of a bundle but its weights.
+    """Reads and checks all of a bundle but its weights; `folder` may hold it as bundle/, as that of a run does.
     UserError for no bundle, unknown keys or files, values out of range, wrong checksums, or another major version."""
     folder = Path(folder)
+    if os.path.isfile(folder / "bundle" / "bundle.json"):
+        folder /= "bundle"
     if not os.path.isfile(folder / "bundle.json"):
         raise UserError(f"{folder} is not a bundle: it has no bundle.json. Export a run: python -m busfast export "
                         "--run=RUN --format=bundle")

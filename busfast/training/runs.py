@@ -19,6 +19,7 @@ from busfast import __version__
 from busfast.errors import UserError, suggest
 from busfast.files import atomic
 from busfast.pipelines.config import Config, load_config
+from busfast.text import listed
 from busfast.yamlfile import read_yaml
 
 RESULTS, MODELS = Path("results"), Path("models")
@@ -103,8 +104,10 @@ def find_run(name: str) -> Run:
         if os.path.isfile(run.results / "config.yaml"):  # False, too, for names that are no valid path
             return run
     names = [run.name for run in all_runs()]
-    listed = f"Runs here: {', '.join(names)}." if names else "There are no runs here yet: python -m busfast train."
-    raise UserError(f"There is no run '{name}'.{suggest(name, names)} {listed}")
+    if inside := [one for one in names if one.startswith(f"{run.name}/")]:
+        raise UserError(f"'{name}' is a pipeline. Name one of its runs: {listed(inside)}.")
+    known = f"Runs here: {listed(names)}." if names else "There are no runs here yet: python -m busfast train."
+    raise UserError(f"There is no run '{name}'.{suggest(name, names)} {known}")
 
 
 def all_runs() -> list[Run]:

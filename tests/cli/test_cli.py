@@ -23,6 +23,9 @@ from busfast.cli import VERBS, main
     ("train --epohcs=5", "Unknown flag of train '--epohcs'. Did you mean '--epochs'?"),
     ("train -e=5", "Unknown flag of train '-e'"),
     ("train --imgsz=224", "Unknown flag of train '--imgsz'. Did you mean '--size'?"),
+    ("train --learning_rate=0.1", "Did you mean '--lr'?"), ("train --test-size=0.2", "Did you mean '--test_share'?"),
+    ("split --random_state=1", "Did you mean '--seed'?"),
+    ("train empty", "Did you mean '--data=empty'?"),
     ("train --batch=8", "Unknown flag of train '--batch'. Did you mean '--bs'?"),
     ("lr_find --model=resnet18", "Unknown flag of lr_find '--model'. Did you mean '--arch'?"),
     ("train --wd=0.1", "Unknown flag of train '--wd'. It is a key without a flag: --set=wd=VALUE."),
@@ -211,3 +214,16 @@ def test_a_terminated_command_removes_its_temporary_files(tmp_path, monkeypatch)
     finally:
         signal.signal(signal.SIGTERM, before)
     assert end.value.code == 143 and not list(tmp_path.iterdir())
+
+
+def test_a_pipeline_in_the_place_of_a_run_lists_its_runs_and_a_run_without_a_flag_gets_it(workdir, capsys):
+    for run in ("phantom/stratified", "phantom/kfold-1of5", "other/stratified"):
+        folder = workdir / "results" / run
+        folder.mkdir(parents=True)
+        (folder / "config.yaml").write_text("size: 32\n")
+    for name in ("phantom", "results/phantom/"):
+        assert main(["report", f"--run={name}"]) == 2
+        assert f"'{name}' is a pipeline. Name one of its runs: phantom/kfold-1of5, phantom/stratified.\n" in (
+            capsys.readouterr().err)
+    assert main(["export", "other/stratified"]) == 2
+    assert "Did you mean '--run=other/stratified'?" in capsys.readouterr().err

@@ -27,7 +27,7 @@ def test_one_image_is_answered_and_several_are_counted_however_they_are_named(ex
     rows = predict(exported_bundle, *images, out="all.csv")  # what a shell makes of images/*
     said = capsys.readouterr().out
     assert [row["image"] for row in rows] == list(map(str, images)) and rows[0] == row
-    assert predict(exported_bundle, images[0].parent) == rows
+    assert predict(exported_bundle.parent, images[0].parent) == rows  # models/RUN has its bundle in it
     counts = {name: sum(row["predicted"] == name for row in rows) for name in ("normal", "benign", "malignant")}
     line, = [line for line in said.splitlines() if line.startswith("  predicted: ")]
     assert all(f"{count} {name}" in line for name, count in counts.items() if count)
