@@ -86,7 +86,7 @@ def train(*, split: str = None, pipeline: str = None, preset: str = None, fold: 
 
     jobs = check_jobs(jobs)
     configs = list_seeds(seeds, config, given="seed" in settings) if seeds else [config]
-    _try_splits(table, configs[0], splits, fold)
+    _try_splits(table, configs[0], splits, fold, allow_leaks)
     with heavy_imports():
         from busfast.training.trackers import choose_trackers
         from busfast.training.user_learner import load_user_learner
@@ -202,7 +202,7 @@ def sweep(*, split: str = None, params: str = "lr,size,augment", trials: int = 2
     name, config, splits, table = _configure(split, pipeline, preset, read_keys(set, settings))
     from busfast.pipelines.splits import open_table, split_images
 
-    _try_splits(table, config, splits, fold)
+    _try_splits(table, config, splits, fold, allow_leaks)
     with heavy_imports():
         from busfast.sweep import check_request, run_sweep
 
@@ -212,14 +212,15 @@ def sweep(*, split: str = None, params: str = "lr,size,augment", trials: int = 2
     run_sweep(name, request, run, made, resume, typed)
 
 
-def _try_splits(table: "Table | None", config: Config, splits: Sequence[str], fold: str | None) -> None:
+def _try_splits(table: "Table | None", config: Config, splits: Sequence[str], fold: str | None,
+                allow_leaks: bool = False) -> None:
     """Makes splits of a table, so that one that cannot be made, of a center that it does not have, is refused before
     torch is imported and any image is read."""
     from busfast.data.duplicate_pairs import NO_DUPLICATES
     from busfast.pipelines.splits import make_folds
 
     for split in splits if table is not None else ():
-        make_folds(table, NO_DUPLICATES, config, split, fold)
+        make_folds(table, NO_DUPLICATES, config, split, fold, allow_leaks)
 
 
 def train_folds(pipeline: str | None, **settings: Any) -> "list[Run]":

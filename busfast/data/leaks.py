@@ -50,7 +50,8 @@ def leave_out_leaks(split: Split, classes: Sequence[str]) -> Split:
     for part in PARTS[:2]:
         if lacking := [name for name in classes if not ((kept == part) & (rows["label"] == name)).any()]:
             raise UserError(f"The split that came with the images leaks, and {note}. Without them, {part} has no "
-                            f"{', '.join(lacking)}. Use --split=stratified.")
+                            f"{', '.join(lacking)}. Use --split=stratified, or train anyway, with the run marked: "
+                            "--allow-leaks.")
     return replace(split, rows=rows.assign(part=kept), notes=(*split.notes, note))
 
 

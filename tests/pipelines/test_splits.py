@@ -79,7 +79,7 @@ def test_on_the_way_to_a_training_nothing_is_read_or_chosen_twice(workdir, count
     from busfast.training import train
 
     tables = count(open_data, "read_table")
-    images, folds = count(check, "fingerprint_images"), count(splits, "split_folds")
+    images = count(check, "fingerprint_images")
     devices, loaders = count(backends, "choose_device"), count(backends, "choose_loader")
     trained = []
 
@@ -88,7 +88,7 @@ def test_on_the_way_to_a_training_nothing_is_read_or_chosen_twice(workdir, count
         return SimpleNamespace(name=name)
     monkeypatch.setattr(train, "train_run", train_run)
     assert main(["train"]) == 0
-    assert [len(calls) for calls in (tables, images, folds, devices, loaders, trained)] == [1] * 6
+    assert [len(calls) for calls in (tables, images, devices, loaders, trained)] == [1] * 5
 
 
 def test_a_fold_is_refused_where_there_are_none_and_by_its_nearest_name(config):
