@@ -1,5 +1,5 @@
 """How often intervals hold the truth, on simulated predictions whose true scores are known: today's, and those of the
-middle 95% of draws of patients that they replaced.
+middle 95% of draws of patients that they replaced; and DeLong's, which the report shows beside that of an AUC.
 
 Makes the table "Scores and intervals" of docs/evaluation.md.
 """
@@ -14,6 +14,7 @@ from common import run_study
 from busfast.bench.report import Report
 from busfast.progress import progress
 from busfast.results.bootstrap import draw_weights
+from busfast.results.delong import delong
 from busfast.results.intervals import differences, intervals
 from busfast.results.metrics import fewest_groups
 from busfast.results.scores import score
@@ -23,6 +24,7 @@ PATIENTS = (5, 10, 20, 40, 60, 150)
 CLASSES = ("normal", "benign", "malignant")
 SCORES = ("macro_auc", "auc_malignant", "ap_malignant", "accuracy", "balanced_accuracy", "sensitivity_malignant",
           "specificity_malignant", "ppv_malignant", "npv_malignant", "macro_f1", "mcc", "brier")
+DELONG = "DeLong, auc_malignant"
 COMPARED = ("macro_auc", "balanced_accuracy", "sensitivity_malignant")
 EVEN, RARE = (1 / 3, 1 / 3, 1 / 3), (0.5, 0.35, 0.15)
 # Share of each class; most images of a patient; share of images with a label of their own; distance of the classes;
@@ -87,6 +89,7 @@ def run(folder: Path, rounds: int) -> Report:
         labels, *both, _ = simulate(np.random.default_rng(0), LARGE, *values)
         first, second = (pd.DataFrame(measure_of(labels, one)(np.ones((1, len(labels))))).iloc[0] for one in both)
         truth = pd.concat([first[list(SCORES)], (second - first)[list(COMPARED)].add_prefix("difference of ")])
+        truth[DELONG] = truth["auc_malignant"]
         for patients in PATIENTS:
             rng = np.random.default_rng(patients)
             for _ in range(rounds):
@@ -95,6 +98,7 @@ def run(folder: Path, rounds: int) -> Report:
                 fewest = [fewest_groups(labels, one.argmax(1), groups, CLASSES) for one in both]
                 for kind, table in (("before", before(measures, groups, labels)),
                                     ("after", after(measures, groups, fewest))):
+                    table.loc[DELONG] = np.nan if kind == "before" else delong(labels == 2, both[0][:, 2], groups)[1:]
                     held = ((table["low"] <= truth) & (truth <= table["high"])).where(table["low"].notna())
                     found.append(pd.DataFrame({"held": held.astype(float), "width": table["high"] - table["low"],
                                                "kind": kind, "patients": patients, "setting": setting}))

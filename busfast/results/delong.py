@@ -11,7 +11,8 @@ from busfast.results.scores import rate_groups
 def delong(positive: np.ndarray, values: np.ndarray, groups: np.ndarray) -> tuple[float, float, float]:
     """Computes an AUC with DeLong's 95% interval, as Obuchowski extended it to several images of a patient.
 
-    With one image a patient it is DeLong's own. Symmetric, and cut at 0 and 1.
+    With one image a patient it is DeLong's own. Symmetric, and cut at 0 and 1; too short near 1 or with few patients
+    (benchmarks/coverage.py).
 
     Args:
         positive: bool, (n,), which images are of the class.
