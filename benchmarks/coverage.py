@@ -4,6 +4,7 @@ middle 95% of draws of patients that they replaced; and DeLong's, which the repo
 Makes the table "Scores and intervals" of docs/evaluation.md.
 """
 
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 
@@ -14,12 +15,15 @@ from common import run_study
 from busfast.bench.report import Report
 from busfast.progress import progress
 from busfast.results.bootstrap import draw_weights
+from busfast.results.calibration import calibrate
+from busfast.results.calibration_line import calibration_line
+from busfast.results.calibration_table import brier_change
 from busfast.results.delong import delong
 from busfast.results.intervals import differences, intervals
 from busfast.results.metrics import fewest_groups
 from busfast.results.scores import score
 
-DEFAULTS = {"rounds": 200}
+DEFAULTS = {"rounds": 200, "only": ""}
 PATIENTS = (5, 10, 20, 40, 60, 150)
 CLASSES = ("normal", "benign", "malignant")
 SCORES = ("macro_auc", "auc_malignant", "ap_malignant", "accuracy", "balanced_accuracy", "sensitivity_malignant",
@@ -32,7 +36,9 @@ EVEN, RARE = (1 / 3, 1 / 3, 1 / 3), (0.5, 0.35, 0.15)
 SETTINGS = {"even": (EVEN, 1, 0.0, 1.5, 1), "few malignant": (RARE, 1, 0.0, 1.5, 1),
             "several images": (EVEN, 8, 0.0, 1.5, 1), "several labels": (RARE, 6, 0.3, 1.5, 1),
             "sharp": (EVEN, 1, 0.0, 2.5, 3), "sharp, few malignant": (RARE, 6, 0.0, 2.5, 3)}
+TEMPERATURE = 1.3
 DRAWS = 200  # of the intervals before
+NOTHING = pd.DataFrame({"low": [], "high": []}, dtype=float)
 LARGE = 40_000  # patients whose scores are taken for the truth
 
 
@@ -70,6 +76,17 @@ def before(measures: list, groups: np.ndarray, labels: np.ndarray) -> pd.DataFra
     return pd.DataFrame({"low": low.where(given), "high": high.where(given)})
 
 
+def lines(labels: np.ndarray, probabilities: np.ndarray, groups: np.ndarray,
+          with_intervals: bool = True) -> pd.DataFrame:
+    """Returns what has no interval of before: calibration intercept and slope of malignant, the change of the Brier
+    score by a temperature, and the AUC of malignant with DeLong's interval; estimate, low and high, by name."""
+    found = calibration_line(labels == 2, probabilities[:, 2], groups, with_intervals).rename("{}_malignant".format)
+    milder = calibrate(np.log(probabilities.clip(1e-30)), TEMPERATURE)
+    found.loc["temperature's change of brier"] = brier_change(labels, probabilities, milder, groups)
+    found.loc[DELONG] = delong(labels == 2, probabilities[:, 2], groups)
+    return found
+
+
 def after(measures: list, groups: np.ndarray, fewest: list[dict[str, int]]) -> pd.DataFrame:
     """Returns low and high, by name."""
     both = [(measure, groups, counts) for measure, counts in zip(measures, fewest, strict=True)]
@@ -77,28 +94,32 @@ def after(measures: list, groups: np.ndarray, fewest: list[dict[str, int]]) -> p
     return pd.concat([intervals(*both[0]).loc[list(SCORES)], compared])[["low", "high"]]
 
 
-def run(folder: Path, rounds: int) -> Report:
+def run(folder: Path, rounds: int, only: Sequence[str] = ()) -> Report:
     """Computes both intervals for simulated sets of each size and setting.
 
     Args:
         folder: unused.
         rounds: simulated sets of each size and setting.
+        only: words of scores' names; empty: all.
     """
     found = []
     for setting, values in progress(list(SETTINGS.items()), "settings"):
         labels, *both, _ = simulate(np.random.default_rng(0), LARGE, *values)
         first, second = (pd.DataFrame(measure_of(labels, one)(np.ones((1, len(labels))))).iloc[0] for one in both)
-        truth = pd.concat([first[list(SCORES)], (second - first)[list(COMPARED)].add_prefix("difference of ")])
-        truth[DELONG] = truth["auc_malignant"]
+        truth = pd.concat([first[list(SCORES)], (second - first)[list(COMPARED)].add_prefix("difference of "),
+                           lines(labels, both[0], np.arange(len(labels)), False)["estimate"]])
+        truth = truth[[name for name in truth.index if not only or any(word in name for word in only)]]
         for patients in PATIENTS:
             rng = np.random.default_rng(patients)
             for _ in range(rounds):
                 labels, *both, groups = simulate(rng, patients, *values)
                 measures = [measure_of(labels, one) for one in both]
                 fewest = [fewest_groups(labels, one.argmax(1), groups, CLASSES) for one in both]
-                for kind, table in (("before", before(measures, groups, labels)),
-                                    ("after", after(measures, groups, fewest))):
-                    table.loc[DELONG] = np.nan if kind == "before" else delong(labels == 2, both[0][:, 2], groups)[1:]
+                old, new = [], [lines(labels, both[0], groups)[["low", "high"]]]
+                if not set(truth.index) <= set(new[0].index):  # the others take a hundred times as long
+                    old, new = [before(measures, groups, labels)], [after(measures, groups, fewest), *new]
+                for kind, tables in (("before", old), ("after", new)):
+                    table = pd.concat([*tables, NOTHING]).reindex(truth.index)
                     held = ((table["low"] <= truth) & (truth <= table["high"])).where(table["low"].notna())
                     found.append(pd.DataFrame({"held": held.astype(float), "width": table["high"] - table["low"],
                                                "kind": kind, "patients": patients, "setting": setting}))
@@ -119,9 +140,8 @@ def tabulate(found: pd.DataFrame) -> pd.DataFrame:
     by = each.groupby(["score", "patients", "kind"], sort=False).agg(
         lowest=("held", "min"), mean=("held", "mean"), width=("width", "mean"), given=("given", "sum"),
         sets=("sets", "sum")).unstack("kind")
-    rows = pd.DataFrame({"before": by["lowest", "before"], "after": by["lowest", "after"],
-                         "mean_before": by["mean", "before"], "mean_after": by["mean", "after"],
-                         "width_before": by["width", "before"], "width_after": by["width", "after"],
+    rows = pd.DataFrame({f"{name}{kind}": by.get((column, kind)) for name, column in (
+        ("", "lowest"), ("mean_", "mean"), ("width_", "width")) for kind in ("before", "after")} | {
                          "given": by["given", "after"] / by["sets", "after"]}).reset_index()
     return rows.assign(name=[f"{row.score}, {row.patients}" for row in rows.itertuples()])[
         ["name", *rows.columns.drop(["score", "patients"])]]

@@ -138,7 +138,7 @@ class Config:
                            choices=lambda config: config.measures)
     seed: int = setting(42, "seed of split, weights, order and augmentation", low=0, high=2**32 - 1)
     split_seed: int = setting(-1, "seed of the split only; -1: the same as seed", low=-1, high=2**32 - 1)
-    loader: str = setting("auto", "what decodes training images (validation always has the reference pixels)",
+    loader: str = setting("auto", "what decodes training images (validation images always by Pillow)",
                           choices=LOADERS)
     device: str = setting("auto", "device that the model runs on", choices=DEVICES)
     threads: int = setting(0, "threads that decode images, and that torch computes with; 0: one per core, or "

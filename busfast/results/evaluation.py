@@ -13,6 +13,7 @@ from busfast.errors import UserError
 from busfast.pipelines.config import Config
 from busfast.pipelines.positive import plain_positive, require_positive
 from busfast.results.calibration import calibrate, choose_threshold, fit_temperature, operate, refer
+from busfast.results.calibration_table import calibration_table, describe_temperature
 from busfast.results.delong import delong
 from busfast.results.metrics import assess
 from busfast.results.net_benefit import decision_curve
@@ -28,7 +29,7 @@ from busfast.results.predictions import (
     update_record,
 )
 from busfast.results.predictive_values import PREVALENCES, check_prevalences, predictive_values
-from busfast.results.scores import present, score
+from busfast.results.scores import present
 from busfast.results.written import FORMAT, read_intervals
 from busfast.text import MANY, counted
 from busfast.training.runs import Run
@@ -44,6 +45,8 @@ class External:
 
     command: str  # that scores it
     notes: tuple[str, ...]  # what was scored, and what was left out
+    changes: pd.DataFrame | None = None  # against the run's own part, as `compare_sets` returns them
+    changed: tuple[str, ...] = ()  # the same in sentences
 
 
 @dataclass(frozen=True)
@@ -104,16 +107,24 @@ class Evaluation:
 
     @cached_property
     def calibration(self) -> pd.DataFrame:
-        """A row per part and kind of probabilities: part, probabilities, brier, ece."""
-        rows = []
-        for part in self.parts:
-            of_part = self.part(part)
-            for state, prefix in self.states:
-                scores = score(*arrays(of_part, self.config.classes, prefix), np.ones((1, len(of_part))),
-                               self.config.classes)
-                rows.append({"part": part, "probabilities": state, "brier": scores["brier"][0],
-                             "ece": scores["ece"][0]})
-        return pd.DataFrame(rows)
+        """A row per part, kind of probabilities and score, as `calibration_table` returns them."""
+        return self._table("calibration", self._calibration)
+
+    def _calibration(self, with_intervals: bool = True) -> pd.DataFrame:
+        classes = self.config.classes if len(self.config.classes) <= MANY else (self.positive,)
+        return pd.concat([calibration_table(self.part(part), self.config.classes, self.states, classes, with_intervals)
+                          for part in self.parts], ignore_index=True).assign(temperature=self.temperature or np.nan)
+
+    @property
+    def calibration_notes(self) -> list[str]:
+        """Sentences on the temperature, and on the positive class's probabilities."""
+        table = self.calibration[(self.calibration["part"] == self.tested)
+                                 & (self.calibration["probabilities"] == self.states[-1][0])].set_index("score")
+        intercept, slope = (format_interval(table.loc[f"{name}_{self.positive}"]) for name in ("intercept", "slope"))
+        notes = ["The model has no temperature: its probabilities are as trained."] if self.temperature is None else \
+            describe_temperature(self.calibration, self.part("valid"), self.temperature, self.tested, self.where)
+        return [*notes, f"Probabilities of {self.positive}, {self.states[-1][0]}: calibration intercept {intercept} (0 "
+                f"is right; above 0 they are too low), slope {slope} (1 is right; below 1 they are too extreme)."]
 
     @property
     def states(self) -> list[tuple[str, str]]:
@@ -293,7 +304,7 @@ def write_tables(found: Evaluation) -> None:
     """Writes metrics.csv and the other tables of scores beside predictions.csv."""
     for name, table in (("metrics", found.metrics), ("operating_points", found.points), ("referral", found.referral),
                         ("predictive_values", found.predictive_values), ("decision_curve", found.decision_curve),
-                        ("calibration", found.calibration.assign(temperature=found.temperature))):
+                        ("calibration", found.calibration)):
         write_csv(table, found.run.results / f"{name}.csv", float_format=FORMAT)
 
 
@@ -315,6 +326,8 @@ def print_evaluation(found: Evaluation) -> None:
               f"{rates['specificity']}")
         for prevalence, pair in found.predictive_values_at(target) if found.prevalences != PREVALENCES else ():
             print(f"    where {prevalence:.3g} are {found.positive}: PPV {pair['ppv']}, NPV {pair['npv']}")
+    for text in (*found.calibration_notes, *(found.external.changed if found.external else ())):
+        print(f"  {text}")
     if found.record.get("leaks"):
         print(f"  warning: the split LEAKS ({found.record['leaks']} in two parts), so these scores are too good")
     print("  wrote predictions.csv, metrics.csv, calibration.csv, operating_points.csv, predictive_values.csv, "
@@ -351,9 +364,14 @@ def format_interval(row: pd.Series) -> str:
 def read_explanation(run: Run) -> tuple[pd.DataFrame, pd.DataFrame] | None:
     """Returns localisation.csv and probes.csv of a run; None if it was not explained."""
     files = {run.results / "localisation.csv": ("measure", "images"),
-             run.results / "probes.csv": ("probe", "score", "images", "chance", "reading")}
-    return tuple(read_frame(path, (*columns, "estimate", "low", "high"), empty=True)
-                 for path, columns in files.items()) if all(path.is_file() for path in files) else None
+             run.results / "probes.csv": ("probe", "score", "images", "chance")}
+    if not all(path.is_file() for path in files):
+        return None
+    maps, probes = (read_frame(path, (*columns, "estimate", "low", "high"), empty=True)
+                    for path, columns in files.items())
+    if "verdict" not in probes:
+        probes["verdict"] = "No verdict: an older busfast wrote this. Run explain again."
+    return maps, probes
 
 
 def print_explanation(run: Run) -> None:
@@ -365,7 +383,8 @@ def print_explanation(run: Run) -> None:
         print(f"  {row['measure']:38} {value}".rstrip())
     if list(maps["measure"]) == ["likeness to an untrained model's maps"]:
         print("  the table names no lesion masks: the maps are not measured against lesions")
-    print("shortcut probes (validation part; covered images are unlike any it has seen, so small losses say little)")
+    print("shortcut probes (validation part; changes with 95% intervals by patients; covered images are unlike any "
+          "it has seen)")
     for _, row in probes.iterrows():
         value = f"{row['score']} {format_interval(row)}, chance {row['chance']:.2f}. " if row["images"] else ""
-        print(f"  {row['probe']:22} {value}{row['reading']}")
+        print(f"  {row['probe']:22} {value}{row['verdict']}")

@@ -28,6 +28,8 @@ from busfast.inference.stream import predict_logits, stream_logits
 from busfast.pipelines.config import Config, folder_name, name_after
 from busfast.pipelines.positive import require_positive
 from busfast.pipelines.splits import is_phantom
+from busfast.results.calibration import calibrate
+from busfast.results.changes import compare_sets, describe_changes
 from busfast.results.evaluation import (
     TARGET,
     Evaluation,
@@ -43,7 +45,7 @@ from busfast.results.predictions import (
     COLUMNS,
     EXTERNAL,
     FILE,
-    RECORD,
+    arrays,
     check_weights,
     make_predictions,
     read_history,
@@ -56,9 +58,10 @@ from busfast.results.predictions import (
 )
 from busfast.results.predictive_values import check_prevalences
 from busfast.results.report import write_pages
+from busfast.results.written import FORMAT
 from busfast.text import counted
 from busfast.training.finish import read_valid
-from busfast.training.runs import Run, write_record
+from busfast.training.runs import Run
 
 LEFT_OUT = "left_out.csv"
 
@@ -78,6 +81,8 @@ class Subject:
     temperature: float | None = None  # of a bundle
     points: Sequence[Mapping[str, Any]] = ()  # operating points of a bundle
     seen: Split | None = None  # the images that trained and chose it; None: they are not at hand
+    own: pd.DataFrame | None = None  # the predictions of its own part that the set is compared with
+    own_name: str = ""
 
 
 def evaluate_external(data: str, *, run: Run | None = None, bundle: str | Path = "", target: float | str = TARGET,
@@ -99,7 +104,7 @@ def evaluate_external(data: str, *, run: Run | None = None, bundle: str | Path =
         UserError: the set cannot be read, has no image that may be scored, or is the one that the run was trained on.
     """
     subject = _of_run(run, data, **flags) if run else _of_bundle(Path(bundle), **flags)
-    target, positive = _check_request(subject, target, positive)
+    given, target = positive, _check_request(subject, target, positive)
     config, delim, prevalences = subject.config, subject.config.label_delim, check_prevalences(prevalence)
     if prevalence and delim:
         raise UserError(f"--prevalence={prevalence}: {subject.flag} has images of several labels. Leave it out.")
@@ -112,6 +117,7 @@ def evaluate_external(data: str, *, run: Run | None = None, bundle: str | Path =
     content = rows[list(COLUMNS)].assign(pixels=rows["image"].map(table.pixels)).to_csv(index=False)
     key = {"weights_sha256": subject.weights, "images_sha256": hashlib.sha256(content.encode()).hexdigest()}
     place, history = _find_place(f"{subject.name}/{folder_name(name_after(Path(data)))}", key)
+    positive = _choose_positive(subject, place, positive)
     if history and not again:
         print(f"{place.name}: these weights were scored on these images on {history[-1]['when']}; their {FILE} is "
               "reused (to predict again: --again)", flush=True)
@@ -121,12 +127,12 @@ def evaluate_external(data: str, *, run: Run | None = None, bundle: str | Path =
         history.append({"when": datetime.datetime.now().astimezone().isoformat(timespec="seconds"),
                         "busfast": __version__, **key, "images": len(rows), "left_out": len(left_out)})
         make_folder(place.results)
-        write_record(place.results / RECORD, {"external": data, "evaluations": history})
+        update_record(place, external=data, evaluations=history)
         if len(left_out):
             write_csv(left_out, place.results / LEFT_OUT)
         write_predictions(place, config, add_lesion_area(rows, table.root), logits)
-    if positive:
-        update_record(place, positive=positive)
+    if given:
+        update_record(place, positive=given)
     there = {name for label in rows["label"] for name in split_labels(label, delim)}
     if missing := [name for name in config.classes if name not in there]:
         found.append(f"no image of class {', '.join(missing)}: what needs one is not defined; means over the other "
@@ -141,21 +147,29 @@ def evaluate_external(data: str, *, run: Run | None = None, bundle: str | Path =
                   prevalences)
 
 
-def _check_request(subject: Subject, target: float | str, positive: str | None) -> tuple[float, str]:
-    """Checks target and positive class, which a bundle has its own of, and returns them."""
+def _check_request(subject: Subject, target: float | str, positive: str | None) -> float:
+    """Checks what was asked for before the set is read, and returns the target."""
+    if subject.config.label_delim and positive:
+        raise UserError(f"--positive={positive}: {subject.flag} has images of several labels, and a threshold for "
+                        "each. Leave it out.")
+    number = check_target(target)
+    if positive is not None:
+        require_positive(subject.config, subject.flag, positive)
+    if subject.points and not subject.config.label_delim:
+        choose("class with a threshold in this bundle", positive or subject.points[0]["class"],
+               {point["class"] for point in subject.points})
+        choose("target of this bundle", f"{number:g}", [f"{point['target']:g}" for point in subject.points])
+    return number
+
+
+def _choose_positive(subject: Subject, place: Run, positive: str | None) -> str:
+    """Returns the positive class: as given, or given before for this set, or of the bundle or the run."""
     config, points = subject.config, subject.points
     if config.label_delim:
-        if positive:
-            raise UserError(f"--positive={positive}: {subject.flag} has images of several labels, and a threshold for "
-                            "each. Leave it out.")
-        return check_target(target), ""
-    if points and positive is None:
-        positive = points[0]["class"]
-    number, positive = check_target(target), require_positive(config, subject.flag, positive)
-    if points:
-        choose("class with a threshold in this bundle", positive, {point["class"] for point in points})
-        choose("target of this bundle", f"{number:g}", [f"{point['target']:g}" for point in points])
-    return number, positive
+        return ""
+    if positive is None:
+        positive = read_positive(place, replace(config, positive="")) or (points[0]["class"] if points else None)
+    return require_positive(config, subject.flag, positive)
 
 
 def _find_place(name: str, key: Mapping[str, str]) -> tuple[Run, list[dict[str, Any]]]:
@@ -188,6 +202,14 @@ def _score(subject: Subject, place: Run, external: External, target: float, posi
     found = make_evaluation(place, config, subject.record, table, positive, target, subject.temperature,
                             external=external, chosen=chosen if subject.valid is None else None,
                             prevalences=prevalences)
+    if subject.own is not None:
+        logits = arrays(subject.own, config.classes, "logit_")[1]
+        own = subject.own.join(pd.DataFrame(calibrate(logits, found.temperature or 1), subject.own.index,
+                                            [f"c_{name}" for name in config.classes]))
+        changes = compare_sets(own, found.test, config.classes, positive)
+        write_csv(changes, place.results / "changes.csv", float_format=FORMAT)
+        found = replace(found, external=replace(external, changes=changes, changed=tuple(
+            describe_changes(changes, own, subject.own_name))))
     write_tables(found)
     print(f"wrote {write_pages(found, 'report.html')[0]}", flush=True)
     print_evaluation(found)
@@ -203,15 +225,19 @@ def _of_run(run: Run, data: str, **flags) -> Subject:
     if find_data(data).resolve() == own.resolve():
         raise UserError(f"--data={data} is what {run.name} was trained on. To score its test part, leave out --data.")
     weights, history = check_weights(run, record), read_history(run)
-    valid, source = None, "calibration and thresholds: none, as each image of the members may have trained another"
+    valid, own_rows, own_name = None, None, f"test part of {run.name}"
+    source = "calibration and thresholds: none, as each image of the members may have trained another"
     if not record.get("unscored"):
         source = f"calibration and thresholds: as chosen on the validation part of {run.name}"
         if history and history[-1]["weights_sha256"] == weights and (run.results / FILE).is_file():
-            valid = read_predictions(run, config.classes, config.label_delim).query("part == 'valid'")
+            predicted = read_predictions(run, config.classes, config.label_delim)
+            valid, own_rows = predicted.query("part == 'valid'"), predicted.query("part == 'test'")
         else:  # not evaluated, or without a test part: as the training process predicted
             rows = read_parts(run, "", ("valid",)).rows
             values = read_valid(run, config.classes, rows["image"]).clip(1e-30, 1 - 1e-15)
             valid = make_predictions(config, rows, logit(values) if config.label_delim else np.log(values))
+            own_rows = valid
+            own_name = f"validation part of {run.name}, by which it was chosen (its test part was not scored)"
 
     def predict(paths: Sequence[Path]) -> tuple[np.ndarray, list[str]]:
         return predict_logits(load_run_model(run.best_weights(), config, record, **flags), paths)
@@ -219,7 +245,7 @@ def _of_run(run: Run, data: str, **flags) -> Subject:
     seen = read_split(run.results / "split.csv", own.parent).only("train", "valid")
     config = replace(config, positive=read_positive(run, config) or "")
     return Subject(f"{run.name}/{EXTERNAL}", f"--run={run.name}", config, record, weights, predict, source, valid,
-                   seen=seen)
+                   seen=seen, own=own_rows, own_name=own_name)
 
 
 def _of_bundle(folder: Path, *, bs: int = Config.bs, device: str = "auto", threads: int = 0) -> Subject:

@@ -61,10 +61,15 @@ def _weights(groups: np.ndarray) -> Iterator[np.ndarray]:
         yield kept.astype(float)
 
 
+def left_out_variance(left_out: pd.DataFrame) -> pd.Series:
+    """Returns the jackknife's variance of each score; `left_out`: see `leave_out`."""
+    blocks = len(left_out)
+    return (blocks - 1) / blocks * ((left_out - left_out.mean()) ** 2).sum(skipna=False)
+
+
 def bound(estimate: pd.Series, left_out: pd.DataFrame, groups: np.ndarray, fewest: Mapping[str, int]) -> pd.DataFrame:
     """Returns estimates with intervals; `left_out`: see `leave_out`, the others: see `intervals`."""
-    total, blocks = len(set(groups)), len(left_out)
-    variance = (blocks - 1) / blocks * ((left_out - left_out.mean()) ** 2).sum(skipna=False)
+    total, variance = len(set(groups)), left_out_variance(left_out)
     found = {name: _bound(value, variance[name], fewest.get(name, total), total, *RANGES.get(name, (0.0, 1.0)))
              for name, value in estimate.items()}
     low, high = np.array(list(found.values())).T
@@ -104,7 +109,11 @@ def differences(first: Scored, second: Scored, paired: bool) -> pd.DataFrame:
     (a, left_a), (b, left_b) = (
         (bound(_estimate(measure, len(groups)), left_out, groups, fewest), left_out)
         for measure, groups, fewest in (first, second) for left_out in (leave_out(measure, groups),))
-    alike = left_a.corrwith(left_b).fillna(0).clip(-1, 1) if paired else pd.Series(0.0, a.index)
+    return subtract(a, b, left_a.corrwith(left_b).fillna(0).clip(-1, 1) if paired else pd.Series(0.0, a.index))
+
+
+def subtract(a: pd.DataFrame, b: pd.DataFrame, alike: pd.Series) -> pd.DataFrame:
+    """Returns b - a as `differences` does, of tables with estimate, low and high; `alike`: correlation of each row."""
     difference = b["estimate"] - a["estimate"]
 
     def distance(of_a: pd.Series, of_b: pd.Series) -> pd.Series:

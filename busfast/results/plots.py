@@ -106,26 +106,32 @@ def draw_confusion(found: Evaluation) -> tuple[Figure, str]:
 
 
 def draw_reliability(found: Evaluation) -> tuple[Figure, str]:
-    """How often the model is right against its confidence, before and after calibration."""
+    """How often the model is right against its confidence, before and after calibration, with the bins' counts."""
     temperature = "" if found.temperature is None else f"temperature {found.temperature:.2f}; "
     figure, (axes,) = new_figure("Reliability", f"{found.run.name}, {found.where}; {temperature}bins of {MIN_BIN} "
-                                 "images or more")
+                                 "images or more; above: how many")
     axes.plot([0, 1], [0, 1], color="0.7", linewidth=1, zorder=0)
-    texts, scored = [], found.calibration[found.calibration["part"] == found.tested]
-    for (state, prefix), style in zip(found.states, STYLES, strict=False):
+    texts, table = [], found.calibration.set_index(["part", "score", "probabilities"])["estimate"]
+    for number, ((state, prefix), style) in enumerate(zip(found.states, STYLES, strict=False)):
         labels, probabilities = arrays(found.test, found.config.classes, prefix)
         confidence = probabilities.max(1)
         bins = pd.DataFrame({"confidence": confidence, "right": probabilities.argmax(1) == labels}).groupby(
             np.minimum((confidence * BINS).astype(int), BINS - 1))
-        means = bins.mean()[bins.size() >= MIN_BIN]
-        error = scored.loc[scored["probabilities"] == state, "ece"].iloc[0]
-        axes.plot(means["confidence"], means["right"], label=f"{state} (expected calibration error {error:.3f})",
-                  **style)
-        texts.append(f"{state} {error:.3f}")
-    axes.set(xlabel="probability of the predicted class", ylabel="share of correct predictions", xlim=(0.3, 1.01),
-             ylim=(-0.01, 1.01))
-    add_legend(axes)
-    return figure, f"Reliability, {found.where}; expected calibration error: {', '.join(texts)}."
+        counts = bins.size()[bins.size() >= MIN_BIN]
+        means, error = bins.mean().loc[counts.index], table[found.tested, "ece", state]
+        hidden = f"\n{len(labels) - counts.sum()} of {len(labels)} images are in smaller bins: not drawn"
+        axes.plot(means["confidence"], means["right"], label=f"{state} (expected calibration error {error:.3f})"
+                  + hidden * bool(counts.sum() < len(labels)), **style)
+        for x, count in zip(means["confidence"], counts, strict=True):  # above the curves, a row for each
+            axes.text(x, 1.1 - 0.05 * number, str(count), fontsize=8, color=style["color"], ha="center", va="center")
+        texts.append(f"{state} {error:.3f}, images of the bins {', '.join(map(str, counts)) or 'too few to draw'}")
+    if not axes.texts:
+        axes.text(0.5, 0.8, f"No bin has {MIN_BIN} images: the {found.where} is too small for this picture.",
+                  ha="center", va="bottom", transform=axes.transAxes, color=GRAY)
+    axes.set(xlabel="probability of the predicted class", ylabel="share of correct predictions",
+             xlim=(min(0.3, 1 / len(found.config.classes)), 1.01), ylim=(-0.01, 1.13), yticks=np.linspace(0, 1, 6))
+    add_legend(axes, "lower right")
+    return figure, f"Reliability, {found.where}; expected calibration error: {'; '.join(texts)}."
 
 
 def draw_centers(found: Evaluation) -> tuple[Figure, str]:

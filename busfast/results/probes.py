@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -24,25 +25,33 @@ from busfast.pipelines.backends import LOADERS
 from busfast.pipelines.image import ImagePipeline
 from busfast.processes import cores
 from busfast.progress import progress
-from busfast.results.intervals import intervals
+from busfast.results.intervals import Scored, differences, intervals
 from busfast.results.metrics import fewest_groups
-from busfast.results.scores import score
+from busfast.results.scores import rank_scores
+from busfast.results.verdicts import describe_change, judge
 
 BORDER = 0.12  # of the side: the frame in which text and marks are burned in
 MARGIN = 0.06  # of the side, by which a lesion's cover is larger than the lesion
 FOLDS = 5
 MAX_IMAGES = 2000  # drawn at random: enough for any interval, and they fit into memory
 COMPARED = 16  # images of each part whose pixels are compared
-READING = {
-    "as it is": "For comparison.",
-    "lesion covered": "Far below the first: the model uses the lesion. Nearly as good: it uses something else.",
-    "lesion alone": "Close to the first: the lesion and its edge are all that the model needs.",
-    "border covered": "Far below the first: the model uses text, marks or the frame of the image.",
-    "border alone": "Near 0.5: the border carries no information. Above: it reveals the class.",
-    "center from features": "Share of images whose center a linear model finds from the model's features. Far above "
-                            "chance: the features hold the center, and the model may use it.",
-    "preprocessing": "Largest distance of the training loader's pixels from those of validation, in train, valid and "
-                     "test: a few tenths are rounding; more would let a model distinguish the parts.",
+SAME = 1.0  # mean difference of pixels, of 255; a few tenths are rounding
+# What a probe does, and what it means that the score gains, loses, or stays the same.
+VERDICTS = {
+    "lesion covered": ("Covering the lesion", ("the lesion misleads the model", "the model uses the lesion",
+                                               "the model does without the lesion")),
+    "lesion alone": ("Covering all but the lesion", (
+        "the surroundings mislead the model", "the model uses the surroundings, or the cover disturbs it",
+        "the lesion is all that the model needs")),
+    "border covered": ("Covering the border", ("text, marks or the frame mislead the model",
+                                               "the model uses text, marks or the frame",
+                                               "the model does without the border")),
+    "border alone": ("Against chance, the border alone", ("the border tells the class",
+                                                          "the model takes the border for the opposite",
+                                                          "the border does not tell the class")),
+    "center from features": ("Against guessing the most frequent center, a linear model", (
+        "the features hold the center, and the model may use it", "the features do not tell the center",
+        "the features do not tell the center")),
 }
 
 
@@ -50,8 +59,10 @@ def probe_run(learn: Learner, parts: Split, classes: Sequence[str], seed: int = 
     """Runs every probe that the validation part allows; `seed`: of the covers of images without a lesion.
 
     Returns:
-        A row per probe: probe, score ("macro AUC" or "accuracy"), estimate, low, high, chance, images, reading (how to
-        read it). A probe that is not possible has no estimate, and the reason in reading.
+        A row per probe: probe, score ("macro AUC" or "accuracy"), estimate, low, high, chance, images, change,
+        change_low, change_high (against "as it is", paired; "border alone" and "as it is" against .5, the center
+        against guessing the most frequent one), and verdict, a sentence that follows from the change. A probe that is
+        not possible has no estimate, and the reason in verdict.
     """
     valid = draw_sample(parts.only("valid").rows, seed).reset_index(drop=True)
     pixels, masks = read_pixels(learn, valid, parts.root)
@@ -117,7 +128,10 @@ def compare_parts(learn: Learner, split: Split, loader: str) -> dict:
         differences.append(float((batch.cpu().float() - expected.float()).abs().mean()))
         count += len(paths)
     return {"probe": "preprocessing", "score": "mean difference, of 255", "estimate": max(differences), "low": np.nan,
-            "high": np.nan, "chance": 0.0, "images": count, "reading": READING["preprocessing"]}
+            "high": np.nan, "chance": 0.0, "images": count, "change": np.nan, "change_low": np.nan,
+            "change_high": np.nan, "verdict": (
+                "Training's pixels are within 1 of 255 of validation's, on average." if max(differences) < SAME else
+                "Training has other pixels than validation, which the model may tell apart.")}
 
 
 def _covers(learn: Learner, valid: pd.DataFrame, pixels: list, masks: list, classes: Sequence[str], seed: int):
@@ -133,14 +147,37 @@ def _covers(learn: Learner, valid: pd.DataFrame, pixels: list, masks: list, clas
         variants["lesion covered"] = [cover(image, region) for image, region in zip(pixels, regions, strict=True)]
         variants["lesion alone"] = [cover(image, ~region) for image, region in zip(pixels, regions, strict=True)]
     labels = valid["label"].map({name: number for number, name in enumerate(classes)}).to_numpy(int)
+    groups, first = valid["group"].to_numpy(), None
+    fewest = fewest_groups(labels, labels, groups, classes)
     for name, variant in progress(list(variants.items()), "probing"):
-        row = {"probe": name, "score": "macro AUC", "chance": 0.5, "images": len(valid), "reading": READING[name]}
+        row = {"probe": name, "score": "macro AUC", "chance": 0.5, "images": len(valid)}
         if variant is None:
-            yield row | {"images": 0, "reading": "Not possible: the table names no lesion masks."}
+            yield row | {"images": 0, "verdict": "Not possible: the table names no lesion masks."}
             continue
-        measure = partial(score, labels, softmax(predict_pixels(learn, variant), axis=1), classes=classes)
-        fewest = fewest_groups(labels, labels, valid["group"].to_numpy(), classes)
-        yield row | intervals(measure, valid["group"].to_numpy(), fewest).loc["macro_auc"].to_dict()
+        measure = partial(_macro_auc, labels, softmax(predict_pixels(learn, variant), axis=1), len(classes))
+        scored: Scored = (measure, groups, fewest)
+        found = intervals(*scored).loc["macro_auc"]
+        first = first or scored
+        change = found - row["chance"] if name in ("as it is", "border alone") else \
+            differences(first, scored, True).loc["macro_auc", ["difference", "low", "high"]]
+        yield row | found.to_dict() | _verdict(name, *change)
+
+
+def _macro_auc(labels: np.ndarray, probabilities: np.ndarray, k: int, weights: np.ndarray) -> dict[str, np.ndarray]:
+    return {"macro_auc": np.mean([rank_scores(labels == index, probabilities[:, index], weights)[0]
+                                  for index in range(k)], axis=0)}
+
+
+def _verdict(probe: str, change: float, low: float, high: float) -> dict[str, Any]:
+    """Returns the change of a probe's score, and the verdict on it."""
+    if probe in VERDICTS:
+        what, words = VERDICTS[probe]
+        verdict = describe_change(what, change, low, high, words)
+    else:
+        verdict = {"few": "Too few patients: no verdict.", "undefined": "Not defined: validation lacks a class."}.get(
+            judge(change, low, high), "Better than chance." if low > 0 else
+            "Not shown to be better than chance: the probes cannot tell what the model uses.")
+    return {"change": change, "change_low": low, "change_high": high, "verdict": verdict}
 
 
 def _center(learn: Learner, valid: pd.DataFrame, pixels: list, seed: int) -> dict:
@@ -152,21 +189,23 @@ def _center(learn: Learner, valid: pd.DataFrame, pixels: list, seed: int) -> dic
 
     counts = valid.groupby("center")["group"].nunique()
     known = valid["center"].isin(counts.index[counts >= FOLDS]).to_numpy() & (valid["center"] != "").to_numpy()
-    row = {"probe": "center from features", "score": "accuracy", "images": int(known.sum()),
-           "reading": READING["center from features"]}
+    row = {"probe": "center from features", "score": "accuracy", "images": int(known.sum())}
     center, group = valid["center"][known].to_numpy(), valid["group"][known].to_numpy()
     if len(set(center)) < 2:
-        return row | {"images": 0, "reading": f"Not possible: fewer than two centers have {FOLDS} patients."}
+        return row | {"images": 0, "verdict": f"Not possible: fewer than two centers have {FOLDS} patients."}
     features = predict_pixels(learn, [pixels[row] for row in np.flatnonzero(known)], features=True)
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
-    right = cross_val_predict(model, features, center, groups=group, cv=folds) == center
+    shares = pd.Series(center).value_counts(normalize=True)
+    guessed, found = ((partial(_share, right), group, {}) for right in (
+        center == shares.index[0], cross_val_predict(model, features, center, groups=group, cv=folds) == center))
+    change = differences(guessed, found, True).loc["accuracy", ["difference", "low", "high"]]
+    return row | intervals(*found).loc["accuracy"].to_dict() | {"chance": shares.iloc[0]} | _verdict(
+        "center from features", *change)
 
-    def measure(weights: np.ndarray) -> dict[str, np.ndarray]:
-        return {"accuracy": weights @ right / weights.sum(1)}
 
-    return row | intervals(measure, group).loc["accuracy"].to_dict() | {
-        "chance": pd.Series(center).value_counts(normalize=True).max()}
+def _share(right: np.ndarray, weights: np.ndarray) -> dict[str, np.ndarray]:
+    return {"accuracy": weights @ right / weights.sum(1)}
 
 
 def read_pixels(learn: Learner, table: pd.DataFrame, root: str | Path) -> tuple[list[np.ndarray], list]:

@@ -2,9 +2,11 @@
 
 import base64
 import datetime
+import itertools
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 from jinja2 import Environment, PackageLoader, StrictUndefined
 
@@ -98,8 +100,9 @@ def gather(found: Evaluation, pictures: dict[str, str]) -> dict[str, Any]:
         "sections": [(key, name) for key, name in SECTIONS if key != "explanation" or not found.external],
         "alarms": format_alarms(record), "summary": _summary(found), "headline": _headline(found),
         "limits": find_limits(found), "flow": _flow(count_flow(found)), "unused": UNUSED_BY.get(record.get("split")),
+        "changes": _changes(found),
         "scores": _each_part(found, "All scores", names(config.classes)), "subsets": _subsets(found),
-        "temperature": found.temperature and f"{found.temperature:.2f}", "calibration": _calibration(found),
+        "calibration_notes": found.calibration_notes, "calibration": _calibration(found),
         "explained": _explained(found), "points": _points(found), "referral": _referral(found),
         "predictive_values": _predictive_values(found), "own_prevalence": _own_prevalence(found),
         "delong": _delong(found),
@@ -151,6 +154,16 @@ def _headline(found: Evaluation) -> dict[str, Any]:
     return _each_part(found, "The main scores, with 95% intervals", scores)
 
 
+def _changes(found: Evaluation) -> dict[str, Any] | None:
+    if found.external is None or found.external.changes is None:
+        return None
+    first, *rest = found.external.changed
+    return _grid("What changed", ["what", "on the run's own part", "on this set", "difference"], [
+        [row["what"], *("not defined" if np.isnan(row[name]) else f"{row[name]:.3f}" for name in ("own", "external")),
+         format_interval(row.rename({"difference": "estimate"}))] for _, row in found.external.changes.iterrows()],
+        f"{first.removesuffix(':')}; 95% intervals by patients, unpaired.")
+
+
 def _title(name: str) -> str:
     """Returns a score's name in plain English: "auc_benign" is "AUC benign"."""
     kind, _, label = name.partition("_")
@@ -188,10 +201,21 @@ def _subsets(found: Evaluation) -> list[dict[str, Any]]:
     return grids
 
 
-def _calibration(found: Evaluation) -> dict[str, Any]:
-    return _grid("Before and after", ["part", "probabilities", "Brier score (0 to 2)", "expected calibration error"],
-                 [[row.part, row.probabilities, f"{row.brier:.3f}", f"{row.ece:.3f}"]
-                  for row in found.calibration.itertuples()])
+def _calibration(found: Evaluation) -> list[dict[str, Any]]:
+    cells = {key: [format_interval(row) for _, row in rows.iterrows()] for key, rows in found.calibration.groupby(
+        ["part", "score", "probabilities"], sort=False)}
+    states, rows, kinds = [state for state, _ in found.states], [], dict.fromkeys(found.calibration["score"])
+    for part, state in itertools.product(found.parts, states):
+        rows.append([part, state, *cells[part, "brier", state], *cells[part, "ece", state]])
+    lines = [[part, name.removeprefix("slope_"), state, *cells[part, name.replace("slope", "intercept", 1), state],
+              *cells[part, name, state]]
+             for part in found.parts for name in kinds if name.startswith("slope_") for state in states]
+    return [_grid("Before and after the temperature" if len(states) > 1 else "Scores of the probabilities",
+                  ["part", "probabilities", "Brier score (0 to 2)", "expected calibration error"], rows),
+            _grid("Calibration of each class against the rest", ["part", "class", "probabilities",
+                  "intercept (0 is right)", "slope (1 is right)"], lines, "Intercept above 0: the probabilities are "
+                  "too low; slope below 1: they are too extreme. Too few patients: fewer than 3 of the class or of the "
+                  "rest (slope: 10), or an interval too wide to say anything.")]
 
 
 def _points(found: Evaluation) -> dict[str, Any]:
@@ -249,9 +273,9 @@ def _explained(found: Evaluation) -> list[dict[str, Any]]:
     return [_grid("Maps against lesion masks", ["measure", "value", "images"],
                   [[row["measure"], *((format_interval(row), str(int(row["images"]))) if row["images"] else ("", ""))]
                    for _, row in maps.iterrows()]),
-            _grid("Shortcut probes, validation part", ["probe", "score", "value", "chance", "how to read it"],
+            _grid("Shortcut probes, validation part", ["probe", "score", "value", "chance", "verdict"],
                   [[row["probe"], row["score"], format_interval(row) if row["images"] else "not possible",
-                    f"{row['chance']:.2f}" if row["images"] else "", row["reading"]] for _, row in probes.iterrows()])]
+                    f"{row['chance']:.2f}" if row["images"] else "", row["verdict"]] for _, row in probes.iterrows()])]
 
 
 def _counts(found: Evaluation) -> dict[str, Any]:

@@ -7,6 +7,7 @@ busfast/results/plots.py.
 import json
 import re
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -23,6 +24,7 @@ from busfast.data.split_file import read_split
 from busfast.models.metrics import macro_auc
 from busfast.results import report
 from busfast.results.evaluation import summarize
+from busfast.results.plots import draw_reliability
 from busfast.results.predictions import arrays, read_predictions
 from busfast.training.runs import Run
 
@@ -66,6 +68,19 @@ def test_each_scoring_of_the_test_part_is_recorded_and_the_same_weights_are_not_
     run("evaluate", f"--run={NAME}", "--again")
     assert history()["test_scored"] == 2 and "scored 2 times so far" in capsys.readouterr().out
     assert (Run(NAME).results / "predictions.csv").read_bytes() == first
+
+
+def test_the_reliability_picture_has_the_counts_of_its_bins_and_says_why_it_is_empty(evaluated):
+    found = summarize(Run(NAME), reuse=True)
+    shown = [int(text.get_text()) for text in draw_reliability(found)[0].axes[0].texts]
+    sure = arrays(found.test, CLASSES)[1].max(1)
+    counts = np.bincount((sure * 15).astype(int).clip(max=14), minlength=15)
+    assert counts[counts >= 10].tolist() == shown[:(counts >= 10).sum()] and len(shown) > (counts >= 10).sum()
+    few = found.predictions.drop(found.test.index[8:])
+    figure, text = draw_reliability(replace(found, predictions=few, reuse=False))
+    assert "No bin has 10 images: the test part is too small" in figure.axes[0].texts[0].get_text()
+    assert "8 of 8 images are in smaller bins" in figure.axes[0].get_legend().get_texts()[0].get_text()
+    assert "too few to draw" in text
 
 
 def test_thresholds_and_temperature_do_not_depend_on_the_test_part(evaluated):
@@ -171,8 +186,9 @@ def test_a_positive_class_that_was_given_is_recorded_and_heeded_by_every_verb(un
     rewrite(Path("data/far/table.csv"), "normal", "bacterial")
     for subject, place in ((f"--run={NAME}", f"{NAME}/external/far"),
                            (f"--model=models/{NAME}/bundle", f"external/{NAME.replace('/', '_')}/far")):
+        capsys.readouterr()
         run("evaluate", subject, "--data=data/far")
-        assert history(place)["positive"] == "benign"
+        assert "  benign if its probability is" in capsys.readouterr().out and "positive" not in history(place)
     assert compared() == {"macro_auc", "balanced_accuracy", "sensitivity_benign"}
     rewrite(Run(NAME).results / "evaluation.yaml", "positive: benign", "positive: bening")
     run("report", f"--run={NAME}", code=2)

@@ -83,12 +83,15 @@ def test_the_scores_are_of_the_set_and_what_was_chosen_on_validation_is_kept(sco
 
 def test_the_report_is_marked_as_external_and_says_what_is_not_defined(scored):
     page = re.sub(r"base64,[^\"]+", "", (PLACE.results / "report.html").read_text())
-    for words in ("on an EXTERNAL set", "Nothing was chosen or fitted on it", "no image of class normal",
+    changes = read("changes").set_index("what")
+    assert changes.at["share normal", "external"] == 0 < changes.at["share normal", "own"]
+    for words in ("What changed", f"Against the test part of {NAME}", "macro AUC of benign, malignant",
+                  "on an EXTERNAL set", "Nothing was chosen or fitted on it", "no image of class normal",
                   "macro AUC of the classes present", "not defined", "<li>None left out</li>",
                   "<strong>External</strong>: ", "as chosen on the validation part of",
                   f"python -m busfast evaluate --run={NAME} --data=data/far"):
         assert words in page, words
-    assert not re.search(r"\bnan\b|test part", page) and page.count("<img ") == 7
+    assert not re.search(r"\bnan\b", page) and page.count("<img ") == 7
 
 
 def test_a_set_is_predicted_once_and_another_set_of_its_name_overwrites_nothing(scored, capsys):
@@ -128,11 +131,20 @@ def test_a_bundle_gives_the_same_scores_and_says_that_it_cannot_look_for_copies(
 
 def test_a_run_that_was_not_evaluated_is_calibrated_on_its_validation_part_all_the_same(scored, capsys):
     wanted = read("calibration")
+    assert wanted["score"].str.startswith("slope").any()
     (Run(NAME).results / "predictions.csv").unlink()
     shutil.rmtree(PLACE.results)
     run("evaluate", f"--run={NAME}", "--data=data/far")
     assert read("calibration")["temperature"].to_numpy() == pytest.approx(wanted["temperature"].to_numpy(), rel=1e-3)
     assert not (Run(NAME).results / "predictions.csv").exists()  # its test part was not scored
+    assert f"Against the validation part of {NAME}, by which it was chosen" in capsys.readouterr().out
+
+
+def test_a_positive_class_that_was_given_for_a_set_is_remembered_for_it(scored, capsys):
+    for flags in (["--positive=benign"], [], ["--again"], ["--positive=malignant"], []):
+        run("evaluate", f"--run={NAME}", "--data=data/far", *flags)
+    said = re.findall(r"^  (\w+) if its probability is", capsys.readouterr().out, re.MULTILINE)
+    assert said == ["benign"] * 3 + ["malignant"] * 2
 
 
 @pytest.mark.parametrize(("flags", "message"), [

@@ -1,5 +1,6 @@
 """Probes find what a model looks at, of models that were made to look at one thing only."""
 
+import re
 from dataclasses import replace
 from types import SimpleNamespace
 
@@ -76,35 +77,56 @@ def learner(model):
 
 
 def probed(table, region):
-    return probe_run(learner(Looks(region)), table, CLASSES).set_index("probe")["estimate"]
+    return probe_run(learner(Looks(region)), table, CLASSES).set_index("probe")
 
 
-def test_a_planted_mark_is_caught(marked):
+def test_a_planted_mark_is_caught_and_the_verdict_says_so(marked):
     found = probed(marked, CORNER)
-    assert found["as it is"] == found["lesion covered"] == found["border alone"] == 1
-    assert found["border covered"] == pytest.approx(0.5, abs=0.15)
-    assert found["lesion alone"] == pytest.approx(0.5, abs=0.15)
+    assert (found.loc[["as it is", "lesion covered", "border alone"], "estimate"] == 1).all()
+    assert found.loc[["border covered", "lesion alone"], "estimate"].tolist() == pytest.approx([0.5, 0.5], abs=0.15)
+    verdict = found["verdict"]
+    assert verdict["as it is"] == "Better than chance."
+    assert re.fullmatch(r"Covering the border costs 0\.\d+ \(0\.\d+ to 0\.\d+\): the model uses text, marks or the "
+                        r"frame\.", verdict["border covered"])
+    assert "gains 0.500" in verdict["border alone"] and "the border tells the class" in verdict["border alone"]
+    assert verdict["lesion covered"].startswith("Covering the lesion: no difference shown")
+    assert found.at["border covered", "change_high"] < -0.02 < 0 < found.at["lesion covered", "change_high"]
 
 
-def test_a_model_that_reads_the_lesion_loses_it_when_it_is_covered(clean):
+def test_a_model_that_reads_the_lesion_loses_it_when_it_is_covered_and_no_mark_is_claimed(clean):
     found = probed(clean, MIDDLE)
-    assert found["as it is"] == found["lesion alone"] == found["border covered"] == 1
-    assert found["lesion covered"] < 0.8 and found["border alone"] == pytest.approx(0.5, abs=0.15)
+    assert (found.loc[["as it is", "lesion alone", "border covered"], "estimate"] == 1).all()
+    assert found.at["lesion covered", "estimate"] < 0.8
+    assert "the model uses the lesion" in found.at["lesion covered", "verdict"]
+    for probe in ("lesion alone", "border covered", "border alone"):
+        assert "no difference shown" in found.at[probe, "verdict"], probe
+
+
+def test_a_model_that_is_no_better_than_chance_and_few_patients_get_no_verdict(marked):
+    found = probed(marked, MIDDLE)["verdict"]  # all lesions are alike
+    assert "probes cannot tell" in found["as it is"] and "no difference shown" in found["border covered"]
+    few = replace(marked, rows=marked.rows.assign(group=[f"g{number % 2}" for number in range(80)]))
+    found = probed(few, CORNER)["verdict"]
+    assert (found[["as it is", "lesion covered", "border covered", "border alone"]]
+            == "Too few patients: no verdict.").all()
+    lone = replace(marked, rows=marked.rows.assign(label="benign"))
+    assert "lacks a class" in probed(lone, CORNER).at["as it is", "verdict"]
 
 
 def test_features_that_know_the_center_are_told(marked):
     everywhere = np.s_[8:20, 8:56]  # background, brighter in the north
     found = probe_run(learner(Looks(everywhere)), marked, CLASSES).set_index("probe").loc["center from features"]
     assert found["estimate"] == 1 and found["chance"] == 0.5 and found["images"] == 80
+    assert "gains 0.500" in found["verdict"] and "the features hold the center" in found["verdict"]
     lone = replace(marked, rows=marked.rows.assign(center="north"))
     found = probe_run(learner(Looks(everywhere)), lone, CLASSES).set_index("probe").loc["center from features"]
-    assert np.isnan(found["estimate"]) and "Not possible" in found["reading"]
+    assert np.isnan(found["estimate"]) and "Not possible" in found["verdict"]
 
 
 def test_without_masks_only_the_border_is_probed(marked):
     bare = replace(marked, rows=marked.rows.assign(mask=""))
     found = probe_run(learner(Looks(CORNER)), bare, CLASSES).set_index("probe")
-    assert "names no lesion masks" in found.loc["lesion covered", "reading"]
+    assert "names no lesion masks" in found.loc["lesion covered", "verdict"]
     assert np.isnan(found.loc["lesion alone", "estimate"])
     assert found.loc["border alone", "estimate"] == 1
 
@@ -115,11 +137,13 @@ def test_parts_that_go_through_other_pixels_are_noticed(phantom_folder, parts, l
         pytest.importorskip("nvidia.dali")
     learn = learner(Looks(CORNER))
     row = compare_parts(learn, parts, loader)
-    assert row["estimate"] < 1 and row["images"] == sum(parts.rows["part"].value_counts().clip(upper=16))
+    assert row["estimate"] < 1 and "within 1 of 255" in row["verdict"]
+    assert row["images"] == sum(parts.rows["part"].value_counts().clip(upper=16))
     learn.dls.valid.image = ImagePipeline(size=SIDE)
     from busfast.results import probes
     monkeypatch.setattr(probes, "load_pixels", lambda path, *fit: 255 - load_pixels(path, *fit))
-    assert compare_parts(learn, parts, loader)["estimate"] > 20
+    row = compare_parts(learn, parts, loader)
+    assert row["estimate"] > 20 and "other pixels" in row["verdict"]
 
 
 def test_covers_hide_what_they_should_and_nothing_else():
