@@ -14,7 +14,9 @@ from busfast.cli import main
 from busfast.inference import gradcam
 from busfast.inference.gradcam import NoMaps
 from busfast.pipelines.image import ImagePipeline
+from busfast.results.evaluation import read_explanation
 from busfast.results.explain import check_sanity, choose_cases, localize
+from busfast.training.runs import Run
 
 CLASSES = ("benign", "malignant")
 SIDE = 64
@@ -77,6 +79,11 @@ def test_explain_writes_its_files_and_the_report_shows_them(workdir, capsys):
     page = (folder / "report.html").read_text()
     assert "lesion covered" in page and "pointing" in page and page.count("<img ") == 11
     assert "shortcut probes" in said
+    probes = pd.read_csv(folder / "probes.csv")
+    assert all(verdict in page.replace("&#39;", "'") for verdict in probes["verdict"])
+    older = probes.drop(columns=["verdict", "change", "change_low", "change_high"])
+    older.assign(reading="Near 0.5: no information.").to_csv(folder / "probes.csv", index=False)
+    assert (read_explanation(Run("phantom/stratified"))[1]["verdict"].str.contains("Run explain again")).all()
     image = pd.read_csv(folder / "split.csv")["image"][0]
     data = [line.split(": ")[1] for line in (folder / "config.yaml").read_text().splitlines() if "data:" in line][0]
     assert main(["explain", "--run=phantom/stratified", f"--images={data}/{image}"]) == 0
