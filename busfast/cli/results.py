@@ -119,14 +119,17 @@ def report(*, run: str, target: float = 0.9, positive: str = None, prevalence: s
     return parse.command("export", {"run": found.name}, report)
 
 
-def compare(runs: str = None) -> None:
-    """Prints a table of runs and, for evaluated ones, the differences of their test scores.
+def compare(runs: str = None, *, all: bool = False) -> None:
+    """Prints a table of runs, the best on validation first, and the differences of the test scores of evaluated ones.
 
-    Writes results/compare.csv, compare.md and, for evaluated runs, differences.csv and compare.png.
+    Writes results/compare.csv (all columns), compare.md and, for evaluated runs, differences.csv and compare.png.
 
     Args:
-        runs: names of runs, separated by commas. Default: all.
+        runs: names of runs, separated by commas. Default: those of the pipeline that was trained last.
+        all: the runs of all pipelines.
     """
+    if runs and all:
+        raise UserError(f"--runs={runs} and --all both say which runs. Leave one of them out.")
     from busfast.results.compare import compare_runs, print_comparison
 
-    print_comparison(*compare_runs(runs))
+    print_comparison(*compare_runs(runs, all))

@@ -8,35 +8,45 @@ from busfast.csvfile import read_frame, write_csv
 from busfast.errors import UserError
 from busfast.files import atomic
 from busfast.results.differences import compare_tests, headline
+from busfast.results.evaluation import choose_positive
 from busfast.results.run_groups import NOTE as SPREAD
 from busfast.results.run_groups import aggregate, find_groups, format_groups, is_scored, read_test_scores
-from busfast.text import markdown_table
-from busfast.training.runs import RESULTS, Run, all_runs, find_run
+from busfast.text import counted, markdown_table
+from busfast.training.runs import DONE, RESULTS, Run, all_runs, find_run
 from busfast.yamlfile import read_yaml
 
-NOTE = ("Columns that begin with test_ are of the test part (macro AUC with its 95% interval, by "
-        "patients), if `evaluate` has scored it; all others are of the validation part. For center_holdout that is "
-        "images of the training centers: it does not show the performance on the held-out center.")
+WIDTH = 100  # characters of the table on the screen
+SHARED = ("data", "model", "size", "loader")  # columns that the screen has above its table, if all runs have the same
+NOTE = ("Sorted by the macro AUC of the validation part. Columns that begin with test_ or sensitivity_ are of the test "
+        "part (95% intervals, by patients), if `evaluate` has scored it; the sensitivity is for the positive class, "
+        "where each image is called by its most probable class. All other scores are of the validation part at the best "
+        "epoch. For center_holdout that is images of the training centers: it does not show the performance on the "
+        "held-out center.")
 
 
-def compare_runs(names: str | None = None) -> tuple[pd.DataFrame, list[str], list[Path]]:
-    """Compares the runs below results/; writes compare.csv and compare.md there; if two or more were evaluated,
+def compare_runs(names: str | None = None, every: bool = False) -> tuple[pd.DataFrame, list[str], list[Path]]:
+    """Compares runs below results/; writes compare.csv and compare.md there; if two or more were evaluated,
     differences.csv and compare.png; for groups of seeds, folds or centers (see `find_groups`), aggregate.csv.
 
     Args:
-        names: of the runs, separated by commas; None: all.
+        names: of the runs, separated by commas; None: those of the pipeline whose run was started last.
+        every: instead, the runs of all pipelines.
 
     Returns:
-        The table, a row per run; lines on the gaps to held-out centers and the spread of groups; and the files.
+        The table, a row per run, the best one (by macro AUC on validation) first; lines on the gaps to held-out centers
+        and the spread of groups; and the files.
 
     Raises:
         UserError: there is no run, or none of that name.
     """
-    runs = all_runs() if names is None else [find_run(name.strip()) for name in names.split(",")]
+    if names is not None:
+        runs = [find_run(name.strip()) for name in names.split(",")]
+    else:
+        runs = all_runs() if every else _of_last_pipeline(all_runs())
     rows = [row for row in map(_row, runs) if row]
     if not rows:
         raise UserError(f"There is no trained run below {RESULTS}/. Train one: python -m busfast train.")
-    table = pd.DataFrame(rows)
+    table = pd.DataFrame(rows).sort_values("macro_auc", ascending=False, kind="stable", ignore_index=True)
     csv, markdown = RESULTS / "compare.csv", RESULTS / "compare.md"
     write_csv(table, csv)
     differences = compare_tests(runs)
@@ -57,19 +67,64 @@ def compare_runs(names: str | None = None) -> tuple[pd.DataFrame, list[str], lis
         from busfast.results.plots import draw_tests
 
         write_csv(differences, RESULTS / "differences.csv", float_format="%.6g")
-        draw_tests(table.dropna(subset="test_macro_auc"), RESULTS / "compare.png")
+        scored = table.dropna(subset="test_macro_auc")
+        draw_tests(scored[scored["data"] == scored["data"].iloc[0]], RESULTS / "compare.png")
         files += [RESULTS / "differences.csv", RESULTS / "compare.png"]
     return table, gaps + group_texts, files
 
 
+def _of_last_pipeline(runs: list[Run]) -> list[Run]:
+    """Returns the runs of the pipeline whose run was started last, and says how many others there are."""
+    if not runs:
+        return []
+    last = max(runs, key=lambda run: (run.results / "config.yaml").stat().st_mtime_ns).name.split("/")[0]
+    own = [run for run in runs if run.name.split("/")[0] == last]
+    if len(own) < len(runs):
+        print(f"compare: {counted(len(own), 'run')} of {last}, the pipeline that was trained last; of all pipelines "
+              f"({len(runs)} runs): python -m busfast compare --all", flush=True)
+    return own
+
+
 def print_comparison(table: pd.DataFrame, differences: list[str], files: list[Path]) -> None:
-    """Prints what `compare_runs` returns; columns that are the same for all runs take one line, not a column."""
-    same = [name for name in ("data", "state", "model", "size", "loader") if table[name].nunique() == 1]
+    """Prints what `compare_runs` returns: six columns, and above them what all runs share or are warned of."""
+    same = [name for name in SHARED if table[name].nunique() == 1]
     print("\n" + ", ".join(f"{name}: {table[name].iloc[0]}" for name in same))
-    print(table.drop(columns=same).round(3).to_string(index=False))
+    if others := [name for name in SHARED if name not in same]:
+        print(f"{', '.join(others)}: see {files[0]}")
+    for words, marked in (("PHANTOM (synthetic):", table["data"].str.contains("PHANTOM") & ("data" not in same)),
+                          ("the split LEAKS:", table["data"].str.contains("LEAKS") & ("data" not in same)),
+                          ("not finished:", ~table["state"].isin(DONE))):
+        if marked.any():
+            print(f"{words} {', '.join(table['run'][marked])}")
+    print("\n".join(format_rows(table)))
+    positive = {*table["positive"]} - {""}
+    print("AUC: macro AUC, of validation at the best epoch (best) and of the test part; sensitivity: test part"
+          + (f", for {positive.pop()}" if len(positive) == 1 else ""))
     for difference in differences:
         print(f"\n{difference}")
-    print(f"wrote {', '.join(map(str, files))} (scores are of the validation part unless they begin with test_)")
+    print(f"wrote {', '.join(map(str, files))}")
+
+
+def format_rows(table: pd.DataFrame) -> list[str]:
+    """Returns the runs of a table as lines of at most `WIDTH` characters; what is not known is a dash."""
+    positives = {*table["positive"]} - {""}
+    rows = [["run", "epochs", "best", "val AUC", "test AUC (95%)", "sensitivity"]]
+    for row in table.itertuples():
+        interval = "" if pd.isna(row.test_low) else f" ({row.test_low:.3f} to {row.test_high:.3f})"
+        known = _number(row.test_sensitivity) + (f" {row.positive}" if len(positives) > 1 else "")
+        rows.append([row.run, row.epochs or "-", row.best_epoch or "-", _number(row.macro_auc),
+                     _number(row.test_macro_auc) + interval, known])
+    rows = [list(map(str, row)) for row in rows]
+    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+    widths[0] = max(12, min(widths[0], WIDTH - sum(widths[1:]) - 2 * len(widths[1:])))
+    names = [name if len(name) <= widths[0] else f"{name[:widths[0] // 2 - 1]}~{name[-((widths[0] + 1) // 2):]}"
+             for name, *_ in rows]  # the end says which fold or seed
+    return ["  ".join([name.ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])])
+            for name, row in zip(names, rows, strict=True)]
+
+
+def _number(value: float | None) -> str:
+    return "-" if pd.isna(value) else f"{value:.3f}"
 
 
 def _row(run: Run) -> dict | None:
@@ -85,23 +140,26 @@ def _row(run: Run) -> dict | None:
         log = read_frame(log_file, ("epoch", "val_loss", "val_acc", "macro_auc", "seconds"))
     else:
         return None
-    best = log["val_loss"].idxmin() if log["val_loss"].notna().any() else 0
-    last = log.iloc[-1]
+    chosen = log.index[log["epoch"] == summary.get("best_epoch")]
+    best = chosen[0] if len(chosen) else log["val_loss"].idxmin() if log["val_loss"].notna().any() else 0
     row = {"run": run.name, "data": config.get("data", "") + (" (PHANTOM, synthetic)" if record.get("phantom") else "")
            + (" (the split LEAKS)" if record.get("leaks") else ""),
            "state": summary.get("state", "running or killed"),
            "model": f"{config.get('arch')}{f', mean of {len(members)}' if members else ''}", "size": config.get("size"),
            "loader": record.get("loader"), "epochs": 0 if members else len(log), "best_epoch": int(log["epoch"][best]),
-           "best_val_loss": log["val_loss"][best], "macro_auc_then": log["macro_auc"][best],
-           "final_val_acc": last["val_acc"]}
-    row |= {f"final_{name}": last[name] for name in log if name.startswith("recall_")}
-    row |= dict.fromkeys(("test_macro_auc", "test_low", "test_high"))
+           **{name: log[name][best] for name in log if name in ("val_loss", "val_acc", "macro_auc")
+              or name.startswith("recall_")},
+           **dict.fromkeys(("test_macro_auc", "test_low", "test_high")), "positive": "",
+           **dict.fromkeys(("test_sensitivity", "sensitivity_low", "sensitivity_high"))}
     if is_scored(run):
-        auc = read_test_scores(run).loc["macro_auc"]
-        row |= {"test_macro_auc": auc["estimate"], "test_low": auc["low"], "test_high": auc["high"]}
+        scores = read_test_scores(run)
+        row |= dict(zip(("test_macro_auc", "test_low", "test_high"), scores.loc["macro_auc"], strict=True))
+        row["positive"] = choose_positive(run, run.read_config()[0])
+        if (name := f"sensitivity_{row['positive']}") in scores.index:
+            row |= dict(zip(("test_sensitivity", "sensitivity_low", "sensitivity_high"), scores.loc[name], strict=True))
     return row | {"minutes": round(log["seconds"].sum() / 60, 2)}
 
 
 def _markdown(table: pd.DataFrame) -> str:
-    return markdown_table(table.columns, [[f"{value:.3f}" if isinstance(value, float) else value for value in row]
-                                          for row in table.itertuples(index=False)])
+    return markdown_table(table.columns, [["" if pd.isna(value) else f"{value:.3f}" if isinstance(value, float) else
+                                           value for value in row] for row in table.itertuples(index=False)])

@@ -216,12 +216,13 @@ PICTURES = {"roc": draw_roc, "pr": draw_pr, "confusion": draw_confusion, "reliab
 
 
 def draw_tests(table: pd.DataFrame, path: Path) -> None:
-    """Draws test_macro_auc with test_low and test_high of each run of a table (columns of compare.csv)."""
+    """Draws the columns test_macro_auc, test_low and test_high of compare.csv, for runs of one data set."""
     figure, (axes,) = new_figure("Macro AUC of each run", "test parts; 95% intervals, by patients", grid="x")
     value = table["test_macro_auc"].astype(float)
     gaps = [(value - table["test_low"].astype(float)).fillna(0), (table["test_high"].astype(float) - value).fillna(0)]
     axes.errorbar(value, range(len(table)), xerr=gaps, color=STYLES[0]["color"], marker="o", linestyle="none",
                   capsize=3)
     axes.set_yticks(range(len(table)), table["run"])
-    axes.set(xlabel="macro AUC", xlim=(min(0.5, value.min() - 0.05), 1.01), ylim=(len(table) - 0.5, -0.5))
+    axes.set(xlabel=f"macro AUC\n{table['data'].iloc[0]}", xlim=(min(0.5, (value - gaps[0]).min() - 0.02), 1.01),
+             ylim=(len(table) - 0.5, -0.5))
     save_figure(figure, path)

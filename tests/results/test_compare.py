@@ -3,12 +3,15 @@
 Covers busfast/results/compare.py and busfast/results/differences.py.
 """
 
+import os
+import re
 import shutil
 
 import pandas as pd
 import pytest
 
 from busfast.cli import main
+from busfast.results.compare import WIDTH, compare_runs, format_rows
 from busfast.training.runs import Run
 
 NAME = "phantom/center_holdout"
@@ -46,3 +49,36 @@ def test_runs_on_the_same_test_images_are_compared_pair_by_pair(place):
     shutil.copytree(Run(NAME).results, Run("phantom/twin").results)
     run("compare", f"--runs={NAME},phantom/twin")
     assert (pd.read_csv("results/differences.csv")[["difference", "low", "high"]] == 0).all(axis=None)
+
+
+def test_a_run_is_listed_with_the_scores_of_its_best_epoch_and_the_best_run_first(place, capsys):
+    log = pd.read_csv(Run(NAME).results / "training_log.csv").iloc[[0, 0, 0]].assign(epoch=[1, 2, 3])
+    log[["val_loss", "macro_auc"]] = [[0.5, 0.71], [0.9, 0.81], [0.4, 0.61]]
+    for name, best in ((NAME, 2), ("phantom/other", 3), ("else/run", 1)):
+        if name != NAME:
+            shutil.copytree(Run(NAME).results, Run(name).results)
+        log.to_csv(Run(name).results / "training_log.csv", index=False)
+        summary = Run(name).results / "summary.yaml"
+        summary.write_text(re.sub("best_epoch: .*", f"best_epoch: {best}", summary.read_text()))
+    os.utime(Run("else/run").results / "config.yaml", (1, 1))  # started first
+    run("compare")
+    said = capsys.readouterr().out
+    table = pd.read_csv("results/compare.csv")
+    shown = table[["run", "best_epoch", "macro_auc"]].to_numpy().tolist()
+    assert shown == [[NAME, 2, 0.81], ["phantom/other", 3, 0.61]]
+    assert "compare: 2 runs of phantom" in said and "compare --all" in said and "nan" not in said.lower()
+    run("compare", "--all")
+    assert pd.read_csv("results/compare.csv")["run"].tolist() == [NAME, "else/run", "phantom/other"]
+    run("compare", "--all", f"--runs={NAME}", code=2)
+
+
+def test_the_table_fits_a_terminal_whatever_the_names_and_what_is_unknown_is_a_dash(place):
+    table = compare_runs()[0]
+    table.loc[0, "run"] = f"phantom/{'a' * 99}-fold7"
+    head, line = format_rows(table)
+    assert max(len(head), len(line)) <= WIDTH and line.startswith("phantom/a") and "a-fold7 " in line
+    assert line.split()[-2:] == ["-", "-"]
+    table = table.assign(test_macro_auc=0.9, test_low=0.8, test_high=0.95, positive="malignant", test_sensitivity=1 / 3)
+    head, line = format_rows(table)
+    assert head.endswith("sensitivity") and "0.900 (0.800 to 0.950)" in line and line.endswith(" 0.333")
+    assert max(len(head), len(line)) <= WIDTH
