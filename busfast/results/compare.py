@@ -19,9 +19,9 @@ WIDTH = 100  # characters of the table on the screen
 SHARED = ("data", "model", "size", "loader")  # columns that the screen has above its table, if all runs have the same
 NOTE = ("Sorted by the macro AUC of the validation part. Columns that begin with test_ or sensitivity_ are of the test "
         "part (95% intervals, by patients), if `evaluate` has scored it; the sensitivity is for the positive class, "
-        "where each image is called by its most probable class. All other scores are of the validation part at the best "
-        "epoch. For center_holdout that is images of the training centers: it does not show the performance on the "
-        "held-out center.")
+        "where each image is assigned its most probable class. All other scores are of the validation part at the "
+        "best epoch. For center_holdout that is images of the training centers: it does not show the performance on "
+        "the held-out center.")
 
 
 def compare_runs(names: str | None = None, every: bool = False) -> tuple[pd.DataFrame, list[str], list[Path]]:
