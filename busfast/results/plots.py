@@ -18,6 +18,7 @@ from busfast.results.scores import BINS, confusion
 
 GRID = np.linspace(0, 1, 101)
 MIN_BIN = 10  # images of a bin that is drawn
+CHARACTERS = 30  # of the classes' names, below a confusion matrix
 BAND = 200  # bootstrap replicates of a curve's band
 
 
@@ -86,7 +87,10 @@ def draw_pr(found: Evaluation) -> tuple[Figure, str]:
 def draw_confusion(found: Evaluation) -> tuple[Figure, str]:
     """Confusion matrices of each part: counts, shaded by the share of the row."""
     classes, parts = found.config.classes, found.parts
-    figure, axes = new_figure("Confusion matrices", size=(4.2 * len(parts), 4.4), columns=len(parts), grid=None)
+    upright = sum(map(len, classes)) > CHARACTERS
+    more = 0.08 * max(map(len, classes)) if upright else 0  # inches
+    size = ((4.2 + more) * len(parts), 4.4 + 1.3 * more)
+    figure, axes = new_figure("Confusion matrices", size=size, columns=len(parts), grid=None)
     for one, part in zip(axes, parts, strict=True):
         labels, probabilities = arrays(found.part(part), classes)
         counts = confusion(labels, probabilities.argmax(1), np.ones((1, len(labels))), len(classes))[0].astype(int)
@@ -97,6 +101,7 @@ def draw_confusion(found: Evaluation) -> tuple[Figure, str]:
                      color="white" if share[row, column] > 0.6 else "black")
         one.set(xticks=range(len(classes)), xticklabels=classes, yticks=range(len(classes)), yticklabels=classes,
                 xlabel="predicted", ylabel="label" if part == parts[0] else "")
+        one.tick_params("x", rotation=90 if upright else 0)
         one.set_title(f"{found.run.name}, {'validation part' if part == 'valid' else found.where}", fontsize=8,
                       color=GRAY)
         one.spines[:].set_visible(False)

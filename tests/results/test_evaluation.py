@@ -8,7 +8,9 @@ import json
 import re
 import shutil
 from dataclasses import replace
+from itertools import pairwise
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
@@ -22,7 +24,7 @@ from busfast.csvfile import write_csv
 from busfast.data.phantom import write_phantom
 from busfast.data.split_file import read_split
 from busfast.models.metrics import macro_auc
-from busfast.results import report
+from busfast.results import plots, report
 from busfast.results.evaluation import summarize
 from busfast.results.plots import draw_reliability
 from busfast.results.predictions import arrays, read_predictions
@@ -203,3 +205,17 @@ def test_the_pipeline_file_names_the_positive_class(place, capsys):
     assert "positive: benign\n" in (Run("phantom/stratified").results / "config.yaml").read_text()
     run("train", "--epochs=1", "--positive=bening", code=2)
     assert "Did you mean 'benign'?" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("classes", [("benign", "malignant", "normal"), ("fibroadenoma with atypia", "no finding"),
+                                     ("a" * 28, "b" * 28, "phyllodes tumor, borderline", "d" * 28)])
+def test_names_of_classes_do_not_overlap_in_the_confusion_matrices(classes):
+    table = pd.DataFrame({"label": classes, **{f"p_{name}": np.eye(len(classes))[i] for i, name in enumerate(classes)}})
+    figure, _ = plots.draw_confusion(SimpleNamespace(
+        config=SimpleNamespace(classes=classes), parts=("valid", "test"), part=lambda _: table, tested="test",
+        run=Run("a/run"), where="test part"))
+    figure.draw_without_rendering()
+    for axes in figure.axes:
+        boxes = [label.get_window_extent() for label in axes.get_xticklabels()]
+        assert all(left.x1 < right.x0 for left, right in pairwise(boxes))
+        assert axes.xaxis.label.get_window_extent().y0 >= 0
