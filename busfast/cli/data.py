@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 def prepare(*, source: str, path: str, out: str = None, copy: bool = False, partial: bool = False,
             columns: str = None, images: str = "", center: str = "", center_tag: str = "", salt: str = "",
             link: str = None, patient_from: str = "", links: str = "follow", frames: str = "",
-            pages: str = "") -> str:
+            pages: str = "", label_delim: str = "") -> str:
     """Makes a data folder (table.csv) from images in other layouts; the originals are not moved or changed.
 
     Args:
@@ -46,6 +46,7 @@ def prepare(*, source: str, path: str, out: str = None, copy: bool = False, part
             refused.
         pages: which pages of a TIFF, or frames of a GIF, WebP or APNG, become images: first, middle, all, or every:N.
             Default: the first one is used where the file is.
+        label_delim: for folder and csv: the character between the labels of an image that has several, as for train.
     """
     sources = source.split(",")
     paths = path.split(",") if len(sources) > 1 else [path]
@@ -57,8 +58,8 @@ def prepare(*, source: str, path: str, out: str = None, copy: bool = False, part
     target = Path(out) if out else Path("data") / "_".join(sources)
     table = make(sources, paths, target, copy=copy, partial=partial, columns=_pairs(columns), images=images,
                  center=centers, center_tag=center_tag, salt=salt, link=link, patient_from=patient_from, links=links,
-                 frames=frames, pages=pages)
-    classes = order_classes(table.rows["label"])
+                 frames=frames, pages=pages, label_delim=label_delim)
+    classes = order_classes(table.rows["label"], label_delim)
     if 1 < len(classes) <= MANY:
         print(f"  train finds the classes. For another order, or fewer, write into pipelines/{folder_name(target.name)}"
               f".yaml: `classes: {yaml_list(classes)}`")
@@ -66,7 +67,7 @@ def prepare(*, source: str, path: str, out: str = None, copy: bool = False, part
             Config(classes=classes)
         except UserError as error:
             print(f"  warning: {error}")
-    return parse.command("audit", {"data": str(target)}, audit)
+    return parse.command("audit", {"data": str(target), "label_delim": label_delim or None}, audit)
 
 
 @with_settings(("data", "label_delim"), data="the phantom")

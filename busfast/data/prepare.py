@@ -32,7 +32,7 @@ def prepare(sources: Sequence[str], paths: Sequence[str | Path], out: str | Path
             partial: bool = False, columns: Mapping[str, str] | None = None, images: str = "",
             center: str | Sequence[str] = "", center_tag: str = "", salt: str = "", link: str | Path | None = None,
             classes: Sequence[str] = (), patient_from: str = "", links: str = "follow", frames: str = "",
-            pages: str = "") -> Table:
+            pages: str = "", label_delim: str = "") -> Table:
     """Makes a data folder from one or several sources: table.csv, sources.csv, and converted masks and images.
 
     Arguments are as the flags of the verb `prepare`; `center` is one for all sources, or one for each. Returns the
@@ -52,8 +52,11 @@ def prepare(sources: Sequence[str], paths: Sequence[str | Path], out: str | Path
     if patient_from and not {"folder", "dicom"} & {*sources}:
         raise UserError(f"--patient_from={patient_from} is for --source=folder and dicom; others name the patient "
                         "in their table (for csv: --columns=patient=COLUMN). Leave it out.")
+    if label_delim and {*sources} - {"folder", "csv"}:
+        raise UserError(f"--label_delim={label_delim} is for --source=folder and csv; the images of others have one "
+                        "label. Leave it out.")
     options = Options(partial=partial, center_tag=center_tag, classes=tuple(classes), links=links,
-                      patient_from=patient_from, frames=frames,
+                      patient_from=patient_from, frames=frames, label_delim=label_delim,
                       key=blake2b(str(salt).encode()).digest() if salt else secrets.token_bytes(32))
     tables = []
     for name, source, path in zip(names, sources, paths, strict=True):
@@ -75,7 +78,7 @@ def prepare(sources: Sequence[str], paths: Sequence[str | Path], out: str | Path
                        "images": [row["image"] for row in new_rows]})
     columns_found = dict.fromkeys([*REQUIRED, *OPTIONAL, *(name for row in rows for name in row)], "")
     result = pd.DataFrame([columns_found | row for row in rows], columns=list(columns_found), dtype=object)
-    result = _write(out, result, listed, made, Path(link) if link else None, linked, partial)
+    result = _write(out, result, listed, made, Path(link) if link else None, linked, partial, label_delim)
     print(f"Written: {out} (table.csv: {len(result)} images" + (f"; {len(made)} files made" if made else "") + ")")
     if link:
         print(f"  {link} names the DICOM file of each image, and so the patient: do not keep it with {out}")
@@ -173,7 +176,7 @@ def _listed(counts: Mapping[str, int]) -> str:
 
 
 def _write(out: Path, table: pd.DataFrame, listed: list[dict], made: Made, link: Path | None, linked: dict[str, Path],
-           partial: bool) -> pd.DataFrame:
+           partial: bool, label_delim: str) -> pd.DataFrame:
     """Writes the new folder under another name, and renames it when it is complete; returns the table without the DICOM
     files whose pixels turned out to be broken."""
     target = out.resolve()  # so that a link to a folder is followed, not replaced
@@ -199,7 +202,7 @@ def _write(out: Path, table: pd.DataFrame, listed: list[dict], made: Made, link:
             print(f"  left out: {line}")
         write_csv(table, work / "table.csv")
         write_csv(pd.DataFrame([row | {"images": len({*row["images"]} - left)} for row in listed]), work / SOURCES_FILE)
-        read_table(work, tuple(table["label"].unique()))  # checks what was written
+        read_table(work, tuple(table["label"].unique()), label_delim=label_delim)  # checks what was written
         if link:
             kept = [name for name in linked if name not in left]
             _write_private(link, pd.DataFrame({"image": kept, "source": [str(linked[name]) for name in kept]}))

@@ -122,6 +122,19 @@ def test_the_same_source_twice_gets_a_number(tmp_path):
     assert [path.parts[-3] for path in read_table(tmp_path / "out").image_paths()] == ["a", "b", "c"]
 
 
+def test_an_image_may_have_several_labels_or_none(tmp_path):
+    labels = ["mass;calc", "mass", "", "calc"]
+    for number in range(4):
+        image(tmp_path / "in" / f"{number}.png")
+    rows = "".join(f"{number}.png,{text}\n" for number, text in enumerate(labels))
+    (tmp_path / "in" / "list.csv").write_text(f"image,label\n{rows}")
+    assert "row 4" in refusal("csv", tmp_path / "in" / "list.csv", tmp_path / "out")
+    prepare("csv", tmp_path / "in" / "list.csv", tmp_path / "out", label_delim=";")
+    assert read_table(tmp_path / "out", (), label_delim=";").rows["label"].tolist() == labels
+    assert "--label_delim=; is for --source=folder and csv" in refusal(
+        "busi", make_busi(tmp_path / "busi"), tmp_path / "busi-out", label_delim=";")
+
+
 def test_outlines_are_drawn_into_masks(tmp_path):
     image(tmp_path / "set" / "images" / "IMG1.jpeg")
     (tmp_path / "set" / "Annotations").mkdir()
