@@ -1,4 +1,4 @@
-"""A bench's results as CSV, Markdown and a bar chart; every ratio and verdict is computed from the rows."""
+"""A bench's results as CSV, Markdown and a chart; every ratio and verdict is computed from the rows."""
 
 import datetime
 from collections.abc import Sequence
@@ -8,15 +8,16 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
+from matplotlib.figure import Figure
 
 from busfast.bench.arena import Outcome
 from busfast.bench.machine import CPU, describe_machine, describe_versions
 from busfast.csvfile import write_csv
-from busfast.figures import STYLES, new_figure, save_figure
+from busfast.figures import GRAY, STYLES, add_legend, new_figure, save_figure
 from busfast.files import atomic
 from busfast.text import markdown_table
 
-OWN, PEER = STYLES[1]["color"], STYLES[0]["color"]
+OWN, PEER = STYLES[1], STYLES[0]
 MEDIAN = "{} interleaved rounds after a warm-up; img_per_s is the median, img_per_s_iqr the interquartile range."
 MEMORY = "memory_mb: peak resident memory of the process, with the private memory of its workers."
 
@@ -99,7 +100,7 @@ def publish(report: Report, folder: Path, what: str, command: str) -> None:
     write_csv(report.rows, files[0], float_format="%.6g")
     with atomic(files[1]) as file:
         file.write(_make_page(report, verdicts, command, files[2].name))
-    _draw(report, files[2])
+    save_figure(draw(report), files[2])
     print(("replaced " if replaced else "wrote ") + ", ".join(map(str, files)), flush=True)
 
 
@@ -130,19 +131,36 @@ def _markdown(table: pd.DataFrame) -> str:
     return markdown_table(list(table), _format_cells(table).to_numpy(), table.select_dtypes("number").columns)
 
 
-def _draw(report: Report, path: Path) -> None:
+def draw(report: Report) -> Figure:
+    """Draws a dot for each row, a mark at what each target asks of its row, and a line where a row is a limit."""
     column, label = report.drawn
-    rows = report.rows[::-1]  # bars are drawn from below
+    rows = report.rows[::-1].reset_index(drop=True)  # the first is on top
     values = rows[column]
     whisker = rows.get(f"{column}_iqr", 2 * rows.get(f"{column}_sd", pd.Series(0.0, rows.index))) / 2
-    figure, (axes,) = new_figure(report.title, size=(7.2, 1.3 + 0.3 * len(rows)), grid="x")
-    colors = [OWN if name.startswith("busfast") else PEER for name in rows["name"]]
-    logarithmic = len(rows) > 1 and values.max() > 20 * values.min() > 0  # the shortest bar must be visible
-    axes.barh(rows["name"], values, color=colors, height=0.62, log=logarithmic)
-    axes.errorbar(values, range(len(rows)), xerr=whisker, fmt="none", ecolor="0.25", elinewidth=1, capsize=2)
-    for place, (value, half) in enumerate(zip(values, whisker, strict=True)):
-        axes.annotate(_format(value), (value + half, place), xytext=(4, 0), textcoords="offset points", fontsize=8,
-                      va="center", color="0.2")
-    axes.margins(x=0.12)
+    figure, (axes,) = new_figure(report.title, size=(7.2, 1.6 + 0.3 * len(rows)), grid="both")
+    for place, (name, value, half) in enumerate(zip(rows["name"], values, whisker, strict=True)):
+        style = OWN if name.startswith("busfast") else PEER
+        axes.errorbar(value, place, xerr=half, color=style["color"], marker=style["marker"], capsize=2)
+        axes.annotate(_format(value), (1, place), xytext=(4, 0), xycoords=("axes fraction", "data"),
+                      textcoords="offset points", fontsize=8, va="center", annotation_clip=False)
+    measured, places = (dict(zip(rows["name"], one, strict=True)) for one in (values, rows.index))
+    marks = [(target.bound * measured[target.under], places[target.over]) for target in report.targets
+             if target.column == column and not target.at_most and {target.over, target.under} <= measured.keys()]
+    if marks:
+        axes.plot(*zip(*marks, strict=True), color=GRAY, marker="|", markersize=14, markeredgewidth=2, zorder=1,
+                  linestyle="none", label="target: at least this")
+    limits = [value for name, value in measured.items() if name == "ceiling" or name.startswith("limit")]
+    if limits:
+        axes.vlines(limits, 0, 1, transform=axes.get_xaxis_transform(), color=GRAY, linestyle=":", label="limit")
+    axes.set_yticks(rows.index, [name.replace("ceiling", "bare loop").replace("_", " ") for name in rows["name"]])
+    axes.set_ylim(-0.6, len(rows) - 0.4)
+    logarithmic = len(rows) > 1 and values.max() > 20 * values.min() > 0
+    if logarithmic:
+        axes.set_xscale("log")
+        axes.xaxis.set_major_formatter("{x:,g}")
+    else:
+        axes.set_xlim(left=0)
     axes.set_xlabel(label + (" (logarithmic)" if logarithmic else ""))
-    save_figure(figure, path)
+    if marks or limits:
+        add_legend(axes, "below")
+    return figure

@@ -26,3 +26,19 @@ def test_verdicts_follow_from_the_rows():
     verdicts = report.judge(report.Report("", rows, ("img_per_s", ""), targets))
     assert verdicts["verdict"].tolist() == ["reached", "NOT reached", "not measured: c", "NOT reached", "reached"]
     assert verdicts["ratio"].tolist()[:2] == [5, 5] and verdicts["ratio"].tolist()[3] == pytest.approx(1.3)
+
+
+def test_chart_has_dots_on_a_logarithmic_axis_with_targets_and_limits_as_lines():
+    rows = report.tabulate([outcome("peer", [2.0]), outcome("busfast cached", [90.0, 100.0, 110.0]),
+                            outcome("limit: decoding", [120.0])], "peer")
+    targets = [report.Target("busfast cached", "peer", 40), report.Target("busfast cached", "absent", 1),
+               report.Target("busfast cached", "peer", 1.2, True, "memory_mb")]
+    axes = report.draw(report.Report("", rows, ("img_per_s", "images a second"), targets)).axes[0]
+    assert not axes.patches and axes.get_xscale() == "log" and "logarithmic" in axes.get_xlabel()
+    assert [label.get_text() for label in axes.get_yticklabels()] == rows["name"].tolist()[::-1]
+    dots = {line.get_ydata()[0]: line.get_xdata()[0] for line in axes.lines if line.get_marker() in ("o", "s")}
+    assert dots == {2: 2, 1: 100, 0: 120}, "a dot stands beside another row's name"
+    mark, = (line for line in axes.lines if line.get_label().startswith("target"))
+    assert (mark.get_xdata()[0], mark.get_ydata()[0]) == (80, 1)
+    limit, = (one for one in axes.collections if one.get_label() == "limit")
+    assert limit.get_segments()[0][0][0] == 120
