@@ -16,14 +16,14 @@ import hypothesis
 import numpy as np
 import pytest
 from PIL import Image
-from training.blank_curves import draw_blank_curves
+from training.blank_curves import draw_blank_batch, draw_blank_curves
 
 from busfast.data import phantom, read_table, split_table
 from busfast.training import curves
 
 ARCH = "test_efficientnet.r160_in1k"  # timm's smallest: 0.4 million weights
 SIZE = 64
-DRAW_CURVES = curves.draw_curves
+DRAW_CURVES, DRAW_BATCH = curves.draw_curves, curves.draw_batch
 atexit.register(shutil.rmtree, os.environ["BUSFAST_CACHE"], ignore_errors=True)
 CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
 
@@ -54,6 +54,7 @@ def seeded():
 def blank_curves():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(curves, "draw_curves", draw_blank_curves)
+        patch.setattr(curves, "draw_batch", draw_blank_batch)
         yield
 
 
@@ -61,6 +62,7 @@ def blank_curves():
 def real_curves(monkeypatch):
     """Undoes `blank_curves`."""
     monkeypatch.setattr(curves, "draw_curves", DRAW_CURVES)
+    monkeypatch.setattr(curves, "draw_batch", DRAW_BATCH)
 
 
 @pytest.fixture(scope="session")

@@ -1,10 +1,14 @@
-"""loss_curve.png, recall_curve.png and lr_curve.png, drawn from training_log.csv."""
+"""loss_curve.png, recall_curve.png and lr_curve.png, drawn from training_log.csv; and images of a batch."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
-from busfast.figures import GRAY, STYLES, add_legend, new_figure, save_figure
+from busfast.figures import GRAY, STYLES, add_legend, new_figure, plain, save_figure
+
+COLUMNS = 4  # images in a row
 
 
 def draw_curves(folder: Path, caption: str) -> None:
@@ -37,4 +41,19 @@ def _draw(path: Path, log: pd.DataFrame, series: dict[str, str], title: str, axi
     axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     if len(series) > 1:
         add_legend(axes)
+    save_figure(figure, path)
+
+
+def draw_batch(path: Path, pixels: Sequence[np.ndarray], labels: Sequence[str], title: str, caption: str) -> None:
+    """Draws images, uint8 (height, width, 3), with their labels; on one axes, since an axes each takes long."""
+    height, width = pixels[0].shape[:2]
+    gap, rows = max(8, height // 6), -(-len(pixels) // COLUMNS)  # the label is in the gap above each image
+    sheet = np.full((rows * (height + gap), COLUMNS * (width + gap), 3), 255, np.uint8)
+    figure, (axes,) = new_figure(title, caption, size=(7.2, 0.7 + 6.8 * sheet.shape[0] / sheet.shape[1]), grid=None)
+    axes.axis("off")
+    for index, (image, label) in enumerate(zip(pixels, labels, strict=True)):
+        top, left = index // COLUMNS * (height + gap) + gap, index % COLUMNS * (width + gap) + gap // 2
+        sheet[top:top + height, left:left + width] = image
+        axes.text(left, top - gap / 4, plain(label), fontsize=8)
+    axes.imshow(sheet)
     save_figure(figure, path)

@@ -17,6 +17,7 @@ from busfast.errors import UserError
 from busfast.models.schedules import make_schedule
 from busfast.pipelines.config import Config
 from busfast.text import counted
+from busfast.training.batch_pictures import BatchPictures
 from busfast.training.batch_size import is_out_of_memory
 from busfast.training.callbacks import EarlyStopping, SaveBest, SaveFinal, WarnCollapse, monitor_with
 from busfast.training.checkpoint import remove_checkpoints
@@ -68,7 +69,8 @@ def fit_run(job: Job, learn: Learner, phantom: bool, smaller_bs: int, options: T
     best, stop = SaveBest(run.models / "best.pth", **monitor), EarlyStopping(**monitor, patience=config.patience)
     checkpoint = Checkpoint(run.models, log, best, collapse)
     callbacks = [*recipe_callbacks(config, learn), log, best, stop, checkpoint, SaveFinal(run.models / "final.pth"),
-                 collapse, StopOnNaN(run.results, config.lr), GiveWay(), *options.callbacks]
+                 collapse, StopOnNaN(run.results, config.lr), GiveWay(),
+                 BatchPictures(run.results, config.classes, caption), *options.callbacks]
     if options.profile:
         callbacks.append(phases)
     if not in_notebook():

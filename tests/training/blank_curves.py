@@ -1,4 +1,4 @@
-"""Blank pictures instead of a training's curves, which take longer to draw than the tests' model to train."""
+"""Blank pictures instead of a training's, which take longer to draw than the tests' model to train."""
 
 from PIL import Image
 
@@ -8,5 +8,10 @@ from busfast.files import atomic
 def draw_blank_curves(folder, caption):
     """Stands in for `draw_curves`: files renamed and flushed as often as the real ones."""
     for name in ("loss", "recall", "lr"):
-        with atomic(folder / f"{name}_curve.png", "wb") as file:
-            Image.new("L", (8, 8)).save(file, "PNG")
+        draw_blank_batch(folder / f"{name}_curve.png")
+
+
+def draw_blank_batch(path, *args):
+    """Stands in for `draw_batch`."""
+    with atomic(path, "wb") as file:
+        Image.new("L", (8, 8)).save(file, "PNG")

@@ -14,7 +14,7 @@ from pathlib import Path
 from torch.distributed import TCPStore
 
 from busfast import processes
-from training.blank_curves import draw_blank_curves
+from training.blank_curves import draw_blank_batch, draw_blank_curves
 
 context = multiprocessing.get_context("forkserver")
 context.set_forkserver_preload([
@@ -42,7 +42,8 @@ def _run(argv, output, env, setup):
         os.dup2(os.open(f"{output}.{ending}", os.O_WRONLY | os.O_CREAT | os.O_TRUNC), stream)
     signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell's background jobs ignore it
     os.environ.update(env)
-    import_module("busfast.training.curves").draw_curves = draw_blank_curves
+    curves = import_module("busfast.training.curves")
+    curves.draw_curves, curves.draw_batch = draw_blank_curves, draw_blank_batch
     if setup:
         setup()
     sys.exit(import_module("busfast.cli").main(argv))

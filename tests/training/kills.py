@@ -213,9 +213,10 @@ def main(argv: list[str] | None = None) -> int:
     import busfast.training.fit  # noqa: F401
     import busfast.training.resume  # noqa: F401
     import busfast.training.train  # noqa: F401  (so that no attempt imports it again)
-    from training.blank_curves import draw_blank_curves
+    from training.blank_curves import draw_blank_batch, draw_blank_curves
 
     busfast.training.curves.draw_curves = draw_blank_curves  # but with --real
+    busfast.training.curves.draw_batch = draw_blank_batch
     print(f"busfast: {busfast.__file__}", flush=True)
     prepare(flags.folder)
     scenarios = [item.split(":") for item in flags.scenarios.split(",")]

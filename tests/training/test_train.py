@@ -19,7 +19,7 @@ from busfast.data import read_split
 from busfast.training.runs import Run
 
 FILES = {"config.yaml", "split.csv", "training_log.csv", "loss_curve.png", "recall_curve.png", "lr_curve.png",
-         "summary.yaml", "valid_predictions.csv"}
+         "summary.yaml", "valid_predictions.csv", "train_batch.png", "val_batch.png"}
 COLUMNS = ["epoch", "train_loss", "val_loss", "val_acc", "macro_auc", "recall_normal", "recall_benign",
            "recall_malignant", "lr", "seconds"]
 
