@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
+from PIL import Image, ImageOps
 from sklearn.metrics import precision_recall_curve, roc_curve
 
 from busfast.figures import GRAY, STYLES, add_legend, new_figure, plain, save_figure
+from busfast.files import atomic
 from busfast.results.bootstrap import draw_weights
 from busfast.results.evaluation import Evaluation, format_interval
 from busfast.results.predictions import arrays
@@ -23,12 +25,26 @@ BAND = 200  # bootstrap replicates of a curve's band
 
 
 def draw_all(found: Evaluation, folder: Path) -> dict[str, str]:
-    """Draws every picture of an evaluation into a folder; returns the alternative text of each file."""
+    """Draws every picture of an evaluation into a folder, and results.png, a sheet of the main ones; returns the
+    alternative text of each file but the sheet."""
     texts = {}
     for name, draw in PICTURES.items():
         figure, texts[f"{name}.png"] = draw(found)
         save_figure(figure, folder / f"{name}.png")
+    make_sheet([folder / f"{name}.png" for name in SHEET], folder / "results.png")
     return texts
+
+
+def make_sheet(files: list[Path], path: Path) -> None:
+    """Puts six pictures on one sheet, in two rows, each as large as its cell allows."""
+    width, height = CELL[0] + GAP, CELL[1] + GAP
+    sheet = Image.new("RGB", (3 * width, 2 * height), "white")
+    for place, file in enumerate(files):
+        with Image.open(file) as picture:
+            sheet.paste(ImageOps.pad(picture.convert("RGB"), CELL, color="white"),
+                        (place % 3 * width + GAP // 2, place // 3 * height + GAP // 2))
+    with atomic(path, "wb") as target:
+        sheet.save(target, "PNG")
 
 
 def _band(found: Evaluation, curve: Callable) -> tuple[np.ndarray, np.ndarray]:
@@ -100,7 +116,7 @@ def draw_confusion(found: Evaluation) -> tuple[Figure, str]:
             one.text(column, row, f"{counts[row, column]}\n{share[row, column]:.0%}", ha="center", va="center",
                      color="white" if share[row, column] > 0.6 else "black")
         one.set(xticks=range(len(classes)), xticklabels=classes, yticks=range(len(classes)), yticklabels=classes,
-                xlabel="predicted", ylabel="label" if part == parts[0] else "")
+                xlabel="predicted class", ylabel="true class" if part == parts[0] else "")
         one.tick_params("x", rotation=90 if upright else 0)
         one.set_title(f"{found.run.name}, {'validation part' if part == 'valid' else found.where}", fontsize=8,
                       color=GRAY)
@@ -218,6 +234,8 @@ def draw_decision(found: Evaluation) -> tuple[Figure, str]:
 
 PICTURES = {"roc": draw_roc, "pr": draw_pr, "confusion": draw_confusion, "reliability": draw_reliability,
             "centers": draw_centers, "operating_points": draw_operating, "decision_curve": draw_decision}
+SHEET = "roc", "pr", "confusion", "reliability", "operating_points", "centers"
+CELL, GAP = (960, 660), 40  # pixels
 
 
 def draw_tests(table: pd.DataFrame, path: Path) -> None:

@@ -9,11 +9,12 @@ import shutil
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from busfast.cli import main
 from busfast.csvfile import write_csv
 from busfast.results.evaluation import summarize
-from busfast.results.plots import draw_decision
+from busfast.results.plots import draw_decision, make_sheet
 from busfast.results.report import gather
 from busfast.training.runs import Run
 
@@ -52,10 +53,22 @@ def test_the_report_needs_no_model_no_images_and_no_network(evaluated):
                   "To know the sensitivity for malignant within 0.05 (95%), about ",
                   '<th scope="row">1%</th>', '<th scope="row">20%</th>'):
         assert words in page
+    with Image.open(Run(NAME).results / "results.png") as sheet:
+        assert sheet.size == (3000, 1400)
     card = (Run(NAME).results / "model_card.md").read_text()
     headings = ["Model details", "Intended use", "Factors", "Metrics", "Evaluation data", "Training data",
                 "Quantitative analyses", "Ethical considerations", "Caveats and recommendations"]
     assert re.findall(r"^## (.+)$", card, flags=re.MULTILINE) == headings
+
+
+def test_the_sheet_has_each_picture_whole_in_its_place(tmp_path):
+    files = [tmp_path / f"{number}.png" for number in range(6)]
+    for number, file in enumerate(files):  # of several shapes
+        Image.new("RGB", (100 + 50 * number, 80), (40 * number, 0, 0)).save(file)
+    make_sheet(files, tmp_path / "sheet.png")
+    with Image.open(tmp_path / "sheet.png") as sheet:
+        centers = [sheet.getpixel((500 + 1000 * (place % 3), 350 + 700 * (place // 3))) for place in range(6)]
+        assert centers == [(40 * number, 0, 0) for number in range(6)] and sheet.getpixel((1000, 350)) == (255,) * 3
 
 
 def test_a_report_that_somebody_else_wrote_stays(evaluated, capsys):
