@@ -158,7 +158,7 @@ def make_dls(split: Split | pd.DataFrame, image: ImagePipeline | None = None, *,
         bs: images per batch, of all ranks. In training the last, shorter batch is kept, unless batch normalization
             cannot learn from it: a single image; on CUDA, fewer images than there are ranks.
         loader: "auto", "dali" or "torchvision"; makes the training batches. Validation always has the reference
-            pixels, those of torchvision on Pillow images.
+            pixels, those of Pillow.
         device: "auto", "cuda", "mps" or "cpu".
         threads: decoding threads; 0: one per core.
         cache: "off"; "auto": keep decoded pixels in this user's cache folder; or the folder to keep them in. Missing

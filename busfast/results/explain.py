@@ -141,7 +141,7 @@ def draw_maps(learn: Learner, arch: str, images: Sequence[str | Path], columns: 
     for number, share in enumerate(shares):
         for axes, heatmap in zip(grid[2 * number:2 * number + 2], (None, maps[number]), strict=True):
             _show(axes, pixels[number], heatmap)
-        grid[2 * number].set_title(f"called {learn.dls.vocab[share.argmax()]} ({share.max():.2f})", fontsize=8)
+        grid[2 * number].set_title(f"predicted {learn.dls.vocab[share.argmax()]} ({share.max():.2f})", fontsize=8)
     return figure
 
 
@@ -241,6 +241,6 @@ def draw_gallery(cases: pd.DataFrame, pixels: Sequence[np.ndarray], maps: np.nda
         _show(axes, pixels[number], maps[number])
         if masks[number] is not None and masks[number].any():
             axes.contour(masks[number], [0.5], colors="white", linewidths=1)
-        axes.set_title(f"{case['label']}, {plain(case['center']) or 'no center'}\ncalled {case['predicted']} "
+        axes.set_title(f"{case['label']}, {plain(case['center']) or 'no center'}\npredicted {case['predicted']} "
                        f"({case['sure']:.2f})" + ("" if case["right"] else ", WRONG"), fontsize=7)
     save_figure(figure, path)

@@ -224,12 +224,12 @@ def _points(found: Evaluation) -> dict[str, Any]:
         rates = {row.score: format_interval(row) for _, row in point.iterrows()}
         rows.append([f"{target:g}", f"{threshold:.3f}", part, *(rates[name] for name in ("sensitivity", "specificity",
                                                                                         "ppv", "npv"))])
-    return _grid(f"Calling an image {found.positive}", ["target sensitivity", "threshold", "part", "sensitivity",
-                                                        "specificity", "PPV", "NPV"], rows)
+    return _grid(f"Predicting {found.positive}", ["target sensitivity", "threshold", "part", "sensitivity",
+                                                  "specificity", "PPV", "NPV"], rows)
 
 
 def _predictive_values(found: Evaluation) -> dict[str, Any]:
-    return _grid(f"Calling an image {found.positive} at other prevalences, {found.where}",
+    return _grid(f"Predicting {found.positive} at other prevalences, {found.where}",
                  ["prevalence", "target sensitivity", "PPV", "NPV"],
                  [[f"{100 * prevalence:.3g}%", f"{target:g}", pair["ppv"], pair["npv"]] for target in found.thresholds
                   for prevalence, pair in found.predictive_values_at(target)])

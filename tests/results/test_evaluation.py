@@ -180,7 +180,7 @@ def test_a_positive_class_that_was_given_is_recorded_and_heeded_by_every_verb(un
     assert "  benign if its probability is" in capsys.readouterr().out
     assert history()["positive"] == "benign" and history()["test_scored"] == 3
     run("report", f"--run={NAME}")
-    assert "Calling an image benign" in (Run(NAME).results / "report.html").read_text()
+    assert "Predicting benign" in (Run(NAME).results / "report.html").read_text()
     run("export", f"--run={NAME}")
     facts = json.loads((Run(NAME).models / "bundle" / "bundle.json").read_text())
     assert {point["class"] for point in facts["operating_points"]} == {facts["run"]["config"]["positive"]} == {"benign"}

@@ -40,7 +40,7 @@ def test_maps_are_drawn_beside_each_image_with_what_it_is_called(exported_run):
     assert drawn == [1, 2] * 4 + [0, 0] * 2  # the picture; the picture with its map; empty places
     probabilities = learn.get_preds()[0][:4]
     assert [axes.get_title() for axes in figure.axes[:8:2]] == [
-        f"called {learn.dls.vocab[row.argmax()]} ({row.max():.2f})" for row in probabilities]
+        f"predicted {learn.dls.vocab[row.argmax()]} ({row.max():.2f})" for row in probabilities]
 
 
 def test_an_image_above_a_limit_of_pixels_that_was_lowered_is_named(exported_run, monkeypatch, capsys):
