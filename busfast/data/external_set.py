@@ -18,12 +18,14 @@ from busfast.data.table import Table
 from busfast.errors import UserError, suggest
 from busfast.text import counted
 
+NAMED = ["image", "label", "center", "patient"]  # columns of images that are left out
+
 
 def read_set(data: str, classes: Sequence[str], delim: str = "") -> tuple[Table, pd.DataFrame, list[str]]:
     """Reads a labelled set that a model of `classes` is to be scored on; `delim`: see `read_data`.
 
     Returns:
-        Its images whose labels are classes; the others (image, label, reason, other); what a user should know.
+        Its images whose labels are classes; the others (`NAMED`, reason, other); what a user should know.
 
     Raises:
         UserError: as `read_data`; a label that may be a misspelt class; no label that is a class.
@@ -48,7 +50,7 @@ def read_set(data: str, classes: Sequence[str], delim: str = "") -> tuple[Table,
         notes.append(f"labels that the model does not know: {others}; images with no other are left out")
     if "original_split" in rows:
         notes.append("the split that came with the set is not used: all of its images are scored")
-    left_out = table.rows.loc[~keep, ["image", "label"]].assign(reason="unknown label", other="")
+    left_out = table.rows.loc[~keep, NAMED].assign(reason="unknown label", other="")
     return replace(table, rows=rows[keep].reset_index(drop=True)), left_out, notes
 
 
@@ -60,7 +62,7 @@ def leave_out_copies(table: Table, seen: Split | None) -> tuple[Table, pd.DataFr
         seen: the training and validation part; None: unknown.
 
     Returns:
-        The other images, with groups (patients, duplicates) and the hashes of their pixels; the copies (image, label,
+        The other images, with groups (patients, duplicates) and the hashes of their pixels; the copies (`NAMED`,
         reason, other); what a user should know.
 
     Raises:
@@ -72,7 +74,7 @@ def leave_out_copies(table: Table, seen: Split | None) -> tuple[Table, pd.DataFr
     rows["group"] = group_names(rows, across_centers=False)
     table = replace(table, rows=rows, pixels=dict(zip(rows["image"], prints["pixels"], strict=True)))
     if seen is None:
-        return table, rows[:0][["image", "label"]], ["copies of images that trained the model were not looked for: a "
+        return table, rows[:0][NAMED], ["copies of images that trained the model were not looked for: a "
                                                      "bundle does not have them (with its run at hand: --run=RUN)"]
     copies, notes = _find_copies(prints, seen)
     copy = (copies["other"] != "").to_numpy()
@@ -86,7 +88,7 @@ def leave_out_copies(table: Table, seen: Split | None) -> tuple[Table, pd.DataFr
     if patients:
         notes.append(f"{counted(len(patients), 'patient')} with the id and center of one that trained the model, such "
                      f"as {min(patients)[1]}: if they are the same people, these scores are too good")
-    return (replace(table, rows=rows[~copy].reset_index(drop=True)), rows.loc[copy, ["image", "label"]].join(copies),
+    return (replace(table, rows=rows[~copy].reset_index(drop=True)), rows.loc[copy, NAMED].join(copies),
             notes)
 
 

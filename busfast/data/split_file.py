@@ -20,15 +20,19 @@ COLUMNS = ["image", "label", "center", "patient", "device", "mask"]
 PERSON = {"age": ("age",), "sex": ("sex", "gender")}  # column -> its names in tables: for scores of subgroups
 
 
+def of_person(rows: pd.DataFrame) -> dict[str, pd.Series]:
+    """Returns the columns age and sex of a table, as far as it has them, whatever they are called there."""
+    found = {name: [column for column in rows if column.casefold() in names and (rows[column] != "").any()]
+             for name, names in PERSON.items()}
+    return {name: rows[columns[0]] for name, columns in found.items() if columns}
+
+
 def write_split(split: Split | pd.DataFrame, path: str | Path) -> None:
     """Writes a split as CSV: one row an image with its group (see `group_names`), part and, if known, the patient's age
     and sex and the pixels' hash."""
     split = as_table(split)
     rows = split.rows.assign(pixels=split.rows["image"].map(split.pixels)) if split.pixels else split.rows
-    columns = {"group": group_names(rows, across_centers=False), "part": rows["part"]}
-    for name, names in PERSON.items():
-        if found := [column for column in rows if column.casefold() in names and (rows[column] != "").any()]:
-            columns[name] = rows[found[0]]
+    columns = {"group": group_names(rows, across_centers=False), "part": rows["part"], **of_person(rows)}
     if "pixels" in rows:
         columns["pixels"] = rows["pixels"]
     write_csv(rows[COLUMNS].assign(**columns), path)

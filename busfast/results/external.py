@@ -17,8 +17,9 @@ from busfast.csvfile import write_csv
 from busfast.data.external_set import leave_out_copies, read_set
 from busfast.data.labels import split_labels
 from busfast.data.open_data import find_data
+from busfast.data.quarantine import LEFT_OUT_FILE
 from busfast.data.split import Split
-from busfast.data.split_file import read_split
+from busfast.data.split_file import of_person, read_split
 from busfast.errors import UserError, choose
 from busfast.files import make_folder
 from busfast.inference.bundle import read_bundle
@@ -62,8 +63,6 @@ from busfast.results.written import FORMAT
 from busfast.text import counted
 from busfast.training.finish import read_valid
 from busfast.training.runs import Run
-
-LEFT_OUT = "left_out.csv"
 
 
 @dataclass(frozen=True)
@@ -129,8 +128,8 @@ def evaluate_external(data: str, *, run: Run | None = None, bundle: str | Path =
         make_folder(place.results)
         update_record(place, external=data, evaluations=history)
         if len(left_out):
-            write_csv(left_out, place.results / LEFT_OUT)
-        write_predictions(place, config, add_lesion_area(rows, table.root), logits)
+            write_csv(left_out, place.results / LEFT_OUT_FILE)
+        write_predictions(place, config, add_lesion_area(rows.assign(**of_person(rows)), table.root), logits)
     if given:
         update_record(place, positive=given)
     there = {name for label in rows["label"] for name in split_labels(label, delim)}
@@ -140,7 +139,7 @@ def evaluate_external(data: str, *, run: Run | None = None, bundle: str | Path =
     command = shlex.join(["python", "-m", "busfast", "evaluate", subject.flag, f"--data={data}"])
     scored = (f"{data}: {counted(len(rows), 'image')} of {counted(rows['group'].nunique(), 'group')} (patients, "
               f"duplicates) scored, {len(left_out)} left out"
-              + (f" (listed in {place.results / LEFT_OUT})" if len(left_out) else ""))
+              + (f" (listed in {place.results / LEFT_OUT_FILE})" if len(left_out) else ""))
     external = External(command, (scored, *notes, *found, subject.source))
     phantom = bool(is_phantom(replace(config, data=data)) or subject.record.get("phantom"))
     return _score(replace(subject, record=subject.record | {"phantom": phantom}), place, external, target, positive,

@@ -99,6 +99,7 @@ def test_exact_and_near_copies_of_training_and_validation_images_are_left_out_an
     assert dict(zip(copies["image"], copies["reason"], strict=True)) == {
         "0.png": "identical", "3.png": "identical", "4.png": "near-duplicate", "6.png": "near-duplicate"}
     assert copies["other"].tolist() == [seen.rows["image"][row] for row in (3, 21, 5, 7)]
+    assert "" not in {*copies["center"], *copies["patient"]}  # the flow counts patients
     assert table.rows["image"].tolist() == ["1.png", "2.png", "5.png", "7.png", "8.png", "9.png"]
     assert "left out as copies of training or validation images: 2 identical, 2 near-duplicate" in notes
     assert "4 other images of the same patients as these copies stay" in notes

@@ -43,7 +43,8 @@ def write_far(folder, images=48, classes=CLASSES):
     write_phantom(folder, images=images, seed=5)
     (folder / "phantom.json").unlink()
     table = pd.read_csv(folder / "table.csv", dtype=str, keep_default_na=False)
-    write_csv(table[table["label"].isin(classes)], folder / "table.csv")
+    table = table[table["label"].isin(classes)].reset_index(drop=True)
+    write_csv(table.assign(gender=np.where(table.index % 2, "F", "M")), folder / "table.csv")
 
 
 @pytest.fixture(scope="module")
@@ -87,7 +88,7 @@ def test_the_report_is_marked_as_external_and_says_what_is_not_defined(scored):
     assert changes.at["share normal", "external"] == 0 < changes.at["share normal", "own"]
     for words in ("What changed", f"Against the test part of {NAME}", "macro AUC of benign, malignant",
                   "on an EXTERNAL set", "Nothing was chosen or fitted on it", "no image of class normal",
-                  "macro AUC of the classes present", "not defined", "<li>None left out</li>",
+                  "macro AUC of the classes present", "not defined", "<li>None recorded as left out</li>",
                   "<strong>External</strong>: ", "as chosen on the validation part of",
                   f"python -m busfast evaluate --run={NAME} --data=data/far"):
         assert words in page, words
@@ -110,6 +111,7 @@ def test_a_set_is_predicted_once_and_another_set_of_its_name_overwrites_nothing(
     run("evaluate", f"--run={NAME}", "--data=data/far")
     other = Run(f"{NAME}/external/far-2")
     assert contents(PLACE.results) == before and len(read("predictions", other)) == 30 != len(read("predictions"))
+    assert set(read("metrics", other).query("by == 'sex'")["value"]) == {"F", "M"}
     assert not np.isnan(estimates(other)["macro_auc"]) and "macro_auc_present" not in estimates(other)
     assert yaml.safe_load((PLACE.results / "evaluation.yaml").read_text())["evaluations"][0]["images"] > 20
 
