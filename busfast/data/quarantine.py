@@ -70,14 +70,14 @@ def write_clean(audit: Audit, out: Path) -> tuple[Path, int]:
     return out / "table.csv", int(broken.sum())
 
 
-
 def find_left_out(table: Table) -> pd.DataFrame:
     """Returns what is missing in a table, and why (columns `LEFT_OUT`): what `write_clean` left out of its file, and
     what was left out since."""
     found = [pd.DataFrame(columns=LEFT_OUT, dtype=object)] + ([] if table.left_out is None else [table.left_out])
     file = table.file and table.file.parent / LEFT_OUT_FILE
     if file and file.is_file():
-        header, rows, _ = read_rows(file, ("image", "left_out"), empty=True)
+        header, rows, _ = read_rows(file, (), empty=True)
         quarantined = pd.DataFrame([cells for _, cells in rows], columns=header, dtype=object)
-        found.append(quarantined.rename(columns={"left_out": "reason"}).reindex(columns=LEFT_OUT, fill_value=""))
+        if {"image", "left_out"} <= {*header}:  # else another tool wrote it
+            found.append(quarantined.rename(columns={"left_out": "reason"}).reindex(columns=LEFT_OUT, fill_value=""))
     return pd.concat(found, ignore_index=True)

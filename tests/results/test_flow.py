@@ -84,3 +84,5 @@ def test_what_the_quarantine_and_the_classes_leave_out_is_recorded_and_shown(odd
     split = pd.read_csv(run.results / "split.csv")
     assert counted["found"][1] == split["group"].nunique() + 3
     assert find_left_out(read_table("data/odd-clean", ())).shape == (3, 5)
+    Path("data/odd-clean/left_out.csv").write_text("file,why\nx.png,blurred\n")  # of another tool
+    assert find_left_out(read_table("data/odd-clean", ())).empty
