@@ -67,8 +67,9 @@ def heed_decisions(split: Split, file: Path | None, decisions: Mapping[str, str]
         if missing := {*split.rows["label"][split.rows["part"] == part]} - {*rows["label"][rows["part"] == part]}:
             raise UserError(f"With the decisions in {file}, the {part} part has no {', '.join(sorted(missing))} image. "
                             "Change some of them, or the split.")
-    note = (f"labels: {file}: {counted(int(drop.sum()), 'image')} of train and valid dropped, {correct.sum()} labels "
-            f"corrected; {tested.sum()} such decisions are about the test part, which keeps the given labels")
+    note = (f"labels: {file}: {counted(int(drop.sum()), 'image')} of train and valid dropped, "
+            f"{counted(int(correct.sum()), 'label')} corrected; {counted(int(tested.sum()), 'decision')} not heeded, "
+            "as the test part keeps the given labels")
     cleaned = {"file": str(file), "sha256": hashlib.sha256(file.read_bytes()).hexdigest(), "dropped": int(drop.sum()),
                "corrected": int(correct.sum()), "kept_in_test": int(tested.sum())}
     return replace(split, rows=rows, notes=(*split.notes, note), cleaned=cleaned)

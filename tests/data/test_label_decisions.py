@@ -53,7 +53,7 @@ def test_training_and_validation_are_cleaned_and_the_test_part_is_not(file, spli
     assert made.record()["label_decisions"] == {
         "file": str(file), "sha256": hashlib.sha256(file.read_bytes()).hexdigest(), "dropped": 2, "corrected": 2,
         "kept_in_test": 2}
-    assert "2 images of train and valid dropped, 2 labels corrected; 2 such decisions are about the test part" in \
+    assert "2 images of train and valid dropped, 2 labels corrected; 2 decisions not heeded, as the test part" in \
         made.notes[-1]
     assert heed_decisions(split, file, {"elsewhere.png": "drop"}).rows.equals(split.rows)
     assert heed_decisions(split, file, {}) is split and "label_decisions" not in split.record()

@@ -103,7 +103,7 @@ def test_decisions_survive_the_next_audit_and_are_heeded_but_for_the_test_part(p
     assert (listed["decision"] != "").sum() == 4
     capsys.readouterr()
     run("train --split=stratified --epochs=1")
-    assert f"{LABELS}: 1 image of train and valid dropped, 1 labels corrected; 1 such" in capsys.readouterr().out
+    assert f"{LABELS}: 1 image of train and valid dropped, 1 label corrected; 1 decision" in capsys.readouterr().out
     again = read("results/phantom/stratified/split.csv").set_index("image")
     changed = again[(again[["label", "part"]] != rows[["label", "part"]]).any(axis=1)]
     assert changed[["label", "part"]].to_dict("index") == {malignant[0]: {"label": "malignant", "part": "train"},
