@@ -123,8 +123,9 @@ class Evaluation:
         intercept, slope = (format_interval(table.loc[f"{name}_{self.positive}"]) for name in ("intercept", "slope"))
         notes = ["The model has no temperature: its probabilities are as trained."] if self.temperature is None else \
             describe_temperature(self.calibration, self.part("valid"), self.temperature, self.tested, self.where)
-        return [*notes, f"Probabilities of {self.positive}, {self.states[-1][0]}: calibration intercept {intercept} (0 "
-                f"is right; above 0 they are too low), slope {slope} (1 is right; below 1 they are too extreme)."]
+        return [*notes, f"Probabilities of {self.positive}, {self.states[-1][0]}: calibration intercept {intercept}, "
+                f"which is 0 if they are right and above 0 if they are too low; slope {slope}, which is 1 if they are "
+                "right and below 1 if they are too extreme."]
 
     @property
     def states(self) -> list[tuple[str, str]]:
@@ -347,7 +348,7 @@ def print_opening(found: Any) -> None:
 
 def name_part(part: str) -> str:
     """Returns the name of a part for the screen."""
-    return f"{part} {'set' if part == EXTERNAL else 'part'}"
+    return {EXTERNAL: "external set", "valid": "validation part"}.get(part, f"{part} part")
 
 
 def format_interval(row: pd.Series) -> str:
@@ -386,5 +387,6 @@ def print_explanation(run: Run) -> None:
     print("shortcut probes (validation part; changes with 95% intervals by patients; covered images are unlike any "
           "it has seen)")
     for _, row in probes.iterrows():
-        value = f"{row['score']} {format_interval(row)}, chance {row['chance']:.2f}. " if row["images"] else ""
+        chance = f", chance {row['chance']:.2f}" if row["chance"] else ""  # a difference of pixels has none
+        value = f"{row['score']} {format_interval(row)}{chance}. " if row["images"] else ""
         print(f"  {row['probe']:22} {value}{row['verdict']}")

@@ -43,8 +43,8 @@ VERDICTS = {
     "lesion alone": ("Covering all but the lesion", (
         "the surroundings mislead the model", "the model uses the surroundings, or the cover disturbs it",
         "the lesion is all that the model needs")),
-    "border covered": ("Covering the border", ("text, marks or the frame mislead the model",
-                                               "the model uses text, marks or the frame",
+    "border covered": ("Covering the border", ("the border misleads the model",
+                                               "the model uses the border, or the cover disturbs it",
                                                "the model does without the border")),
     "border alone": ("Against chance, the border alone", ("the border tells the class",
                                                           "the model takes the border for the opposite",

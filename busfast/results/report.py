@@ -42,7 +42,10 @@ TITLES = {"macro_auc": "macro AUC", "macro_ap": "macro average precision", "macr
           "ece": "expected calibration error", "macro_auc_present": "macro AUC of the classes present",
           "balanced_accuracy_present": "balanced accuracy of the classes present"}
 KINDS = {"auc": "AUC", "ap": "average precision", "ppv": "PPV", "npv": "NPV", "f1": "F1"}
-UNUSED_BY = {"center_holdout": "of other centers, in one group with a held-out image"}  # split -> why it uses no part
+PART = {"valid": "validation"}  # its name for people; others are called as they are
+# Split -> why it leaves images unused.
+UNUSED_BY = {"center_holdout": "of other centers, in one group with a held-out image",
+             "given": "in no part of the split that came with the images, or in one group with a later part"}
 SECTIONS = (("summary", "Summary"), ("limits", "Limits"), ("flow", "Flow of images and patients"), ("scores", "Scores"),
             ("centers", "Centers, patients and other subgroups"), ("calibration", "Calibration"),
             ("operating", "Operating points"), ("explanation", "Where it looks, and shortcuts"),
@@ -99,7 +102,7 @@ def gather(found: Evaluation, pictures: dict[str, str]) -> dict[str, Any]:
         "date": datetime.date.today().isoformat(), "run": found.run.name, "external": found.external,
         "sections": [(key, name) for key, name in SECTIONS if key != "explanation" or not found.external],
         "alarms": format_alarms(record), "summary": _summary(found), "headline": _headline(found),
-        "limits": find_limits(found), "flow": _flow(count_flow(found)), "unused": UNUSED_BY.get(record.get("split")),
+        "limits": find_limits(found), "flow": _flow(count_flow(found)), "unused": _unused(record),
         "changes": _changes(found),
         "scores": _each_part(found, "All scores", names(config.classes)), "subsets": _subsets(found),
         "calibration_notes": found.calibration_notes, "calibration": _calibration(found),
@@ -157,11 +160,10 @@ def _headline(found: Evaluation) -> dict[str, Any]:
 def _changes(found: Evaluation) -> dict[str, Any] | None:
     if found.external is None or found.external.changes is None:
         return None
-    first, *rest = found.external.changed
     return _grid("What changed", ["what", "on the run's own part", "on this set", "difference"], [
         [row["what"], *("not defined" if np.isnan(row[name]) else f"{row[name]:.3f}" for name in ("own", "external")),
          format_interval(row.rename({"difference": "estimate"}))] for _, row in found.external.changes.iterrows()],
-        f"{first.removesuffix(':')}; 95% intervals by patients, unpaired.")
+        f"{found.external.changed[0].removesuffix(':')}; 95% intervals by patients, unpaired.")
 
 
 def _title(name: str) -> str:
@@ -171,7 +173,7 @@ def _title(name: str) -> str:
 
 
 def _each_part(found: Evaluation, caption: str, scores: list[str]) -> dict[str, Any]:
-    return _grid(caption, ["score", *("validation" if part == "valid" else part for part in found.parts)],
+    return _grid(caption, ["score", *(PART.get(part, part) for part in found.parts)],
                  [[_title(name), *(format_interval(found.pick(name, part)) if found.has(name, part) else ""
                                    for part in found.parts)] for name in present(scores) if found.has(name)])
 
@@ -206,9 +208,9 @@ def _calibration(found: Evaluation) -> list[dict[str, Any]]:
         ["part", "score", "probabilities"], sort=False)}
     states, rows, kinds = [state for state, _ in found.states], [], dict.fromkeys(found.calibration["score"])
     for part, state in itertools.product(found.parts, states):
-        rows.append([part, state, *cells[part, "brier", state], *cells[part, "ece", state]])
-    lines = [[part, name.removeprefix("slope_"), state, *cells[part, name.replace("slope", "intercept", 1), state],
-              *cells[part, name, state]]
+        rows.append([PART.get(part, part), state, *cells[part, "brier", state], *cells[part, "ece", state]])
+    lines = [[PART.get(part, part), name.removeprefix("slope_"), state,
+              *cells[part, name.replace("slope", "intercept", 1), state], *cells[part, name, state]]
              for part in found.parts for name in kinds if name.startswith("slope_") for state in states]
     return [_grid("Before and after the temperature" if len(states) > 1 else "Scores of the probabilities",
                   ["part", "probabilities", "Brier score (0 to 2)", "expected calibration error"], rows),
@@ -222,8 +224,8 @@ def _points(found: Evaluation) -> dict[str, Any]:
     rows = []
     for (target, threshold, part), point in found.points.groupby(["target", "threshold", "part"], sort=False):
         rates = {row.score: format_interval(row) for _, row in point.iterrows()}
-        rows.append([f"{target:g}", f"{threshold:.3f}", part, *(rates[name] for name in ("sensitivity", "specificity",
-                                                                                        "ppv", "npv"))])
+        rows.append([f"{target:g}", f"{threshold:.3f}", PART.get(part, part),
+                     *(rates[name] for name in ("sensitivity", "specificity", "ppv", "npv"))])
     return _grid(f"Predicting {found.positive}", ["target sensitivity", "threshold", "part", "sensitivity",
                                                   "specificity", "PPV", "NPV"], rows)
 
@@ -239,10 +241,16 @@ def _flow(counts: pd.DataFrame) -> dict[str, Any]:
     """The table of the flow, and its first row as steps (name, images, groups) for the boxes."""
     cells = [[center or "unknown", *(f"{row.images} ({row.groups})" for row in rows.itertuples())]
              for center, rows in counts.groupby("center", sort=False)]
-    steps = counts[counts["center"] == ALL].replace({"step": {"valid": "validation"}})
+    steps = counts[counts["center"] == ALL].replace({"step": PART})
     grid = _grid("Images (patients, or groups of duplicates)", ["center", *steps["step"]], cells)
     return grid | {"steps": [(row.step, counted(row.images, "image"), counted(row.groups, "group"))
                              for row in steps.itertuples()]}
+
+
+def _unused(record: dict[str, Any]) -> str:
+    """Returns why images are in no part; "" if it is not known."""
+    dropped = (record.get("label_decisions") or {}).get("dropped")
+    return "; ".join(filter(None, [UNUSED_BY.get(record.get("split"), ""), dropped and f"{dropped} by labels.csv"]))
 
 
 def _own_prevalence(found: Evaluation) -> str:
@@ -275,7 +283,8 @@ def _explained(found: Evaluation) -> list[dict[str, Any]]:
                    for _, row in maps.iterrows()]),
             _grid("Shortcut probes, validation part", ["probe", "score", "value", "chance", "verdict"],
                   [[row["probe"], row["score"], format_interval(row) if row["images"] else "not possible",
-                    f"{row['chance']:.2f}" if row["images"] else "", row["verdict"]] for _, row in probes.iterrows()])]
+                    f"{row['chance']:.2f}" if row["images"] and row["chance"] else "", row["verdict"]]
+                   for _, row in probes.iterrows()])]
 
 
 def _counts(found: Evaluation) -> dict[str, Any]:
@@ -283,7 +292,8 @@ def _counts(found: Evaluation) -> dict[str, Any]:
     if found.external:
         counts = counts | {found.where: found.test["label"].value_counts().to_dict()}
     return _grid("Images of each part", ["part", *found.config.classes],
-                 [[part, *(str(row.get(name, 0)) for name in found.config.classes)] for part, row in counts.items()])
+                 [[PART.get(part, part), *(str(row.get(name, 0)) for name in found.config.classes)]
+                  for part, row in counts.items()])
 
 
 def _data(found: Evaluation) -> list[str]:
@@ -296,6 +306,9 @@ def _data(found: Evaluation) -> list[str]:
              + f"; seed {config.seed}.",
              *([f"Ensemble: the mean of the probabilities of {', '.join(record['members'])}."]
                if record.get("members") else []),
+             *([f"Labels of train and valid: {cleaned['corrected']} corrected, {cleaned['dropped']} images dropped, as "
+                f"decided in {cleaned['file']}; the test part has the given ones."]
+               if (cleaned := record.get("label_decisions")) else []),
              f"Model: {config.arch}; {(record.get('weights') or {}).get('text', 'weights unknown')}."]
     return lines + [_audit(config.data)]
 

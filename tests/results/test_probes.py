@@ -86,8 +86,8 @@ def test_a_planted_mark_is_caught_and_the_verdict_says_so(marked):
     assert found.loc[["border covered", "lesion alone"], "estimate"].tolist() == pytest.approx([0.5, 0.5], abs=0.15)
     verdict = found["verdict"]
     assert verdict["as it is"] == "Better than chance."
-    assert re.fullmatch(r"Covering the border costs 0\.\d+ \(0\.\d+ to 0\.\d+\): the model uses text, marks or the "
-                        r"frame\.", verdict["border covered"])
+    assert re.fullmatch(r"Covering the border costs 0\.\d+ \(0\.\d+ to 0\.\d+\): the model uses the border, or "
+                        r"the cover disturbs it\.", verdict["border covered"])
     assert "gains 0.500" in verdict["border alone"] and "the border tells the class" in verdict["border alone"]
     assert verdict["lesion covered"].startswith("Covering the lesion: no difference shown")
     assert found.at["border covered", "change_high"] < -0.02 < 0 < found.at["lesion covered", "change_high"]

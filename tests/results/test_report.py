@@ -5,6 +5,7 @@ Covers busfast/results/report.py and busfast/results/limits.py.
 
 import re
 import shutil
+from dataclasses import replace
 
 import numpy as np
 import pandas as pd
@@ -123,6 +124,14 @@ def test_one_positive_patient_is_said_to_be_too_few(evaluated):
                for cell in row[2:])
     assert "too few patients" in facts["delong"]["rows"][CLASSES.index("malignant")][2]
     assert draw_decision(found)[1].endswith("with its whole band at 0.") and found.decision_curve["low"].isna().all()
+
+
+def test_decisions_about_labels_that_training_heeded_are_said(evaluated):
+    found = summarize(Run(NAME))
+    heeded = {"label_decisions": {"file": "labels.csv", "corrected": 3, "dropped": 2}}
+    facts = gather(replace(found, record=found.record | heeded), {})
+    assert "3 corrected, 2 images dropped" in str(facts["data"]) and "2 by labels.csv" in facts["unused"]
+    assert "labels.csv" not in str(gather(found, {})["data"])
 
 
 def test_a_center_may_be_called_anything(evaluated):
