@@ -6,7 +6,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from fastai.callback.core import Callback
-from fastai.torch_core import TensorImage
 
 from busfast.training import curves
 
@@ -31,34 +30,40 @@ class BatchPictures(Callback):
         self.files = {True: self.folder / "train_batch.png", False: self.folder / "val_batch.png"}
         self.missing = {training for training, file in self.files.items() if not file.exists()}
 
+    def before_train(self):
+        self.kept = []
+
     def before_validate(self):
-        self.seen, self.images, self.labels = 0, [], []
+        self.seen, self.kept = 0, []
         self.wanted = np.linspace(0, len(self.dls.valid.dataset) - 1, IMAGES).round()
 
     def after_pred(self):  # after all callbacks that change the images, such as MixUp
-        if self.training not in self.missing:
+        if self.training not in self.missing or (self.training and self.kept):
             return
-        x, y = self.xb[0], self.yb[0]
+        x, y = self.xb[0].detach(), self.yb[0].detach()
         if self.training:
-            self._draw(self._pixels(x[:IMAGES]), name_labels(y[:IMAGES], self.classes), "First training batch")
+            places = range(min(IMAGES, len(x)))
         else:
-            places = np.flatnonzero(np.isin(np.arange(self.seen, self.seen + len(x)), self.wanted))
-            self.images += list(self._pixels(x[places]))
-            self.labels += name_labels(y[places], self.classes)
+            places = np.flatnonzero(np.isin(np.arange(self.seen, self.seen + len(x)), self.wanted)).tolist()
             self.seen += len(x)
+        self.kept += [(x[place].clone(), y[place].clone()) for place in places]  # nothing waits for a GPU
+
+    def after_train(self):
+        self._draw("First training batch")
 
     def after_validate(self):
-        if False in self.missing and self.images:
-            self._draw(self.images, self.labels, "Validation images")
+        self._draw("Validation images")
 
-    def _pixels(self, x: torch.Tensor) -> np.ndarray:
-        """The model's input, (N, 3, H, W), as pixels, uint8 (N, H, W, 3)."""
-        pixels = self.dl.after_batch.decode((TensorImage(x.detach().float()),))[0]  # undoes Normalize
-        return pixels.cpu().permute(0, 2, 3, 1).numpy().astype(np.uint8)
-
-    def _draw(self, pixels: Sequence[np.ndarray], labels: Sequence[str], title: str) -> None:
+    def _draw(self, title: str) -> None:
+        if self.training not in self.missing or not self.kept:
+            return
         self.missing.discard(self.training)
-        curves.draw_batch(self.files[self.training], pixels, labels, f"{title}, as the model gets them", self.caption)
+        image = self.dls.valid.image
+        x, y = (torch.stack(each).cpu().as_subclass(torch.Tensor) for each in zip(*self.kept, strict=True))
+        mean, std = (torch.tensor(values)[:, None, None] for values in (image.mean, image.std))
+        pixels = ((x.float() * std + mean).clamp(0, 1) * 255).permute(0, 2, 3, 1).numpy().astype(np.uint8)
+        curves.draw_batch(self.files[self.training], pixels, name_labels(y, self.classes),
+                          f"{title}, as the model gets them", self.caption)
 
 
 def name_labels(targets: torch.Tensor, classes: Sequence[str]) -> list[str]:

@@ -3,6 +3,7 @@
 import hashlib
 import pickle
 import shutil
+from contextlib import suppress
 from pathlib import Path
 
 import numpy as np
@@ -11,7 +12,10 @@ import pytest
 from PIL import Image
 
 from busfast.cli import main
+from busfast.data import read_table
 from busfast.data.fingerprint import cache_file, read_cache
+from busfast.data.quarantine import LEFT_OUT_FILE, find_left_out
+from busfast.errors import UserError
 from busfast.training.checkpoint import MAGIC, NAME, PREVIOUS, read_last
 from security.hostile import (
     BUNDLE,
@@ -42,7 +46,6 @@ REFUSED = {
     f"{DATA}/table.csv": "train",
     f"{DATA}/sources.csv": "train",
     f"{DATA}/audit/audit.csv": "audit",
-    f"{DATA}/left_out.csv": "train",
     f"{DATA}/audit/labels.csv": "train",
     f"{DATA}/phantom.json": "train",
     "mine/train.csv": "train --split=mine",
@@ -97,6 +100,15 @@ def test_a_pickle_is_refused_and_its_code_does_not_run(exported_run, marker, fil
             message = refusal(REFUSED[file], capsys)
             assert Path(file).name in message or file == f"{DATA}/phantom.json", (kind, message)
             assert Path(file).read_bytes() == content and not marker.exists(), kind
+
+
+def test_a_pickle_beside_a_table_does_not_run_whether_or_not_it_reads_as_a_csv(exported_run, marker):
+    table = read_table(DATA)
+    for kind, content in pickles(marker).items():
+        (DATA / LEFT_OUT_FILE).write_bytes(content)
+        with suppress(UserError):
+            assert find_left_out(table).empty
+        assert not marker.exists(), kind
 
 
 @pytest.mark.parametrize("name", ["weights.safetensors", "outlier.safetensors", "model.onnx"])
