@@ -21,6 +21,7 @@ HELP = {
     "size": "side of the images, pixels", "bs": "images per batch", "rounds": "measurements of each row",
     "threads": "decoding threads", "seeds": "seeds of the trainings, separated by commas",
     "model": "a bundle", "split": "split.csv of a run", "others": "folders of other images, separated by commas",
+    "keep": "folder for what each training predicts; what is in it is not trained again",
     "only": "measure only rows whose name contains one of these words, separated by commas",
 }
 

@@ -1,5 +1,6 @@
 """Parts of options.py that busfast does not have."""
 
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
@@ -36,10 +37,28 @@ def equalize_contrast(split: Split, folder: Path) -> Split:
     import cv2
 
     clahe = cv2.createCLAHE(clipLimit=2.0, tileGridSize=(8, 8))
+    def equalize(image: Image.Image) -> Image.Image:
+        lightness, *colors = image.convert("YCbCr").split()
+        lightness = Image.fromarray(clahe.apply(np.asarray(lightness)))
+        return Image.merge("YCbCr", (lightness, *colors)).convert("RGB")
+
+    return _rewrite(split, folder, equalize)
+
+
+def cut_borders(split: Split, folder: Path, share: float) -> Split:
+    """Writes all images without a share of width and height at each of their sides; arguments and result: see
+    `equalize_contrast`."""
+    def cut(image: Image.Image) -> Image.Image:
+        width, height = image.size
+        left, top = round(share * width), round(share * height)
+        return image.crop((left, top, width - left, height - top))
+
+    return _rewrite(split, folder, cut)
+
+
+def _rewrite(split: Split, folder: Path, change: Callable[[Image.Image], Image.Image]) -> Split:
     make_folder(folder)
     names = [f"{index}.png" for index in range(len(split))]
-    for path, name in zip(progress(split.image_paths(), "CLAHE"), names, strict=True):
-        lightness, *colors = read_image(path).convert("YCbCr").split()
-        lightness = Image.fromarray(clahe.apply(np.asarray(lightness)))
-        Image.merge("YCbCr", (lightness, *colors)).convert("RGB").save(folder / name)
+    for path, name in zip(progress(split.image_paths(), "writing images"), names, strict=True):
+        change(read_image(path)).save(folder / name)
     return replace(split, rows=split.rows.assign(image=names), root=folder, pixels={})
