@@ -4,6 +4,7 @@ Each center is left out in turn, and each recipe is trained on the others. Makes
 recipe is one line in OPTIONS; what needs no other training (which epoch, averages, mirrored images) is in VIEWS.
 """
 
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -165,6 +166,7 @@ def _of_centers(labels: np.ndarray, logits: np.ndarray, centers: np.ndarray) -> 
 
 # What is read from one training -> logits, (n, k), whose probabilities are averaged.
 CHOSEN = "val_loss chooses"
+ALL = -1  # in the place of a seed: all of them, averaged
 VIEWS = {
     CHOSEN: lambda found: [_best(found, _likelihood)],
     "macro AUC chooses": lambda found: [_best(found, _macro)],
@@ -190,28 +192,35 @@ def assess(found: dict[str, np.ndarray], shares: np.ndarray) -> dict[str, float]
 
 
 def list_scores(trained: dict[tuple[str, int, str], dict[str, np.ndarray]]) -> pd.DataFrame:
-    """Scores every view of every training (option, seed, center), and the mean of all seeds' probabilities (seed -1),
-    whose seeds must share the images of the left-out center."""
-    rows = [{"option": option, "view": view, "seed": seed, "center": center} | assess(found, probabilities(found, view))
-            for (option, seed, center), found in trained.items() for view in VIEWS]
+    """Scores every view of every training (option, seed, center); rows of seed `ALL` are those of the mean of all
+    seeds' probabilities, at the left-out center alone."""
+    rows, together = [], defaultdict(list)
+    for (option, seed, center), found in trained.items():
+        for view in VIEWS:
+            shares = probabilities(found, view)
+            rows.append({"option": option, "view": view, "seed": seed, "center": center} | assess(found, shares))
+            together[option, view, center].append((found["labels"][found["left_out"]], shares[found["left_out"]]))
+    for (option, view, center), each in together.items():
+        mean = np.mean([shares for _, shares in each], axis=0)
+        rows.append({"option": option, "view": view, "seed": ALL, "center": center} | score(each[0][0], mean))
     return pd.DataFrame(rows)
 
 
 def summarize(scores: pd.DataFrame) -> pd.DataFrame:
-    """Makes a row per option and view: the left-out centers' mean scores, and the gain of macro_auc and pair_auc over
-    `BASE` with half the width of its 95% t-interval, seed by seed; the gain of pair_auc at each center; the validation
-    part's macro AUC."""
+    """Makes a row per option and view: the left-out centers' mean scores; the gain of macro_auc and pair_auc over
+    `BASE` with half the width of its 95% t-interval, seed by seed; those of all seeds' mean (ensemble_...); the
+    validation part's macro AUC."""
     means = scores.groupby(["option", "view", "seed"], sort=False).mean(numeric_only=True)
     rows = []
     for (option, view), group in means.groupby(["option", "view"], sort=False):
-        row = {"name": f"{option}; {view}", "seeds": len(group), "macro_auc": group["macro_auc"].mean(),
-               "pair_auc": group["pair_auc"].mean()}
+        group = group.droplevel([0, 1])
+        each, row = group.drop(ALL), {"name": f"{option}; {view}", "seeds": len(group) - 1}
         for name in ("macro_auc", "pair_auc"):
-            gain = group.droplevel([0, 1])[name] - means.loc[(BASE, CHOSEN)][name]
-            row[f"gain_{name}"] = gain.mean()
-            row[f"gain_{name}_95"] = stats.t.ppf(0.975, len(gain) - 1) * gain.std(ddof=1) / len(gain) ** 0.5 \
-                if len(gain) > 1 else None
-        rows.append(row | {"accuracy": group["accuracy"].mean(), "valid_macro_auc": group["valid_macro_auc"].mean()})
+            gain = each[name] - means.loc[(BASE, CHOSEN)][name].drop(ALL)
+            width = stats.t.ppf(0.975, len(gain) - 1) * gain.std(ddof=1) / len(gain) ** 0.5 if len(gain) > 1 else None
+            row |= {name: each[name].mean(), f"gain_{name}": gain.mean(), f"gain_{name}_95": width,
+                    f"ensemble_{name}": group.loc[ALL, name]}
+        rows.append(row | {"accuracy": each["accuracy"].mean(), "valid_macro_auc": each["valid_macro_auc"].mean()})
     return pd.DataFrame(rows)
 
 
@@ -276,6 +285,7 @@ def run(folder: Path, data: str, seeds: Sequence[int], size: int, only: list[str
         "validation part, too).",
         "macro_auc, pair_auc (the last class against the one before it) and accuracy: of the left-out centers, their "
         "mean; valid_macro_auc: of the validation part, which is of the training centers.",
+        "ensemble: the seeds' probabilities averaged (for the epochs' choice, each seed's own).",
         f"gain: mean difference to {BASE}; {CHOSEN}, seed by seed; _95: half of its 95% t-interval. A gain smaller "
         "than that may be chance.",
         f"pair_auc, seed by seed: {each}.",

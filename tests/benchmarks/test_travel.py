@@ -74,6 +74,16 @@ def test_the_views_choose_and_average_what_they_say():
         ("valid_macro_auc", "valid_pair_auc", "valid_accuracy", "macro_auc", "pair_auc", "accuracy"), 1)
 
 
+def test_an_ensemble_averages_the_probabilities_of_all_seeds_at_the_left_out_center():
+    labels, left_out, trained = np.array([0, 1, 2, 0, 1, 2]), np.array([False] * 3 + [True] * 3), {}
+    for seed, strength in ((1, 9.0), (2, -1.0)):  # the first is right, and sure of it; the second is wrong
+        logits = strength * np.eye(3)[labels]
+        trained[BASE, seed, "b"] = dict.fromkeys(("mirrored", "average", "average_mirrored", "statistics"), logits) | {
+            "labels": labels, "left_out": left_out, "centers": np.array(list("aaabbb")), "epochs": logits[None]}
+    scores = travel.list_scores(trained).query("view == @CHOSEN").set_index("seed")
+    assert scores["macro_auc"].to_dict() == {1: 1, 2: 0, travel.ALL: 1}
+
+
 def test_the_last_two_classes_are_scored_among_their_own_images():
     labels = np.array([0, 1, 1, 2, 2])
     shares = np.array([[0, 0, 1], [.8, .15, .05], [0, .4, .6], [.8, .05, .15], [0, .3, .7]])
@@ -85,7 +95,9 @@ def test_a_gain_is_the_mean_over_centers_and_seeds_with_its_interval():
              "macro_auc": 0.7 + gain * (center == "a"), "pair_auc": 0.6 + gain}
             for seed, more in ((1, 0.1), (2, 0.0), (3, 0.05)) for center in "ab"
             for option, gain in ((BASE, 0.0), (CUT, more))]
+    rows += [row | {"seed": travel.ALL, "pair_auc": 0.99} for row in rows if row["seed"] == 1]
     row = travel.summarize(pd.DataFrame(rows)).set_index("name").loc[f"{CUT}; {CHOSEN}"]
+    assert row["ensemble_pair_auc"] == 0.99 and row["seeds"] == 3
     assert row["gain_pair_auc"] == pytest.approx(0.05) and row["gain_macro_auc"] == pytest.approx(0.025)
     assert row["gain_pair_auc_95"] == pytest.approx(4.3027 * 0.05 / 3**0.5, rel=1e-4)  # t(2); sd of .1, 0, .05
 
