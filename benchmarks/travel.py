@@ -35,18 +35,12 @@ from busfast.training.build import build
 from busfast.training.recipe import recipe_callbacks
 
 DEFAULTS = {"data": None, "seeds": "42,43,44", "size": 96, "only": "", "keep": "results/travel"}
-LONG = "12 epochs"
-LONGER = {"epochs": 12}
 OPTIONS = {
     BASE: Option(),
-    LONG: Option(LONGER),
-    "12, borders cut": Option(LONGER, change_data=partial(cut_borders, share=0.08)),
-    "12, zoom": Option(LONGER | {"augment": ("light", "zoom")}),
-    "12, augmentation standard": Option(LONGER | {"augment": ("standard",)}),
-    "12, mixup .2": Option(LONGER | {"mixup": 0.2}),
-    "12, no class weights": Option(LONGER | {"loss": "cross_entropy"}),
-    "12, 128 px": Option(LONGER | {"size": 128}),
-    "24 epochs": Option({"epochs": 24}),
+    "borders cut": Option(change_data=partial(cut_borders, share=0.08)),
+    "12 epochs": Option({"epochs": 12}),
+    "128 px": Option({"size": 128}),
+    "zoom": Option({"augment": ("light", "zoom")}),
 }
 
 
