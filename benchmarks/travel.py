@@ -39,8 +39,6 @@ OPTIONS = {
     BASE: Option(),
     "borders cut": Option(change_data=partial(cut_borders, share=0.08)),
     "12 epochs": Option({"epochs": 12}),
-    "128 px": Option({"size": 128}),
-    "zoom": Option({"augment": ("light", "zoom")}),
 }
 
 
