@@ -1,6 +1,7 @@
 """One frame for every figure: size, title, caption, spines, grid, legend, colors, and how it is saved."""
 
 import re
+import textwrap
 from collections.abc import Mapping, Sequence
 from functools import cache
 from pathlib import Path
@@ -28,13 +29,18 @@ def plain(text: str) -> str:
     return text.replace("$", r"\$")
 
 
+def wrapped(text: str, width: float) -> str:
+    """Breaks a caption between words into lines of at most `width` inches."""
+    return textwrap.fill(text, int(13 * width), break_on_hyphens=False)  # characters an inch, in the captions' size
+
+
 def new_figure(title: str, caption: str = "", *, size: tuple[float, float] = (6.4, 4.4), columns: int = 1,
                grid: str | None = "both") -> tuple[Figure, list[Axes]]:
     """Makes a figure with one row of axes; without pyplot, so that it needs no display and leaves no state behind.
 
     Args:
         title: of the figure.
-        caption: small print under the title (which run, which data).
+        caption: small print under the title (which run, which data); wrapped.
         size: width and height, in inches.
         columns: number of axes.
         grid: "both", "x", "y" or None.
@@ -45,7 +51,7 @@ def new_figure(title: str, caption: str = "", *, size: tuple[float, float] = (6.
     figure = Figure(figsize=size, layout="constrained")
     axes = list(figure.subplots(1, columns, squeeze=False)[0])
     figure.suptitle(plain(title), fontsize=12)
-    axes[0].set_title(plain(caption), fontsize=8, color=GRAY)
+    axes[0].set_title(plain(wrapped(caption, size[0] / columns)), fontsize=8, color=GRAY)
     for one in axes:
         one.spines[["top", "right"]].set_visible(False)
         one.set_axisbelow(True)

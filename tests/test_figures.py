@@ -23,6 +23,14 @@ def test_a_frame_has_title_caption_grid_and_no_upper_or_right_spine(tmp_path):
     assert [path.name for path in tmp_path.iterdir()] == ["figure.png"]
 
 
+def test_a_long_caption_is_wrapped_and_stays_in_the_picture():
+    figure, (axes,) = new_figure("Reliability", "IMAGES/kfold-3folds-ensemble/external/UCLM, EXTERNAL set; "
+                                 "temperature 1.23; bins of 10 images or more; above: how many")
+    figure.draw_without_rendering()
+    box = axes.title.get_window_extent()
+    assert box.x0 >= 0 and box.x1 <= figure.bbox.width and axes.get_title().endswith("how many")
+
+
 def test_a_grid_of_images_has_no_axes():
     figure, axes = image_grid(2, 3, (1, 2), "three a row")
     assert axes.shape == (2, 3) and not any(one.axison for one in axes.flat)

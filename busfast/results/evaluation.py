@@ -326,7 +326,7 @@ def print_evaluation(found: Evaluation) -> None:
               f"sensitivity of {target:g}), {found.tested}:\n    sensitivity {rates['sensitivity']}, specificity "
               f"{rates['specificity']}")
         for prevalence, pair in found.predictive_values_at(target) if found.prevalences != PREVALENCES else ():
-            print(f"    where {prevalence:.3g} are {found.positive}: PPV {pair['ppv']}, NPV {pair['npv']}")
+            print(f"    where {100 * prevalence:.3g}% are {found.positive}: PPV {pair['ppv']}, NPV {pair['npv']}")
     for text in (*found.calibration_notes, *(found.external.changed if found.external else ())):
         print(f"  {text}")
     if found.record.get("leaks"):

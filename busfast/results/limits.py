@@ -85,7 +85,8 @@ def _center_limits(found: Evaluation, test: pd.DataFrame) -> list[str]:
     centers = test["center"].nunique()
     if centers == 1:
         name = test["center"].iloc[0]
-        return [f"All {found.tested} images come from one center{f' ({name})' if name else ''}."]
+        return [f"All {found.tested} images come from one center ({name})." if name else
+                f"The center of the {found.tested} images is not recorded: the scores may differ between centers."]
     limits = []
     for name, rows in test.groupby("center"):
         missing = [label for label in found.config.classes if label not in set(rows["label"])]

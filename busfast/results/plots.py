@@ -7,15 +7,16 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image, ImageOps
 from sklearn.metrics import precision_recall_curve, roc_curve
 
-from busfast.figures import GRAY, STYLES, add_legend, new_figure, plain, save_figure
+from busfast.figures import GRAY, STYLES, add_legend, new_figure, plain, save_figure, wrapped
 from busfast.files import atomic
 from busfast.results.bootstrap import draw_weights
 from busfast.results.evaluation import Evaluation, format_interval
-from busfast.results.predictions import arrays
+from busfast.results.predictions import EXTERNAL, arrays
 from busfast.results.scores import BINS, confusion
 
 GRID = np.linspace(0, 1, 101)
@@ -25,13 +26,16 @@ BAND = 200  # bootstrap replicates of a curve's band
 
 
 def draw_all(found: Evaluation, folder: Path) -> dict[str, str]:
-    """Draws every picture of an evaluation into a folder, and results.png, a sheet of the main ones; returns the
-    alternative text of each file but the sheet."""
+    """Draws every picture of an evaluation into a folder (that of the centers if there are several), and results.png,
+    a sheet of the first six of `SHEET`; returns the alternative text of each file but the sheet."""
     texts = {}
     for name, draw in PICTURES.items():
+        if name == "centers" and "center" not in set(found.metrics["by"][found.metrics["part"] == found.tested]):
+            (folder / f"{name}.png").unlink(missing_ok=True)  # an older busfast drew it
+            continue
         figure, texts[f"{name}.png"] = draw(found)
         save_figure(figure, folder / f"{name}.png")
-    make_sheet([folder / f"{name}.png" for name in SHEET], folder / "results.png")
+    make_sheet([folder / f"{name}.png" for name in SHEET if f"{name}.png" in texts][:6], folder / "results.png")
     return texts
 
 
@@ -57,6 +61,20 @@ def _band(found: Evaluation, curve: Callable) -> tuple[np.ndarray, np.ndarray]:
     return np.quantile(heights, 0.025, axis=0), np.quantile(heights, 0.975, axis=0)
 
 
+def _write(axes: Axes, text: str, height: float = 0.5) -> None:
+    """Writes a sentence into the middle of axes, in the place of a curve."""
+    axes.text(0.5, height, wrapped(text, 5), ha="center", va="bottom", transform=axes.transAxes, color=GRAY,
+              backgroundcolor="white")
+
+
+def _probability(found: Evaluation) -> str:
+    return f"{'' if found.temperature is None else 'calibrated '}probability of {found.positive}"
+
+
+def _needs_both(found: Evaluation) -> str:
+    return f"not defined: this needs images of {found.positive} and of other classes"
+
+
 def _curves(found: Evaluation, curve: Callable, title: str, axis_labels: tuple[str, str], score: str):
     test, classes = found.test, found.config.classes
     labels, probabilities = arrays(test, classes)
@@ -74,6 +92,8 @@ def _curves(found: Evaluation, curve: Callable, title: str, axis_labels: tuple[s
     axes.set(xlabel=axis_labels[0], ylabel=axis_labels[1], xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
     if texts:
         add_legend(axes, "lower right" if score == "auc" else "lower left")
+    else:
+        _write(axes, f"not defined: all images of the {found.where} are of one class")
     return figure, axes, f"{title}, {found.where}: {', '.join(texts) or 'not defined'}."
 
 
@@ -107,6 +127,7 @@ def draw_confusion(found: Evaluation) -> tuple[Figure, str]:
     more = 0.08 * max(map(len, classes)) if upright else 0  # inches
     size = ((4.2 + more) * len(parts), 4.4 + 1.3 * more)
     figure, axes = new_figure("Confusion matrices", size=size, columns=len(parts), grid=None)
+    own = found.run.name.rpartition(f"/{EXTERNAL}/")[0] or found.run.name  # an external set is below its run
     for one, part in zip(axes, parts, strict=True):
         labels, probabilities = arrays(found.part(part), classes)
         counts = confusion(labels, probabilities.argmax(1), np.ones((1, len(labels))), len(classes))[0].astype(int)
@@ -118,11 +139,11 @@ def draw_confusion(found: Evaluation) -> tuple[Figure, str]:
         one.set(xticks=range(len(classes)), xticklabels=classes, yticks=range(len(classes)), yticklabels=classes,
                 xlabel="predicted class", ylabel="true class" if part == parts[0] else "")
         one.tick_params("x", rotation=90 if upright else 0)
-        one.set_title(f"{found.run.name}, {'validation part' if part == 'valid' else found.where}", fontsize=8,
-                      color=GRAY)
+        title = f"validation part of {own}" if part == "valid" else f"{found.run.name}, {found.where}"
+        one.set_title(plain(wrapped(title, 0.85 * size[0] / len(parts))), fontsize=8, color=GRAY)
         one.spines[:].set_visible(False)
     right = [f"{name}: {counts[index, index]} of {counts[index].sum()} right" for index, name in enumerate(classes)]
-    both = "validation and the " if len(parts) > 1 else ""
+    both = "validation part of the run and the " if len(parts) > 1 else ""
     return figure, f"Confusion matrices of the {both}{found.where}. {found.tested.title()}: {', '.join(right)}."
 
 
@@ -147,8 +168,7 @@ def draw_reliability(found: Evaluation) -> tuple[Figure, str]:
             axes.text(x, 1.1 - 0.05 * number, str(count), fontsize=8, color=style["color"], ha="center", va="center")
         texts.append(f"{state} {error:.3f}, images of the bins {', '.join(map(str, counts)) or 'too few to draw'}")
     if not axes.texts:
-        axes.text(0.5, 0.8, f"No bin has {MIN_BIN} images: the {found.where} is too small for this picture.",
-                  ha="center", va="bottom", transform=axes.transAxes, color=GRAY)
+        _write(axes, f"No bin has {MIN_BIN} images: the {found.where} is too small for this picture.", 0.8)
     axes.set(xlabel="probability of the predicted class", ylabel="share of correct predictions",
              xlim=(min(0.3, 1 / len(found.config.classes)), 1.01), ylim=(-0.01, 1.13), yticks=np.linspace(0, 1, 6))
     add_legend(axes, "lower right")
@@ -179,7 +199,7 @@ def draw_centers(found: Evaluation) -> tuple[Figure, str]:
             for (_, value), row in zip(centers, rows.itertuples(), strict=True)))
     axes.set_yticks(range(len(centers)), [f"{plain(value) or 'all'} ({count} images)"
                                           for (_, value), count in zip(centers, rows["images"], strict=True)])
-    axes.set(xlim=(0, 1.01), xlabel="score")
+    axes.set(xlim=(-0.02, 1.02), xlabel="score")  # markers at 0 and 1 are whole
     axes.invert_yaxis()
     add_legend(axes, "below")
     return figure, f"Each center, {found.where}. " + ". ".join(texts) + "."
@@ -190,7 +210,8 @@ def draw_operating(found: Evaluation) -> tuple[Figure, str]:
     test, positive = found.test, found.positive
     is_positive, values = (test["label"] == positive).to_numpy(), test[f"c_{positive}"].to_numpy()
     figure, (axes,) = new_figure(f"Operating points for {positive}",
-                                 f"{found.run.name}, {found.where}; thresholds chosen on validation")
+                                 f"{found.run.name}, {found.where}"
+                                 + "; thresholds chosen on validation" * bool(found.thresholds))
     defined = 0 < is_positive.sum() < len(test)
     called = values[:, None] >= GRID
     for label, shares, style in (("sensitivity", called[is_positive], STYLES[0]),
@@ -204,19 +225,24 @@ def draw_operating(found: Evaluation) -> tuple[Figure, str]:
         rates = {row["score"]: format_interval(row) for _, row in rows.iterrows()}
         texts.append(f"threshold {threshold:.3f}: sensitivity {rates['sensitivity']}, specificity "
                      f"{rates['specificity']}")
-    axes.set(xlabel=f"calibrated probability of {positive} from which it is predicted",
-             ylabel=f"share of the {found.where}", xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
-    add_legend(axes)
-    return figure, f"Sensitivity and specificity for {positive} against the threshold. " + "; ".join(texts) + "."
+    axes.set(xlabel=f"{_probability(found)} from which it is predicted", ylabel="sensitivity, specificity",
+             xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+    if defined:
+        add_legend(axes)
+    else:
+        _write(axes, _needs_both(found))
+    shown = "; ".join(texts) or "No threshold was chosen"
+    return figure, f"Sensitivity and specificity for {positive} against the threshold. {shown}."
 
 
 def draw_decision(found: Evaluation) -> tuple[Figure, str]:
     """Net benefit of calling an image positive from a threshold on, against all images and none."""
     curve, title = found.decision_curve, f"Decision curve for {found.positive}"
     figure, (axes,) = new_figure(title, f"{found.run.name}, {found.where}; band: 95%, patients drawn again")
-    axes.set(xlabel=f"calibrated probability of {found.positive} from which one acts", ylabel="net benefit",
+    axes.set(xlabel=f"{_probability(found)} from which one acts", ylabel="net benefit",
              xlim=(0, 1))
     if curve.empty:
+        _write(axes, _needs_both(found))
         return figure, f"{title}, {found.where}: not defined."
     for (name, label), style in zip({"model": "model", "treat_all": "act on all", "treat_none": "act on none"}.items(),
                                     STYLES, strict=False):
@@ -234,7 +260,7 @@ def draw_decision(found: Evaluation) -> tuple[Figure, str]:
 
 PICTURES = {"roc": draw_roc, "pr": draw_pr, "confusion": draw_confusion, "reliability": draw_reliability,
             "centers": draw_centers, "operating_points": draw_operating, "decision_curve": draw_decision}
-SHEET = "roc", "pr", "confusion", "reliability", "operating_points", "centers"
+SHEET = "roc", "pr", "confusion", "reliability", "operating_points", "centers", "decision_curve"
 CELL, GAP = (960, 660), 40  # pixels
 
 

@@ -140,7 +140,8 @@ def _summary(found: Evaluation) -> list[str]:
     valid = found.pick("macro_auc", "valid")
     held = ", ".join(found.record.get("holdout") or [])
     where = (f"images of {held}, a center that it never saw in training" if held
-             else "images that it never saw, of centers that it was trained on")
+             else "images that it never saw, of centers that it was trained on" if (found.test["center"] != "").all()
+             else "images that it never saw, of centers that are not recorded")
     return [
         f"The model, {found.config.arch}, was trained to distinguish {', '.join(found.config.classes)} and tested on "
         f"{counted(int(auc['images']), 'image')} of {counted(int(auc['groups']), 'group')} (patients, or duplicates): "
@@ -244,7 +245,8 @@ def _flow(counts: pd.DataFrame) -> dict[str, Any]:
     steps = counts[counts["center"] == ALL].replace({"step": PART})
     grid = _grid("Images (patients, or groups of duplicates)", ["center", *steps["step"]], cells)
     return grid | {"steps": [(row.step, counted(row.images, "image"), counted(row.groups, "group"))
-                             for row in steps.itertuples()]}
+                             for row in steps.itertuples()],
+                   "left_out": any(name.startswith("left out") for name in steps["step"])}
 
 
 def _unused(record: dict[str, Any]) -> str:
@@ -306,8 +308,9 @@ def _data(found: Evaluation) -> list[str]:
              + f"; seed {config.seed}.",
              *([f"Ensemble: the mean of the probabilities of {', '.join(record['members'])}."]
                if record.get("members") else []),
-             *([f"Labels of train and valid: {cleaned['corrected']} corrected, {cleaned['dropped']} images dropped, as "
-                f"decided in {cleaned['file']}; the test part has the given ones."]
+             *([f"Labels of train and valid: {cleaned['corrected']} corrected, "
+                f"{counted(cleaned['dropped'], 'image')} dropped, as decided in {cleaned['file']}; "
+                "the test part has the given ones."]
                if (cleaned := record.get("label_decisions")) else []),
              f"Model: {config.arch}; {(record.get('weights') or {}).get('text', 'weights unknown')}."]
     return lines + [_audit(config.data)]
@@ -337,4 +340,4 @@ def _commands(found: Evaluation) -> str:
 
 def _versions(record: dict[str, Any]) -> dict[str, Any]:
     rows = [[name, value] for name, value in (record.get("versions") or {}).items()]
-    return _grid("Trained with", ["what", "version"], [*rows, ["table.csv (SHA-256)", record.get("table_sha256", "")]])
+    return _grid("Trained with", ["what", "version"], [*rows, ["data (SHA-256)", record.get("table_sha256", "")]])

@@ -93,6 +93,7 @@ def test_the_report_is_marked_as_external_and_says_what_is_not_defined(scored):
                   f"python -m busfast evaluate --run={NAME} --data=data/far"):
         assert words in page, words
     assert not re.search(r"\bnan\b", page) and page.count("<img ") == 7
+    assert not (PLACE.results / "left_out.csv").exists() and "left_out.csv" not in page
 
 
 def test_a_set_is_predicted_once_and_another_set_of_its_name_overwrites_nothing(scored, capsys):

@@ -15,8 +15,8 @@ from PIL import Image
 from busfast.cli import main
 from busfast.csvfile import write_csv
 from busfast.results.evaluation import summarize
-from busfast.results.plots import draw_decision, make_sheet
-from busfast.results.report import gather
+from busfast.results.plots import draw_all, draw_centers, draw_decision, draw_operating, draw_pr, draw_roc, make_sheet
+from busfast.results.report import gather, write_pages
 from busfast.training.runs import Run
 
 NAME = "phantom/center_holdout"
@@ -47,13 +47,14 @@ def test_the_report_needs_no_model_no_images_and_no_network(evaluated):
     run("report", f"--run={NAME}")
     page = (Run(NAME).results / "report.html").read_text()
     assert not re.search(r"<script|https?://(?!arxiv)|src=\"(?!data:image/png;base64,)", page)
-    assert page.count("<img ") == 10 and all(re.findall(r'<img [^>]*alt="([^"]+)"', page))
+    assert page.count("<img ") == 9 and all(re.findall(r'<img [^>]*alt="([^"]+)"', page))
     for words in ("PHANTOM", "not a medical device", "Limits", "All test images come from one center (gamma)",
                   "macro AUC", "python -m busfast evaluate --run=phantom/center_holdout", "was scored 1 time",
                   "DeLong, by patients", "Decision curve for malignant", "hold at its own prevalence only",
                   "To know the sensitivity for malignant within 0.05 (95%), about ",
-                  '<th scope="row">1%</th>', '<th scope="row">20%</th>'):
+                  '<th scope="row">data (SHA-256)</th>', '<th scope="row">1%</th>', '<th scope="row">20%</th>'):
         assert words in page
+    assert "left_out.csv" not in page  # there is none
     with Image.open(Run(NAME).results / "results.png") as sheet:
         assert sheet.size == (3000, 1400)
     card = (Run(NAME).results / "model_card.md").read_text()
@@ -89,7 +90,7 @@ def test_predictive_values_are_for_the_prevalences_that_evaluate_was_asked_for(e
         run("evaluate", f"--run={NAME}", f"--prevalence={wrong}", code=2)
         assert f"prevalence={wrong} is no list of shares" in capsys.readouterr().err
     run("evaluate", f"--run={NAME}", "--prevalence=.003")
-    assert "where 0.003 are malignant: PPV 0." in capsys.readouterr().out
+    assert "where 0.3% are malignant: PPV 0." in capsys.readouterr().out
     rows = gather(summarize(Run(NAME), reuse=True), {})["predictive_values"]["rows"]  # as report does
     assert [row[:2] for row in rows] == [["0.3%", "0.9"]]
 
@@ -106,6 +107,47 @@ def test_a_test_part_without_a_class_is_reported_all_the_same(evaluated, missing
     assert "not defined" in page and not re.search(r"\bnan\b", re.sub(r"base64,[^\"]+", "", page))
     if "malignant" in missing:
         assert "The test part holds no malignant image: what matters most was not tested." in page
+
+
+def texts_of(axes):
+    return [text.get_text() for text in axes.texts]
+
+
+def test_a_picture_that_is_not_defined_says_why(evaluated):
+    found = summarize(Run(NAME))
+    table = found.predictions
+    found = replace(found, predictions=table[(table["part"] == "valid") | (table["label"] == "benign")])
+    for draw, reason in ((draw_roc, "test part are of one class"), (draw_pr, "test part are of one class"),
+                         (draw_decision, "needs images of malignant"), (draw_operating, "needs images of malignant")):
+        assert any("not defined: " in text and reason in text.replace("\n", " ")
+                   for text in texts_of(draw(found)[0].axes[0])), draw
+
+
+def test_without_centers_there_is_no_picture_of_them_and_nothing_is_said_about_centers(evaluated):
+    found = summarize(Run(NAME))
+    table = found.predictions.assign(center="")
+    found = replace(found, predictions=table, record=found.record | {"holdout": []})
+    facts = gather(found, {})
+    assert "of centers that are not recorded" in facts["summary"][0]
+    assert any("center of the test images is not recorded" in text for text in facts["limits"])
+    assert "centers.png" not in draw_all(found, Run(NAME).results)
+    table = table.assign(center=["a", "b"] * (len(table) // 2) + ["a"] * (len(table) % 2))
+    several = replace(found, predictions=table)
+    assert "centers.png" in draw_all(several, Run(NAME).results)
+    low, high = draw_centers(several)[0].axes[0].get_xlim()
+    assert low < 0 and high > 1.01  # markers at 0 and 1 are whole
+
+
+def test_without_temperature_and_thresholds_nothing_is_said_to_be_calibrated_or_chosen(evaluated):
+    bare = replace(summarize(Run(NAME)), temperature=None, chosen={})
+    for draw in (draw_operating, draw_decision):
+        figure, text = draw(bare)
+        assert figure.axes[0].get_xlabel().startswith("probability of malignant") and not re.search(r"\.\s*\.", text)
+        assert "chosen" not in figure.axes[0].get_title()
+    axes = draw_operating(summarize(Run(NAME)))[0].axes[0]
+    assert axes.get_xlabel().startswith("calibrated probability") and "thresholds chosen" in axes.get_title()
+    page = write_pages(bare, "report.html")[0].read_text()
+    assert "There is no threshold." in page and "Thresholds are chosen" not in page
 
 
 def test_one_positive_patient_is_said_to_be_too_few(evaluated):
@@ -128,9 +170,9 @@ def test_one_positive_patient_is_said_to_be_too_few(evaluated):
 
 def test_decisions_about_labels_that_training_heeded_are_said(evaluated):
     found = summarize(Run(NAME))
-    heeded = {"label_decisions": {"file": "labels.csv", "corrected": 3, "dropped": 2}}
+    heeded = {"label_decisions": {"file": "labels.csv", "corrected": 3, "dropped": 1}}
     facts = gather(replace(found, record=found.record | heeded), {})
-    assert "3 corrected, 2 images dropped" in str(facts["data"]) and "2 by labels.csv" in facts["unused"]
+    assert "3 corrected, 1 image dropped" in str(facts["data"]) and "1 by labels.csv" in facts["unused"]
     assert "labels.csv" not in str(gather(found, {})["data"])
 
 
