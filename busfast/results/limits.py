@@ -88,7 +88,7 @@ def _center_limits(found: Evaluation, test: pd.DataFrame) -> list[str]:
         return [f"All {found.tested} images come from one center ({name})." if name else
                 f"The center of the {found.tested} images is not recorded: the scores may differ between centers."]
     limits = []
-    for name, rows in test.groupby("center"):
+    for name, rows in test[test["center"] != ""].groupby("center"):
         missing = [label for label in found.config.classes if label not in set(rows["label"])]
         if missing:
             limits.append(f"Center {name} has no {found.tested} image of class {', '.join(missing)}: scores that need "
