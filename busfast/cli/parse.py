@@ -71,6 +71,9 @@ def check(verbs: dict[str, Callable], argv: list[str]) -> None:
                 raise UserError(f"{unknown} Did you mean '--{ours}'? {more}")
             if ours in (item.name for item in fields(Config)) and "set" in parameters:
                 raise UserError(f"{unknown} It is a key without a flag: --set={ours}=VALUE. {more}")
+            if ours in (item.name for item in fields(Config)) and "labels" in parameters:
+                raise UserError(f"{unknown} The folds of --labels take it from a pipeline file: write {ours}: VALUE "
+                                f"into it and name it, --pipeline=FILE. {more}")
             hint = suggest(flag, parameters).replace("'", "'--", 1)
             raise UserError(f"{unknown}{hint} {more}")
         if flag in given:

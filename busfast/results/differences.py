@@ -3,6 +3,7 @@
 import dataclasses
 from functools import partial
 from itertools import combinations
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -29,7 +30,8 @@ def compare_tests(runs: list[Run]) -> pd.DataFrame:
 
     Returns:
         A row per pair and score (macro AUC, balanced accuracy, sensitivity of their positive class), columns `COLUMNS`:
-        difference is b - a, low and high are the 95% interval, recipe names the settings in which the two differ.
+        difference is b - a, low and high are the 95% interval, recipe names the settings in which the two differ, and
+        "label decisions" if they heeded another labels.csv.
     """
     evaluated = [(run, *_read(run)) for run in runs
                  if (run.results / FILE).is_file() and not run.read_config()[0].label_delim]
@@ -37,12 +39,14 @@ def compare_tests(runs: list[Run]) -> pd.DataFrame:
     for pair in combinations(evaluated, 2):
         if pair[0][2] in HELD_OUT and pair[1][2] in IN_DOMAIN:
             pair = pair[::-1]  # so that a negative difference is a loss at the held-out center
-        (a, config_a, split_a, test_a, members_a), (b, config_b, split_b, test_b, members_b) = pair
+        (a, config_a, split_a, test_a, record_a), (b, config_b, split_b, test_b, record_b) = pair
         if config_a.classes != config_b.classes or a.name.split("/")[0] != b.name.split("/")[0]:
             continue
         same = test_a["image"].equals(test_b["image"]) and test_a["label"].equals(test_b["label"])
         if same or (split_a in IN_DOMAIN and split_b in HELD_OUT):
-            recipe = [differing_settings(config_a, config_b), "members" if members_a != members_b else ""]
+            recipe = [differing_settings(config_a, config_b),
+                      "members" if record_a.get("members") != record_b.get("members") else "",
+                      "label decisions" if _decided(record_a) != _decided(record_b) else ""]
             both = {"a": a.name, "b": b.name, "images": "same" if same else "different",
                     "recipe": ", ".join(filter(None, recipe))}
             positives = {choose_positive(a, config_a), choose_positive(b, config_b)} - {""}
@@ -50,11 +54,16 @@ def compare_tests(runs: list[Run]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _read(run: Run) -> tuple[Config, str, pd.DataFrame, list[str] | None]:
+def _read(run: Run) -> tuple[Config, str, pd.DataFrame, dict[str, Any]]:
     config, record = run.read_config()
     predictions = read_predictions(run, config.classes)
     test = predictions[predictions["part"] == "test"].sort_values("image").reset_index(drop=True)
-    return config, record.get("split", ""), test, record.get("members")
+    return config, record.get("split", ""), test, record
+
+
+def _decided(record: dict[str, Any]) -> str:
+    """Returns which decisions about labels a run heeded: the hash of their file; "" for none."""
+    return (record.get("label_decisions") or {}).get("sha256", "")
 
 
 def recipe_of(config: Config) -> dict:

@@ -20,10 +20,10 @@ from busfast.data.split_file import check_unchanged, read_split
 from busfast.data.table import Table
 from busfast.errors import UserError
 from busfast.files import make_folder
-from busfast.results.predictions import arrays, predict_parts, read_predictions, require_single_label
+from busfast.results.predictions import arrays, predict_parts, read_history, read_predictions, require_single_label
 from busfast.results.run_groups import find_groups
 from busfast.results.written import FORMAT
-from busfast.text import counted
+from busfast.text import counted, listed
 from busfast.training.runs import Run, all_runs, find_run
 
 COLUMNS = ["image", "given", "suggested", "p_given", "p_suggested", "reason", "decision"]
@@ -40,12 +40,14 @@ def find_folds(name: str) -> list[Run]:
     groups = {group.name: group for group in find_groups(all_runs()) if group.kind == "folds"}
     group = groups.get(name)
     if group is None:
+        if inside := [one for one in groups if one.startswith(f"{name}/")]:
+            raise UserError(f"'{name}' is a pipeline. Name one of its groups of folds: {listed(inside)}.")
         run = find_run(name)
-        record = run.read_config()[1]
+        config, record = run.read_config()
         if record.get("split") != "kfold" or record.get("members"):
             raise UserError(f"{name} is no fold of a k-fold split, so its model has seen most images. Name one that is "
                             f"(groups here: {', '.join(groups) or 'none'}), or train the folds: python -m busfast "
-                            "audit --labels")
+                            f"audit --labels {shlex.quote(f'--data={config.data}')}")
         group = next((group for group in groups.values() if run in group.runs), None)
     if group is None or len(group.runs) < group.expected:
         number = f"{len(group.runs)} of {group.expected}" if group else "none or one"
@@ -78,7 +80,9 @@ def audit_labels(runs: Sequence[Run], out: str | None = None) -> None:
     folder = Path(out) if out else home_of(table_file) / "audit"
     decisions = read_label_decisions(folder / FILE, classes)
     check_page(page := folder / "labels.html")
+    looks = [len(read_history(run)) for run in runs]
     rows = _predict(runs, table_file.parent, classes)
+    looked = sum(len(read_history(run)) > before for run, before in zip(runs, looks, strict=True))
     prints = fingerprint_images(Table(rows, table_file.parent).image_paths())
     copies = drop_different(find_duplicates(rows, prints), read_decisions(audit_file(table_file)))
     found = find_issues(rows, classes, copies, decisions)
@@ -87,15 +91,20 @@ def audit_labels(runs: Sequence[Run], out: str | None = None) -> None:
         claim_home(table_file)
     make_folder(folder)
     write_csv(found, folder / FILE, float_format=FORMAT)
-    right = (rows["predicted"] == rows["label"]).mean()
+    right, often = (rows["predicted"] == rows["label"]).mean(), rows["label"].value_counts(normalize=True)
     summary = (f"{len(suspects)} of {counted(len(rows), 'label')} may be wrong; decided: "
                f"{(found['decision'] != '').sum()}. The models predict {right:.0%} of the labels; the weaker they are, "
-               "the more right labels they suspect")
+               "the more right labels they suspect"
+               + (f". That is no better than guessing (always {often.index[0]}: {often.iloc[0]:.0%}): this list means "
+                  "nothing yet, but for copies under several labels. Train the folds longer"
+                  if right <= often.iloc[0] else ""))
     write_page(page, table_file.parent, summary, suspects, _neighbors(rows, prints, suspects["image"][:MOST]))
     print(f"labels of {table_file.parent}: {summary}")
     counts = suspects[suspects["given"] != suspects["suggested"]].value_counts(["given", "suggested"])
     for (given, suggested), count in counts.items():
         print(f"  {count:5} {given}, perhaps {suggested}")
+    if looked:
+        print(f"This was a look at the test part of {counted(looked, 'fold')}; evaluation.yaml of each counts it.")
     print(f"wrote {folder / FILE}\nwrote {page}")
     if not out:  # train reads no other
         print(f"Write drop, keep or the right label into the column decision of {FILE}: train heeds it in the training "

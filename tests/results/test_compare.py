@@ -48,7 +48,12 @@ def test_runs_on_the_same_test_images_are_compared_pair_by_pair(place):
     # a run against itself: no patients make a difference
     shutil.copytree(Run(NAME).results, Run("phantom/twin").results)
     run("compare", f"--runs={NAME},phantom/twin")
-    assert (pd.read_csv("results/differences.csv")[["difference", "low", "high"]] == 0).all(axis=None)
+    same = pd.read_csv("results/differences.csv")
+    assert (same[["difference", "low", "high"]] == 0).all(axis=None) and same["recipe"].isna().all()
+    config = Run("phantom/twin").results / "config.yaml"
+    config.write_text(config.read_text().replace("run:\n", "run:\n  label_decisions: {sha256: abc}\n"))
+    run("compare", f"--runs={NAME},phantom/twin")
+    assert set(pd.read_csv("results/differences.csv")["recipe"]) == {"label decisions"}
 
 
 def test_a_run_is_listed_with_the_scores_of_its_best_epoch_and_the_best_run_first(place, capsys):

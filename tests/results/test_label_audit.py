@@ -17,6 +17,7 @@ from busfast.cli import main
 from busfast.data.duplicate_pairs import NO_DUPLICATES
 from busfast.data.phantom import write_phantom
 from busfast.data.split import Split
+from busfast.results import label_audit
 from busfast.results.ensemble import _join_splits
 from busfast.results.label_audit import find_issues
 from busfast.training import train
@@ -80,7 +81,9 @@ def test_each_label_is_judged_by_the_fold_that_has_its_image_in_the_test_part(pl
     by_model = listed[listed["reason"] == "model"]
     assert len(by_model) and by_model["p_given"].is_monotonic_increasing
     assert (by_model["given"] != by_model["suggested"]).all()
-    assert f"{len(listed)} of 90 labels may be wrong" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert f"{len(listed)} of 90 labels may be wrong" in said
+    assert "This was a look at the test part of 2 folds; evaluation.yaml of each counts it." in said
     page = (place / "data" / "phantom" / "audit" / "labels.html").read_text()
     assert page.count('class="pair"') == len(listed) and "<script" not in page and "http" not in page
     cards = page.split('class="pair"')[1:]
@@ -88,6 +91,23 @@ def test_each_label_is_judged_by_the_fold_that_has_its_image_in_the_test_part(pl
     assert f"{first['given'][1]}, 1.00" in cards[0]  # the copy, with its own label, is the nearest
     assert (place / "data" / "phantom" / "table.csv").read_bytes() == before
     assert yaml.safe_load((Run(FOLDS[0]).results / "evaluation.yaml").read_text())["test_scored"] == 1
+    run(AUDIT)
+    assert "This was a look" not in capsys.readouterr().out  # the predictions are reused
+
+
+@pytest.mark.parametrize("guesses", [True, False])
+def test_a_list_by_models_that_guess_is_said_to_mean_nothing(place, cleanlab, monkeypatch, capsys, guesses):
+    rows = read("data/phantom/table.csv")
+    most = rows["label"].value_counts().index[0]
+    p = np.eye(3)[[CLASSES.index(most if guesses else label) for label in rows["label"]]] * 0.7 + 0.1
+    rows = rows.assign(predicted=most if guesses else rows["label"], **dict(zip(map("p_{}".format, CLASSES), p.T,
+                                                                               strict=True)))
+    monkeypatch.setattr(label_audit, "_predict", lambda *_: rows)
+    run(AUDIT)
+    page = (place / "data" / "phantom" / "audit" / "labels.html").read_text()
+    for text in (capsys.readouterr().out, page):
+        assert (f"no better than guessing (always {most}: " in text) == guesses
+        assert ("this list means nothing yet" in text) == guesses
 
 
 def test_decisions_survive_the_next_audit_and_are_heeded_but_for_the_test_part(place, cleanlab, capsys):
@@ -110,8 +130,24 @@ def test_decisions_survive_the_next_audit_and_are_heeded_but_for_the_test_part(p
                                                            malignant[1]: {"label": "benign", "part": "unused"}}
     record = yaml.safe_load(open("results/phantom/stratified/config.yaml"))["run"]["label_decisions"]
     assert (record["dropped"], record["corrected"], record["kept_in_test"]) == (1, 1, 1)
+    for more, warned in ([("gone.png", "keep")], False), ([(train_part.index[-1], "drop")], True):
+        write(*decided[:3], *more)  # the first: another file, with the same effect
+        run("train --split=stratified --epochs=1 --resume")
+        assert ("is finished; nothing is left to do. WARNING: it was started with other decisions about labels (1 "
+                f"dropped, 1 corrected) than {LABELS} has now (2 dropped, 1 corrected)" in capsys.readouterr().out
+                ) == warned
     run("split --split=stratified")
     assert "unchanged data/phantom/splits/stratified.csv" in capsys.readouterr().out  # with the table's labels
+
+
+def test_finished_folds_that_did_not_heed_what_was_decided_since_say_so(place, capsys):
+    run("train --split=kfold --epochs=1 --resume")
+    assert (said := capsys.readouterr().out).count("nothing is left to do\n") == 2 and "WARNING" not in said
+    write((read("data/phantom/table.csv")["image"][0], "drop"))
+    run("train --split=kfold --epochs=1 --resume")
+    said = capsys.readouterr().out
+    assert said.count(f"about labels (none) than {LABELS} has now (1 dropped, 0 corrected)") == 1  # the other tests it
+    assert said.count("train without --resume to heed those of now") == 1
 
 
 def test_labels_trains_the_folds_with_the_settings_of_the_pipeline_file(place, cleanlab, monkeypatch):
@@ -134,6 +170,8 @@ def test_labels_trains_the_folds_with_the_settings_of_the_pipeline_file(place, c
     (lambda: write(("a.png", "cancer")), "train --split=kfold", f"{LABELS}, row 2, column decision: 'cancer'"),
     (lambda: open("data/phantom/table.csv", "a").write("\n"), AUDIT, "table.csv was changed since"),
     (lambda: None, "audit --run=phantom/kfold-3folds", "There is no run 'phantom/kfold-3folds'"),
+    (lambda: None, "audit --run=phantom", "is a pipeline. Name one of its groups of folds: phantom/kfold-2folds."),
+    (lambda: None, "audit --labels --folds=2", "write folds: VALUE into it and name it, --pipeline=FILE"),
     (lambda: None, f"{AUDIT} --labels", "--labels does not apply to --run"),
     (lambda: None, f"{AUDIT} --data=data/phantom", "--data does not apply to --run"),
     (lambda: None, "audit --labels --quarantine", "--quarantine does not apply to --labels")])
@@ -150,7 +188,8 @@ def test_a_run_of_another_split_and_an_image_that_changed_are_refused(place, cle
     text = config.read_text()
     config.write_text(text.replace("split: kfold", "split: stratified"))
     run(f"audit --run={FOLDS[0]}", code=2)
-    assert "is no fold of a k-fold split" in capsys.readouterr().err
+    assert "is no fold of a k-fold split" in (said := capsys.readouterr().err)
+    assert "audit --labels --data=data/phantom" in said
     config.write_text(text)
     rows = read(Run(FOLDS[0]).results / "split.csv")
     first, second = rows["image"][rows["part"] == "test"][:2]
