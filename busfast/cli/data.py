@@ -161,7 +161,7 @@ def split(*, split: str = "stratified", pipeline: str = None, out: str = None, o
     from busfast.pipelines.splits import open_table, split_data, split_images
 
     split = {"original": "given"}.get(split, split)
-    choose("split", split, SPLITS)
+    choose("split", split, [*SPLITS, "original"])
     if metadata_only:
         table, config = _read(config)
     else:

@@ -6,12 +6,12 @@ from typing import Any
 
 from busfast.cli import parse
 from busfast.cli.flags import MODEL, model_flags, with_settings
+from busfast.cli.results import find_single
 from busfast.errors import UserError, check_range, choose
 from busfast.imports import heavy_imports
 from busfast.pipelines.config import Config
 from busfast.pipelines.settings import convert
 from busfast.text import counted, plain_text
-from busfast.training.runs import find_run
 
 
 @with_settings(("device", "threads"), device="cpu")
@@ -27,7 +27,7 @@ def export(*, run: str, format: str = "bundle", target: float = 0.9, positive: s
         positive: the class that the threshold is for. Default: see evaluate.
         settings: how to run the model for the outlier score.
     """
-    found = find_run(run)
+    found = find_single(run)
     flags = model_flags(**settings)
     with heavy_imports():
         from busfast.results.evaluation import check_target
@@ -68,7 +68,8 @@ def ensemble(*, runs: str) -> str | None:
     print(f"{made.name}: the mean of {len(record['members'])} runs: {', '.join(record['members'])}")
     print(f"wrote {made.results}/ and {made.models}/")
     if record["unscored"]:
-        print(f"it cannot be scored: {record['unscored']}")
+        print(f"it cannot be scored here: {record['unscored']}. On another labelled set it can: python -m busfast "
+              f"evaluate {shlex.quote(f'--run={made.name}')} --data=SET")
     print("Research only, not a medical device.")
     return parse.command("export" if record["unscored"] else "evaluate", {"run": made.name}, export)
 
@@ -109,7 +110,7 @@ def predict(*inputs: str, run: str = None, model: str = None, out: str = "predic
     out, jobs = Path(out), max(1, convert("jobs", jobs, int))
     number = None if target is None else convert("target", target, float)
     complete = check_output(out, overwrite, resume)
-    found = find_run(run) if run is not None else None
+    found = find_single(run) if run is not None else None
     with heavy_imports():
         from busfast.inference.inputs import list_inputs
         from busfast.inference.predictor import load_predictor, write_predictions

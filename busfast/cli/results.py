@@ -1,5 +1,6 @@
 """The verbs that read trained runs: evaluate, explain, report, compare."""
 
+import shlex
 from pathlib import Path
 from typing import Any
 
@@ -7,7 +8,23 @@ from busfast.cli import parse
 from busfast.cli.flags import MODEL, model_flags, with_settings
 from busfast.errors import UserError
 from busfast.imports import heavy_imports
-from busfast.training.runs import find_run
+from busfast.text import counted, listed
+from busfast.training.runs import Run, all_runs, find_run
+
+
+def find_single(name: str) -> Run:
+    """Returns a run as `find_run` does; UserError, too, for a group of runs, which says what takes one."""
+    try:
+        return find_run(name)
+    except UserError:
+        from busfast.results.run_groups import find_groups
+
+        for group in find_groups(all_runs()):
+            if group.name == name:
+                members = listed([run.name for run in group.runs])
+                raise UserError(f"'{name}' is a group of runs. Name each of them in turn ({members}), or one run that "
+                                f"is their mean: python -m busfast ensemble {shlex.quote(f'--runs={name}')}") from None
+        raise
 
 
 @with_settings(MODEL, device="as in training", threads="as in training")
@@ -41,14 +58,14 @@ def evaluate(*, run: str = None, data: str = None, model: str = None, target: fl
                         "(an exported model), not both.")
     flags = model_flags(**settings)
     if data is not None:
-        subject = {"bundle": model} if run is None else {"run": find_run(run)}
+        subject = {"bundle": model} if run is None else {"run": find_single(run)}
         with heavy_imports():
             from busfast.results.external import evaluate_external
 
         evaluate_external(data, **subject, target=target, positive=positive, prevalence=prevalence, again=again,
                           **flags)
         return None
-    found = find_run(run)
+    found = find_single(run)
     from busfast.results.evaluation import evaluate_run
     from busfast.results.multi_label import evaluate_labels
     from busfast.training.trackers import track_results
@@ -79,7 +96,7 @@ def explain(*, run: str, images: str = None, out: str = None, **settings: Any) -
         out: folder for the pictures of these images. Default: results/RUN/explain.
         settings: how to run the model.
     """
-    found = find_run(run)
+    found = find_single(run)
     if out and not images:
         raise UserError(f"--out={out} does not apply without --images. Leave it out.")
     flags = model_flags(**settings)
@@ -90,7 +107,7 @@ def explain(*, run: str, images: str = None, out: str = None, **settings: Any) -
 
     if images:
         files = explain_inputs(found, images, Path(out) if out else found.results / "explain", **flags)
-        print(f"wrote {len(files)} pictures into {files[0].parent}/. Research only, not a medical device.")
+        print(f"wrote {counted(len(files), 'picture')} into {files[0].parent}/. Research only, not a medical device.")
         return None
     files = explain_run(found, **flags)
     print_explanation(found)
@@ -108,7 +125,7 @@ def report(*, run: str, target: float = 0.9, positive: str = None, prevalence: s
         positive: the class that the thresholds are for. Default: see evaluate.
         prevalence: shares of positive patients to compute PPV and NPV for. Default: see evaluate.
     """
-    found = find_run(run)
+    found = find_single(run)
     from busfast.results.report import write_report
     from busfast.training.trackers import track_results
 

@@ -264,7 +264,7 @@ def _configure(split: str, pipeline: str | None, preset: str | None, settings: d
 
     split = {"original": "given"}.get(split, split)
     if split and not is_list_path(split):
-        choose("split", split, [*SPLITS, "all"] if several else SPLITS)
+        choose("split", split, [*SPLITS, "original", *(["all"] if several else [])])
     name, config = configure(pipeline, preset=preset, **settings)
     table = None
     if not config.source or (Path(config.data) / "table.csv").is_file():  # else it is generated later

@@ -13,7 +13,7 @@ from busfast.data.fingerprint import fingerprint_images
 from busfast.data.groups import add_groups, connected, group_names
 from busfast.data.labels import plain, split_labels
 from busfast.data.open_data import read_data
-from busfast.data.split import Split
+from busfast.data.split import Split, note_no_patient
 from busfast.data.table import Table
 from busfast.errors import UserError, suggest
 from busfast.text import counted
@@ -71,11 +71,12 @@ def leave_out_copies(table: Table, seen: Split | None) -> tuple[Table, pd.DataFr
     prints, rows = fingerprint_table(table), table.rows
     pairs = find_duplicates(rows, prints)
     rows = add_groups(rows, pairs["a"], pairs["b"])
+    unknown = note_no_patient(rows)
     rows["group"] = group_names(rows, across_centers=False)
     table = replace(table, rows=rows, pixels=dict(zip(rows["image"], prints["pixels"], strict=True)))
     if seen is None:
-        return table, rows[:0][NAMED], ["copies of images that trained the model were not looked for: a "
-                                                     "bundle does not have them (with its run at hand: --run=RUN)"]
+        return table, rows[:0][NAMED], [*unknown, "copies of images that trained the model were not looked for: a "
+                                        "bundle does not have them (with its run at hand: --run=RUN)"]
     copies, notes = _find_copies(prints, seen)
     copy = (copies["other"] != "").to_numpy()
     counts = copies["reason"].value_counts()
@@ -89,7 +90,7 @@ def leave_out_copies(table: Table, seen: Split | None) -> tuple[Table, pd.DataFr
         notes.append(f"{counted(len(patients), 'patient')} with the id and center of one that trained the model, such "
                      f"as {min(patients)[1]}: if they are the same people, these scores are too good")
     return (replace(table, rows=rows[~copy].reset_index(drop=True)), rows.loc[copy, NAMED].join(copies),
-            notes)
+            [*unknown, *notes])
 
 
 def _find_copies(prints: pd.DataFrame, seen: Split) -> tuple[pd.DataFrame, list[str]]:

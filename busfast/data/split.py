@@ -86,18 +86,23 @@ def split_folds(table: Table | pd.DataFrame, split: str = "stratified", *, seed:
     if "part" in table.rows:
         raise UserError("The table already has a column 'part', which a split would overwrite. Rename it.")
     rows = table.rows if duplicates is None else add_groups(table.rows, duplicates["a"], duplicates["b"])
-    notes, no_patient = [], rows["patient"] == ""
-    if no_patient.any():
-        in_group = "group" in rows and (rows["group"][no_patient] != "").any()
-        notes.append(f"{no_patient.sum()} of {len(rows)} images have no patient id: each counts as a patient of its "
-                     f"own{', unless it is in a group' if in_group else ''}")
-    notes += note_writings("patient", rows["patient"])
+    notes = [*note_no_patient(rows), *note_writings("patient", rows["patient"])]
     if duplicates is None:
         notes.append("images were not checked for duplicates")
     classes = tuple(classes) or order_classes(rows["label"])
     found = SPLITS[split](replace(table, rows=rows, notes=tuple(notes)), seed=seed, classes=classes,
                           holdout=holdout, folds=folds, shares=shares)
     return {fold: replace(result, name=split, fold=fold, left_out=table.left_out) for fold, result in found.items()}
+
+
+def note_no_patient(rows: pd.DataFrame) -> list[str]:
+    """Returns a note if images have no patient id; `rows` may have a column group, of duplicates and others."""
+    none = rows["patient"] == ""
+    if not none.any():
+        return []
+    in_group = "group" in rows and (rows["group"][none] != "").any()
+    return [f"{none.sum()} of {len(rows)} images have no patient id: each counts as a patient of its "
+            f"own{', unless it is in a group' if in_group else ''}"]
 
 
 def stratified(table: Table, *, seed: int, classes: tuple[str, ...], shares: tuple[float, float],

@@ -11,19 +11,23 @@ SHOWN = 3  # most probable classes of one image
 
 def summarize_predictions(file: Path, predictor: Predictor) -> list[str]:
     """Returns what a file that `write_predictions` wrote says: of one image class, probabilities and decision; of
-    several how many images got each class and each decision; how many are unlike the training images."""
+    several how many images got each class and each decision; how many are unlike the training images, and which
+    is the first that could not be read."""
     with open(file, encoding="utf-8", errors="surrogateescape", newline="") as opened:
         if file.stat().st_size < 1_000_000 and len(rows := list(csv.DictReader(opened))) == 1:
             return _describe(rows[0], predictor) if rows[0]["status"] == "ok" else []
         opened.seek(0)
-        predicted, decisions, unlike = Counter(), Counter(), 0
+        predicted, decisions, unlike, unread = Counter(), Counter(), 0, ""
         for row in csv.DictReader(opened):
             predicted[row["predicted"]] += row["status"] == "ok"
             decisions[row["decision"]] += 1
             unlike += float(row["outlier"] or 0) > 1
+            if row["status"] != "ok":
+                unread = unread or f"  unreadable, the first of them: {row['image']}: {row['reason']}"
     lines = [f"  {title}: {', '.join(f'{count} {name}' for name, count in counts.most_common() if name and count)}"
              for title, counts in (("predicted", predicted), ("decision", decisions)) if any(counts)]
-    return lines + ([f"  unlike the training images (outlier above 1): {unlike}"] if unlike else [])
+    lines += [f"  unlike the training images (outlier above 1): {unlike}"] if unlike else []
+    return lines + ([unread] if unread else [])
 
 
 def _describe(row: dict[str, str], predictor: Predictor) -> list[str]:

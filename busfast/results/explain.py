@@ -81,7 +81,8 @@ def explain_run(run: Run, **flags) -> list[Path]:
 
 
 def explain_inputs(run: Run, inputs: str, folder: Path, **flags) -> list[Path]:
-    """Explains the user's images: a picture for each, beside its map for the predicted class.
+    """Explains the user's images: a picture for each, beside its map for the predicted class. One that cannot be
+    read is left out, and named.
 
     Args:
         run: a trained run.
@@ -90,7 +91,7 @@ def explain_inputs(run: Run, inputs: str, folder: Path, **flags) -> list[Path]:
         flags: bs, device and threads of `load_model`.
 
     Raises:
-        UserError: there are no images, one cannot be read, or the model has no maps.
+        UserError: there are no images, none can be read, or the model has no maps.
     """
     config, record = run.read_config()
     require_single_label(config, "explain")
@@ -99,7 +100,11 @@ def explain_inputs(run: Run, inputs: str, folder: Path, **flags) -> list[Path]:
     logits, reasons = predict_logits(learn, paths)
     for name, reason in zip(names, reasons, strict=True):
         if reason:
-            raise UserError(f"{name} cannot be read: {reason}. Leave it out.")
+            print(f"left out: {name} cannot be read: {reason}", flush=True)
+    kept = [number for number, reason in enumerate(reasons) if not reason]
+    if not kept:
+        raise UserError(f"{names[0]} cannot be read: {reasons[0]}. None of {inputs} can be. Name other images.")
+    paths, logits = [paths[number] for number in kept], logits[kept]
     pixels = [load_pixels(path, *learn.dls.valid.image.fit) for path in paths]
     maps, note = explain_images(learn, config.arch, pixels, logits.argmax(1))
     make_folder(folder)

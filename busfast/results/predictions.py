@@ -116,7 +116,7 @@ def predict_parts(run: Run, *, again: bool = False, **flags) -> None:
     if record.get("unscored"):
         raise UserError(f"{run.name} cannot be scored: {record['unscored']}. Evaluate its "
                         "members: their scores on images that they did not see are in the lines 'test, pooled' of "
-                        "python -m busfast compare.")
+                        "python -m busfast compare. On another labelled set it can be scored: --data=SET.")
     files = {"weights_sha256": check_weights(run, record), "split_sha256": file_sha256(run.results / "split.csv")}
     history = read_history(run)
     earlier = [entry for entry in history if files.items() <= entry.items()]

@@ -301,6 +301,8 @@ def test_metadata_only_needs_no_image(mine, capsys):
     ("prepare --source=csv --path=x --columns=image", "--columns=image: 'image' is not NAME=COLUMN"),
     ("prepare --source=busi,bus_bra --path=.", "2 sources (busi, bus_bra) need as many paths"),
     ("audit --data=nothing", "There is no data folder 'nothing'"),
+    ("train --split=orignal", "Unknown split 'orignal'. Did you mean 'original'?"),
+    ("split --split=orignal", "Unknown split 'orignal'. Did you mean 'original'?"),
     ("audit --split=no/such", "There are no lists at no/such"),
     ("split --split=kfold --folds=1", "folds=1 is out of range"),
     ("split --split=lists.csv", "Unknown split 'lists.csv'"),

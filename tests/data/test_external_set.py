@@ -129,4 +129,8 @@ def test_duplicates_within_a_set_are_one_group_and_known_patients_are_said(tmp_p
     groups = table.rows.set_index("image")["group"]
     assert groups["0.png"] == groups["5.png"] == groups["1.png"] and groups.nunique() == 2
     assert notes[-1].startswith("1 patient with the id and center of one that trained the model, such as p1")
+    table = read_set(str(data), CLASSES)[0]
+    nobody = replace(table, rows=table.rows.assign(patient=""))
+    assert leave_out_copies(nobody, seen)[2][0] == (
+        "6 of 6 images have no patient id: each counts as a patient of its own, unless it is in a group")
     assert "a bundle does not have them" in leave_out_copies(read_set(str(data), CLASSES)[0], None)[2][0]

@@ -45,4 +45,5 @@ def test_an_image_unlike_the_training_images_is_said_to_be(exported_bundle, tmp_
     unread = dict.fromkeys(predictor.columns, "") | {"image": "b.png", "status": "unreadable", "reason": "cut"}
     write_csv(pd.DataFrame([row, row | {"outlier": "0.3"}, unread]), tmp_path / "many.csv")
     assert summarize_predictions(tmp_path / "many.csv", predictor) == [
-        "  predicted: 2 benign", "  decision: 2 not malignant", "  unlike the training images (outlier above 1): 1"]
+        "  predicted: 2 benign", "  decision: 2 not malignant", "  unlike the training images (outlier above 1): 1",
+        "  unreadable, the first of them: b.png: cut"]

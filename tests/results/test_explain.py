@@ -88,6 +88,16 @@ def test_explain_writes_its_files_and_the_report_shows_them(workdir, capsys):
     data = [line.split(": ")[1] for line in (folder / "config.yaml").read_text().splitlines() if "data:" in line][0]
     assert main(["explain", "--run=phantom/stratified", f"--images={data}/{image}"]) == 0
     assert len(list((folder / "explain").glob("0001-*.png"))) == 1
+    for name in ("a.png", "b.png"):
+        (workdir / "mixed").mkdir(exist_ok=True)
+        (workdir / "mixed" / name).write_bytes(b"no image")
+    explain = ["explain", "--run=phantom/stratified", "--images=mixed", "--out=pictures"]
+    assert main(explain) == 2
+    assert "a.png cannot be read: " in (said := capsys.readouterr().err) and "None of mixed can be." in said
+    Image.open(f"{data}/{image}").save(workdir / "mixed" / "b.png")
+    assert main(explain) == 0
+    assert "a.png cannot be read: " in (said := capsys.readouterr().out) and "wrote 1 picture into pictures/" in said
+    assert len(list((workdir / "pictures").iterdir())) == 1
     assert main(["explain", "--run=phantom/stratified", "--images=nowhere"]) == 2
     assert "no file or folder 'nowhere'" in capsys.readouterr().err
 

@@ -234,7 +234,8 @@ def test_every_verb_takes_an_ensemble(place, capsys):
 def test_the_mean_of_folds_claims_no_score(place, capsys):
     """Each image trained one of its members."""
     run(f"evaluate --run={OF_FOLDS.name}", code=2)
-    assert "cannot be scored: its members were trained on different splits" in capsys.readouterr().err
+    assert "cannot be scored: its members were trained on different splits" in (said := capsys.readouterr().err)
+    assert said.strip().endswith("On another labelled set it can be scored: --data=SET.")
     assert not (OF_FOLDS.results / "predictions.csv").exists()
     split = read_split(OF_FOLDS.results / "split.csv", "data/phantom").rows
     seen = {image for name in FOLDS for image in
@@ -247,6 +248,14 @@ def test_the_mean_of_folds_claims_no_score(place, capsys):
     pooled = pd.read_csv("results/aggregate.csv").query("group == 'phantom/kfold-2folds' and part == 'test, pooled'")
     out = pd.read_csv(OF_FOLDS.results / "out_of_fold.csv").set_index("score")["estimate"]
     assert out["macro_auc"] == pytest.approx(pooled.set_index("score").loc["macro_auc", "mean"], abs=1e-5)
+
+
+@pytest.mark.parametrize("verb", ["evaluate", "report", "export"])
+def test_a_group_in_the_place_of_a_run_is_said_to_be_one(place, verb, capsys):
+    run(f"{verb} --run=phantom/kfold-2folds", code=2)
+    said = capsys.readouterr().err
+    assert f"'phantom/kfold-2folds' is a group of runs. Name each of them in turn ({', '.join(FOLDS)})" in said
+    assert "python -m busfast ensemble --runs=phantom/kfold-2folds" in said
 
 
 def unfit(**config):
@@ -282,7 +291,8 @@ def test_runs_of_overlapping_splits_claim_no_test_part(place, capsys):
     """What is one's test part is the other's training part."""
     run("train --seed=7 --epochs=1")
     run(f"ensemble --runs={SEEDS[0]},phantom/stratified")
-    assert "it cannot be scored" in capsys.readouterr().out
+    assert "it cannot be scored here" in (said := capsys.readouterr().out)
+    assert f"evaluate --run={SEEDS[0]}-ensemble --data=SET" in said
     made = Run(f"{SEEDS[0]}-ensemble")
     assert "test" not in set(read_split(made.results / "split.csv", "").rows["part"])
     assert not (made.results / "out_of_fold.csv").exists()
