@@ -269,8 +269,8 @@ def run(folder: Path, data: str, seeds: Sequence[int], size: int, only: list[str
             f"{name} {value:.3f}" for name, value in assess(found, probabilities(found, CHOSEN)).items()), flush=True)
     scores = list_scores(trained)
     each = "; ".join(f"{option}, without {center}: {', '.join(f'{value:.3f}' for value in group['pair_auc'])}"
-                     for (option, center), group in scores[scores["view"] == CHOSEN].groupby(["option", "center"],
-                                                                                             sort=False))
+                     for (option, center), group in scores.query("view == @CHOSEN and seed != @ALL").groupby(
+                         ["option", "center"], sort=False))
     notes = [
         f"{config.arch} at {size} px in batches of {config.bs}, lr {config.lr:g}, the first {config.freeze} stages "
         f"frozen after {config.freeze_after}; leave_one_center_out, seeds {', '.join(map(str, seeds))} (of the "
