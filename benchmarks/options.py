@@ -3,7 +3,7 @@
 Makes the table of docs/options.md. Another option is one line in OPTIONS.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -18,7 +18,7 @@ from scipy import stats
 from busfast.bench.report import Report
 from busfast.data.check import check_images
 from busfast.data.split import Split
-from busfast.data.table import read_table
+from busfast.data.table import Table, read_table
 from busfast.pipelines.config import Config, load_config
 from busfast.pipelines.splits import split_data
 from busfast.progress import progress
@@ -116,6 +116,22 @@ def train(option: Option, config: Config, split: Split, folder: Path) -> dict[st
     return min(scores.rows, key=lambda row: row["val_loss"])
 
 
+def half_interval(gains: pd.Series) -> float | None:
+    """Returns half of the 95% t-interval of the mean of some gains; None of a single one."""
+    count = len(gains)
+    return stats.t.ppf(0.975, count - 1) * gains.std(ddof=1) / count ** 0.5 if count > 1 else None
+
+
+def prepare(options: Mapping[str, Option], data: str, size: int,
+            only: Sequence[str]) -> tuple[list[str], Config, Table, pd.DataFrame]:
+    """Returns the names of the options whose name contains one of the words `only` (none: all) and of `BASE`, the
+    configuration of `BASE` at a size, the table of the data folder, and its duplicates. UserError: wrong data."""
+    names = [name for name in options if name == BASE or not only or any(word in name for word in only)]
+    _, config = load_config(data=data, preset="fast", device="cpu", size=size)
+    table = read_table(config.data, config.classes)
+    return names, config, table, check_images(table)
+
+
 def summarize(runs: pd.DataFrame) -> pd.DataFrame:
     """Makes one row per option of runs (name, seed, macro_auc, macro_recall, val_loss).
 
@@ -128,9 +144,8 @@ def summarize(runs: pd.DataFrame) -> pd.DataFrame:
     for name, group in runs.groupby("name", sort=False):
         auc = group["macro_auc"]
         gain = group.set_index("seed")["macro_auc"] - base
-        width = stats.t.ppf(0.975, len(gain) - 1) * gain.std(ddof=1) / len(gain) ** 0.5 if len(gain) > 1 else None
         rows.append({"name": name, "seeds": len(group), "macro_auc": auc.mean(), "macro_auc_sd": auc.std(ddof=1),
-                     "gain": gain.mean(), "gain_95": width, "macro_recall": group["macro_recall"].mean(),
+                     "gain": gain.mean(), "gain_95": half_interval(gain), "macro_recall": group["macro_recall"].mean(),
                      "val_loss": group["val_loss"].mean()})
     return pd.DataFrame(rows)
 
@@ -148,10 +163,7 @@ def run(folder: Path, data: str, seeds: Sequence[int], size: int, only: list[str
     Raises:
         UserError: wrong data.
     """
-    names = [name for name in OPTIONS if name == BASE or not only or any(word in name for word in only)]
-    _, config = load_config(data=data, preset="fast", device="cpu", size=size)
-    table = read_table(config.data, config.classes)
-    duplicates = check_images(table)
+    names, config, table, duplicates = prepare(OPTIONS, data, size, only)
     rows = []
     for seed in seeds:
         seeded = replace(config, seed=seed)

@@ -17,18 +17,16 @@ from common import run_study
 from fastai.callback.core import Callback
 from fastai.learner import Learner
 from option_parts import cut_borders
-from options import BASE, Option
-from scipy import stats
+from options import BASE, Option, half_interval, prepare
 from scipy.special import log_softmax, softmax
 from sklearn.metrics import roc_auc_score
 
 from busfast.bench.report import Report
-from busfast.data.check import check_images
 from busfast.data.split import Split
-from busfast.data.table import read_table
+from busfast.data.table import Table
 from busfast.errors import UserError
 from busfast.files import make_folder
-from busfast.pipelines.config import Config, folder_name, load_config
+from busfast.pipelines.config import Config, folder_name
 from busfast.pipelines.splits import split_data
 from busfast.progress import progress
 from busfast.training.build import build
@@ -209,8 +207,7 @@ def summarize(scores: pd.DataFrame) -> pd.DataFrame:
         each, row = group.drop(ALL), {"name": f"{option}; {view}", "seeds": len(group) - 1}
         for name in ("macro_auc", "pair_auc"):
             gain = each[name] - means.loc[(BASE, CHOSEN)][name].drop(ALL)
-            width = stats.t.ppf(0.975, len(gain) - 1) * gain.std(ddof=1) / len(gain) ** 0.5 if len(gain) > 1 else None
-            row |= {name: each[name].mean(), f"gain_{name}": gain.mean(), f"gain_{name}_95": width,
+            row |= {name: each[name].mean(), f"gain_{name}": gain.mean(), f"gain_{name}_95": half_interval(gain),
                     f"ensemble_{name}": group.loc[ALL, name]}
         rows.append(row | {"accuracy": each["accuracy"].mean(), "valid_macro_auc": each["valid_macro_auc"].mean()})
     return pd.DataFrame(rows)
@@ -227,9 +224,8 @@ class _Task:
         return keep / f"{folder_name(self.option)}-{self.config.size}-{self.config.seed}-{self.center}.npz"
 
 
-def _list_tasks(names: Sequence[str], config: Config, seeds: Sequence[int]) -> Iterator[_Task]:
-    table = read_table(config.data, config.classes)
-    duplicates = check_images(table)
+def _list_tasks(names: Sequence[str], config: Config, table: Table, duplicates: pd.DataFrame,
+                seeds: Sequence[int]) -> Iterator[_Task]:
     for seed in seeds:
         seeded = replace(config, seed=seed)
         folds = split_data(table, duplicates, seeded, "leave_one_center_out")
@@ -254,11 +250,10 @@ def run(folder: Path, data: str, seeds: Sequence[int], size: int, only: list[str
     Raises:
         UserError: wrong data; data of one center.
     """
-    names = [name for name in OPTIONS if name == BASE or not only or any(word in name for word in only)]
-    _, config = load_config(data=data, preset="fast", device="cpu", size=size)
+    names, config, table, duplicates = prepare(OPTIONS, data, size, only)
     make_folder(Path(keep))
     trained = {}
-    for task in progress(list(_list_tasks(names, config, seeds)), "training"):
+    for task in progress(list(_list_tasks(names, config, table, duplicates, seeds)), "training"):
         path = task.path(Path(keep))
         if not path.is_file():
             found = train(OPTIONS[task.option], task.config, task.split, folder / path.stem)

@@ -12,6 +12,15 @@ from busfast.processes import cores
 from busfast.text import counted
 
 
+def decode_mask(root: str | Path, name: str, folders: dict[str, Path]) -> np.ndarray | None:
+    """Returns where a mask of a table is not black: bool, (H, W); None if the table names none, or it is missing. A
+    broken file raises nearly anything."""
+    path = locate(root, name, folders) if name else None
+    if path is None or not path.is_file():
+        return None
+    return np.asarray(read_image(path, keep_gray=True).convert("L")) > 0
+
+
 def add_lesion_area(rows: pd.DataFrame, root: str | Path) -> pd.DataFrame:
     """Returns rows with a column lesion_area: the share of the image that its mask covers, as text; "" without a mask,
     or if it is empty or cannot be read (a line says so). `root`: the folder of the table."""
@@ -19,15 +28,12 @@ def add_lesion_area(rows: pd.DataFrame, root: str | Path) -> pd.DataFrame:
         return rows
     folders = read_source_folders(root)
 
-    def area(mask: str) -> str | None:
-        path = locate(root, mask, folders) if mask else None
-        if path is None or not path.is_file():
-            return ""
+    def area(name: str) -> str | None:
         try:
-            share = (np.asarray(read_image(path, keep_gray=True).convert("L")) > 0).mean()
-        except Exception:  # a broken file raises nearly anything
+            mask = decode_mask(root, name, folders)
+        except Exception:
             return None
-        return f"{share:.4g}" if share else ""
+        return "" if mask is None or not mask.any() else f"{mask.mean():.4g}"
 
     with ThreadPoolExecutor(cores()) as pool:
         areas = list(pool.map(area, rows["mask"]))

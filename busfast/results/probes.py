@@ -16,7 +16,7 @@ from fastai.learner import Learner
 from PIL import Image
 from scipy.special import softmax
 
-from busfast.data.images import load_pixels, read_image, resize_image, why_unreadable
+from busfast.data.images import load_pixels, resize_image, why_unreadable
 from busfast.data.paths import locate, read_source_folders
 from busfast.data.split import PARTS, Split
 from busfast.errors import UserError
@@ -26,6 +26,7 @@ from busfast.pipelines.image import ImagePipeline
 from busfast.processes import cores
 from busfast.progress import progress
 from busfast.results.intervals import Scored, differences, intervals
+from busfast.results.lesions import decode_mask
 from busfast.results.metrics import fewest_groups
 from busfast.results.scores import rank_scores
 from busfast.results.verdicts import describe_change, judge
@@ -219,13 +220,12 @@ def read_pixels(learn: Learner, table: pd.DataFrame, root: str | Path) -> tuple[
 
 def read_mask(root: str | Path, name: str, places: dict[str, Path], image: ImagePipeline) -> np.ndarray | None:
     """Returns a lesion's mask at the model's size: bool, (S, S); None if the table names none, or it is missing."""
-    path = locate(root, name, places) if name else None
-    if path is None or not path.is_file():
-        return None
     try:
-        mask = np.asarray(read_image(path, keep_gray=True).convert("L")) > 0
-    except Exception as error:  # a broken file raises nearly anything
-        raise UserError(f"The mask {path} cannot be read: {why_unreadable(error)}. Restore it, or remove it: its image "
-                        "then counts as one without a mask.") from error
+        mask = decode_mask(root, name, places)
+    except Exception as error:
+        raise UserError(f"The mask {locate(root, name, places)} cannot be read: {why_unreadable(error)}. Restore it, "
+                        "or remove it: its image then counts as one without a mask.") from error
+    if mask is None:
+        return None
     resized = resize_image(Image.fromarray(mask.astype(np.uint8) * 255), image.sides, image.resize)
     return np.asarray(resized) > 127

@@ -13,7 +13,7 @@ import travel
 from common import run_study
 from conftest import ARCH
 from option_parts import cut_borders
-from options import BASE, Option
+from options import BASE, Option, prepare
 from PIL import Image
 from scipy.special import softmax
 from travel import CHOSEN, VIEWS
@@ -43,8 +43,8 @@ def test_every_center_is_left_out_of_every_recipe_and_what_is_kept_is_not_traine
 
 
 def test_the_left_out_center_trains_nothing(workdir, phantom_folder):
-    config = replace(travel.load_config(data=phantom_folder, preset="fast", device="cpu", size=32)[1], epochs=2)
-    task = next(travel._list_tasks([BASE], config, [1]))
+    names, config, *found = prepare(travel.OPTIONS, phantom_folder, 32, [BASE])
+    task = next(travel._list_tasks(names, replace(config, epochs=2), *found, [1]))
     seen = []
     build = travel.build
     with pytest.MonkeyPatch.context() as patch:
