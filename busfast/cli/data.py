@@ -154,14 +154,14 @@ def split(*, split: str = "stratified", pipeline: str = None, out: str = None, o
     _, config = configure(pipeline, split_seed=settings.get("seed"), **settings)
     from busfast.data.generators import generate
     from busfast.data.paths import claim_home, home_of
-    from busfast.data.split import SPLITS
+    from busfast.data.split import ALIASES, SPLITS
     from busfast.data.split_file import write_splits
     from busfast.errors import choose
     from busfast.pipelines.read_images import read_images
     from busfast.pipelines.splits import open_table, split_data, split_images
 
-    split = {"original": "given"}.get(split, split)
-    choose("split", split, [*SPLITS, "original"])
+    split = ALIASES.get(split, split)
+    choose("split", split, [*SPLITS, *ALIASES])
     if metadata_only:
         table, config = _read(config)
     else:

@@ -258,13 +258,13 @@ def _configure(split: str, pipeline: str | None, preset: str | None, settings: d
     from busfast.data.external_splits import is_list_path
     from busfast.data.labels import CLASSES
     from busfast.data.open_data import is_prepared
-    from busfast.data.split import SPLITS
+    from busfast.data.split import ALIASES, SPLITS
     from busfast.pipelines.read_images import read_images
     from busfast.pipelines.splits import default_split
 
-    split = {"original": "given"}.get(split, split)
+    split = ALIASES.get(split, split)
     if split and not is_list_path(split):
-        choose("split", split, [*SPLITS, "original", *(["all"] if several else [])])
+        choose("split", split, [*SPLITS, *ALIASES, *(["all"] if several else [])])
     name, config = configure(pipeline, preset=preset, **settings)
     table = None
     if not config.source or (Path(config.data) / "table.csv").is_file():  # else it is generated later

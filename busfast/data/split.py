@@ -216,6 +216,7 @@ def given(table: Table, *, seed: int, classes: tuple[str, ...], shares: tuple[fl
 
 SPLITS = {"stratified": stratified, "center_holdout": center_holdout, "leave_one_center_out": leave_one_center_out,
           "kfold": kfold, "given": given}
+ALIASES = {"original": "given"}  # other names for them on the command line
 
 
 def count_parts(split: Table | pd.DataFrame, classes: Sequence[str] = (), label_delim: str = "") -> pd.DataFrame:
