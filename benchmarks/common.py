@@ -22,6 +22,7 @@ HELP = {
     "threads": "decoding threads", "seeds": "seeds of the trainings, separated by commas",
     "model": "a bundle", "split": "split.csv of a run", "others": "folders of other images, separated by commas",
     "keep": "folder for what each training predicts; what is in it is not trained again",
+    "device": "cpu, cuda or mps", "jobs": "trainings that run at once",
     "only": "measure only rows whose name contains one of these words, separated by commas",
 }
 

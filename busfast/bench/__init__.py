@@ -23,7 +23,8 @@ WHATS: dict[str, dict[str, Any]] = {
     "predict": {**_FILES, "arch": ARCH},
 }
 STUDIES = ("options", "quality", "size", "stores")  # scripts in benchmarks/, which were part of `bench` in version 0.1
-RANGES = {"images": (2, 10_000_000), "rounds": (1, 1000), "size": (32, 2048), "bs": (2, 65_536), "threads": (0, 1024)}
+RANGES = {"images": (2, 10_000_000), "rounds": (1, 1000), "size": (32, 2048), "bs": (2, 65_536), "threads": (0, 1024),
+          "jobs": (1, 1024)}
 
 
 def bench(what: str, *, data: str = None, images: int = None, arch: str = None, size: int = None, bs: int = None,

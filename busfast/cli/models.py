@@ -1,8 +1,9 @@
 """The verbs that export a trained model and use it: export, ensemble, predict, demo."""
 
 import shlex
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from busfast.cli import parse
 from busfast.cli.flags import MODEL, model_flags, with_settings
@@ -12,6 +13,9 @@ from busfast.imports import heavy_imports
 from busfast.pipelines.config import Config
 from busfast.pipelines.settings import convert
 from busfast.text import counted, plain_text
+
+if TYPE_CHECKING:
+    from busfast.training.runs import Run
 
 
 @with_settings(("device", "threads"), device="cpu")
@@ -64,14 +68,30 @@ def ensemble(*, runs: str) -> str | None:
     from busfast.results.ensemble import make_ensemble
 
     made = make_ensemble(runs)
+    _print_ensemble(made)
     record = made.read_config()[1]
-    print(f"{made.name}: the mean of {len(record['members'])} runs: {', '.join(record['members'])}")
-    print(f"wrote {made.results}/ and {made.models}/")
     if record["unscored"]:
         print(f"it cannot be scored here: {record['unscored']}. On another labelled set it can: python -m busfast "
               f"evaluate {shlex.quote(f'--run={made.name}')} --data=SET")
     print("Research only, not a medical device.")
     return parse.command("export" if record["unscored"] else "evaluate", {"run": made.name}, export)
+
+
+def combine(runs: Sequence["Run"]) -> "Run":
+    """Returns the ensemble of these runs: the one that there is, if their weights are still those, or a new one."""
+    from busfast.results.ensemble import find_ensemble, make_ensemble
+
+    if found := find_ensemble(runs):
+        print(f"{found.name}: there already, of these runs", flush=True)
+        return found
+    _print_ensemble(made := make_ensemble(",".join(run.name for run in runs)))
+    return made
+
+
+def _print_ensemble(made: "Run") -> None:
+    members = made.read_config()[1]["members"]
+    print(f"{made.name}: the mean of {len(members)} runs: {', '.join(members)}")
+    print(f"wrote {made.results}/ and {made.models}/", flush=True)
 
 
 @with_settings(MODEL, device="as in training, or auto for --model", threads="as in training, or 0 for --model")

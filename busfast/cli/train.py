@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Any
 from busfast import processes
 from busfast.cli import parse
 from busfast.cli.flags import configure, flatten, read_keys, with_settings, without
-from busfast.cli.models import export
+from busfast.cli.models import combine, export
 from busfast.cli.results import compare, evaluate, explain, report
 from busfast.errors import UserError, choose
 from busfast.imports import heavy_imports, require_package
-from busfast.pipelines.config import Config
+from busfast.pipelines.config import MEMBERS, Config
 
 if TYPE_CHECKING:
     from busfast.data.split import Split
@@ -45,7 +45,8 @@ def train(*, split: str = None, pipeline: str = None, preset: str = None, fold: 
         pipeline: name of a file in pipelines/, or the path of one, such as a run's config.yaml. Default: the one named
             after the data folder, else phantom.
         preset: fast: 4 epochs with a smaller size and batch size; the first stages are frozen after one epoch
-            (docs/performance.md).
+            (docs/performance.md). best: the mean of three such trainings (--seeds), and of each image and its mirror
+            image (--tta=flip), as one run, their ensemble, which is what --then goes on with (docs/travel.md).
         settings: those of the pipeline file.
         fold: train this fold only: a number (kfold) or a center (leave_one_center_out).
         allow_leaks: train even if a patient or a duplicate is on two sides of your own lists, and do not leave such
@@ -77,6 +78,12 @@ def train(*, split: str = None, pipeline: str = None, preset: str = None, fold: 
     if config.label_delim and (wrong := [verb for verb in following if verb not in SEVERAL_LABELS]):
         raise UserError(f"--then={','.join(wrong)} is for images of one label. With label_delim: "
                         f"--then={','.join(SEVERAL_LABELS)}.")
+    members = MEMBERS.get(preset, 0) if "split_seed" not in settings else 0  # that seed is of one member
+    if members and config.label_delim:
+        raise UserError(f"--preset={preset} is for images of one label. With label_delim: --preset=fast.")
+    if members:
+        seeds = seeds or str(members)
+        print(f"preset: {preset}; each split's seeds are trained, and their mean is one run", flush=True)
     if following and not config.label_delim:
         from busfast.pipelines.positive import require_positive
 
@@ -105,9 +112,11 @@ def train(*, split: str = None, pipeline: str = None, preset: str = None, fold: 
     runs = [(name_run(run, seed_config), seed_config, made)
             for run, made in split_images(table, configs[0], splits, fold=fold, allow_leaks=allow_leaks).items()
             for seed_config in configs]
-    failed, last = [], None
+    options = TrainOptions(resume, auto_bs, profile, typed, trackers, backend=backend, learner=user_learner)
+    done, failed, last = [], [], None
     if min(jobs, len(runs)) > 1:
-        given["threads"] = config.threads or processes.threads_per_process(jobs)
+        given |= {"threads": config.threads or processes.threads_per_process(jobs), "seeds": seeds}
+        given["then"] = None if members else then
         try:
             failed = run_jobs({run: _argv(given, seed_config, made) for run, seed_config, made in runs}, jobs,
                               backend.device)
@@ -115,21 +124,21 @@ def train(*, split: str = None, pipeline: str = None, preset: str = None, fold: 
             print(f"\n  to continue all of them: {typed} --resume", flush=True)
             raise
     else:
-        options = TrainOptions(resume, auto_bs, profile, typed, trackers, backend=backend, learner=user_learner)
         for run, seed_config, made in runs:
-            done = train_run(name, seed_config, run, made, options)
-            last = parse.command("evaluate", {"run": done.name}, evaluate)
-            for verb, function in THEN.items():  # in this order, whatever the order of --then
-                if verb == "evaluate" and following:  # which the others need
-                    last = function(run=done.name, positive=config.positive or None)
-                elif verb in following:
-                    last = function(run=done.name)
-    if 1 < len(runs) > len(failed):
+            done.append(train_run(name, seed_config, run, made, options))
+            if not members:
+                last = _follow(done[-1], following, config)
+    if members and not failed:
+        found = done or [train_run(name, seed_config, run, made, replace(options, resume=True))  # finished above
+                         for run, seed_config, made in runs]
+        for first in range(0, len(runs), len(configs)):
+            last = _follow(combine(found[first:first + len(configs)]), following, config)
+    if (len(configs) if members else 1) < len(runs) > len(failed):
         compare()
     if failed:
         raise UserError(f"{len(failed)} of {len(runs)} runs failed: {', '.join(failed)}. The reasons are above; the "
                         f"other runs are finished. To continue the failed ones: {typed} --resume")
-    if len(runs) > 1 and not following:
+    if len(runs) > (len(configs) if members else 1) and not following:
         return f"{typed} --resume --then=evaluate"  # finished runs are not trained again
     return last
 
@@ -190,7 +199,7 @@ def sweep(*, split: str = None, params: str = "lr,size,augment", trials: int = 2
         pruner: median (stops a trial that is worse than the median of the earlier ones, after a third of the epochs)
             or none.
         pipeline: name of a file in pipelines/, or the path of one.
-        preset: fast, as for train.
+        preset: fast, as for train; of best, one member.
         settings: those of the pipeline file.
         fold: which fold to use, if the split has several. Default: the first.
         allow_leaks: train even if a patient or a duplicate is on two sides of your own lists.
@@ -221,6 +230,17 @@ def _try_splits(table: "Table | None", config: Config, splits: Sequence[str], fo
 
     for split in splits if table is not None else ():
         make_folds(table, NO_DUPLICATES, config, split, fold, allow_leaks)
+
+
+def _follow(run: "Run", following: Sequence[str], config: Config) -> str | None:
+    """Does what --then asks for with a finished run; returns the command that is next."""
+    last = parse.command("evaluate", {"run": run.name}, evaluate)
+    for verb, function in THEN.items():  # in this order, whatever the order of --then
+        if verb == "evaluate" and following:  # which the others need
+            last = function(run=run.name, positive=config.positive or None)
+        elif verb in following:
+            last = function(run=run.name)
+    return last
 
 
 def train_folds(pipeline: str | None, **settings: Any) -> "list[Run]":

@@ -75,7 +75,7 @@ def read_bundle(folder: str | Path) -> Bundle:
 
 
 def describe_input(image: ImagePipeline) -> dict[str, Any]:
-    """Returns the value of the key `input` of bundle.json; `width` only if it is not square, which is of version 3."""
+    """Returns the value of the key `input` of bundle.json; `width` only if it is not square (`EXTRA["3"]`)."""
     wide = {"width": image.width} if image.width else {}
     return {"size": image.size, **wide, "resize": image.resize, "channels": image.channels, "mean": list(image.mean),
             "std": list(image.std), "reading": READING}
@@ -86,7 +86,7 @@ def write_bundle(folder: Path, model: nn.Module, facts: Mapping[str, Any], outli
     """Writes the files of a bundle into an empty folder, bundle.json last; raises UserError if it cannot.
 
     `facts` has all keys of bundle.json but format, version, intended_use and files; `members`, their number, only if
-    the model is an `Ensemble`, which makes it version 2; those of `EXTRA["3"]` make it version 3. Within
+    the model is an `Ensemble`, and those of `EXTRA["3"]` together; which it has makes the version. Within
     `atomic_folder`, all files appear at once.
     """
     plain = model.model if isinstance(model, Mirrored) else model

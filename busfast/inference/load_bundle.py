@@ -24,9 +24,9 @@ import torch
 from safetensors.torch import load as read_tensors
 
 # 1.x: one model; 2.x: an ensemble, with the key `members`; 3.x: a model with the keys of `EXTRA["3"]`: test-time
-# augmentation (none or flip), and what stands between the labels of an image ("": it has one).
-FORMAT, MAJORS = "busfast bundle", ("1", "2", "3")
-EXTRA = {"1": set(), "2": {"members"}, "3": {"tta", "label_delim"}}
+# augmentation (none or flip), and what stands between the labels of an image ("": it has one); 4.x: both.
+FORMAT = "busfast bundle"
+EXTRA = {"1": set(), "2": {"members"}, "3": {"tta", "label_delim"}, "4": {"members", "tta", "label_delim"}}
 KEYS = {"format", "version", "intended_use", "classes", "architecture", "input", "temperature", "operating_points",
         "metrics", "outlier", "run", "files"}
 MAX_MEMBERS, MAX_SIDE = 100, 2048
@@ -194,15 +194,15 @@ def read_facts(folder: str | Path) -> dict:
     if not isinstance(version, str):
         raise ValueError("bundle.json: version is not a string")
     major = version.partition(".")[0]
-    if major not in MAJORS:
-        raise ValueError(f"bundle.json has version {version[:20]}; this code reads {'.x and '.join(MAJORS)}.x")
+    if major not in EXTRA:
+        raise ValueError(f"bundle.json has version {version[:20]}; this code reads {'.x and '.join(EXTRA)}.x")
     keys = KEYS | EXTRA[major]
     if facts.keys() != keys:
         raise ValueError(f"bundle.json: the key '{str(sorted(facts.keys() ^ keys)[0])[:40]}' is unknown or missing")
-    if major == "2" and (type(facts["members"]) is not int or not 2 <= facts["members"] <= MAX_MEMBERS):
+    if "members" in keys and (type(facts["members"]) is not int or not 2 <= facts["members"] <= MAX_MEMBERS):
         raise ValueError(f"bundle.json: members is not a whole number from 2 to {MAX_MEMBERS}")
-    if major == "3" and (facts["tta"] not in ("none", "flip") or not isinstance(facts["label_delim"], str)
-                         or len(facts["label_delim"]) > 1):
+    if "tta" in keys and (facts["tta"] not in ("none", "flip") or not isinstance(facts["label_delim"], str)
+                          or len(facts["label_delim"]) > 1):
         raise ValueError("bundle.json: tta is neither none nor flip, or label_delim is no character")
     classes, files = facts["classes"], facts["files"]
     if not (isinstance(classes, list) and 2 <= len(classes) <= 10_000 and all(isinstance(name, str) for name in classes)

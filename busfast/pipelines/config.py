@@ -30,9 +30,16 @@ AUGMENTATIONS["strong"] = (*AUGMENTATIONS["standard"], "crop", "erase", "blur")
 # the most time, have learned what they can from the images after one of them (Brock et al. 2017, "FreezeOut", arXiv
 # 1706.04983). Growing sizes, or training at other sizes than the model is used at, cost more AUC than it saved time
 # (docs/performance.md).
-PRESETS = {"fast": lambda config: {"epochs": 4, "size": max(32, config.size * 6 // 7 // 8 * 8),
-                                   "width": config.width and max(32, config.width * 6 // 7 // 8 * 8), "bs": 16,
-                                   "lr": 6e-4, "freeze": 4, "freeze_after": 1}}
+def _fast(config: "Config") -> dict[str, Any]:
+    return {"epochs": 4, "size": max(32, config.size * 6 // 7 // 8 * 8),
+            "width": config.width and max(32, config.width * 6 // 7 // 8 * 8), "bs": 16, "lr": 6e-4, "freeze": 4,
+            "freeze_after": 1}
+
+
+# At a center that the model has not seen, the mean of three trainings and of mirrored images gains; longer trainings
+# and larger images do not (docs/travel.md).
+PRESETS = {"fast": _fast, "best": lambda config: _fast(config) | {"tta": "flip"}}
+MEMBERS = {"best": 3}  # presets of which `train` makes an ensemble -> how many seeds
 # What is said of a run where it is not the default.
 RECIPE = ("augment", "opt", "schedule", "warmup", "lr_mult", "unfreeze_after", "accumulate", "clip", "ema", "loss",
           "label_smoothing", "mixup", "cutmix", "tta", "metrics", "label_delim")

@@ -1,5 +1,6 @@
 """Several trained runs -> one run, an ensemble: the mean of their probabilities; every verb takes it like any run."""
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -63,8 +64,6 @@ def make_ensemble(names: str) -> Run:
     configs = [run.read_config() for run in runs]
     for config, _ in configs:
         require_single_label(config, "ensemble")
-        if config.tta != "none":
-            raise UserError(f"ensemble is not for runs with tta={config.tta}. Train them without.")
     sums = {run.name: _check_member(run, record) for run, (_, record) in zip(runs, configs, strict=True)}
     _check_fit(runs, configs)
     first = configs[0][1]
@@ -93,6 +92,12 @@ def make_ensemble(names: str) -> Run:
         discard_run(ensemble)
         raise
     return ensemble
+
+
+def find_ensemble(runs: Sequence[Run]) -> Run | None:
+    """Returns the ensemble of these runs with the weights that they have now, if there is one."""
+    sums = {run.name: file_sha256(run.best_weights()) for run in runs}
+    return next((run for run in all_runs() if run.read_config()[1].get("members_sha256") == sums), None)
 
 
 def _find_members(names: str) -> list[Run]:
@@ -127,7 +132,7 @@ def _check_member(run: Run, record: dict[str, Any]) -> str:
 def _check_fit(runs: list[Run], configs: list[tuple[Config, dict]]) -> None:
     """Raises if members differ in classes, model, data or image pipeline."""
     facts = [{"classes": ", ".join(config.classes), "architecture": config.arch,
-              "data": str(Path(config.data).resolve()), **describe_input(run_image(config, record))}
+              "data": str(Path(config.data).resolve()), "tta": config.tta, **describe_input(run_image(config, record))}
              for config, record in configs]
     for run, run_facts in zip(runs[1:], facts[1:], strict=True):
         for key, value in run_facts.items():

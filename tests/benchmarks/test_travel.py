@@ -3,6 +3,7 @@
 Covers benchmarks/travel.py.
 """
 
+import shutil
 from dataclasses import replace
 from functools import partial
 
@@ -103,11 +104,10 @@ def test_a_gain_is_the_mean_over_centers_and_seeds_with_its_interval():
 
 
 def test_one_center_is_refused(workdir, phantom_folder):
-    table = pd.read_csv(phantom_folder / "table.csv").assign(center="one")
-    table["image"] = [str(phantom_folder / name) for name in table["image"]]
-    table.drop(columns="mask", errors="ignore").to_csv("table.csv", index=False)
-    with pytest.raises(UserError, match="center"):
-        travel.run(workdir, str(workdir), [1], 32, [], "kept")
+    shutil.copytree(phantom_folder, "data")
+    pd.read_csv("data/table.csv").assign(center="one").to_csv("data/table.csv", index=False)
+    with pytest.raises(UserError, match="needs two centers or more"):
+        travel.run(workdir, "data", [1], 32, [], "kept")
 
 
 def test_cut_images_lack_their_borders(parts, tmp_path):

@@ -318,5 +318,7 @@ def test_a_preset_goes_over_the_file_and_under_the_flags(tmp_path, monkeypatch):
     assert (config.epochs, config.size, config.bs) == (6, 96, 4)
     (tmp_path / "plain.yaml").write_text("data: x\n")
     assert load_config("plain.yaml", preset="fast")[1].size == 192  # of 224
+    best = load_config("own.yaml", preset="best")[1]
+    assert best == dataclasses.replace(load_config("own.yaml", preset="fast")[1], tta="flip")
     assert "Unknown preset 'fasst'. Did you mean 'fast'" in refusal(load_config, "own.yaml", preset="fasst")
     assert "size=big is not a whole number" in refusal(load_config, "own.yaml", preset="fast", size="big")

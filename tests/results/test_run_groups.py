@@ -24,7 +24,8 @@ import busfast
 from busfast.cli import main
 from busfast.data.phantom import write_phantom
 from busfast.data.split_file import read_split
-from busfast.training.runs import Run
+from busfast.training import parallel_runs
+from busfast.training.runs import Run, all_runs
 
 ROOT = Path(busfast.__file__).parents[1]
 SEEDS = ["phantom/stratified-seed42", "phantom/stratified-seed43"]
@@ -201,6 +202,32 @@ def test_an_ensemble_has_the_positive_class_that_its_members_were_given(place):
     assert Run(f"{OF_SEEDS.name}-2").read_config()[0].positive == "benign"
 
 
+BEST = "train --preset=best --epochs=2 --size=32 --seeds=2"
+
+
+def test_the_preset_best_makes_one_run_of_seeds_and_mirrored_images_and_goes_on_with_it(workdir, capsys):
+    run(f"{BEST} --then=evaluate")
+    said = capsys.readouterr().out
+    assert f"{OF_SEEDS.name}: the mean of 2 runs: {', '.join(SEEDS)}" in said
+    assert [one.name for one in all_runs() if (one.results / "metrics.csv").is_file()] == [OF_SEEDS.name]
+    config, record = OF_SEEDS.read_config()
+    assert (config.tta, record["members"]) == ("flip", SEEDS)
+    valid = [pd.read_csv(Run(name).results / "valid_predictions.csv").set_index("image")[P] for name in SEEDS]
+    mean = predictions(OF_SEEDS.name).query("part == 'valid'").set_index("image")[P]
+    np.testing.assert_allclose(mean, sum(valid).loc[mean.index] / 2, atol=1e-4)
+    run(f"{BEST} --resume --then=evaluate")
+    assert f"{OF_SEEDS.name}: there already" in capsys.readouterr().out
+    assert not Run(f"{OF_SEEDS.name}-2").results.exists()
+
+
+def test_members_of_the_preset_best_that_train_side_by_side_are_plain_runs(workdir, monkeypatch):
+    monkeypatch.setattr(parallel_runs, "run_jobs", lambda commands, *_: [run(" ".join(line)) for line in
+                                                                         commands.values()] and [])
+    run(f"{BEST} --jobs=2 --then=evaluate")
+    assert {one.name for one in all_runs()} == {*SEEDS, OF_SEEDS.name}
+    assert not (Run(SEEDS[0]).results / "metrics.csv").exists() and (OF_SEEDS.results / "metrics.csv").is_file()
+
+
 def test_every_verb_takes_an_ensemble(place, capsys):
     pytest.importorskip("onnxscript")
     for line in (f"explain --run={OF_SEEDS.name}", f"report --run={OF_SEEDS.name}",
@@ -273,6 +300,7 @@ def move_one_to_train():
     (unfit(arch="test_resnet"), [SEEDS[0], "phantom/other"], "architecture is test_resnet there"),
     (unfit(classes=["normal", "malignant", "benign"]), [SEEDS[0], "phantom/other"], "classes is normal, malignant"),
     (unfit(resize="crop"), [SEEDS[0], "phantom/other"], "resize is crop there"),
+    (unfit(tta="flip"), [SEEDS[0], "phantom/other"], "tta is flip there and none here"),
     (lambda: (Run(SEEDS[1]).results / "summary.yaml").write_text("state: interrupted\n"), SEEDS, "is unfinished"),
     (lambda: (Run(SEEDS[1]).models / "best.pth").write_bytes(b"other"), SEEDS, "is not the file that"),
     (lambda: None, [SEEDS[0], OF_SEEDS.name], "is an ensemble. Name its members"),
