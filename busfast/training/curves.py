@@ -5,6 +5,8 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
 
 from busfast.figures import GRAY, STYLES, add_legend, new_figure, plain, save_figure
 
@@ -15,33 +17,41 @@ def draw_curves(folder: Path, caption: str) -> None:
     """Draws the three curves of a run into the folder of its log; `caption` is in small print under each title."""
     log = pd.read_csv(folder / "training_log.csv")
     recalls = [name for name in log if name.startswith("recall_")]
-    best = log["val_loss"].idxmin() if log["val_loss"].notna().any() else None
-    _draw(folder / "loss_curve.png", log, {"train_loss": "training (weighted)", "val_loss": "validation (unweighted)"},
-          "Loss", "cross-entropy", caption, best=best)
-    _draw(folder / "recall_curve.png", log, {name: name.removeprefix("recall_") for name in recalls},
-          "Recall of each class, validation", "recall", caption, limits=(-0.02, 1.02))
-    _draw(folder / "lr_curve.png", log, {"lr": "learning rate"}, "Learning rate at the end of each epoch",
-          "learning rate", caption)
+    save_figure(draw_losses(log, caption), folder / "loss_curve.png")
+    figure, (axes,) = new_figure("Recall of each class, validation", caption)
+    _plot(axes, log, {name: name.removeprefix("recall_") for name in recalls}, "recall")
+    axes.set_ylim(-0.02, 1.02)
+    save_figure(figure, folder / "recall_curve.png")
+    figure, (axes,) = new_figure("Learning rate at the end of each epoch", caption)
+    _plot(axes, log, {"lr": "learning rate"}, "learning rate")
+    save_figure(figure, folder / "lr_curve.png")
 
 
-def _draw(path: Path, log: pd.DataFrame, series: dict[str, str], title: str, axis: str, caption: str, *,
-          limits=None, best=None) -> None:
-    figure, (axes,) = new_figure(title, caption)
-    for index, (name, label) in enumerate(series.items()):
-        axes.plot(log["epoch"], log[name], label=label, markersize=4, **STYLES[index % len(STYLES)])
-    if best is not None:
-        axes.axvline(log["epoch"][best], color="0.6", linewidth=1, zorder=0)
+def draw_losses(log: pd.DataFrame, caption: str) -> Figure:
+    """Draws the two losses of a log beside each other: the training's, weighted by class or not cross-entropy at all,
+    is not comparable with the validation's."""
+    figure, (left, right) = new_figure("Loss, training and validation each on its own scale", caption, size=(7.6, 4.4),
+                                       columns=2)
+    _plot(left, log, {"train_loss": ""}, "training loss, with class weights if any")
+    _plot(right, log, {"val_loss": ""}, "validation loss, without class weights")
+    if log["val_loss"].notna().any():
+        best = log["val_loss"].idxmin()
+        right.axvline(log["epoch"][best], color="0.6", linewidth=1, zorder=0)
         offset, side = (4, "left") if best < len(log) / 2 else (-4, "right")
-        axes.annotate(f"lowest validation loss: {log['val_loss'][best]:.3f}", (log["epoch"][best], 0.98),
-                      xycoords=("data", "axes fraction"), xytext=(offset, 0), textcoords="offset points",
-                      fontsize=8, color=GRAY, ha=side, va="top")
-    if limits:
-        axes.set_ylim(*limits)
-    axes.set(xlabel="epoch", ylabel=axis)
+        right.annotate(f"lowest: {log['val_loss'][best]:.3f}", (log["epoch"][best], 0.98),
+                       xycoords=("data", "axes fraction"), xytext=(offset, 0), textcoords="offset points",
+                       fontsize=8, color=GRAY, ha=side, va="top")
+    return figure
+
+
+def _plot(axes: Axes, log: pd.DataFrame, series: dict[str, str], label: str) -> None:
+    """Plots columns of a log, with the names that a legend has for them, over the epochs."""
+    for index, (name, title) in enumerate(series.items()):
+        axes.plot(log["epoch"], log[name], label=title, markersize=4, **STYLES[index % len(STYLES)])
+    axes.set(xlabel="epoch", ylabel=label)
     axes.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     if len(series) > 1:
         add_legend(axes)
-    save_figure(figure, path)
 
 
 def draw_batch(path: Path, pixels: Sequence[np.ndarray], labels: Sequence[str], title: str, caption: str) -> None:
