@@ -7,6 +7,7 @@ import numpy as np
 import pandas as pd
 import torch
 from fastai.learner import Learner
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 from scipy.special import softmax
 from scipy.stats import spearmanr
@@ -16,7 +17,7 @@ from busfast.data.images import load_pixels
 from busfast.data.open_data import find_data
 from busfast.data.split_file import check_unchanged, read_split
 from busfast.errors import UserError
-from busfast.figures import image_grid, plain, save_figure
+from busfast.figures import STYLES, image_grid, plain, save_figure
 from busfast.files import make_folder
 from busfast.inference.gradcam import PLACE_IMAGES, Explainer, NoMaps, explain_images
 from busfast.inference.inputs import list_inputs
@@ -27,9 +28,11 @@ from busfast.results.intervals import intervals
 from busfast.results.predictions import read_parts, read_predictions, require_single_label
 from busfast.results.probes import compare_parts, draw_sample, predict_pixels, probe_run, read_pixels
 from busfast.results.written import FORMAT
+from busfast.text import MANY
 from busfast.training.runs import Run
 
-CASES = 3  # of each class, right and wrong, in the gallery
+CASES = 3  # of each class, right and wrong, in the gallery, of the first `MANY` classes
+EVIDENCE, COVER = STYLES[1]["color"], 0.6  # color of a map, and how much it hides where it is brightest
 SANITY_IMAGES = 30  # that are compared with an untrained model
 
 
@@ -64,7 +67,7 @@ def explain_run(run: Run, **flags) -> list[Path]:
     files = [run.results / name for name in ("explain.png", "localisation.csv", "probes.csv")]
     try:
         maps, note = explain_images(learn, config.arch, pixels, targets)
-        draw_gallery(cases, pixels, maps, masks, config.classes, f"{run.name}\n{note}".strip(), files[0])
+        draw_gallery(cases, pixels, maps, masks, config.classes[:MANY], f"{run.name}\n{note}".strip(), files[0])
         measures = localize(maps, masks, shown["group"].to_numpy())
         sanity = check_sanity(learn, config.arch, pixels, targets, maps), min(SANITY_IMAGES, len(pixels))
         measures.loc["likeness to an untrained model's maps", ["estimate", "images"]] = sanity
@@ -151,10 +154,10 @@ def draw_maps(learn: Learner, arch: str, images: Sequence[str | Path], columns: 
 
 
 def _show(axes, pixels: np.ndarray, heatmap: np.ndarray | None = None) -> None:
-    """Draws a resized image, and a map over it."""
+    """Draws a resized image, and a map over it: the more evidence, the less of the image shows through."""
     axes.imshow(pixels.squeeze(), cmap="gray", vmin=0, vmax=255)
     if heatmap is not None:
-        axes.imshow(heatmap, cmap="viridis", alpha=0.45, vmin=0, vmax=1)
+        axes.imshow(np.dstack([np.broadcast_to(to_rgb(EVIDENCE), (*heatmap.shape, 3)), COVER * heatmap]))
 
 
 def localize(maps: np.ndarray, masks: Sequence[np.ndarray | None], groups: np.ndarray) -> pd.DataFrame:
@@ -230,22 +233,24 @@ def choose_cases(predictions: pd.DataFrame, classes: Sequence[str]) -> pd.DataFr
     table = table.assign(turn=table.groupby(["label", "right", "center"]).cumcount())
     table = table.sort_values(["turn", "sure"], ascending=[True, False])
     return pd.concat([table[(table["label"] == name) & (table["right"] == right)].head(CASES)
-                      for name in classes for right in (True, False)])
+                      for name in classes[:MANY] for right in (True, False)])
 
 
 def draw_gallery(cases: pd.DataFrame, pixels: Sequence[np.ndarray], maps: np.ndarray, masks: Sequence,
                  classes: Sequence[str], caption: str, path: Path) -> None:
-    """Draws the cases: a row per class, right ones at the left and wrong ones at the right, each with its map."""
-    figure, grid = image_grid(len(classes), 2 * CASES, (2.1, 2.6), "Grad-CAM for the predicted class (yellow: most "
-                              "evidence; all violet: none; white line: lesion mask)\nsurest right (left) and wrong "
-                              f"(right) cases; {caption}")
+    """Draws the cases: two rows per class, the images and below them the same with their maps; right ones at the left
+    and wrong ones at the right."""
+    figure, grid = image_grid(2 * len(classes), 2 * CASES, (2.1, 2.3), "Surest right (left) and wrong (right) cases of "
+                              "each class; below each: Grad-CAM for the predicted class\n(orange: evidence; white "
+                              f"line: lesion mask); {caption}")
     for number, (_, case) in enumerate(cases.iterrows()):
         row = list(classes).index(case["label"])
         alike = cases[(cases["label"] == case["label"]) & (cases["right"] == case["right"])]
-        axes = grid[row, (0 if case["right"] else CASES) + list(alike.index).index(case.name)]
+        image, axes = grid[2 * row:2 * row + 2, (0 if case["right"] else CASES) + list(alike.index).index(case.name)]
+        _show(image, pixels[number])
         _show(axes, pixels[number], maps[number])
         if masks[number] is not None and masks[number].any():
             axes.contour(masks[number], [0.5], colors="white", linewidths=1)
-        axes.set_title(f"{case['label']}, {plain(case['center']) or 'no center'}\npredicted {case['predicted']} "
-                       f"({case['sure']:.2f})" + ("" if case["right"] else ", WRONG"), fontsize=7)
+        image.set_title(f"{case['label']}, {plain(case['center']) or 'no center'}\npredicted {case['predicted']} "
+                        f"({case['sure']:.2f})" + ("" if case["right"] else ", WRONG"), fontsize=7)
     save_figure(figure, path)

@@ -14,8 +14,9 @@ from busfast.cli import main
 from busfast.inference import gradcam
 from busfast.inference.gradcam import NoMaps
 from busfast.pipelines.image import ImagePipeline
+from busfast.results import explain
 from busfast.results.evaluation import read_explanation
-from busfast.results.explain import check_sanity, choose_cases, localize
+from busfast.results.explain import check_sanity, choose_cases, draw_gallery, localize
 from busfast.training.runs import Run
 
 CLASSES = ("benign", "malignant")
@@ -65,6 +66,31 @@ def test_cases_are_the_surest_of_each_kind():
     assert cases["p_benign"].tolist() == [0.99, 0.7, 0.8, 0.1]
 
 
+def test_the_gallery_shows_each_case_in_its_class_and_below_it_the_same_image_with_its_map(monkeypatch):
+    figures, rng = [], np.random.default_rng(0)
+    monkeypatch.setattr(explain, "save_figure", lambda figure, path: figures.append(figure))
+    table = pd.DataFrame({"label": ["malignant", "benign", "malignant"], "predicted": ["malignant"] * 3,
+                          "group": list("abc"), "center": ["x", "y", "z"], "p_benign": [0.1, 0.3, 0.4]})
+    cases = choose_cases(table.assign(p_malignant=1 - table["p_benign"]), CLASSES)
+    pixels, maps = list(rng.integers(0, 256, (3, 8, 8, 1)).astype(np.uint8)), rng.random((3, 8, 8))
+    mask = np.zeros((8, 8), bool)
+    mask[2:5, 2:5] = True
+    draw_gallery(cases, pixels, maps, [None, mask, None], CLASSES, "a run", None)
+    grid = np.array(figures[0].axes).reshape(4, 6)  # two rows of each class; right ones, then wrong ones
+    assert cases["center"].tolist() == ["y", "x", "z"]  # benign, which is wrong, then malignant
+    for number, place in enumerate([(0, 3), (2, 0), (2, 1)]):
+        image, overlay = grid[place], grid[place[0] + 1, place[1]]
+        label, center, share = cases.iloc[number][["label", "center", "sure"]]
+        assert image.get_title().startswith(f"{label}, {center}\npredicted malignant ({share:.2f})")
+        assert image.get_title().endswith("WRONG") == (label == "benign")
+        assert all(np.array_equal(axes.images[0].get_array(), pixels[number].squeeze()) for axes in (image, overlay))
+        assert len(image.images) == 1  # the original, with nothing over it
+        heat = overlay.images[1].get_array()
+        assert np.allclose(heat[..., 3], explain.COVER * maps[number]) and np.ptp(heat[..., :3], axis=(0, 1)).max() == 0
+        assert len(overlay.collections) == (number == 1)  # the outline of the mask
+    assert sum(bool(axes.images) for axes in grid.flat) == 6
+
+
 def test_explain_writes_its_files_and_the_report_shows_them(workdir, capsys):
     line, verbs, said = "python -m busfast train --epochs=1", [], ""
     while not line.startswith("python -m busfast demo "):  # each verb ends with the next one, to be pasted
@@ -77,7 +103,7 @@ def test_explain_writes_its_files_and_the_report_shows_them(workdir, capsys):
     assert {"explain.png", "localisation.csv", "probes.csv"} <= {path.name for path in folder.iterdir()}
     assert Image.open(folder / "explain.png").size[0] > 800
     page = (folder / "report.html").read_text()
-    assert "lesion covered" in page and "pointing" in page and page.count("<img ") == 11
+    assert "lesion covered" in page and "pointing" in page and page.count('src="data:image/png') == 11
     assert "shortcut probes" in said
     probes = pd.read_csv(folder / "probes.csv")
     assert all(verdict in page.replace("&#39;", "'") for verdict in probes["verdict"])
