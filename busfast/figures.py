@@ -12,6 +12,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.font_manager import fontManager, get_font
 from matplotlib.text import Text
+from matplotlib.transforms import blended_transform_factory
 
 from busfast.files import atomic
 
@@ -20,6 +21,7 @@ STYLES = [{"color": color, "marker": marker, "linestyle": line} for color, marke
     ("#0072B2", "o", "-"), ("#D55E00", "s", "--"), ("#009E73", "^", "-."), ("#CC79A7", "D", ":"),
     ("#E69F00", "v", "-"), ("#56B4E9", "P", "--"), ("#000000", "X", "-."))]
 GRAY, GRID_GRAY = "0.35", "0.92"
+LEFT = 0.015  # of the figure's width, where its title begins
 USUAL_FONT = "DejaVu Sans"  # matplotlib's own
 _numbered: dict[str, str] = {}  # name that no font here can show -> what pictures show instead
 
@@ -50,8 +52,10 @@ def new_figure(title: str, caption: str = "", *, size: tuple[float, float] = (6.
     """
     figure = Figure(figsize=size, layout="constrained")
     axes = list(figure.subplots(1, columns, squeeze=False)[0])
-    figure.suptitle(plain(title), fontsize=12)
-    axes[0].set_title(plain(wrapped(caption, size[0] / columns)), fontsize=8, color=GRAY)
+    figure.suptitle(plain(title), x=LEFT, ha="left", fontsize=12)
+    # Both begin at the left of the figure, however wide the labels beside the axes are.
+    axes[0].set_title(plain(wrapped(caption, size[0])), x=LEFT, ha="left", fontsize=8, color=GRAY).set_transform(
+        blended_transform_factory(figure.transFigure, axes[0].title.get_transform()))
     for one in axes:
         one.spines[["top", "right"]].set_visible(False)
         one.set_axisbelow(True)
@@ -80,15 +84,16 @@ def image_grid(rows: int, columns: int, cell: tuple[float, float], title: str = 
     return figure, axes
 
 
-def add_legend(axes: Axes, loc: str = "best") -> None:
+def add_legend(axes: Axes, loc: str = "best", columns: int = 4) -> None:
     """Adds a legend without a frame, over white that lets the lines below it through a little.
 
     Args:
         axes: of `new_figure`.
         loc: as matplotlib's; "below": under the axes, where it can cover nothing.
+        columns: of a legend below the axes.
     """
     if loc == "below":
-        axes.figure.legend(loc="outside lower center", ncols=4, frameon=False)
+        axes.figure.legend(loc="outside lower center", ncols=columns, frameon=False)
     else:
         axes.legend(loc=loc, framealpha=0.8, edgecolor="none")
 

@@ -4,6 +4,7 @@ import base64
 import datetime
 import io
 import math
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -119,8 +120,13 @@ def _pairs(findings: pd.DataFrame, kind: str, title: str) -> dict[str, Any]:
 def thumbnails(root: str, names: list[str]) -> dict[str, str]:
     """Returns small versions of images as data: URLs, by name."""
     folders = read_source_folders(root)
+    return dict(zip(names, embed_images([locate(root, name, folders) for name in names]), strict=True))
+
+
+def embed_images(paths: Sequence[Path]) -> list[str]:
+    """Returns small versions of images as data: URLs."""
     with ThreadPoolExecutor(cores()) as pool:
-        return dict(zip(names, pool.map(lambda name: _thumbnail(locate(root, name, folders)), names), strict=True))
+        return list(pool.map(_thumbnail, paths))
 
 
 def _thumbnail(path: Path) -> str:

@@ -1,8 +1,9 @@
 """predictions.csv -> scores, calibration, operating points, referral; needs no model and no GPU."""
 
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property, partial
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,7 @@ from busfast.pipelines.positive import plain_positive, require_positive
 from busfast.results.calibration import calibrate, choose_threshold, fit_temperature, operate, refer
 from busfast.results.calibration_table import calibration_table, describe_temperature
 from busfast.results.delong import delong
-from busfast.results.metrics import assess
+from busfast.results.metrics import assess, count_shares
 from busfast.results.net_benefit import decision_curve
 from busfast.results.predictions import (
     EXTERNAL,
@@ -29,7 +30,7 @@ from busfast.results.predictions import (
     update_record,
 )
 from busfast.results.predictive_values import PREVALENCES, check_prevalences, predictive_values
-from busfast.results.scores import present
+from busfast.results.scores import count_rates, present
 from busfast.results.written import FORMAT, read_intervals
 from busfast.text import MANY, counted
 from busfast.training.runs import Run
@@ -47,6 +48,7 @@ class External:
     notes: tuple[str, ...]  # what was scored, and what was left out
     changes: pd.DataFrame | None = None  # against the run's own part, as `compare_sets` returns them
     changed: tuple[str, ...] = ()  # the same in sentences
+    images: Mapping[str, Path] = field(default_factory=dict)  # the file of each image that was scored
 
 
 @dataclass(frozen=True)
@@ -208,6 +210,22 @@ class Evaluation:
         """Returns a row of the metrics; by default of the part that scores are reported of."""
         return self._rows(name, part or self.tested, by, value).iloc[0]
 
+    @cached_property
+    def shares(self) -> dict[tuple[str, str, str, str], tuple[int, int]]:
+        """What the scores that are shares of images are of, as `count_shares` returns it."""
+        return count_shares(self.predictions, self.config.classes)
+
+    def show(self, name: str, part: str = "", by: str = "all", value: str = "") -> str:
+        """Returns a score with its interval and, of a share, its images: "0.875 (0.671 to 0.960), 21 of 24"."""
+        text = format_interval(self.pick(name, part, by, value))
+        return add_count(text, self.shares.get((part or self.tested, by, value, name)))
+
+    def show_point(self, threshold: float, part: str, rows: pd.DataFrame) -> dict[str, str]:
+        """Returns the rates of a part at a threshold, `rows` of `points`, as `show` does, by their score."""
+        positive, values, _ = self.calls(part)
+        counts = count_rates(positive, values >= threshold)
+        return {row["score"]: add_count(format_interval(row), counts[row["score"]]) for _, row in rows.iterrows()}
+
     def has(self, name: str, part: str = "") -> bool:
         """Returns whether there is such a score of a part."""
         return len(self._rows(name, part or self.tested)) > 0
@@ -360,6 +378,11 @@ def format_interval(row: pd.Series) -> str:
         never = {row.get("score"), row.get("measure")} & NO_INTERVAL
         return f"{row['estimate']:.3f} ({'no interval' if never else 'too few patients'})"
     return f"{row['estimate']:.3f} ({row['low']:.3f} to {row['high']:.3f})"
+
+
+def add_count(text: str, count: tuple[int, int] | None) -> str:
+    """Returns the text of a share with what it is of; as it is where that is not known, or nothing."""
+    return f"{text}, {count[0]} of {count[1]}" if count and count[1] else text
 
 
 def read_explanation(run: Run) -> tuple[pd.DataFrame, pd.DataFrame] | None:

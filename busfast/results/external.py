@@ -140,7 +140,8 @@ def evaluate_external(data: str, *, run: Run | None = None, bundle: str | Path =
     scored = (f"{data}: {counted(len(rows), 'image')} of {counted(rows['group'].nunique(), 'group')} (patients, "
               f"duplicates) scored, {len(left_out)} left out"
               + (f" (listed in {place.results / LEFT_OUT_FILE})" if len(left_out) else ""))
-    external = External(command, (scored, *notes, *found, subject.source))
+    external = External(command, (scored, *notes, *found, subject.source),
+                        images=dict(zip(rows["image"], table.image_paths(), strict=True)))
     phantom = bool(is_phantom(replace(config, data=data)) or subject.record.get("phantom"))
     return _score(replace(subject, record=subject.record | {"phantom": phantom}), place, external, target, positive,
                   prevalences)

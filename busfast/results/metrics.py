@@ -8,7 +8,7 @@ import pandas as pd
 
 from busfast.results.intervals import intervals
 from busfast.results.predictions import arrays
-from busfast.results.scores import PRESENT, rate_groups, score
+from busfast.results.scores import PRESENT, count_rates, rate_groups, score
 
 SUBSETS = ("center", "device", "sex", "age", "lesion_area")  # columns, for each of whose values there are scores
 THIRDS = {"age": (1, ""), "lesion_area": (100, "%")}  # those of numbers, by thirds of the images: their scale and unit
@@ -35,9 +35,28 @@ def assess(predictions: pd.DataFrame, classes: Sequence[str], with_intervals: bo
         low, high (95%, by groups), images (rows counted) and groups. NaN where a score is undefined for those images.
     """
     tables = [assess_rows(rows, classes, with_intervals).reset_index(names="score").assign(
-        part=part, by=by, value=value) for part, part_rows in predictions.groupby("part", sort=False)
-        for by, value, rows in (*subsets(part_rows), ("patient", "", by_patient(part_rows, classes)))]
+        part=part, by=by, value=value) for part, by, value, rows in _scored(predictions, classes)]
     return pd.concat(tables, ignore_index=True)[COLUMNS]
+
+
+def count_shares(predictions: pd.DataFrame, classes: Sequence[str]) -> dict[tuple[str, str, str, str], tuple[int, int]]:
+    """Returns what the scores of `assess` that are shares are of: (part, by, value, score) -> (21, 24), 21 of 24."""
+    found = {}
+    for part, by, value, rows in _scored(predictions, classes):
+        labels, probabilities = arrays(rows, classes)
+        predicted = probabilities.argmax(1)
+        found[part, by, value, "accuracy"] = int((labels == predicted).sum()), len(rows)
+        for index, name in enumerate(classes):
+            for rate, count in count_rates(labels == index, predicted == index).items():
+                found[part, by, value, f"{rate}_{name}"] = count
+    return found
+
+
+def _scored(predictions: pd.DataFrame, classes: Sequence[str]) -> Iterator[tuple[str, str, str, pd.DataFrame]]:
+    """Yields part, by, value and rows of whatever is scored by itself."""
+    for part, of_part in predictions.groupby("part", sort=False):
+        for by, value, rows in (*subsets(of_part), ("patient", "", by_patient(of_part, classes))):
+            yield part, by, value, rows
 
 
 def assess_rows(rows: pd.DataFrame, classes: Sequence[str], with_intervals: bool = True) -> pd.DataFrame:

@@ -78,20 +78,21 @@ def _needs_both(found: Evaluation) -> str:
 def _curves(found: Evaluation, curve: Callable, title: str, axis_labels: tuple[str, str], score: str):
     test, classes = found.test, found.config.classes
     labels, probabilities = arrays(test, classes)
-    figure, (axes,) = new_figure(title, f"{found.run.name}, {found.where}; bands: 95%, patients drawn again")
+    figure, (axes,) = new_figure(title, f"{found.run.name}, {found.where}; bands: 95%, patients drawn again",
+                                 size=(5.8, 5 + 0.2 * len(classes)))
     texts = []
     for index, name in enumerate(classes):
         positive, style = labels == index, STYLES[index % len(STYLES)]
         if not 0 < positive.sum() < len(positive):
             continue
         class_curve = partial(curve, positive, probabilities[:, index])
-        texts.append(f"{name} {format_interval(found.pick(f'{score}_{name}'))}")
+        texts.append(f"{name}: {score.upper()} {format_interval(found.pick(f'{score}_{name}'))}")
         axes.plot(GRID, class_curve(np.ones(len(test))), label=texts[-1], color=style["color"],
                   linestyle=style["linestyle"])
         axes.fill_between(GRID, *_band(found, class_curve), color=style["color"], alpha=0.15, linewidth=0)
-    axes.set(xlabel=axis_labels[0], ylabel=axis_labels[1], xlim=(-0.01, 1.01), ylim=(-0.01, 1.01))
+    axes.set(xlabel=axis_labels[0], ylabel=axis_labels[1], xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
     if texts:
-        add_legend(axes, "lower right" if score == "auc" else "lower left")
+        add_legend(axes, "below", 1)
     else:
         _write(axes, f"not defined: all images of the {found.where} are of one class")
     return figure, axes, f"{title}, {found.where}: {', '.join(texts) or 'not defined'}."
@@ -125,7 +126,8 @@ def draw_confusion(found: Evaluation) -> tuple[Figure, str]:
     classes, parts = found.config.classes, found.parts
     upright = sum(map(len, classes)) > CHARACTERS
     more = 0.08 * max(map(len, classes)) if upright else 0  # inches
-    size = ((4.2 + more) * len(parts), 4.4 + 1.3 * more)
+    side = max(3.2, 0.5 * len(classes))  # of each matrix
+    size = ((side + 0.4 + more) * len(parts), side + 0.7 + 1.3 * more)
     figure, axes = new_figure("Confusion matrices", size=size, columns=len(parts), grid=None)
     own = found.run.name.rpartition(f"/{EXTERNAL}/")[0] or found.run.name  # an external set is below its run
     for one, part in zip(axes, parts, strict=True):
@@ -140,7 +142,7 @@ def draw_confusion(found: Evaluation) -> tuple[Figure, str]:
                 xlabel="predicted class", ylabel="true class" if part == parts[0] else "")
         one.tick_params("x", rotation=90 if upright else 0)
         title = f"validation part of {own}" if part == "valid" else f"{found.run.name}, {found.where}"
-        one.set_title(plain(wrapped(title, 0.85 * size[0] / len(parts))), fontsize=8, color=GRAY)
+        one.set_title(plain(wrapped(title, 0.85 * size[0] / len(parts))), loc="left", fontsize=8, color=GRAY)
         one.spines[:].set_visible(False)
     right = [f"{name}: {counts[index, index]} of {counts[index].sum()} right" for index, name in enumerate(classes)]
     both = "validation part of the run and the " if len(parts) > 1 else ""
@@ -187,16 +189,22 @@ def draw_centers(found: Evaluation) -> tuple[Figure, str]:
     for number, ((score, label), style) in enumerate(zip(scores.items(), STYLES, strict=False)):
         rows = table[table["score"] == score].loc[centers]
         heights = np.arange(len(centers)) + 0.18 * (2 * number - 1)
-        shown = rows[["estimate", "low", "high"]].round(3)  # the same picture whether intervals were read or drawn
-        gaps = np.nan_to_num([shown["estimate"] - shown["low"], shown["high"] - shown["estimate"]]).clip(0)
-        axes.errorbar(shown["estimate"], heights, xerr=gaps, label=label, color=style["color"], marker=style["marker"],
+        drawn = rows[["estimate", "low", "high"]].round(3)  # the same picture whether intervals were read or drawn
+        gaps = np.nan_to_num([drawn["estimate"] - drawn["low"], drawn["high"] - drawn["estimate"]]).clip(0)
+        axes.errorbar(drawn["estimate"], heights, xerr=gaps, label=label, color=style["color"], marker=style["marker"],
                       linestyle="none", capsize=3)
-        for height, value in zip(heights, rows["estimate"], strict=True):
-            if np.isnan(value):
+        shown = []
+        for height, (by, value), estimate in zip(heights, centers, rows["estimate"], strict=True):
+            right, count = found.shares.get((found.tested, by, value, score), (0, 0))
+            of = f"{right} of {count}" if count else ""
+            if np.isnan(estimate):
                 axes.annotate("not defined", (0.01, height), fontsize=8, color=style["color"], va="center")
-        texts.append(f"{label}: " + ", ".join(
-            f"{value or 'all'} " + ("not defined" if np.isnan(row.estimate) else f"{row.estimate:.2f}")
-            for (_, value), row in zip(centers, rows.itertuples(), strict=True)))
+            else:  # inside the axes, beside the marker
+                axes.annotate(of, (estimate, height), (-6 if estimate > 0.5 else 6, 4), textcoords="offset points",
+                              fontsize=7, color=style["color"], ha="right" if estimate > 0.5 else "left")
+            shown.append(f"{value or 'all'} " + ("not defined" if np.isnan(estimate) else f"{estimate:.2f}")
+                         + f" ({of})" * bool(count))
+        texts.append(f"{label}: {', '.join(shown)}")
     axes.set_yticks(range(len(centers)), [f"{plain(value) or 'all'} ({count} images)"
                                           for (_, value), count in zip(centers, rows["images"], strict=True)])
     axes.set(xlim=(-0.02, 1.02), xlabel="score")  # markers at 0 and 1 are whole
@@ -222,7 +230,7 @@ def draw_operating(found: Evaluation) -> tuple[Figure, str]:
     for (target, threshold), rows in found.points_of_test():
         axes.axvline(threshold, color="0.5", linewidth=1)
         axes.annotate(f"for {target:.0%}", (threshold, 0.02), rotation=90, fontsize=8, color=GRAY, ha="right")
-        rates = {row["score"]: format_interval(row) for _, row in rows.iterrows()}
+        rates = found.show_point(threshold, found.tested, rows)
         texts.append(f"threshold {threshold:.3f}: sensitivity {rates['sensitivity']}, specificity "
                      f"{rates['specificity']}")
     axes.set(xlabel=f"{_probability(found)} from which it is predicted", ylabel="sensitivity, specificity",

@@ -3,6 +3,7 @@
 import base64
 import datetime
 import itertools
+import re
 from pathlib import Path
 from typing import Any
 
@@ -18,9 +19,11 @@ from busfast.data.open_data import find_data
 from busfast.errors import UserError
 from busfast.files import atomic
 from busfast.pipelines.config import changed_recipe
+from busfast.results.cases import show_cases
 from busfast.results.evaluation import (
     TARGET,
     Evaluation,
+    add_count,
     format_interval,
     read_explanation,
     summarize,
@@ -28,15 +31,17 @@ from busfast.results.evaluation import (
 from busfast.results.flow import ALL, count_flow
 from busfast.results.limits import find_limits
 from busfast.results.plots import draw_all
+from busfast.results.predictions import arrays
 from busfast.results.scores import names, present
 from busfast.text import counted, markdown_table
 from busfast.training.runs import Run
 
 MARK = "<!-- written by busfast report -->"
-CURVES = {"loss_curve.png": "Loss of training and validation in each epoch.",
+CURVES = {"loss_curve.png": "Loss in each epoch: of training, with the weights of the classes if any, and of "
+          "validation, without; each on its own scale.",
           "recall_curve.png": "Recall of each class on the validation part in each epoch.",
           "lr_curve.png": "Learning rate at the end of each epoch.",
-          "explain.png": "Grad-CAM of the surest right and wrong cases of each class."}
+          "explain.png": "The surest right and wrong cases of each class, and below each the same image with Grad-CAM."}
 TITLES = {"macro_auc": "macro AUC", "macro_ap": "macro average precision", "macro_f1": "macro F1",
           "balanced_accuracy": "balanced accuracy", "mcc": "Matthews correlation", "brier": "Brier score (0 to 2)",
           "ece": "expected calibration error", "macro_auc_present": "macro AUC of the classes present",
@@ -47,6 +52,7 @@ PART = {"valid": "validation"}  # its name for people; others are called as they
 UNUSED_BY = {"center_holdout": "of other centers, in one group with a held-out image",
              "given": "in no part of the split that came with the images, or in one group with a later part"}
 SECTIONS = (("summary", "Summary"), ("limits", "Limits"), ("flow", "Flow of images and patients"), ("scores", "Scores"),
+            ("cases", "Right and wrong images"),
             ("centers", "Centers, patients and other subgroups"), ("calibration", "Calibration"),
             ("operating", "Operating points"), ("explanation", "Where it looks, and shortcuts"),
             ("data", "Data and training"), ("reproduce", "How to reproduce"))
@@ -80,8 +86,7 @@ def write_pages(found: Evaluation, *files: str) -> list[Path]:
     facts = gather(found, draw_all(found, found.run.results))
     templates = Environment(loader=PackageLoader("busfast.results"), autoescape=lambda name: ".html" in name,
                             undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True)
-    templates.filters |= {"escape_html": _escape, "table": lambda table: markdown_table(
-        table["columns"], [map(_escape, row) for row in table["rows"]])}
+    templates.filters |= {"escape_html": _escape, "pieces": split_cell, "table": _markdown}
     for path in paths:
         with atomic(path) as file:
             file.write(templates.get_template(f"{path.name}.j2").render(facts))
@@ -90,6 +95,10 @@ def write_pages(found: Evaluation, *files: str) -> list[Path]:
 
 def _escape(text: str) -> str:
     return text.replace("<", "&lt;")
+
+
+def _markdown(table: dict[str, Any]) -> str:
+    return markdown_table(table["columns"], [map(_escape, row) for row in table["rows"]])
 
 
 def gather(found: Evaluation, pictures: dict[str, str]) -> dict[str, Any]:
@@ -102,8 +111,8 @@ def gather(found: Evaluation, pictures: dict[str, str]) -> dict[str, Any]:
         "date": datetime.date.today().isoformat(), "run": found.run.name, "external": found.external,
         "sections": [(key, name) for key, name in SECTIONS if key != "explanation" or not found.external],
         "alarms": format_alarms(record), "summary": _summary(found), "headline": _headline(found),
-        "limits": find_limits(found), "flow": _flow(count_flow(found)), "unused": _unused(record),
-        "changes": _changes(found),
+        "cases": show_cases(found), "limits": find_limits(found), "flow": _flow(count_flow(found)),
+        "unused": _unused(record), "changes": _changes(found),
         "scores": _each_part(found, "All scores", names(config.classes)), "subsets": _subsets(found),
         "calibration_notes": found.calibration_notes, "calibration": _calibration(found),
         "explained": _explained(found), "points": _points(found), "referral": _referral(found),
@@ -132,7 +141,7 @@ def format_alarms(record: dict[str, Any]) -> list[str]:
 
 
 def _summary(found: Evaluation) -> list[str]:
-    auc, hit = found.pick("macro_auc"), found.pick(f"sensitivity_{found.positive}")
+    auc, hit = found.pick("macro_auc"), found.show(f"sensitivity_{found.positive}")
     if found.external:
         return [f"The model, {found.config.arch}, was trained to distinguish {', '.join(found.config.classes)}, and is "
                 "scored here on an EXTERNAL set. Nothing was chosen or fitted on it.", *found.external.notes,
@@ -148,7 +157,7 @@ def _summary(found: Evaluation) -> list[str]:
         f"{where}.",
         f"Its macro AUC there is {format_interval(auc)}; on the validation part, by which its epoch was chosen, it is "
         f"{format_interval(valid)}. Its sensitivity for {found.positive}, where each image is assigned its most "
-        f"probable class, is {format_interval(hit)}.",
+        f"probable class, is {hit}.",
         f"The test part was scored {counted(len(found.history), 'time')} so far."]
 
 
@@ -167,6 +176,11 @@ def _changes(found: Evaluation) -> dict[str, Any] | None:
         f"{found.external.changed[0].removesuffix(':')}; 95% intervals by patients, unpaired.")
 
 
+def split_cell(cell: str) -> list[str]:
+    """Returns the pieces of a cell between which its line may break: "0.875", "(0.671 to 0.960)," and "21 of 24"."""
+    return re.split(r" (?=\()|(?<=,) (?=\d+ of \d+$)", cell)
+
+
 def _title(name: str) -> str:
     """Returns a score's name in plain English: "auc_benign" is "AUC benign"."""
     kind, _, label = name.partition("_")
@@ -175,7 +189,7 @@ def _title(name: str) -> str:
 
 def _each_part(found: Evaluation, caption: str, scores: list[str]) -> dict[str, Any]:
     return _grid(caption, ["score", *(PART.get(part, part) for part in found.parts)],
-                 [[_title(name), *(format_interval(found.pick(name, part)) if found.has(name, part) else ""
+                 [[_title(name), *(found.show(name, part) if found.has(name, part) else ""
                                    for part in found.parts)] for name in present(scores) if found.has(name)])
 
 
@@ -195,8 +209,8 @@ def _subsets(found: Evaluation) -> list[dict[str, Any]]:
             present = by == "lesion_area" and (found.tested, by, value, "macro_auc_present") in table.index
             cells.append([value or ("unknown" if by != "patient" else "all patients"),
                           str(subset["images"].iloc[0]), str(subset["groups"].iloc[0]),
-                          *(format_interval(found.pick(f"{name}_present" if present and name == "macro_auc" else name,
-                                                       "", by, value)) for name in scores)])
+                          *(found.show(f"{name}_present" if present and name == "macro_auc" else name, "", by, value)
+                            for name in scores)])
         if cells:
             units = "patients and labels" if by == "patient" else "images"
             grids.append(_grid(f"{where}, {caption}", [by.replace("_", " "), units, "groups", *map(_title, scores)],
@@ -224,7 +238,7 @@ def _calibration(found: Evaluation) -> list[dict[str, Any]]:
 def _points(found: Evaluation) -> dict[str, Any]:
     rows = []
     for (target, threshold, part), point in found.points.groupby(["target", "threshold", "part"], sort=False):
-        rates = {row.score: format_interval(row) for _, row in point.iterrows()}
+        rates = found.show_point(threshold, part, point)
         rows.append([f"{target:g}", f"{threshold:.3f}", PART.get(part, part),
                      *(rates[name] for name in ("sensitivity", "specificity", "ppv", "npv"))])
     return _grid(f"Predicting {found.positive}", ["target sensitivity", "threshold", "part", "sensitivity",
@@ -269,8 +283,14 @@ def _delong(found: Evaluation) -> dict[str, Any]:
 
 
 def _referral(found: Evaluation) -> dict[str, Any]:
-    rows = [[f"{row['wanted']:.0%}", f"{row['threshold']:.3f}", f"{row['coverage']:.0%}", format_interval(row)]
-            for _, row in found.referral.rename(columns={"error": "estimate"}).iterrows()]
+    labels, probabilities = arrays(found.test, found.config.classes, "c_")
+    confidence, wrong, rows = probabilities.max(1), probabilities.argmax(1) != labels, []
+    for _, row in found.referral.rename(columns={"error": "estimate"}).iterrows():
+        kept = confidence >= row["threshold"]
+        count = int(wrong[kept].sum()), int(kept.sum())
+        rows.append([f"{row['wanted']:.0%}", f"{row['threshold']:.3f}",
+                     add_count(f"{row['coverage']:.0%}", (count[1], len(kept))),
+                     add_count(format_interval(row), count)])
     return _grid(f"Coverage against error, {found.where}", ["kept on validation", "lowest probability",
                                                             f"kept on {found.tested}", "error of those kept"], rows)
 

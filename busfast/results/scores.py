@@ -73,6 +73,12 @@ def rates(hits: np.ndarray, misses: np.ndarray, alarms: np.ndarray, passes: np.n
             "ppv": divide(hits, hits + alarms), "npv": divide(passes, passes + misses)}
 
 
+def count_rates(positive: np.ndarray, called: np.ndarray) -> dict[str, tuple[int, int]]:
+    """Returns what `rates` are shares of: (21, 24) is 21 of 24 images; `positive`, `called`: bool, (n,)."""
+    wholes = {"sensitivity": positive, "specificity": ~positive, "ppv": called, "npv": ~called}
+    return {name: (int((positive == called)[rows].sum()), int(rows.sum())) for name, rows in wholes.items()}
+
+
 def rate_groups(positive: np.ndarray, called: np.ndarray, groups: np.ndarray) -> dict[str, int]:
     """Returns on how few groups the scores of a class may rest: those of the images that a share is of, or of the rarer
     of class and rest; `positive`, `called`: bool, (n,)."""

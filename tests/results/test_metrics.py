@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from busfast.results.metrics import assess, by_patient
+from busfast.results.metrics import assess, by_patient, count_shares
 from results.simulated import CLASSES, simulate_predictions
 
 
@@ -39,3 +39,17 @@ def test_every_center_has_its_scores_and_one_without_a_class_or_of_one_image_is_
     assert (known["low"] <= known["estimate"]).all() and (known["estimate"] <= known["high"]).all()
     assert found.loc[("all", "", "macro_auc"), "images"] == 121 and found.loc[("all", "", "macro_auc"), "groups"] == 61
     assert "device" not in found.index.get_level_values(0)  # there is but one
+
+
+def test_every_score_that_is_a_share_is_what_its_counts_say():
+    table = predictions()
+    found = assess(table, CLASSES, with_intervals=False).set_index(["part", "by", "value", "score"])["estimate"]
+    counts = count_shares(table, CLASSES)
+    assert {key[1:3] for key in counts} == {("all", ""), ("center", "north"), ("center", "south"), ("patient", "")}
+    for key, (hits, total) in counts.items():
+        assert found[key] == pytest.approx(hits / total)
+    assert {key[3] for key in counts} == {"accuracy", *(f"{rate}_{name}" for name in CLASSES for rate in (
+        "sensitivity", "specificity", "ppv", "npv"))}
+    ill = (table["label"] == "malignant").sum()
+    assert counts["test", "all", "", "sensitivity_malignant"][1] == ill
+    assert counts["test", "all", "", "specificity_malignant"][1] == len(table) - ill
