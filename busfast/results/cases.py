@@ -63,8 +63,9 @@ def draw_cases(table: pd.DataFrame, seed: int) -> pd.DataFrame:
 
 
 def worst_cases(table: pd.DataFrame) -> pd.DataFrame:
-    """Returns the wrong rows of `score_cases` with the largest loss, the largest first."""
-    return table[~table["right"]].sort_values("loss", ascending=False, kind="stable").head(WORST)
+    """Returns the wrong rows of `score_cases` with the largest loss, the largest first; at most one of a patient."""
+    wrong = table[~table["right"]].sort_values("loss", ascending=False, kind="stable")
+    return wrong.drop_duplicates("group").head(WORST)
 
 
 def _find_files(found: Evaluation, names: Sequence[str]) -> list[Path]:

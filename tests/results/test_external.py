@@ -93,6 +93,8 @@ def test_the_report_is_marked_as_external_and_says_what_is_not_defined(scored):
                   f"python -m busfast evaluate --run={NAME} --data=data/far"):
         assert words in page, words
     assert not re.search(r"\bnan\b", page) and page.count('src="data:image/png') == 7
+    shown = re.findall(r'<img src="data:image/jpeg[^>]* alt="([^"]+)"', page)
+    assert shown and set(shown) <= set(read("predictions").query("part == 'external'")["image"])
     assert not (PLACE.results / "left_out.csv").exists() and "left_out.csv" not in page
 
 
