@@ -4,6 +4,7 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable
+from contextlib import nullcontext, redirect_stdout
 
 from busfast import __version__, processes
 from busfast.bench import bench
@@ -14,6 +15,7 @@ from busfast.cli.models import demo, ensemble, export, predict
 from busfast.cli.results import compare, evaluate, explain, report
 from busfast.cli.train import lr_find, sweep, train
 from busfast.errors import UserError, choose
+from busfast.terminal import Fitted, fit
 from busfast.text import plain_text
 
 Verbs = dict[str, Callable[..., str | None]]  # what a verb returns is the command that comes next
@@ -25,7 +27,11 @@ VERBS: Verbs = {verb.__name__: with_pixel_limit(verb) if verb in READ_IMAGES els
 
 def main(argv: list[str] | None = None) -> int:
     """Runs a command line; returns its exit status (docs/reference/outside.md)."""
-    argv = sys.argv[1:] if argv is None else argv
+    with redirect_stdout(Fitted(sys.stdout)) if sys.stdout and sys.stdout.isatty() else nullcontext():
+        return _main(sys.argv[1:] if argv is None else argv)
+
+
+def _main(argv: list[str]) -> int:
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # raises, so that temporary files are removed
     processes.capture_launcher()
     warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")  # fastai's import, not the user's
@@ -51,7 +57,8 @@ def main(argv: list[str] | None = None) -> int:
             _run(call)
     except UserError as error:
         if processes.rank() == 0:  # the other ranks would repeat it
-            print(f"busfast: {plain_text(str(error))}", file=sys.stderr)
+            said = f"busfast: {plain_text(str(error))}"
+            print(fit(said) if sys.stderr.isatty() else said, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
         if processes.rank() == 0:

@@ -30,7 +30,7 @@ def make_app(answerer: Answerer, folder: Path, port: int) -> Callable:
         gradio.Markdown(f'<p id="caution" role="note"><strong>{CAUTION}</strong> Nothing here is a diagnosis.</p>',
                         elem_id="caution-bar")
         gradio.Markdown(answerer.describe(), elem_id="head")
-        drop = gradio.File(label=f"Image: JPEG, PNG, BMP, TIFF or DICOM, at most {answerer.most / 1e6:g} MB",
+        drop = gradio.File(label=f"JPEG, PNG, BMP, TIFF or DICOM, at most {answerer.most / 1e6:g} MB",
                            elem_id="drop", height=170)
         answer = gradio.Markdown("", elem_id="answer")
         # The list of files is emptied at once, ready for the next image: the upload is deleted already.

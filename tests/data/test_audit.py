@@ -160,6 +160,27 @@ def test_a_group_is_named_by_its_own_rows_alone():
     assert some.tolist() == ["image 3.png", "patient 2 of center A"]
 
 
+def test_the_page_is_whole_at_any_width_and_accessible(phantom_folder, tmp_path, browser):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    images = sorted((phantom_folder / "images").iterdir())[:3]
+    for path, name in zip([*images, images[0]], "abcd", strict=True):
+        (tmp_path / f"{name}{path.suffix}").write_bytes(path.read_bytes())
+    (tmp_path / "e.png").write_bytes(b"no image")
+    rows = [f"{path.name},{label},alpha" for path, label in zip(sorted(tmp_path.iterdir()), (*CLASSES, *CLASSES[1:]),
+                                                                strict=True)]
+    (tmp_path / "table.csv").write_text("\n".join(["image,label,center", *rows]))
+    write_audit(audit_images(read_table(tmp_path))[0], tmp_path)
+    page = browser.new_page()
+    for width in (400, 1400):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.goto((tmp_path / "audit.html").as_uri())
+        assert page.locator(".pair.conflict img").count() == 2  # a copy under another label
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        assert page.locator(".scroll").first.evaluate("one => one.scrollWidth <= one.clientWidth")
+        found = axe.Axe().run(page)
+        assert found.violations_count == 0, found.generate_report()
+
+
 def test_nothing_from_a_table_becomes_markup_on_the_page(tmp_path):
     evil = "<script>alert(1)</script>"
     table = make(("benign", evil, "1"), ("benign", "B", "1"), ("normal", "B", evil)).assign(

@@ -1,0 +1,29 @@
+"""Lines on a terminal break between words; a terminal itself breaks them anywhere."""
+
+import shutil
+import textwrap
+from typing import Any, TextIO
+
+
+def fit(text: str) -> str:
+    """Returns text whose lines fit the terminal; what a line continues with is indented by two more.
+
+    Commands, which are pasted, and lines with colors are left as they are.
+    """
+    width = shutil.get_terminal_size().columns
+    return "\n".join(line if len(line) <= width or "python -m " in line or "\033" in line else textwrap.fill(
+        line, width, subsequent_indent=" " * (len(line) - len(line.lstrip()) + 2), break_long_words=False,
+        break_on_hyphens=False) for line in text.split("\n"))
+
+
+class Fitted:
+    """A stream to a terminal on which all that is printed fits."""
+
+    def __init__(self, stream: TextIO):
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        return self.stream.write(fit(text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)

@@ -1,0 +1,46 @@
+"""On a terminal, lines break between words, and commands stay whole."""
+
+import io
+import sys
+
+from busfast.cli import main
+from busfast.terminal import Fitted, fit
+
+
+class Screen(io.StringIO):
+    def isatty(self):
+        return True
+
+
+def test_a_long_line_breaks_between_words_and_continues_indented(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "20")
+    assert fit("  one two three four five six\nshort") == "  one two three four\n    five six\nshort"
+    path = "data/a-folder/with-a/very-long/path"
+    assert fit(f"wrote {path} today") == f"wrote\n  {path}\n  today"
+
+
+def test_a_command_to_paste_and_a_line_in_bold_stay_whole(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "20")
+    for line in ("Next: python -m busfast evaluate --run=a/b", "\033[1m  1/8*  0.920  1.073\033[0m"):
+        assert fit(line) == line
+
+
+def test_all_that_a_verb_prints_fits_a_terminal(monkeypatch, phantom_folder, tmp_path):
+    monkeypatch.setenv("COLUMNS", "60")
+    words = ["audit", f"--data={phantom_folder}", f"--out={tmp_path / 'audit'}"]
+    monkeypatch.setattr(sys, "stdout", Screen())
+    assert main(words) == 0
+    lines = sys.stdout.getvalue().splitlines()
+    assert "Cramer's V is" in "\n".join(lines) and isinstance(sys.stdout, Screen)
+    assert [line for line in lines if len(line) > 60 and " " in line.strip() and "python -m" not in line] == []
+
+
+def test_in_a_file_lines_are_as_they_were(monkeypatch, phantom_folder, tmp_path, capsys):
+    monkeypatch.setenv("COLUMNS", "60")
+    assert main(["audit", f"--data={phantom_folder}", f"--out={tmp_path / 'audit'}"]) == 0
+    assert max(map(len, capsys.readouterr().out.splitlines())) > 200
+
+
+def test_a_fitted_stream_is_the_terminal_otherwise():
+    screen = Screen()
+    assert Fitted(screen).isatty() and Fitted(screen).write("as it is\n") == 9
