@@ -2,6 +2,7 @@
 # make test    adds the test tools, runs the tests;  make lint: style and types;  make types: types alone
 # make test-gpu   the tests of an NVIDIA GPU, and a table of its speed; without one it says so
 # make docs    docs/ as a site in site/;  make dist: a wheel and an sdist in dist/
+# make screenshots   takes the pictures of docs/gallery/ anew; needs Chromium
 # make notebooks   executes notebooks/*.ipynb anew, outputs included
 PYTHON ?= python3
 VENV ?= .venv
@@ -17,7 +18,7 @@ TORCH = $(if $(CPU),$(INSTALL) --index-url https://download.pytorch.org/whl/cpu 
 BYTES = $(if $(CPU),without CUDA (CPU=1); a few minutes.,several GB on Linux$(COMMA) where torch brings CUDA; a few minutes.)
 COMMA = ,
 
-.PHONY: install train test test-gpu lint types docs notebooks dist clean
+.PHONY: install train test test-gpu lint types docs screenshots notebooks dist clean
 
 train: install
 	$(BIN)/python -m busfast train --split=$(SPLIT)
@@ -42,6 +43,9 @@ docs: $(VENV)/.docs
 dist: $(VENV)/.test
 	$(BIN)/python -m build
 
+screenshots: $(VENV)/.screenshots
+	$(BIN)/python -m docs.make_screenshots
+
 notebooks: $(VENV)/.test
 	$(BIN)/python tests/execute_notebooks.py
 
@@ -64,6 +68,11 @@ $(VENV)/.test: $(VENV)/.installed
 $(VENV)/.docs: $(VENV)/.installed
 	@echo "Installing the tools for the site into $(VENV)."
 	@$(INSTALL) --editable ".[docs]"
+	@touch $@
+
+$(VENV)/.screenshots: $(VENV)/.installed
+	@echo "Installing the browser's tools and the demo into $(VENV)."
+	@$(INSTALL) --editable ".[browser,demo]"
 	@touch $@
 
 clean:

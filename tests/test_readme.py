@@ -40,6 +40,8 @@ NOT_RUN = {
     "--folds=4": "the four trainings of an audit of labels",
     "audit --run=": "needs those folds; tests/results/test_label_audit.py has some",
     "bench ": "takes minutes; tests/bench/test_bench.py measures small ones",
+    "data/copies": "a phantom with copies, which docs/make_screenshots.py makes",
+    "alpha_0065_3": "an image of the phantom of 640 images; the tests' one is smaller",
     "demo ": "serves until it is stopped; tests/demo/test_demo.py sends requests to it",
     "prepare --source=bus": "needs the public sets; tests/data/test_prepare.py makes small ones",
     "prepare --source=csv": "needs tables of the user's; tests/data/sources/test_csv_table.py makes some",

@@ -1,12 +1,18 @@
-"""The site of docs/ (`make docs`) has every page, flag, key and public name, and needs no network. Covers docs/."""
+"""The site of docs/ (`make docs`) has every page, flag, key and public name, and needs no network; its pictures are
+those that `make screenshots` takes. Covers docs/.
+"""
+
+import sys
+from pathlib import Path
+
+sys.path.insert(0, str(Path(__file__).parents[1]))  # where docs/ is
 
 import dataclasses
 import inspect
+import os
 import re
 import subprocess
-import sys
 from importlib import import_module
-from pathlib import Path
 
 import pytest
 import yaml
@@ -14,6 +20,7 @@ from conftest import CHROMIUM
 
 from busfast.cli import VERBS
 from busfast.pipelines.config import Config
+from docs import make_screenshots
 
 ROOT = Path(__file__).parents[1]
 GENERATED = {"reference/cli.md", "reference/pipeline.md", "reference/python.md"}
@@ -29,6 +36,26 @@ def test_every_page_is_in_the_navigation_once():
     listed = list(pages_in(yaml.safe_load((ROOT / "mkdocs.yml").read_text())["nav"]))
     pages = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
     assert sorted(listed) == sorted(pages | GENERATED)
+
+
+def test_the_gallery_shows_each_picture_and_the_command_that_it_is_of():
+    page = (ROOT / "docs" / "gallery.md").read_text()
+    pictures = list((ROOT / "docs" / "gallery").iterdir())
+    assert {path.name for path in pictures} == set(re.findall(r"\]\(gallery/([^)]+)\)", page))
+    assert [words for words in make_screenshots.COMMANDS if f"    python -m busfast {words}\n" not in page] == []
+    assert max(path.stat().st_size for path in pictures) < 200_000  # light enough for a README
+    assert sum(path.stat().st_size for path in pictures) < 700_000
+
+
+def test_without_a_browser_screenshots_say_what_to_install():
+    done = subprocess.run([sys.executable, "-m", "docs.make_screenshots"], cwd=ROOT, env=os.environ | {"PATH": ""},
+                          capture_output=True, text=True)
+    assert done.returncode == 1 and "apt install chromium" in done.stderr
+
+
+def test_the_picture_of_a_terminal_has_what_is_left_on_it():
+    said = "loading\r       \ra < b\r\n\rbar: 1\rbar: 2\r      \r\x1b[1mbest\x1b[0m\x1b[K\r\n"
+    assert make_screenshots.as_html(said) == "a &lt; b\n<b>best</b>"
 
 
 @pytest.fixture(scope="module")
