@@ -58,8 +58,8 @@ def train(data: str, seed: int, out: Path, arch: str = ARCH, epochs: int = EPOCH
     best, began = SaveModelCallback(), time.monotonic()
     with learn.no_bar(), learn.no_logging():
         learn.fit(epochs, LR, cbs=[best, ParamScheduler({"lr": SchedCos(LR, LR_MIN)})])
-    seconds = time.monotonic() - began
-    probabilities, targets = learn.get_preds()
+        seconds = time.monotonic() - began
+        probabilities, targets = learn.get_preds()
     auc = macro_auc(probabilities.numpy(), targets.numpy())
     pd.DataFrame([{"epoch": 1, "macro_auc": auc, "seconds": seconds}]).to_csv(out / "training_log.csv", index=False)
     (out / "summary.yaml").write_text("best_epoch: 1\n")

@@ -1,14 +1,12 @@
 """training_log.csv: a row at the end of each epoch, on disk before the next one starts."""
 
 import csv
-import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 from fastai.callback.core import Callback
 from fastai.learner import AvgLoss
-from fastcore.imports import in_notebook
 
 from busfast.files import atomic
 from busfast.training import curves
@@ -96,8 +94,3 @@ class PlainProgress(Callback):
         line = "  ".join(f"{name} {float(value):.3f}" for name, value in row.items() if name not in left_out)
         print(f"epoch {row['epoch']}/{self.n_epoch}  {line}  lr {float(row['lr']):.2e}  "
               f"{float(row['seconds']):.1f} s", flush=True)
-
-
-def on_terminal() -> bool:
-    """Returns whether the output goes to a terminal or a notebook, where fastai's bars are shown."""
-    return sys.stdout.isatty() or in_notebook()

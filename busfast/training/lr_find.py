@@ -1,10 +1,10 @@
 """fastai's learning-rate finder on a split: a suggestion on screen, the curve as a picture."""
 
-from contextlib import nullcontext
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from fastai.callback.core import Callback
 from fastai.callback.schedule import minimum, slide, steep, valley
 from matplotlib.figure import Figure
 from torch import tensor
@@ -16,10 +16,25 @@ from busfast.files import atomic
 from busfast.pipelines.backends import Backend
 from busfast.pipelines.config import Config
 from busfast.pipelines.splits import is_phantom
+from busfast.progress import progress
 from busfast.training.build import build
-from busfast.training.log import on_terminal
 from busfast.training.runs import new_run
 from busfast.training.user_learner import UserLearner
+
+BATCHES = 100  # at most; fastai's default
+
+
+class _Progress(Callback):
+    """Says how far the finder is. fastai's own bar stays half drawn, as the finder ends within an epoch."""
+
+    def before_fit(self):
+        self.batches = progress(range(BATCHES), "trying learning rates")
+
+    def after_batch(self):
+        next(self.batches, None)
+
+    def after_fit(self):
+        self.batches.close()
 
 
 def find_lr(pipeline: str, config: Config, name: str, split: Split, backend: Backend,
@@ -45,9 +60,10 @@ def find_lr(pipeline: str, config: Config, name: str, split: Split, backend: Bac
     run = new_run(pipeline, f"lr_find-{name}")
     run.models.rmdir()  # no weights are kept
     learn.model_dir = run.results
-    print("trying learning rates from 1e-7 to 10 (at most 100 batches)", flush=True)
-    with nullcontext() if on_terminal() else learn.no_bar():
-        learn.lr_find(show_plot=False, suggest_funcs=None)
+    print(f"trying learning rates from 1e-7 to 10 (at most {BATCHES} batches)", flush=True)
+    learn.add_cb(_Progress())
+    with learn.no_bar():
+        learn.lr_find(num_it=BATCHES, show_plot=False, suggest_funcs=None)
     curve = pd.DataFrame({"lr": learn.recorder.lrs, "loss": [float(loss) for loss in learn.recorder.losses]})
     with atomic(run.results / "lr_find.csv") as file:
         curve.to_csv(file, index=False)

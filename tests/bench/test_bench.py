@@ -81,7 +81,8 @@ def test_bench_loaders_writes_table_page_and_chart(small_images, capsys):
     assert "| busfast cached / torch Pillow |" in page and "not measured: busfast cached" in page
     assert len(table) == 2 or "FFCV raw 256 px: not installed: pip install ffcv" in page
     assert Image.open("results/bench/loaders.png").width > 600
-    assert "wrote results/bench/loaders.csv" in capsys.readouterr().out
+    out, errors = capsys.readouterr()
+    assert "wrote results/bench/loaders.csv" in out and "\r" not in out + errors, "a bar in a plain file"
 
 
 def test_every_loader_that_is_installed_delivers_what_it_should(tmp_path, small_images):

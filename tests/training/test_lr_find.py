@@ -1,5 +1,7 @@
 """The learning-rate finder prints a suggestion, draws the curve and leaves no weights behind."""
 
+import sys
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -16,10 +18,20 @@ def test_lr_find_suggests_a_rate_and_draws_the_curve(workdir, capsys):
     assert main(["lr_find", "--split=stratified"]) == 0
     folder = workdir / "results" / "phantom" / "lr_find-stratified"
     assert {path.name for path in folder.iterdir()} == {"lr_find.png", "lr_find.csv"}
-    out = capsys.readouterr().out
+    out, errors = capsys.readouterr()
+    assert "\r" not in out + errors, "a bar in a plain file"
     assert "suggested learning rate: " in out and all(f"{name} " in out for name in ("valley", "steep", "slide"))
     assert len(pd.read_csv(folder / "lr_find.csv")) > 20
     assert not (workdir / "models" / "phantom").exists() or not any((workdir / "models" / "phantom").iterdir())
+
+
+def test_on_a_terminal_the_bar_of_lr_find_is_wiped_and_none_of_fastai_s_is_left(workdir, capsys, monkeypatch):
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setattr(sys.stderr, "isatty", lambda: True)
+    assert main(["lr_find"]) == 0
+    out, errors = capsys.readouterr()
+    assert "trying learning rates: " in errors and errors.split("\r")[-2].isspace()
+    assert "\r" not in out and "\nfastai's others: " in out
 
 
 def test_picture_shows_the_dip_and_marks_every_suggestion():
