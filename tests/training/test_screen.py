@@ -44,6 +44,8 @@ def test_each_epoch_is_one_line_and_the_best_one_is_marked(workdir, capsys, monk
     assert main(["train", "--epochs=3", "--monitor=recall_normal"]) == 0
     out = capsys.readouterr().out
     assert "valid_loss" not in out and "by recall_normal" in out
+    start = [line for line in out.partition("* is the best")[0].splitlines() if "/" not in line]  # paths are not broken
+    assert start and max(map(len, start)) <= 80
     lines = [line.rpartition("\r")[2] for line in out.split("\n")]  # the bar is wiped before the line
     lines = [line for line in lines if re.search(r"[1-3]/3", line)]
     log = pd.read_csv("results/phantom/stratified/training_log.csv")
