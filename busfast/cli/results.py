@@ -101,8 +101,9 @@ def explain(*, run: str, images: str = None, out: str = None, **settings: Any) -
         raise UserError(f"--out={out} does not apply without --images. Leave it out.")
     flags = model_flags(**settings)
     with heavy_imports():
-        from busfast.results.evaluation import print_explanation
+        from busfast.results.evaluation import read_explanation
         from busfast.results.explain import explain_inputs, explain_run
+        from busfast.results.printing import print_explanation
         from busfast.training.trackers import track_results
 
     if images:
@@ -110,7 +111,7 @@ def explain(*, run: str, images: str = None, out: str = None, **settings: Any) -
         print(f"wrote {counted(len(files), 'picture')} into {files[0].parent}/. Research only, not a medical device.")
         return None
     files = explain_run(found, **flags)
-    print_explanation(found)
+    print_explanation(found.name, *read_explanation(found))
     track_results(found)
     print(f"wrote {', '.join(map(str, files))}. Research only, not a medical device.")
     return parse.command("report", {"run": found.name}, report)

@@ -31,15 +31,7 @@ from busfast.pipelines.positive import require_positive
 from busfast.pipelines.splits import is_phantom
 from busfast.results.calibration import calibrate
 from busfast.results.changes import compare_sets, describe_changes
-from busfast.results.evaluation import (
-    TARGET,
-    Evaluation,
-    External,
-    check_target,
-    make_evaluation,
-    print_evaluation,
-    write_tables,
-)
+from busfast.results.evaluation import TARGET, Evaluation, External, check_target, make_evaluation, write_tables
 from busfast.results.lesions import add_lesion_area
 from busfast.results.multi_label import LabelEvaluation, write_labels
 from busfast.results.predictions import (
@@ -58,6 +50,7 @@ from busfast.results.predictions import (
     write_predictions,
 )
 from busfast.results.predictive_values import check_prevalences
+from busfast.results.printing import print_evaluation
 from busfast.results.report import write_pages
 from busfast.results.written import FORMAT
 from busfast.text import counted

@@ -11,10 +11,11 @@ import pandas as pd
 from busfast.csvfile import write_csv
 from busfast.data.labels import split_labels
 from busfast.pipelines.config import Config
-from busfast.results.evaluation import External, format_interval, name_part, print_opening
+from busfast.results.evaluation import External
 from busfast.results.intervals import intervals
 from busfast.results.metrics import COLUMNS, subsets
 from busfast.results.predictions import predict_parts, read_predictions
+from busfast.results.printing import format_interval, name_part, print_opening
 from busfast.results.scores import divide, rank_scores, rate_groups, rates
 from busfast.results.written import FORMAT
 from busfast.text import counted

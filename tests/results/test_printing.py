@@ -1,0 +1,38 @@
+"""What is printed of scores says what they are, and why one has no interval."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from busfast.cli import main
+from busfast.results.printing import format_interval, name_part, print_explanation
+
+
+@pytest.mark.parametrize(("row", "text"), [
+    ((0.5, 0.25, 0.75, "macro_auc"), "0.500 (0.250 to 0.750)"),
+    ((0.5, np.nan, np.nan, "macro_auc"), "0.500 (too few patients)"),
+    ((0.5, np.nan, np.nan, "ece"), "0.500 (no interval)"), ((np.nan, np.nan, np.nan, "macro_auc"), "not defined")])
+def test_an_estimate_has_its_interval_or_the_reason_why_it_has_none(row, text):
+    assert format_interval(pd.Series(row, ["estimate", "low", "high", "score"])) == text
+
+
+def test_parts_have_names_for_people():
+    assert [name_part(part) for part in ("valid", "test", "external")] == [
+        "validation part", "test part", "external set"]
+
+
+def test_what_evaluate_prints_is_what_it_writes(evaluated, capsys):
+    assert main(["evaluate", "--run=phantom/center_holdout"]) == 0
+    out = capsys.readouterr().out
+    table = pd.read_csv("results/phantom/center_holdout/metrics.csv").query("by == 'all'").set_index(["part", "score"])
+    for part, said in zip(("valid", "test"), out.split(" part, ")[1:], strict=True):
+        assert f"macro_auc                {format_interval(table.loc[part, 'macro_auc'])}" in said
+
+
+def test_a_probe_that_is_not_possible_has_its_reason_and_no_score(capsys):
+    maps = pd.DataFrame([{"measure": "pointing", "estimate": 0.5, "low": 0.4, "high": 0.6, "images": 1}])
+    row = {"score": "macro AUC", "estimate": np.nan, "low": np.nan, "high": np.nan, "chance": 0.5, "images": 0}
+    print_explanation("phantom/a", maps, pd.DataFrame([row | {"probe": "lesion alone", "verdict": "Not possible."}]))
+    lines = capsys.readouterr().out.splitlines()
+    assert "0.500 (0.400 to 0.600), 1 image" in lines[2]
+    assert lines[-1].split(None, 2) == ["lesion", "alone", "Not possible."]
