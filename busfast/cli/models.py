@@ -12,6 +12,7 @@ from busfast.errors import UserError, check_range, choose
 from busfast.imports import heavy_imports
 from busfast.pipelines.config import Config
 from busfast.pipelines.settings import convert
+from busfast.progress import say
 from busfast.text import counted, plain_text
 
 if TYPE_CHECKING:
@@ -47,10 +48,10 @@ def export(*, run: str, format: str = "bundle", target: float = 0.9, positive: s
         raise UserError(f"Cannot export into {found.models}: {error.strerror or error}. What was there before is "
                         "unchanged. Free some space or make it writable, then run again.") from error
     for path in written:
-        print(f"wrote {path}")
+        say(f"wrote {path}")
         if path.suffix == ".pkl":
-            print("  load it with fastai: load_learner(path). Like any pickle, only from someone you trust.")
-    print("Research only, not a medical device.")
+            say("  load it with fastai: load_learner(path). Like any pickle, only from someone you trust.")
+    say("Research only, not a medical device.")
     data, bundle = found.read_config()[0].data, found.models / "bundle"
     return f"python -m busfast predict {shlex.join([data, f'--model={bundle}'])}" if bundle in written else None
 
@@ -71,9 +72,9 @@ def ensemble(*, runs: str) -> str | None:
     _print_ensemble(made)
     record = made.read_config()[1]
     if record["unscored"]:
-        print(f"it cannot be scored here: {record['unscored']}. On another labelled set it can: python -m busfast "
-              f"evaluate {shlex.quote(f'--run={made.name}')} --data=SET")
-    print("Research only, not a medical device.")
+        say(f"it cannot be scored here: {record['unscored']}. On another labelled set it can: python -m busfast "
+            f"evaluate {shlex.quote(f'--run={made.name}')} --data=SET")
+    say("Research only, not a medical device.")
     return parse.command("export" if record["unscored"] else "evaluate", {"run": made.name}, export)
 
 
@@ -82,7 +83,7 @@ def combine(runs: Sequence["Run"]) -> "Run":
     from busfast.results.ensemble import find_ensemble, make_ensemble
 
     if found := find_ensemble(runs):
-        print(f"{found.name}: there already, of these runs", flush=True)
+        say(f"{found.name}: there already, of these runs")
         return found
     _print_ensemble(made := make_ensemble(",".join(run.name for run in runs)))
     return made
@@ -90,8 +91,8 @@ def combine(runs: Sequence["Run"]) -> "Run":
 
 def _print_ensemble(made: "Run") -> None:
     members = made.read_config()[1]["members"]
-    print(f"{made.name}: the mean of {len(members)} runs: {', '.join(members)}")
-    print(f"wrote {made.results}/ and {made.models}/", flush=True)
+    say(f"{made.name}: the mean of {len(members)} runs: {', '.join(members)}")
+    say(f"wrote {made.results}/ and {made.models}/")
 
 
 @with_settings(MODEL, device="as in training, or auto for --model", threads="as in training, or 0 for --model")
@@ -139,7 +140,7 @@ def predict(*inputs: str, run: str = None, model: str = None, out: str = "predic
     names, paths = list_inputs(*inputs)
     if complete:
         check_same_inputs(out, names)
-        print(f"{out} has a row of each of the {len(names)} inputs; nothing to do")
+        say(f"{out} has a row of each of the {len(names)} inputs; nothing to do")
         return None
     if found is not None:
         from busfast.results.facts import run_predictor
@@ -149,15 +150,15 @@ def predict(*inputs: str, run: str = None, model: str = None, out: str = "predic
         predictor = load_predictor(model, engine=engine, trust=trust, target=number,
                                    device=flags.get("device", "auto"), threads=flags.get("threads", 0))
         if predictor.temperature is None:
-            print(f"{model}: its probabilities are not calibrated"
-                  + ("" if predictor.operating_points else ", and it has no threshold to decide with"))
+            say(f"{model}: its probabilities are not calibrated"
+                + ("" if predictor.operating_points else ", and it has no threshold to decide with"))
     old, bad = write_predictions(predictor, names, paths, out, resume=resume, bs=flags.get("bs", Config.bs),
                                  threads=flags.get("threads", 0), jobs=jobs)
     for line in summarize_predictions(out, predictor):
-        print(plain_text(line))
-    print(f"wrote {out}: {counted(len(names), 'row')}" + (f", {old} of them kept" if old else "")
-          + (f", {bad} unreadable (see column reason)" if bad else ""))
-    print("Research only, not a medical device.")
+        say(plain_text(line))
+    say(f"wrote {out}: {counted(len(names), 'row')}" + (f", {old} of them kept" if old else "")
+        + (f", {bad} unreadable (see column reason)" if bad else ""))
+    say("Research only, not a medical device.")
     if bad == len(names):
         raise UserError(f"None of the {bad} inputs could be read; the reasons are in {out}."
                         + (" Paths in a table are relative to its folder."

@@ -32,6 +32,7 @@ from busfast.inference.run_model import load_run_model
 from busfast.inference.stream import stream
 from busfast.pipelines.dataloaders import make_dls
 from busfast.pipelines.prefetch import name_unreadable
+from busfast.progress import say
 from busfast.results.calibration import to_probabilities
 from busfast.results.evaluation import TARGET
 from busfast.results.facts import describe_run
@@ -87,7 +88,7 @@ def export_run(run: Run, formats: Sequence[str], *, target: float = TARGET, posi
                 _compare(run, forms, len(paths), exact)
             written.append(bundle)
             if had_onnx and "onnx" not in formats:
-                print("  the bundle that was replaced had a model.onnx, this one has none (--format=onnx)")
+                say("  the bundle that was replaced had a model.onnx, this one has none (--format=onnx)")
         else:
             _compare(run, forms, len(paths), exact)
         if "learner" in formats:
@@ -124,16 +125,16 @@ def _write_bundle(folder: Path, learn: Learner, facts: dict, parts: Split, paths
     image, model = learn.dls.valid.image, learn.model.eval()
     outlier, engine = None, TorchEngine(model, image, learn.dls.device, features=STAGES)
     if not len(parts.only("valid")):
-        print("each image may have trained a member, so that none tells what is usual: no outlier score", flush=True)
+        say("each image may have trained a member, so that none tells what is usual: no outlier score")
     elif supports_features(model, image.sides):
         outlier = _fit_outlier(engine, parts, learn.dls.valid)
     else:
-        print(f"no outlier score: {facts['architecture']} does not expose its features", flush=True)
+        say(f"no outlier score: {facts['architecture']} does not expose its features")
     facts = facts | {"outlier": {"fitted_on": "train", "threshold_on": "valid", "quantile": QUANTILE,
                                  "channels": "gray" if engine.gray else "color", "stages": STAGES} if outlier else None}
     content = None
     if onnx:
-        print("exporting to ONNX", flush=True)
+        say("exporting to ONNX")
         content = export_onnx(model.cpu(), facts, features=outlier is not None)
     write_bundle(folder, model, facts, outlier, content)
     bundle = read_bundle(folder)
@@ -160,8 +161,8 @@ def _choose_checked(split: Split) -> Split:
 def _trained_probabilities(run: Run, learn: Learner, checked: Split, paths: list[Path]) -> np.ndarray:
     """Returns the probabilities by the training process itself, in the epoch whose weights these are."""
     if not (run.results / VALID_FILE).is_file():
-        print(f"{run.name} has no {VALID_FILE} (made by an older busfast, or an ensemble of several splits): forms are "
-              "compared with its Learner", flush=True)
+        say(f"{run.name} has no {VALID_FILE} (made by an older busfast, or an ensemble of several splits): forms are "
+            "compared with its Learner")
         return _probabilities(LearnerEngine(learn), paths, learn.dls.label_delim)
     return read_valid(run, tuple(learn.dls.vocab), checked.rows["image"])
 
@@ -179,12 +180,12 @@ def _probabilities(engine, paths: list[Path], label_delim: str, bs: int = CHECKE
 
 def _compare(run: Run, forms: dict[str, np.ndarray], count: int, exact: bool) -> None:
     """Prints the largest difference between each two forms; raises if it is too large."""
-    print(f"{run.name}: largest difference of a probability, {counted(count, 'image')} (at most "
-          f"{TOLERANCE:g} is allowed)")
+    say(f"{run.name}: largest difference of a probability, {counted(count, 'image')} (at most "
+        f"{TOLERANCE:g} is allowed)")
     largest = 0.0
     for first, second in combinations(forms, 2):
         difference = float(np.abs(forms[first] - forms[second]).max())
-        print(f"  {first + ' - ' + second:34} {difference:.1e}", flush=True)
+        say(f"  {first + ' - ' + second:34} {difference:.1e}")
         if exact or TRAINED not in (first, second):  # on CUDA, training has half precision
             largest = max(largest, difference)
     if not largest <= TOLERANCE:

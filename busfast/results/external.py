@@ -29,6 +29,7 @@ from busfast.inference.stream import predict_logits, stream_logits
 from busfast.pipelines.config import Config, folder_name, name_after
 from busfast.pipelines.positive import require_positive
 from busfast.pipelines.splits import is_phantom
+from busfast.progress import say
 from busfast.results.calibration import calibrate
 from busfast.results.changes import compare_sets, describe_changes
 from busfast.results.evaluation import TARGET, Evaluation, External, check_target, make_evaluation, write_tables
@@ -111,8 +112,8 @@ def evaluate_external(data: str, *, run: Run | None = None, bundle: str | Path =
     place, history = _find_place(f"{subject.name}/{folder_name(name_after(Path(data)))}", key)
     positive = _choose_positive(subject, place, positive)
     if history and not again:
-        print(f"{place.name}: these weights were scored on these images on {history[-1]['when']}; their {FILE} is "
-              "reused (to predict again: --again)", flush=True)
+        say(f"{place.name}: these weights were scored on these images on {history[-1]['when']}; their {FILE} is "
+            "reused (to predict again: --again)")
     else:
         logits, reasons = subject.predict(table.image_paths())
         refuse_unreadable(data, rows["image"], reasons)
@@ -204,7 +205,7 @@ def _score(subject: Subject, place: Run, external: External, target: float, posi
         found = replace(found, external=replace(external, changes=changes, changed=tuple(
             describe_changes(changes, own, subject.own_name))))
     write_tables(found)
-    print(f"wrote {write_pages(found, 'report.html')[0]}", flush=True)
+    say(f"wrote {write_pages(found, 'report.html')[0]}")
     print_evaluation(found)
     return found
 
