@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 
 SIGNS = " .()&+'-:%#=?!*@°±≤≥"  # that the name of a class may have
 JOINERS = "\u200c\u200d"  # within words of some scripts
+CAUTION = "Research only, not a medical device."
 MANY = 20  # classes; of more, people are not shown each
 
 

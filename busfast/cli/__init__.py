@@ -16,10 +16,11 @@ from busfast.cli.results import compare, evaluate, explain, report
 from busfast.cli.train import lr_find, sweep, train
 from busfast.errors import UserError, choose
 from busfast.terminal import Fitted, fit
-from busfast.text import plain_text
+from busfast.text import CAUTION, plain_text
 
 Verbs = dict[str, Callable[..., str | None]]  # what a verb returns is the command that comes next
 READ_IMAGES = (prepare, audit, split, train, lr_find, sweep, evaluate, explain, export, predict, cache)
+SPEAK_OF_A_MODEL = ("train", "sweep", "evaluate", "explain", "report", "ensemble", "export", "predict")
 VERBS: Verbs = {verb.__name__: with_pixel_limit(verb) if verb in READ_IMAGES else verb for verb in (
     prepare, audit, split, train, lr_find, sweep, evaluate, explain, report, compare, ensemble, export, predict, demo,
     cache, bench)}
@@ -73,6 +74,9 @@ def _main(argv: list[str]) -> int:
 
 
 def _run(call: parse.Call) -> None:
-    """Runs a verb; prints the command that it returns, to be pasted."""
-    if following := call.verb(*call.args, **call.kwargs):
+    """Runs a verb; prints the command that it returns, to be pasted, and once what a model is for."""
+    following = call.verb(*call.args, **call.kwargs)
+    if call.verb.__name__ in SPEAK_OF_A_MODEL:
+        print(CAUTION, flush=True)
+    if following:
         print(f"Next: {following}", flush=True)

@@ -51,7 +51,6 @@ def export(*, run: str, format: str = "bundle", target: float = 0.9, positive: s
         say(f"wrote {path}")
         if path.suffix == ".pkl":
             say("  load it with fastai: load_learner(path). Like any pickle, only from someone you trust.")
-    say("Research only, not a medical device.")
     data, bundle = found.read_config()[0].data, found.models / "bundle"
     return f"python -m busfast predict {shlex.join([data, f'--model={bundle}'])}" if bundle in written else None
 
@@ -74,7 +73,6 @@ def ensemble(*, runs: str) -> str | None:
     if record["unscored"]:
         say(f"it cannot be scored here: {record['unscored']}. On another labelled set it can: python -m busfast "
             f"evaluate {shlex.quote(f'--run={made.name}')} --data=SET")
-    say("Research only, not a medical device.")
     return parse.command("export" if record["unscored"] else "evaluate", {"run": made.name}, export)
 
 
@@ -158,7 +156,6 @@ def predict(*inputs: str, run: str = None, model: str = None, out: str = "predic
         say(plain_text(line))
     say(f"wrote {out}: {counted(len(names), 'row')}" + (f", {old} of them kept" if old else "")
         + (f", {bad} unreadable (see column reason)" if bad else ""))
-    say("Research only, not a medical device.")
     if bad == len(names):
         raise UserError(f"None of the {bad} inputs could be read; the reasons are in {out}."
                         + (" Paths in a table are relative to its folder."

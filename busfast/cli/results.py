@@ -109,12 +109,12 @@ def explain(*, run: str, images: str = None, out: str = None, **settings: Any) -
 
     if images:
         files = explain_inputs(found, images, Path(out) if out else found.results / "explain", **flags)
-        say(f"wrote {counted(len(files), 'picture')} into {files[0].parent}/. Research only, not a medical device.")
+        say(f"wrote {counted(len(files), 'picture')} into {files[0].parent}/")
         return None
     files = explain_run(found, **flags)
     print_explanation(found.name, *read_explanation(found))
     track_results(found)
-    say(f"wrote {', '.join(map(str, files))}. Research only, not a medical device.")
+    say(f"wrote {', '.join(map(str, files))}")
     return parse.command("report", {"run": found.name}, report)
 
 
@@ -134,7 +134,6 @@ def report(*, run: str, target: float = 0.9, positive: str = None, prevalence: s
     for path in write_report(found, target=target, positive=positive, prevalence=prevalence):
         say(f"wrote {path}")
     track_results(found)
-    say("Research only, not a medical device.")
     return parse.command("export", {"run": found.name}, report)
 
 

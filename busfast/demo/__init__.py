@@ -14,6 +14,7 @@ from busfast.errors import UserError
 from busfast.imports import require_package
 from busfast.inference.bundle import read_bundle
 from busfast.inference.predictor import load_predictor
+from busfast.text import CAUTION
 
 WARNING = ("WARNING: the demo is bound to {host}, without password or encryption: ANYBODY IN THE NETWORK CAN USE IT "
            "and read the images that are sent. Leave --host out to restrict it to this machine.")
@@ -37,7 +38,7 @@ def serve(model: str | Path, *, host: str, port: int, most: int, target: float |
                                 timeout_graceful_shutdown=1)  # otherwise an open page would keep it alive
         if not is_loopback(host):
             print(WARNING.format(host=host), flush=True)
-        print(f"images are in {folder} until they are read; nothing is kept\nResearch only, not a medical device.\n"
+        print(f"images are in {folder} until they are read; nothing is kept\n{CAUTION}\n"
               f"open {format_address(host, port)} in a browser; stop with Ctrl-C", flush=True)
         if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # the terminal is closed
             signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))

@@ -11,9 +11,9 @@ from busfast.demo.answer import Answerer
 from busfast.demo.uploads import take_upload
 from busfast.errors import UserError
 from busfast.imports import require_package
+from busfast.text import CAUTION
 
 INSTALL = "pip install 'gradio>=6.31'"
-CAUTION = "Research only, not a medical device."
 MAX_QUEUE = 20  # images that may wait for their turn
 QUIET = {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_RUN_HISTORY": "False", "GRADIO_SHARE": "False",
          "GRADIO_MCP_SERVER": "False", "GRADIO_SSR_MODE": "False", "HF_HUB_DISABLE_TELEMETRY": "1"}

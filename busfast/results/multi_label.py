@@ -155,7 +155,6 @@ def write_labels(found: LabelEvaluation) -> None:
                 f"{format_interval(rows.loc[f'ppv_{name}'])}")
     if found.record.get("leaks"):
         say(f"  warning: the split LEAKS ({found.record['leaks']} in two parts), so these scores are too good")
-    say(f"  wrote predictions.csv, metrics.csv, thresholds.csv: {found.run.results}/\n"
-        "  research only, not a medical device")
+    say(f"  wrote predictions.csv, metrics.csv, thresholds.csv: {found.run.results}/")
 
 

@@ -37,7 +37,7 @@ def print_evaluation(found: Any) -> None:
     if found.record.get("leaks"):
         say(f"  warning: the split LEAKS ({found.record['leaks']} in two parts), so these scores are too good")
     say("  wrote predictions.csv, metrics.csv, calibration.csv, operating_points.csv, predictive_values.csv, "
-        f"decision_curve.csv, referral.csv: {found.run.results}/\n  research only, not a medical device")
+        f"decision_curve.csv, referral.csv: {found.run.results}/")
 
 
 def print_opening(found: Any) -> None:

@@ -82,7 +82,7 @@ def write_end(sweep: Sweep, record: dict[str, Any], caption: str) -> None:
     print(f"  {', '.join(files)} in {folder}/")
     print(f"  The best of {counted(len(done), 'trial')} was chosen by this validation part, so its value is too good. "
           "Train it again, with\n  several seeds (--seeds=3), and score the test part once, with `evaluate`:\n"
-          f"  {train_command(sweep.run, record, BEST)}\n  research only, not a medical device", flush=True)
+          f"  {train_command(sweep.run, record, BEST)}", flush=True)
 
 
 def find_importance(sweep: Sweep) -> dict[str, float]:

@@ -69,4 +69,3 @@ def print_summary(run: Run, rows: list[dict], best: SaveBest, config: Config, ph
             say(f"  recall (validation): {recalls}")
     say(f"  log, curves: {run.results}/")
     say(f"  weights:     {run.models}/best.pth, final.pth")
-    say("  research only, not a medical device")

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 from busfast import processes
 from busfast.errors import UserError, check_range
 from busfast.pipelines.settings import convert
+from busfast.text import CAUTION
 
 if TYPE_CHECKING:
     import torch
@@ -68,7 +69,7 @@ def run_jobs(commands: dict[str, Sequence[str]], jobs: int, device: "torch.devic
                 if ending.is_set():  # since the check above
                     process.terminate()
                 for line in process.stdout:
-                    if not line.startswith("Next: "):  # of all runs the one that started them says what is next
+                    if not line.startswith(("Next: ", CAUTION)):  # which the command that started all says once
                         print(f"[{name}] {line}", end="", flush=True)
             return process.returncode
         finally:

@@ -104,7 +104,7 @@ def test_explain_writes_its_files_and_the_report_shows_them(workdir, capsys):
     assert Image.open(folder / "explain.png").size[0] > 800
     page = (folder / "report.html").read_text()
     assert "lesion covered" in page and "pointing" in page and page.count('src="data:image/png') == 11
-    assert "shortcut probes" in said
+    assert "shortcut probes" in said and said.count("Research only, not a medical device.") == len(verbs)
     probes = pd.read_csv(folder / "probes.csv")
     assert all(verdict in page.replace("&#39;", "'") for verdict in probes["verdict"])
     older = probes.drop(columns=["verdict", "change", "change_low", "change_high"])

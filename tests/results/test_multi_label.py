@@ -181,7 +181,8 @@ def test_what_is_for_one_label_is_refused(place, line, capsys):
 
 def test_compare_and_seeds_take_them(place, capsys):
     assert main(["train", "--data=shapes", "--label_delim=;", "--epochs=1", "--seeds=2", "--then=all", *TINY]) == 0
-    assert "shapes/stratified-seeds: 2 seeds" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "shapes/stratified-seeds: 2 seeds" in said and said.count("Research only, not a medical device.") == 1
     assert pd.read_csv("results/compare.csv")["test_macro_auc"].notna().all()
     assert len(list(Path("models/shapes").glob("stratified-seed*/bundle"))) == 2
 
