@@ -16,6 +16,11 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {first}{'' if number == 1 else 's'}{space}{rest}"
 
 
+def file_size(count: int) -> str:
+    """Returns a number of bytes as "3 kB" or "16.2 MB"."""
+    return f"{count / 1e6:,.1f} MB" if count >= 1e6 else f"{max(1, round(count / 1e3))} kB"
+
+
 def listed(names: Sequence[str]) -> str:
     """Returns "a, b, c"; of more than `MANY` names the first three, the last one and the number of all."""
     if len(names) <= MANY:

@@ -2,7 +2,7 @@
 
 import pytest
 
-from busfast.text import composed, counted, is_class_name, listed, markdown_table, plain_text
+from busfast.text import composed, counted, file_size, is_class_name, listed, markdown_table, plain_text
 
 
 @pytest.mark.parametrize(("number", "noun", "text"), [
@@ -10,6 +10,11 @@ from busfast.text import composed, counted, is_class_name, listed, markdown_tabl
     (2, "pair of images", "2 pairs of images")])
 def test_a_count_has_its_noun_in_the_right_number(number, noun, text):
     assert counted(number, noun) == text
+
+
+@pytest.mark.parametrize(("count", "text"), [(1, "1 kB"), (6207, "6 kB"), (16_246_716, "16.2 MB")])
+def test_the_size_of_a_file_is_short(count, text):
+    assert file_size(count) == text
 
 
 def test_a_long_list_is_shortened():

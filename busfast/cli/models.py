@@ -13,7 +13,9 @@ from busfast.imports import heavy_imports
 from busfast.pipelines.config import Config
 from busfast.pipelines.settings import convert
 from busfast.progress import say
-from busfast.text import counted, plain_text
+from busfast.text import counted, file_size, plain_text
+
+NEW_IMAGES = "NEW_IMAGES"  # of the user: those of training are not to be predicted
 
 if TYPE_CHECKING:
     from busfast.training.runs import Run
@@ -48,11 +50,14 @@ def export(*, run: str, format: str = "bundle", target: float = 0.9, positive: s
         raise UserError(f"Cannot export into {found.models}: {error.strerror or error}. What was there before is "
                         "unchanged. Free some space or make it writable, then run again.") from error
     for path in written:
-        say(f"wrote {path}")
+        for file in sorted(path.iterdir()) if path.is_dir() else [path]:
+            say(f"wrote {file} ({file_size(file.stat().st_size)})")
         if path.suffix == ".pkl":
             say("  load it with fastai: load_learner(path). Like any pickle, only from someone you trust.")
-    data, bundle = found.read_config()[0].data, found.models / "bundle"
-    return f"python -m busfast predict {shlex.join([data, f'--model={bundle}'])}" if bundle in written else None
+    if (bundle := found.models / "bundle") not in written:
+        return None
+    say(f"{NEW_IMAGES}: in its place, a folder, files or a list (CSV) of images that the model has not seen")
+    return f"python -m busfast predict {shlex.join([NEW_IMAGES, f'--model={bundle}'])}"
 
 
 def ensemble(*, runs: str) -> str | None:

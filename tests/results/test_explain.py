@@ -95,10 +95,15 @@ def test_explain_writes_its_files_and_the_report_shows_them(workdir, capsys):
     line, verbs, said = "python -m busfast train --epochs=1", [], ""
     while not line.startswith("python -m busfast demo "):  # each verb ends with the next one, to be pasted
         words = shlex.split(line)[3:]
+        if words[0] == "predict":
+            assert words[1] == "NEW_IMAGES" and "\nNEW_IMAGES: in its place, " in said
+            words[1] = Run("phantom/stratified").read_config()[0].data
         assert main(words) == 0
         said += (out := capsys.readouterr().out)
         verbs, line = [*verbs, words[0]], out.rpartition("\nNext: ")[2].strip()
     assert verbs == ["train", "evaluate", "explain", "report", "export", "predict"] and "/bundle" in line
+    written = list((workdir / "models/phantom/stratified/bundle").iterdir())
+    assert written and all(f"wrote models/phantom/stratified/bundle/{path.name} (" in said for path in written)
     folder = workdir / "results" / "phantom" / "stratified"
     assert {"explain.png", "localisation.csv", "probes.csv"} <= {path.name for path in folder.iterdir()}
     assert Image.open(folder / "explain.png").size[0] > 800
