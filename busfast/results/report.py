@@ -39,7 +39,7 @@ from busfast.training.runs import Run
 MARK = "<!-- written by busfast report -->"
 CURVES = {"loss_curve.png": "Loss in each epoch: of training, with the weights of the classes if any, and of "
           "validation, without; each on its own scale.",
-          "recall_curve.png": "Recall of each class on the validation part in each epoch.",
+          "recall_curve.png": "Sensitivity for each class on the validation part in each epoch (the log's recall).",
           "lr_curve.png": "Learning rate at the end of each epoch.",
           "explain.png": "The surest right and wrong cases of each class, and below each the same image with Grad-CAM."}
 TITLES = {"macro_auc": "macro AUC", "macro_ap": "macro average precision", "macro_f1": "macro F1",

@@ -168,12 +168,13 @@ def format_groups(groups: list[Group], table: pd.DataFrame) -> list[str]:
         lines = [f"{group.name}: {runs} {group.kind}; mean, standard deviation, lowest to highest, (95% interval)"
                  + (f"; {group.note}" if group.note else "")]
         for row in rows[rows["score"].isin(shown)].itertuples():
+            score = row.score.replace("recall_", "sensitivity_")  # the log's name of the same
             spread = f" sd {row.sd:.3f}  {row.lowest:.3f} to {row.highest:.3f} " if row.interval == OVER_RUNS else \
                 " " * 26
             if np.isnan(row.mean):
-                lines.append(f"  {row.part:13}{row.score:24} not defined in every run")
+                lines.append(f"  {row.part:13}{score:24} not defined in every run")
                 continue
             interval = "too few patients" if np.isnan(row.low) else f"{row.low:.3f} to {row.high:.3f}"
-            lines.append(f"  {row.part:13}{row.score:24} {row.mean:.3f} {spread} ({interval})")
+            lines.append(f"  {row.part:13}{score:24} {row.mean:.3f} {spread} ({interval})")
         texts.append("\n".join([*lines, f"  {MEANING[group.kind]}"]))
     return texts

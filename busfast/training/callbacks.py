@@ -86,7 +86,7 @@ class EarlyStopping(EarlyStoppingCallback):
 
 
 class WarnCollapse(Callback):
-    """Warns when the recall of a class has been 0 for some epochs."""
+    """Warns when the sensitivity for a class has been 0 for some epochs."""
 
     order = 56
 
@@ -100,8 +100,9 @@ class WarnCollapse(Callback):
             if name.startswith("recall_"):
                 self.zeros[name] = self.zeros.get(name, 0) + 1 if value == 0 else 0
                 if self.zeros[name] and self.zeros[name] % COLLAPSED == 0:
-                    warned.setdefault(self.zeros[name], []).append(name)
+                    warned.setdefault(self.zeros[name], []).append(name.removeprefix("recall_"))
         for epochs, names in warned.items():
-            have, these = ("has", "this class") if len(names) == 1 else ("have", "these classes")
-            print(f"\n*** WARNING: {', '.join(names)} {have} been 0 for {epochs} epochs: the model no longer predicts "
-                  f"{these}. ***\n*** Try a lower --lr, pretrained --weights, or more images of it. ***\n", flush=True)
+            these = "this class" if len(names) == 1 else "these classes"
+            print(f"\n*** WARNING: the sensitivity for {', '.join(names)} has been 0 for {epochs} epochs: the model no "
+                  f"longer predicts {these}. ***\n*** Try a lower --lr, pretrained --weights, or more images of it. "
+                  "***\n", flush=True)

@@ -18,8 +18,8 @@ def draw_curves(folder: Path, caption: str) -> None:
     log = pd.read_csv(folder / "training_log.csv")
     recalls = [name for name in log if name.startswith("recall_")]
     save_figure(draw_losses(log, caption), folder / "loss_curve.png")
-    figure, (axes,) = new_figure("Recall of each class, validation", caption)
-    _plot(axes, log, {name: name.removeprefix("recall_") for name in recalls}, "recall")
+    figure, (axes,) = new_figure("Sensitivity for each class, validation", caption)
+    _plot(axes, log, {name: name.removeprefix("recall_") for name in recalls}, "sensitivity")
     axes.set_ylim(-0.02, 1.02)
     save_figure(figure, folder / "recall_curve.png")
     figure, (axes,) = new_figure("Learning rate at the end of each epoch", caption)

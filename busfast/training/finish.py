@@ -66,6 +66,6 @@ def print_summary(run: Run, rows: list[dict], best: SaveBest, config: Config, ph
         say(f"  best epoch {best.best_epoch} by {config.monitor}: val_loss {float(row['val_loss']):.3f}, accuracy "
             f"{float(row['val_acc']):.3f}, macro AUC {float(row['macro_auc']):.3f}")
         if recalls:
-            say(f"  recall (validation): {recalls}")
+            say(f"  sensitivity (validation; recall_CLASS in the log): {recalls}")
     say(f"  log, curves: {run.results}/")
     say(f"  weights:     {run.models}/best.pth, final.pth")

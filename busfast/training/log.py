@@ -11,7 +11,7 @@ from fastai.learner import AvgLoss
 from busfast.files import atomic
 from busfast.training import curves
 
-RECALLS = 6  # classes; of more, the recall of each is in the log, not on the screen
+RECALLS = 6  # classes; of more, the sensitivity for each is in the log, not on the screen
 HEARTBEAT = 30.0  # seconds between plain lines within an epoch
 
 
@@ -19,7 +19,8 @@ class TrainingLog(Callback):
     """Writes the log and updates the curves; `rows` are column -> value as written.
 
     Columns: epoch (from 1), train_loss (weighted, mean over the epoch), val_loss (unweighted), val_acc, macro_auc,
-    recall of each class, lr (at the end of the epoch), seconds. `schedule`: share of the training done -> lr.
+    recall_CLASS (the sensitivity for each class), lr (at the end of the epoch), seconds. `schedule`: share of the
+    training done -> lr.
     """
 
     order = 55  # after the Recorder, before early stopping can end the fit
@@ -91,6 +92,7 @@ class PlainProgress(Callback):
         row = self.log.rows[-1]
         recalls = [name for name in row if name.startswith("recall_")]
         left_out = ("epoch", "lr", "seconds", *(recalls if len(recalls) > RECALLS else ()))
-        line = "  ".join(f"{name} {float(value):.3f}" for name, value in row.items() if name not in left_out)
+        line = "  ".join(f"{name.replace('recall_', 'sensitivity_')} {float(value):.3f}" for name, value in row.items()
+                         if name not in left_out)
         print(f"epoch {row['epoch']}/{self.n_epoch}  {line}  lr {float(row['lr']):.2e}  "
               f"{float(row['seconds']):.1f} s", flush=True)

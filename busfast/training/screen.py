@@ -15,7 +15,7 @@ from busfast.training.callbacks import SaveBest
 from busfast.training.log import TrainingLog
 
 WIDEST = 120  # characters
-LOWEST = "lowest recall"  # of all classes, where the recall of each does not fit
+LOWEST = "lowest sensitivity"  # of all classes, where that of each does not fit
 SHORTEST = 5  # characters of a class's name
 TITLES = {"train_loss": ("loss", "train"), "val_loss": ("loss", "valid"), "val_acc": ("validation", "acc"),
           "macro_auc": ("validation", "AUC")}
@@ -81,8 +81,8 @@ class TableProgress(Callback):
 def choose_columns(names: Sequence[str], monitor: str, epochs: int, width: int) -> list[Column]:
     """Returns the columns that fit, of the epoch, the log's `names`, and the time left.
 
-    The measure that the best epoch is chosen by always has one. The recall of each class has, with its name cut if need
-    be, if all of them fit; else there is one for the lowest.
+    The measure that the best epoch is chosen by always has one. The sensitivity for each class (the log's recall) has,
+    with its name cut if need be, if all of them fit; else there is one for the lowest.
     """
     recalls = [name for name in names if name.startswith("recall_") and name != monitor]
     plain = [_measure(name) for name in names if name not in recalls]
@@ -112,7 +112,7 @@ def _measure(name: str) -> Column:
 def _recall(name: str, longest: int) -> Column:
     title = name.removeprefix("recall_")
     title = title if len(title) <= longest else title[:longest - 1] + "…"
-    return Column(name, "recall (validation)", title, max(SHORTEST, len(title)))
+    return Column(name, "sensitivity (validation)", title, max(SHORTEST, len(title)))
 
 
 def _total(columns: Sequence[Column]) -> int:

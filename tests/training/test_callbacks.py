@@ -90,7 +90,7 @@ def test_with_nothing_but_nan_no_older_file_is_loaded(learn, tmp_path):
 def test_a_class_given_up_for_three_epochs_is_said_loudly_once(learn, tmp_path, capsys):
     fit(learn, tmp_path, [0.5, 0.0, 0.0, 0.0, 0.0], monitor="recall_malignant", extra=[WarnCollapse()])
     out = capsys.readouterr().out
-    assert out.count("WARNING: recall_malignant has been 0 for 3 epochs") == 1
+    assert out.count("WARNING: the sensitivity for malignant has been 0 for 3 epochs") == 1
 
 
 def test_many_classes_given_up_at_once_are_one_warning(learn, capsys):
@@ -102,18 +102,18 @@ def test_many_classes_given_up_at_once_are_one_warning(learn, capsys):
         learn.recorder.values = [[0.0, 0.0, 0.5, 0.0, 0.5]]
         warn.after_epoch()
     out = capsys.readouterr().out
-    assert "WARNING: recall_a, recall_b, recall_d have been 0 for 3 epochs" in out and out.count("WARNING") == 1
+    assert "WARNING: the sensitivity for a, b, d has been 0 for 3 epochs" in out and out.count("WARNING") == 1
 
 
 @pytest.mark.parametrize("count", [6, 7])
-def test_the_recall_of_many_classes_is_in_the_log_not_on_the_screen(count, capsys):
+def test_the_sensitivity_for_many_classes_is_in_the_log_not_on_the_screen(count, capsys):
     row = {"epoch": 1, "val_loss": "0.5", **{f"recall_{number}": "1" for number in range(count)}, "lr": "1e-3",
            "seconds": "2"}
     progress = PlainProgress(SimpleNamespace(rows=[row]))
     progress.learn = SimpleNamespace(n_epoch=4)
     progress.after_epoch()
     out = capsys.readouterr().out
-    assert out.startswith("epoch 1/4  val_loss 0.500  ") and ("recall_0 1.000" in out) == (count == 6)
+    assert out.startswith("epoch 1/4  val_loss 0.500  ") and ("sensitivity_0 1.000" in out) == (count == 6)
 
 
 def test_a_full_disk_while_saving_keeps_the_last_good_file(learn, tmp_path):
