@@ -19,7 +19,7 @@ from busfast.results.calibration import calibrate
 from busfast.results.calibration_line import calibration_line
 from busfast.results.calibration_table import brier_change
 from busfast.results.delong import delong
-from busfast.results.intervals import differences, intervals
+from busfast.results.intervals import differences, jackknife
 from busfast.results.metrics import fewest_groups
 from busfast.results.scores import score
 
@@ -89,9 +89,9 @@ def lines(labels: np.ndarray, probabilities: np.ndarray, groups: np.ndarray,
 
 def after(measures: list, groups: np.ndarray, fewest: list[dict[str, int]]) -> pd.DataFrame:
     """Returns low and high, by name."""
-    both = [(measure, groups, counts) for measure, counts in zip(measures, fewest, strict=True)]
+    both = [jackknife(measure, groups, counts) for measure, counts in zip(measures, fewest, strict=True)]
     compared = differences(both[0], both[1], True).loc[list(COMPARED)].rename("difference of {}".format)
-    return pd.concat([intervals(*both[0]).loc[list(SCORES)], compared])[["low", "high"]]
+    return pd.concat([both[0][0].loc[list(SCORES)], compared])[["low", "high"]]
 
 
 def run(folder: Path, rounds: int, only: Sequence[str] = ()) -> Report:

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 
 from busfast.results.calibration_line import calibration_line
-from busfast.results.intervals import Scored, differences, subtract
+from busfast.results.intervals import Scored, differences, jackknife, subtract
 from busfast.results.predictions import arrays
 from busfast.results.scores import divide, rank_scores, rate_groups
 from busfast.text import counted, listed
@@ -52,9 +52,9 @@ def _scored(rows: pd.DataFrame, classes: Sequence[str], kept: Sequence[str], pos
                 f"mean probability {positive}": weights @ calibrated / total,
                 **{f"share {name}": weights @ (labels == index) / total for index, name in enumerate(classes)}}
 
-    return measure, groups, {
+    return jackknife(measure, groups, {
         auc: min((one["auc"] for one, name in zip(each, classes, strict=True) if name in kept), default=0),
-        f"sensitivity {positive}": each[classes.index(positive)]["sensitivity"]}
+        f"sensitivity {positive}": each[classes.index(positive)]["sensitivity"]})
 
 
 def describe_changes(table: pd.DataFrame, own: pd.DataFrame, where: str) -> list[str]:

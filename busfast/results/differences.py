@@ -10,7 +10,7 @@ import pandas as pd
 
 from busfast.pipelines.config import Config
 from busfast.results.evaluation import choose_positive
-from busfast.results.intervals import differences
+from busfast.results.intervals import differences, jackknife
 from busfast.results.metrics import fewest_groups
 from busfast.results.predictions import FILE, arrays, read_predictions
 from busfast.results.scores import score
@@ -84,8 +84,8 @@ def _rows(test_a: pd.DataFrame, test_b: pd.DataFrame, classes: tuple[str, ...], 
     for test in (test_a, test_b):
         labels, probabilities = arrays(test, classes)
         groups = (test_a if same else test)["group"].to_numpy()
-        both.append((partial(score, labels, probabilities, classes=classes), groups,
-                     fewest_groups(labels, probabilities.argmax(1), groups, classes)))
+        both.append(jackknife(partial(score, labels, probabilities, classes=classes), groups,
+                              fewest_groups(labels, probabilities.argmax(1), groups, classes)))
     found = differences(both[0], both[1], same).loc[shown]
     if same and np.array_equal(arrays(test_a, classes)[1], arrays(test_b, classes)[1]):
         found[["low", "high"]] = 0.0  # the same predictions, as of a run and its copy, differ for no patients

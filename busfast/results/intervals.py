@@ -19,7 +19,7 @@ CELLS = 4_000_000  # images times weightings in one batch: bounds the memory
 RANGES = {"mcc": (-1.0, 1.0), "brier": (0.0, 2.0)}  # of scores that are not between 0 and 1
 
 Measure = Callable[[np.ndarray], dict[str, np.ndarray]]  # weights, (b, n) -> values, (b,), of each score by its name
-Scored = tuple[Measure, np.ndarray, Mapping[str, int]]  # measure, groups and fewest of `intervals`
+Scored = tuple[pd.DataFrame, pd.DataFrame]  # what `intervals` and `leave_out` return
 
 
 def intervals(measure: Measure, groups: np.ndarray, fewest: Mapping[str, int] | None = None,
@@ -39,7 +39,13 @@ def intervals(measure: Measure, groups: np.ndarray, fewest: Mapping[str, int] | 
     groups = np.asarray(groups)
     if not with_intervals:
         return pd.DataFrame({"estimate": _estimate(measure, len(groups)), "low": np.nan, "high": np.nan})
-    return bound(_estimate(measure, len(groups)), leave_out(measure, groups), groups, fewest or {})
+    return jackknife(measure, groups, fewest or {})[0]
+
+
+def jackknife(measure: Measure, groups: np.ndarray, fewest: Mapping[str, int]) -> Scored:
+    """Computes scores with 95% intervals, as `intervals` does, and what `leave_out` returns, for `differences`."""
+    left_out = leave_out(measure, groups)
+    return bound(_estimate(measure, len(groups)), left_out, groups, fewest), left_out
 
 
 def _estimate(measure: Measure, count: int) -> pd.Series:
@@ -97,7 +103,7 @@ def differences(first: Scored, second: Scored, paired: bool) -> pd.DataFrame:
     """Computes second - first for each score, with 95% intervals.
 
     Args:
-        first, second: what is scored.
+        first, second: what is scored, as `jackknife` returns it.
         paired: whether both have the same images in the same order, so that what they share cancels.
 
     Returns:
@@ -106,9 +112,7 @@ def differences(first: Scored, second: Scored, paired: bool) -> pd.DataFrame:
     Source:
         Zou and Donner 2008, "Construction of confidence limits about effect measures: a general approach" (MOVER).
     """
-    (a, left_a), (b, left_b) = (
-        (bound(_estimate(measure, len(groups)), left_out, groups, fewest), left_out)
-        for measure, groups, fewest in (first, second) for left_out in (leave_out(measure, groups),))
+    (a, left_a), (b, left_b) = first, second
     return subtract(a, b, left_a.corrwith(left_b).fillna(0).clip(-1, 1) if paired else pd.Series(0.0, a.index))
 
 

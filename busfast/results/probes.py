@@ -25,7 +25,7 @@ from busfast.pipelines.backends import LOADERS
 from busfast.pipelines.image import ImagePipeline
 from busfast.processes import cores
 from busfast.progress import progress
-from busfast.results.intervals import Scored, differences, intervals
+from busfast.results.intervals import differences, jackknife
 from busfast.results.lesions import decode_mask
 from busfast.results.metrics import fewest_groups
 from busfast.results.scores import rank_scores
@@ -156,9 +156,8 @@ def _covers(learn: Learner, valid: pd.DataFrame, pixels: list, masks: list, clas
             yield row | {"images": 0, "verdict": "Not possible: the table names no lesion masks."}
             continue
         measure = partial(_macro_auc, labels, softmax(predict_pixels(learn, variant), axis=1), len(classes))
-        scored: Scored = (measure, groups, fewest)
-        found = intervals(*scored).loc["macro_auc"]
-        first = first or scored
+        scored = jackknife(measure, groups, fewest)
+        found, first = scored[0].loc["macro_auc"], first or scored
         change = found - row["chance"] if name in ("as it is", "border alone") else \
             differences(first, scored, True).loc["macro_auc", ["difference", "low", "high"]]
         yield row | found.to_dict() | _verdict(name, *change)
@@ -198,10 +197,10 @@ def _center(learn: Learner, valid: pd.DataFrame, pixels: list, seed: int) -> dic
     folds = StratifiedGroupKFold(FOLDS, shuffle=True, random_state=seed)
     model = make_pipeline(StandardScaler(), LogisticRegression(C=0.1, max_iter=1000))
     shares = pd.Series(center).value_counts(normalize=True)
-    guessed, found = ((partial(_share, right), group, {}) for right in (
+    guessed, found = (jackknife(partial(_share, right), group, {}) for right in (
         center == shares.index[0], cross_val_predict(model, features, center, groups=group, cv=folds) == center))
     change = differences(guessed, found, True).loc["accuracy", ["difference", "low", "high"]]
-    return row | intervals(*found).loc["accuracy"].to_dict() | {"chance": shares.iloc[0]} | _verdict(
+    return row | found[0].loc["accuracy"].to_dict() | {"chance": shares.iloc[0]} | _verdict(
         "center from features", *change)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from busfast.results.bootstrap import draw_weights
-from busfast.results.intervals import BLOCKS, CELLS, differences, intervals, leave_out
+from busfast.results.intervals import BLOCKS, CELLS, differences, intervals, jackknife, leave_out
 from busfast.results.metrics import fewest_groups
 from busfast.results.scores import score
 
@@ -80,7 +80,7 @@ def test_differences_of_two_models_on_the_same_images_hold_the_truth_and_are_nar
     large = [measure(np.ones((1, len(groups)))) for measure, groups, _ in both(40_000)]
     widths = []
     for _ in range(sets):
-        first, second = both(30)
+        first, second = (jackknife(*one) for one in both(30))
         found = differences(first, second, True)
         if len(widths) < 10:
             widths.append([(table["high"] - table["low"])["auc_yes"] for table in (
