@@ -18,6 +18,7 @@ from busfast.inference.bundle import Bundle
 from busfast.inference.gradcam import Explainer, make_noise_images
 from busfast.inference.outlier import QUANTILE
 from busfast.inference.predictor import NOT_FINITE, Predictor
+from busfast.inference.summary import DIFFER
 from busfast.results.evaluation import format_interval
 from busfast.results.report import format_alarms
 from busfast.text import counted
@@ -76,7 +77,7 @@ class Answerer:
         return render(
             "answer.html.j2", turn=next(self.turns), name=clean_name(name), predicted=predicted,
             probabilities=probabilities, decision=decision, point=point, mapped=mapped, share=QUANTILE,
-            calibrated=self.predictor.temperature is not None,
+            differ=DIFFER, calibrated=self.predictor.temperature is not None,
             outlier=float(outlier) if outlier else None, picture=as_uri(shown),
             overlay=None if heatmap is None else as_uri(overlay_heatmap(shown, heatmap)), unexplained=self.unexplained,
             blank=heatmap is not None and not heatmap.any(), size=f"{height} x {width}",

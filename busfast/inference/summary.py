@@ -5,8 +5,11 @@ from collections import Counter
 from pathlib import Path
 
 from busfast.inference.predictor import Predictor
+from busfast.text import counted
 
 SHOWN = 3  # most probable classes of one image
+DIFFER = ("the decision differs from the most probable class, as it asks only whether the probability of {name} "
+          "reaches its threshold")
 
 
 def summarize_predictions(file: Path, predictor: Predictor) -> list[str]:
@@ -17,17 +20,29 @@ def summarize_predictions(file: Path, predictor: Predictor) -> list[str]:
         if file.stat().st_size < 1_000_000 and len(rows := list(csv.DictReader(opened))) == 1:
             return _describe(rows[0], predictor) if rows[0]["status"] == "ok" else []
         opened.seek(0)
-        predicted, decisions, unlike, unread = Counter(), Counter(), 0, ""
+        predicted, decisions, differ, unlike, unread = Counter(), Counter(), Counter(), 0, ""
         for row in csv.DictReader(opened):
             predicted[row["predicted"]] += row["status"] == "ok"
             decisions[row["decision"]] += 1
+            differ[_why_differ(row, predictor)] += 1
             unlike += float(row["outlier"] or 0) > 1
             if row["status"] != "ok":
                 unread = unread or f"  unreadable, the first of them: {row['image']}: {row['reason']}"
-    lines = [f"  {title}: {', '.join(f'{count} {name}' for name, count in counts.most_common() if name and count)}"
+    place = {name: place for place, name in enumerate(predictor.classes)}  # sets of labels, and "not CLASS", come last
+    lines = [f"  {title}: " + ", ".join(f"{counts[name]} {name}" for name in sorted(counts, key=lambda name: (
+        place.get(name, len(place)), -counts[name])) if name and counts[name])
              for title, counts in (("predicted", predicted), ("decision", decisions)) if any(counts)]
+    lines += [f"  of {counted(count, 'image')}, {why}" for why, count in differ.items() if why]
     lines += [f"  unlike the training images (outlier above 1): {unlike}"] if unlike else []
     return lines + ([unread] if unread else [])
+
+
+def _why_differ(row: dict[str, str], predictor: Predictor) -> str:
+    """Returns why the decision about an image and its predicted class contradict each other; "" if they do not."""
+    if not row["decision"]:
+        return ""
+    name = predictor.operating_points[0]["class"]
+    return DIFFER.format(name=name) if (row["predicted"] == name) != (row["decision"] == name) else ""
 
 
 def _describe(row: dict[str, str], predictor: Predictor) -> list[str]:
@@ -38,6 +53,7 @@ def _describe(row: dict[str, str], predictor: Predictor) -> list[str]:
     if row["decision"]:
         point = predictor.operating_points[0]
         lines.append(f"  decision: {row['decision']} (threshold for {point['class']}: {point['threshold']:.3f})")
+        lines += [f"  {why}"] if (why := _why_differ(row, predictor)) else []
     if float(row["outlier"] or 0) > 1:
         lines.append(f"  but it is unlike the training images (outlier {row['outlier']}): do not rely on this")
     return lines

@@ -234,6 +234,7 @@ def test_an_answer_gives_the_predictors_probabilities_the_decision_and_what_it_r
         shares = re.findall(r"<dt>(\w+)</dt><dd>([\d.]+)</dd>", said)
         assert [one for one, _ in shares] == ["benign", "malignant"]
         assert [float(value) for _, value in shares] == pytest.approx([float(value) for value in row[3:5]], abs=6e-4)
+        assert ("So the decision differs from the most" in said) == ((row[2] == "malignant") != (row[5] == "malignant"))
         assert f"Most probable: {row[2]}" in said and f"Decision: {row[5]}</h3>" in said
         assert "Grad-CAM for malignant, the class that is decided about" in said  # also where benign is more probable
         assert said.count('src="data:image/png;base64,') == 2 and "Cannot tell" not in said

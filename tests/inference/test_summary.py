@@ -1,9 +1,11 @@
 """What predict says on screen is what it wrote."""
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 
 import pandas as pd
+import pytest
 
 from busfast.cli import main
 from busfast.csvfile import write_csv
@@ -47,3 +49,27 @@ def test_an_image_unlike_the_training_images_is_said_to_be(exported_bundle, tmp_
     assert summarize_predictions(tmp_path / "many.csv", predictor) == [
         "  predicted: 2 benign", "  decision: 2 not malignant", "  unlike the training images (outlier above 1): 1",
         "  unreadable, the first of them: b.png: cut"]
+
+
+def test_counts_are_in_the_order_of_the_classes(exported_bundle, tmp_path):
+    predictor = replace(load_predictor(exported_bundle), classes=("malignant", "normal", "benign"))
+    row = dict.fromkeys(predictor.columns, "") | {"image": "a.png", "status": "ok"}
+    write_csv(pd.DataFrame([row | {"predicted": name} for name in ("benign", "normal", "benign", "malignant")]),
+              tmp_path / "many.csv")
+    assert summarize_predictions(tmp_path / "many.csv", predictor) == ["  predicted: 1 malignant, 1 normal, 2 benign"]
+
+
+@pytest.mark.parametrize(("predicted", "decision", "differ"), [
+    ("benign", "malignant", True), ("malignant", "not malignant", True), ("benign", "not malignant", False),
+    ("malignant", "malignant", False), ("benign", "", False)])
+def test_why_a_decision_contradicts_the_predicted_class_is_said(exported_bundle, tmp_path, predicted, decision, differ):
+    predictor = load_predictor(exported_bundle)
+    row = dict.fromkeys(predictor.columns, "") | {
+        "image": "a.png", "status": "ok", "predicted": predicted, "p_normal": "0.2", "p_benign": "0.5",
+        "p_malignant": "0.3", "decision": decision}
+    same = row | {"predicted": "benign", "decision": decision and "not malignant"}
+    for name, rows in {"one.csv": [row], "many.csv": [row, same, same]}.items():
+        write_csv(pd.DataFrame(rows), tmp_path / name)
+        said = [line for line in summarize_predictions(tmp_path / name, predictor) if "differs from the most" in line]
+        assert len(said) == differ and all("probability of malignant reaches its threshold" in line for line in said)
+        assert not said or said[0].startswith("  of 1 image, " if name == "many.csv" else "  the decision")
