@@ -60,7 +60,7 @@ def prepare(*, source: str, path: str, out: str = None, copy: bool = False, part
                  center=centers, center_tag=center_tag, salt=salt, link=link, patient_from=patient_from, links=links,
                  frames=frames, pages=pages, label_delim=label_delim)
     classes = order_classes(table.rows["label"], label_delim)
-    if 1 < len(classes) <= MANY:
+    if 1 < len(classes) <= MANY and not Path(f"pipelines/{folder_name(target.name)}.yaml").is_file():
         print(f"  train finds the classes. For another order, or fewer, write into pipelines/{folder_name(target.name)}"
               f".yaml: `classes: {yaml_list(classes)}`")
         try:

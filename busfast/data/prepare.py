@@ -14,6 +14,7 @@ from pathlib import Path
 import pandas as pd
 
 from busfast.csvfile import write_csv
+from busfast.data.labels import find_classes
 from busfast.data.paths import SOURCES_FILE, is_inside
 from busfast.data.sources import SOURCES, read_source
 from busfast.data.sources.common import Options, SourceTable
@@ -22,7 +23,7 @@ from busfast.data.sources.dicom_frames import pick_frames, take_frames
 from busfast.data.sources.listing import LINKS, check_text
 from busfast.data.sources.pages import take_pages
 from busfast.data.sources.plan import Made, check_files, plan
-from busfast.data.table import CLASSES, OPTIONAL, REQUIRED, Table, read_table
+from busfast.data.table import OPTIONAL, REQUIRED, Table, read_table
 from busfast.errors import UserError, choose
 from busfast.progress import progress
 from busfast.text import counted
@@ -148,10 +149,9 @@ def _check_dicom_options(tables: list[SourceTable], **options) -> None:
 
 def _print_source(table: SourceTable, source: str, salt: str) -> None:
     """Prints what was read, compared with what was published."""
-    counts = {label: int(count) for label, count in table.rows["label"].value_counts().items()}
-    published = {label: count for label, count in SOURCES[source].published.items() if count}
-    order = [label for label in [*SOURCES[source].published, *CLASSES] if label in counts]
-    counts = {label: counts[label] for label in dict.fromkeys([*order, *counts])}
+    counts = {label: int((table.rows["label"] == label).sum()) for label in find_classes(table.rows["label"])}
+    published = {label: count for label in find_classes(SOURCES[source].published)
+                 if (count := SOURCES[source].published[label])}
     patients = table.rows["patient"][table.rows["patient"] != ""].nunique()
     text = f"{SOURCES[source].title}: {len(table)} images ({_listed(counts)})" + \
         (f" of {counted(patients, 'patient')}" if patients else "")

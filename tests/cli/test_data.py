@@ -179,6 +179,16 @@ def test_what_prepare_says_to_type_works_when_it_is_pasted(labels, workdir, caps
     assert all(f" {label}" in counts for label in labels)
 
 
+def test_prepare_counts_in_the_order_of_the_classes_and_proposes_none_where_a_pipeline_file_is(workdir, capsys):
+    save(workdir / "set", ["viral/1.png", "viral/2.png", "viral/3.png", "bacterial/4.png", "healthy/5.png"])
+    (workdir / "pipelines/own.yaml").write_text("data: data/own\nclasses: [viral, healthy, bacterial]\n")
+    for out, proposed in (("new", "classes: [healthy, bacterial, viral]"), ("own", "")):
+        run("prepare", "--source=folder", "--path=set", f"--out=data/{out}")
+        said = capsys.readouterr().out
+        assert "(healthy 1, bacterial 1, viral 3)" in said
+        assert proposed in said and ("classes: [" in said) == bool(proposed)
+
+
 def test_prepare_says_which_folder_can_be_no_class(workdir, capsys):
     save(workdir / "set", ["- a'b/1.png", "+ c/2.png"])
     run("prepare", "--source=folder", "--path=set")
