@@ -13,12 +13,13 @@ from busfast.pipelines.config import Config
 from busfast.pipelines.splits import name_split, seed_of_split
 from busfast.results.differences import differing_settings, recipe_of
 from busfast.results.evaluation import choose_positive
-from busfast.results.intervals import LEVEL
+from busfast.results.intervals import LEVEL, RANGES
 from busfast.results.metrics import assess_rows
 from busfast.results.predictions import FILE, read_predictions
 from busfast.training.runs import DONE, Run
 
 COLUMNS = ["group", "runs", "part", "score", "mean", "sd", "low", "high", "lowest", "highest", "interval"]
+LIMITS = RANGES | {"val_loss": (0.0, np.inf)}  # of scores that are not between 0 and 1
 OVER_RUNS, BY_PATIENT = "t over runs", "by patient"
 POOLED = "test, pooled"
 MEANING = {
@@ -26,8 +27,8 @@ MEANING = {
     "folds": "Folds share most of their training images, so the interval may be too narrow.",
     "centers": "The interval covers the mean over other centers, as far as these few represent them."}
 NOTE = ("Groups: mean and standard deviation of the runs' scores (validation: at each run's best epoch; test: if "
-        f"`evaluate` has scored all of them); the {LEVEL:.0%} interval, mean -/+ t * sd / sqrt(runs), may reach beyond "
-        "0 and 1: it is 9 standard deviations for 2 runs, 2.5 for 3 runs, 1.2 for 5 runs. "
+        f"`evaluate` has scored all of them); the {LEVEL:.0%} interval, mean -/+ t * sd / sqrt(runs), is 9 standard "
+        "deviations to either side for 2 runs, 2.5 for 3 runs, 1.2 for 5 runs, cut where a score ends (0 and 1). "
         f"\"{POOLED}\": each image once, by the run that did not see it, with an interval by patient.")
 
 
@@ -139,9 +140,11 @@ def _spread(group: Group, part: str, values: pd.DataFrame) -> list[dict]:
     """Returns a row per column of `values`, (runs, scores); NaN for a score that is not defined in every run."""
     count, mean, sd = len(values), values.mean(skipna=False), values.std(ddof=1, skipna=False)
     half = stats.t.ppf((1 + LEVEL) / 2, count - 1) * sd / np.sqrt(count)
+    least, most = (pd.Series([LIMITS.get(name, (0.0, 1.0))[end] for name in values], values.columns) for end in (0, 1))
+    low, high = ((mean + side * half).clip(least, most) for side in (-1, 1))
     return [{"group": group.name, "runs": count, "part": part, "score": name, "mean": mean[name], "sd": sd[name],
-             "low": mean[name] - half[name], "high": mean[name] + half[name], "lowest": values[name].min(),
-             "highest": values[name].max(), "interval": OVER_RUNS} for name in values]
+             "low": low[name], "high": high[name], "lowest": values[name].min(), "highest": values[name].max(),
+             "interval": OVER_RUNS} for name in values]
 
 
 def is_scored(run: Run) -> bool:

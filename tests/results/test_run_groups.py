@@ -24,6 +24,7 @@ import busfast
 from busfast.cli import main
 from busfast.data.phantom import write_phantom
 from busfast.data.split_file import read_split
+from busfast.results.run_groups import Group, _spread
 from busfast.training import parallel_runs
 from busfast.training.runs import Run, all_runs
 
@@ -120,7 +121,8 @@ def test_the_spread_of_a_group_is_that_of_its_runs_own_files(place, capsys):
             mean, sd = statistics.mean(values), statistics.stdev(values)
             half = T[len(values)] * sd / len(values) ** 0.5
             found = [float(row[key]) for key in ("mean", "sd", "low", "high", "lowest", "highest")]
-            assert found == pytest.approx([mean, sd, mean - half, mean + half, min(values), max(values)], abs=2e-5)
+            low, high = max(0, mean - half), min(1, mean + half)
+            assert found == pytest.approx([mean, sd, low, high, min(values), max(values)], abs=2e-5)
             assert row["runs"] == "2" and row["interval"] == "t over runs"
         assert f"{group}: 2 {'seeds' if names == SEEDS else 'folds'}; mean" in said
         assert group in open("results/compare.md").read()
@@ -130,6 +132,16 @@ def test_the_spread_of_a_group_is_that_of_its_runs_own_files(place, capsys):
     row = rows["phantom/kfold-2folds", "test, pooled", "macro_auc"]
     assert float(row["mean"]) == pytest.approx(expected, abs=1e-5) and row["interval"] == "by patient"
     assert ("phantom/stratified-seeds", "test, pooled", "macro_auc") not in rows
+
+
+def test_the_interval_of_a_group_ends_where_its_score_does():
+    values = pd.DataFrame({"auc_benign": [0.9, 1.0], "recall_benign": [0.0, 0.1], "mcc": [-0.9, 0.9],
+                           "brier": [0.1, 1.9], "val_loss": [0.1, 2.0], "macro_auc": [np.nan, 0.5]})
+    rows = pd.DataFrame(_spread(Group("a", "seeds", (), 2), "test", values)).set_index("score")
+    found = {name: (row["low"], row["high"]) for name, row in rows.iterrows()}
+    assert found["auc_benign"] == (pytest.approx(0.95 - 12.706 * 0.05, abs=1e-3), 1) and found["recall_benign"][0] == 0
+    assert found["mcc"] == (-1, 1) and found["brier"] == (0, 2)
+    assert found["val_loss"][0] == 0 and found["val_loss"][1] > 10 and np.isnan(found["macro_auc"]).all()
 
 
 def copied(name: str, new: str, **config) -> Run:
