@@ -125,7 +125,7 @@ def report(*, run: str, target: float = 0.9, positive: str = None, prevalence: s
         run: name of a run that evaluate has scored.
         target: sensitivity for the positive class on the validation part for which to choose a threshold, besides 0.9.
         positive: the class that the thresholds are for. Default: see evaluate.
-        prevalence: shares of positive patients to compute PPV and NPV for. Default: see evaluate.
+        prevalence: shares of positive patients to compute PPV and NPV for; recorded. Default: see evaluate.
     """
     found = find_single(run)
     from busfast.results.report import write_report

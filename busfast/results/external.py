@@ -39,6 +39,7 @@ from busfast.results.predictions import (
     COLUMNS,
     EXTERNAL,
     FILE,
+    RECORD,
     arrays,
     check_weights,
     make_predictions,
@@ -57,6 +58,7 @@ from busfast.results.written import FORMAT
 from busfast.text import counted
 from busfast.training.finish import read_valid
 from busfast.training.runs import Run
+from busfast.yamlfile import read_yaml
 
 
 @dataclass(frozen=True)
@@ -98,7 +100,8 @@ def evaluate_external(data: str, *, run: Run | None = None, bundle: str | Path =
     """
     subject = _of_run(run, data, **flags) if run else _of_bundle(Path(bundle), **flags)
     given, target = positive, _check_request(subject, target, positive)
-    config, delim, prevalences = subject.config, subject.config.label_delim, check_prevalences(prevalence)
+    config, delim = subject.config, subject.config.label_delim
+    check_prevalences(prevalence)
     if prevalence and delim:
         raise UserError(f"--prevalence={prevalence}: {subject.flag} has images of several labels. Leave it out.")
     table, left_out, notes = read_set(data, config.classes, delim)
@@ -126,6 +129,9 @@ def evaluate_external(data: str, *, run: Run | None = None, bundle: str | Path =
         write_predictions(place, config, add_lesion_area(rows.assign(**of_person(rows)), table.root), logits)
     if given:
         update_record(place, positive=given)
+    if prevalence:
+        update_record(place, prevalence=list(check_prevalences(prevalence)))
+    prevalences = check_prevalences(prevalence or read_yaml(place.results / RECORD).get("prevalence"))
     there = {name for label in rows["label"] for name in split_labels(label, delim)}
     if missing := [name for name in config.classes if name not in there]:
         found.append(f"no image of class {', '.join(missing)}: what needs one is not defined; means over the other "

@@ -31,7 +31,7 @@ from busfast.results.evaluation import (
 from busfast.results.flow import ALL, count_flow
 from busfast.results.limits import find_limits
 from busfast.results.plots import draw_all
-from busfast.results.predictions import arrays
+from busfast.results.predictions import arrays, update_record
 from busfast.results.scores import names, present
 from busfast.text import counted, markdown_table
 from busfast.training.runs import Run
@@ -63,8 +63,8 @@ def write_report(run: Run, *, target: float = TARGET, positive: str | None = Non
     """Writes report.html, model_card.md and the pictures of a run that `evaluate` has scored.
 
     Args:
-        run, target, positive, prevalence: see `summarize`. Intervals are taken from the tables that `evaluate` wrote;
-            those that it did not write for this request are computed.
+        run, target, positive, prevalence: see `summarize`; the last, if given, is recorded. Intervals are taken from
+            the tables that `evaluate` wrote; those that it did not write for this request are computed.
 
     Returns:
         report.html and model_card.md.
@@ -73,6 +73,8 @@ def write_report(run: Run, *, target: float = TARGET, positive: str | None = Non
         UserError: there are no predictions, or a file of these names was not written by busfast.
     """
     found = summarize(run, target=target, positive=positive, prevalence=prevalence, reuse=True)
+    if prevalence:
+        update_record(run, prevalence=list(found.prevalences))
     return write_pages(found, "report.html", "model_card.md")
 
 

@@ -179,8 +179,8 @@ def test_a_positive_class_that_was_given_is_recorded_and_heeded_by_every_verb(un
     run("evaluate", f"--run={NAME}", "--again")
     assert "  benign if its probability is" in capsys.readouterr().out
     assert history()["positive"] == "benign" and history()["test_scored"] == 3
-    run("report", f"--run={NAME}")
-    assert "Predicting benign" in (Run(NAME).results / "report.html").read_text()
+    run("report", f"--run={NAME}", "--prevalence=.02")
+    assert "Predicting benign" in (Run(NAME).results / "report.html").read_text() and history()["prevalence"] == [0.02]
     run("export", f"--run={NAME}")
     facts = json.loads((Run(NAME).models / "bundle" / "bundle.json").read_text())
     assert {point["class"] for point in facts["operating_points"]} == {facts["run"]["config"]["positive"]} == {"benign"}

@@ -108,6 +108,8 @@ def test_a_set_is_predicted_once_and_another_set_of_its_name_overwrites_nothing(
     assert "EXTERNAL set, scored 2 times so far" in capsys.readouterr().out
     assert set(read("operating_points")["target"]) == {0.8, 0.9} == set(read("predictive_values")["target"])
     assert set(read("predictive_values")["prevalence"]) == {0.003}
+    run("evaluate", f"--run={NAME}", "--data=data/far")
+    assert set(read("predictive_values")["prevalence"]) == {0.003}  # remembered, as the positive class is
     before = contents(PLACE.results)
     shutil.move("data/far", "data/moved")
     write_far(Path("data/far"), images=30)
