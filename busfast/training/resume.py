@@ -103,7 +103,7 @@ def _continue(run: Run, config: Config, split: Split, free: tuple[str, ...]) -> 
     if state in DONE:
         with suppress(OSError):
             remove_checkpoints(run.models)  # unless it was killed before it did so itself
-        say(f"resume: {run.name} is {state}; nothing is left to do{_other_labels(run, record, split)}")
+        say(f"resume: {run.name} is {state}; nothing is left to do{_other_images(run, record, split)}")
         return Job(run, own, split, finished=True)
     log = run.results / "training_log.csv"
     if not has_checkpoint(run.models) and log.is_file() and len(pd.read_csv(log)) > 1:  # one: killed in epoch 1
@@ -121,19 +121,20 @@ def _continue(run: Run, config: Config, split: Split, free: tuple[str, ...]) -> 
     check_unchanged(run.name, own_split.only("train", "valid"))
     own = replace(own, **{key: getattr(config, key) for key in ("threads", "cache", "device")})
     say(f"resume: {run.name} continues after epoch {checkpoint['epochs']} of {own.epochs}"
-        f"{_other_labels(run, record, split)}")
+        f"{_other_images(run, record, split)}")
     return Job(run, own, own_split, record=record, state=checkpoint)
 
 
-def _other_labels(run: Run, record: dict[str, Any], split: Split) -> str:
-    """Returns a warning if a run was started with other decisions about labels than those of now."""
-    before, now = record.get("label_decisions") or {}, split.cleaned
-    if before == now:
-        return ""
+def _other_images(run: Run, record: dict[str, Any], split: Split) -> str:
+    """Returns a warning if a run was started with other images, labels or parts than those of now."""
     own = read_split(run.results / "split.csv", split.root).rows
     if {*zip(own["image"], own["label"], own["part"], strict=True)} == {
             *zip(split.rows["image"], split.rows["label"], split.rows["part"], strict=True)}:
-        return ""  # the file was written anew, with the same decisions
+        return ""
+    before, now = record.get("label_decisions") or {}, split.cleaned
+    if before == now:
+        return (". WARNING: the table or the lists have changed since it was started; it keeps its own images, labels "
+                f"and parts ({run.results / 'split.csv'}); train without --resume to take those of now")
     then, today = (f"{one['dropped']} dropped, {one['corrected']} corrected" if one else "none"
                    for one in (before, now))
     return (f". WARNING: it was started with other decisions about labels ({then}) than {(now or before)['file']} has "

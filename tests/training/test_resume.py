@@ -171,9 +171,16 @@ def test_a_run_that_is_done_is_left_alone_and_what_follows_is_done(finished, cap
     before = {path: path.stat().st_mtime_ns for path in Path("models").rglob("*.*")}
     assert train("--resume", "--then=evaluate") == 0
     out = capsys.readouterr().out
-    assert "phantom/stratified is finished; nothing is left to do" in out and "epoch 1/3" not in out
+    assert "phantom/stratified is finished; nothing is left to do\n" in out and "epoch 1/3" not in out
     assert {path: path.stat().st_mtime_ns for path in Path("models").rglob("*.*")} == before
     assert (RUN.results / "predictions.csv").is_file()
+
+
+def test_a_run_says_that_it_keeps_its_images_where_the_table_or_the_lists_have_changed(finished, capsys):
+    rows = pd.read_csv(RUN.results / "split.csv", dtype=str, keep_default_na=False)
+    rows.iloc[1:].to_csv(RUN.results / "split.csv", index=False)  # as if the table had one row more by now
+    assert train("--resume") == 0
+    assert "nothing is left to do. WARNING: the table or the lists have changed since" in capsys.readouterr().out
 
 
 def test_without_a_run_a_new_one_begins(finished):
