@@ -1,11 +1,7 @@
-"""What is shown of jobs (lines that a terminal has room for; of long ones a bar on a terminal, otherwise a line now and
-then), and bounded work in threads."""
+"""Progress of long jobs (a bar on a terminal, otherwise a line now and then), and bounded work in threads."""
 
 import os
-import re
-import shutil
 import sys
-import textwrap
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
@@ -51,21 +47,6 @@ def map_ahead(pool: ThreadPoolExecutor, function: Callable, items: Iterable, lim
     finally:
         for future in running:
             future.cancel()
-
-
-def say(text: str) -> None:
-    """Prints lines. On a terminal, one that is too long is broken between words, with the rest indented, but never in a
-    command, which can be pasted. In a file, a line stays one line."""
-    if sys.stdout.isatty():
-        text = "\n".join(_wrap(line, shutil.get_terminal_size().columns) for line in text.split("\n"))
-    print(text, flush=True)
-
-
-def _wrap(line: str, width: int) -> str:
-    kept = re.sub("python -m .*", lambda command: command[0].replace(" ", "\0"), line)
-    indent = " " * (len(line) - len(line.lstrip()) + 2)
-    return textwrap.fill(kept, width, subsequent_indent=indent, break_long_words=False,
-                         break_on_hyphens=False).replace("\0", " ")
 
 
 def duration(seconds: float) -> str:

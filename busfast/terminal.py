@@ -1,5 +1,6 @@
 """Lines on a terminal break between words; a terminal itself breaks them anywhere."""
 
+import re
 import shutil
 import textwrap
 from typing import Any, TextIO
@@ -8,12 +9,16 @@ from typing import Any, TextIO
 def fit(text: str) -> str:
     """Returns text whose lines fit the terminal; what a line continues with is indented by two more.
 
-    Commands, which are pasted, and lines with colors are left as they are.
+    Commands, which are pasted, stay whole, and lines with colors are left as they are.
     """
     width = shutil.get_terminal_size().columns
-    return "\n".join(line if len(line) <= width or "python -m " in line or "\033" in line else textwrap.fill(
-        line, width, subsequent_indent=" " * (len(line) - len(line.lstrip()) + 2), break_long_words=False,
-        break_on_hyphens=False) for line in text.split("\n"))
+    return "\n".join(line if len(line) <= width or "\033" in line else _wrap(line, width) for line in text.split("\n"))
+
+
+def _wrap(line: str, width: int) -> str:
+    kept = re.sub("python -m .*", lambda command: command[0].replace(" ", "\0"), line)
+    return textwrap.fill(kept, width, subsequent_indent=" " * (len(line) - len(line.lstrip()) + 2),
+                         break_long_words=False, break_on_hyphens=False).replace("\0", " ")
 
 
 class Fitted:

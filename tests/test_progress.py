@@ -6,7 +6,7 @@ import sys
 import pytest
 
 from busfast import progress as module
-from busfast.progress import duration, progress, say
+from busfast.progress import duration, progress
 
 
 class Terminal(io.StringIO):
@@ -45,21 +45,3 @@ def test_an_error_in_the_work_comes_through(capsys):
                                                (5401, "1.5 h"), (720_000, "200 h")])
 def test_a_duration_is_short(seconds, text):
     assert duration(seconds) == text and len(text) <= 6
-
-
-LINE = f"  cache: {'decoding images once, ' * 6}to continue: python -m busfast train --split=stratified --resume x y"
-
-
-def test_a_line_on_a_terminal_is_broken_between_words_but_not_within_a_command(monkeypatch):
-    monkeypatch.setattr(sys, "stdout", Terminal())
-    monkeypatch.setenv("COLUMNS", "60")
-    say(f"\n{LINE}")
-    lines = sys.stdout.getvalue().split("\n")
-    assert " ".join(lines).split() == LINE.split() and max(map(len, lines[:-2])) <= 60
-    assert lines[0] == "" and [line[:5].count(" ") for line in lines[1:-1]] == [2] + [4] * (len(lines) - 3)
-    assert lines[-2].strip() == LINE[LINE.index("python"):]
-
-
-def test_a_line_in_a_file_stays_one_line(capsys):
-    say(LINE)
-    assert capsys.readouterr().out == f"{LINE}\n"

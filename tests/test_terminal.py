@@ -19,10 +19,15 @@ def test_a_long_line_breaks_between_words_and_continues_indented(monkeypatch):
     assert fit(f"wrote {path} today") == f"wrote\n  {path}\n  today"
 
 
-def test_a_command_to_paste_and_a_line_in_bold_stay_whole(monkeypatch):
-    monkeypatch.setenv("COLUMNS", "20")
-    for line in ("Next: python -m busfast evaluate --run=a/b", "\033[1m  1/8*  0.920  1.073\033[0m"):
-        assert fit(line) == line
+def test_a_command_to_paste_stays_whole_behind_what_is_broken_and_a_line_in_bold_is_left_alone(monkeypatch):
+    monkeypatch.setenv("COLUMNS", "60")
+    line = f"  cache: {'decoding images once, ' * 6}to continue: python -m busfast train --split=stratified --resume x y"
+    lines = fit(line).split("\n")
+    assert " ".join(lines).split() == line.split() and max(map(len, lines[:-1])) <= 60
+    assert [len(each) - len(each.lstrip()) for each in lines] == [2] + [4] * (len(lines) - 1)
+    assert lines[-1].strip() == line[line.index("python"):]
+    bold = f"\033[1m  1/8*  {'0.920  ' * 10}\033[0m"
+    assert fit(bold) == bold
 
 
 def test_all_that_a_verb_prints_fits_a_terminal(monkeypatch, phantom_folder, tmp_path):

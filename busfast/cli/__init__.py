@@ -28,6 +28,8 @@ VERBS: Verbs = {verb.__name__: with_pixel_limit(verb) if verb in READ_IMAGES els
 
 def main(argv: list[str] | None = None) -> int:
     """Runs a command line; returns its exit status (docs/reference/outside.md)."""
+    if hasattr(sys.stdout, "reconfigure"):
+        sys.stdout.reconfigure(line_buffering=True)  # a log file has each line at once
     with redirect_stdout(Fitted(sys.stdout)) if sys.stdout and sys.stdout.isatty() else nullcontext():
         return _main(sys.argv[1:] if argv is None else argv)
 

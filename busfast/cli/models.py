@@ -12,7 +12,6 @@ from busfast.errors import UserError, check_range, choose
 from busfast.imports import heavy_imports
 from busfast.pipelines.config import Config
 from busfast.pipelines.settings import convert
-from busfast.progress import say
 from busfast.text import counted, file_size, plain_text
 
 NEW_IMAGES = "NEW_IMAGES"  # of the user: those of training are not to be predicted
@@ -51,12 +50,12 @@ def export(*, run: str, format: str = "bundle", target: float = 0.9, positive: s
                         "unchanged. Free some space or make it writable, then run again.") from error
     for path in written:
         for file in sorted(path.iterdir()) if path.is_dir() else [path]:
-            say(f"wrote {file} ({file_size(file.stat().st_size)})")
+            print(f"wrote {file} ({file_size(file.stat().st_size)})")
         if path.suffix == ".pkl":
-            say("  load it with fastai: load_learner(path). Like any pickle, only from someone you trust.")
+            print("  load it with fastai: load_learner(path). Like any pickle, only from someone you trust.")
     if (bundle := found.models / "bundle") not in written:
         return None
-    say(f"{NEW_IMAGES}: in its place, a folder, files or a list (CSV) of images that the model has not seen")
+    print(f"{NEW_IMAGES}: in its place, a folder, files or a list (CSV) of images that the model has not seen")
     return f"python -m busfast predict {shlex.join([NEW_IMAGES, f'--model={bundle}'])}"
 
 
@@ -76,8 +75,8 @@ def ensemble(*, runs: str) -> str | None:
     _print_ensemble(made)
     record = made.read_config()[1]
     if record["unscored"]:
-        say(f"it cannot be scored here: {record['unscored']}. On another labelled set it can: python -m busfast "
-            f"evaluate {shlex.quote(f'--run={made.name}')} --data=SET")
+        print(f"it cannot be scored here: {record['unscored']}. On another labelled set it can: python -m busfast "
+              f"evaluate {shlex.quote(f'--run={made.name}')} --data=SET")
     return parse.command("export" if record["unscored"] else "evaluate", {"run": made.name}, export)
 
 
@@ -86,7 +85,7 @@ def combine(runs: Sequence["Run"]) -> "Run":
     from busfast.results.ensemble import find_ensemble, make_ensemble
 
     if found := find_ensemble(runs):
-        say(f"{found.name}: there already, of these runs")
+        print(f"{found.name}: there already, of these runs")
         return found
     _print_ensemble(made := make_ensemble(",".join(run.name for run in runs)))
     return made
@@ -94,8 +93,8 @@ def combine(runs: Sequence["Run"]) -> "Run":
 
 def _print_ensemble(made: "Run") -> None:
     members = made.read_config()[1]["members"]
-    say(f"{made.name}: the mean of {len(members)} runs: {', '.join(members)}")
-    say(f"wrote {made.results}/ and {made.models}/")
+    print(f"{made.name}: the mean of {len(members)} runs: {', '.join(members)}")
+    print(f"wrote {made.results}/ and {made.models}/")
 
 
 @with_settings(MODEL, device="as in training, or auto for --model", threads="as in training, or 0 for --model")
@@ -143,7 +142,7 @@ def predict(*inputs: str, run: str = None, model: str = None, out: str = "predic
     names, paths = list_inputs(*inputs)
     if complete:
         check_same_inputs(out, names)
-        say(f"{out} has a row of each of the {len(names)} inputs; nothing to do")
+        print(f"{out} has a row of each of the {len(names)} inputs; nothing to do")
         return None
     if found is not None:
         from busfast.results.facts import run_predictor
@@ -153,14 +152,14 @@ def predict(*inputs: str, run: str = None, model: str = None, out: str = "predic
         predictor = load_predictor(model, engine=engine, trust=trust, target=number,
                                    device=flags.get("device", "auto"), threads=flags.get("threads", 0))
         if predictor.temperature is None:
-            say(f"{model}: its probabilities are not calibrated"
-                + ("" if predictor.operating_points else ", and it has no threshold to decide with"))
+            print(f"{model}: its probabilities are not calibrated"
+                  + ("" if predictor.operating_points else ", and it has no threshold to decide with"))
     old, bad = write_predictions(predictor, names, paths, out, resume=resume, bs=flags.get("bs", Config.bs),
                                  threads=flags.get("threads", 0), jobs=jobs)
     for line in summarize_predictions(out, predictor):
-        say(plain_text(line))
-    say(f"wrote {out}: {counted(len(names), 'row')}" + (f", {old} of them kept" if old else "")
-        + (f", {bad} unreadable (see column reason)" if bad else ""))
+        print(plain_text(line))
+    print(f"wrote {out}: {counted(len(names), 'row')}" + (f", {old} of them kept" if old else "")
+          + (f", {bad} unreadable (see column reason)" if bad else ""))
     if bad == len(names):
         raise UserError(f"None of the {bad} inputs could be read; the reasons are in {out}."
                         + (" Paths in a table are relative to its folder."

@@ -8,7 +8,6 @@ from busfast.cli import parse
 from busfast.cli.flags import MODEL, model_flags, with_settings
 from busfast.errors import UserError
 from busfast.imports import heavy_imports
-from busfast.progress import say
 from busfast.text import counted, listed
 from busfast.training.runs import Run, all_runs, find_run
 
@@ -109,12 +108,12 @@ def explain(*, run: str, images: str = None, out: str = None, **settings: Any) -
 
     if images:
         files = explain_inputs(found, images, Path(out) if out else found.results / "explain", **flags)
-        say(f"wrote {counted(len(files), 'picture')} into {files[0].parent}/")
+        print(f"wrote {counted(len(files), 'picture')} into {files[0].parent}/")
         return None
     files = explain_run(found, **flags)
     print_explanation(found.name, *read_explanation(found))
     track_results(found)
-    say(f"wrote {', '.join(map(str, files))}")
+    print(f"wrote {', '.join(map(str, files))}")
     return parse.command("report", {"run": found.name}, report)
 
 
@@ -132,7 +131,7 @@ def report(*, run: str, target: float = 0.9, positive: str = None, prevalence: s
     from busfast.training.trackers import track_results
 
     for path in write_report(found, target=target, positive=positive, prevalence=prevalence):
-        say(f"wrote {path}")
+        print(f"wrote {path}")
     track_results(found)
     return parse.command("export", {"run": found.name}, report)
 

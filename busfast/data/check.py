@@ -11,7 +11,6 @@ from busfast.data.fingerprint import CUT, fingerprint_images
 from busfast.data.split import Split
 from busfast.data.table import Table
 from busfast.errors import UserError
-from busfast.progress import say
 from busfast.text import counted
 
 
@@ -35,9 +34,9 @@ def inspect_images(table: Table) -> tuple[Table, pd.DataFrame]:
     prints, images = fingerprint_table(table), table.rows["image"]
     decisions = read_decisions(audit_file(table.file or table.root / "table.csv"))
     duplicates = drop_different(find_duplicates(table.rows, prints), decisions)
-    say(f"  all {len(table)} images decode")
+    print(f"  all {len(table)} images decode")
     for note in (*format_notes(table, prints), *format_duplicates(table, duplicates)):
-        say(f"  {note}")
+        print(f"  {note}")
     return replace(table, pixels=dict(zip(images, prints["pixels"], strict=True))), duplicates
 
 

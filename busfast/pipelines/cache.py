@@ -29,7 +29,7 @@ from busfast.pipelines.image_hashes import hash_images
 from busfast.pipelines.prefetch import Unreadable, name_unreadable
 from busfast.pipelines.shards import SUFFIX, Damaged, Shard, discard_shard, hash_bytes, open_shards, write_shard
 from busfast.processes import cores
-from busfast.progress import map_ahead, progress, say
+from busfast.progress import map_ahead, progress
 from busfast.text import counted
 
 # A killed build loses at most one shard, but each shard is an open file: IMAGES in each, and no more than SHARDS.
@@ -123,13 +123,13 @@ class Cache:
         try:
             folder = self._folder(form.meta)
             waiting = f"cache: waiting for another run that fills {folder}"
-            with file_lock(folder / ".lock", lambda: say(waiting), "fills this cache"):
+            with file_lock(folder / ".lock", lambda: print(waiting), "fills this cache"):
                 return Pixels(form, *self._build(folder, form))
         except Unreadable:
             raise  # without the cache, it would be met in the middle of an epoch
         except (OSError, UserError, RuntimeError) as error:  # RuntimeError: there is no home folder
             reason = (error.strerror or str(error)) if isinstance(error, OSError) else str(error)
-            say(f"cache: none, so images are decoded in every epoch: {reason}")
+            print(f"cache: none, so images are decoded in every epoch: {reason}")
             return None
 
     def _folder(self, meta: dict) -> Path:
@@ -163,13 +163,13 @@ class Cache:
             self._check_space(folder, form, list(missing.values()))
             shards += self._decode(folder, form, missing)
         else:
-            say(f"cache: {counted(len(self.paths), 'image')} at {form.size_text}, in {folder}")
+            print(f"cache: {counted(len(self.paths), 'image')} at {form.size_text}, in {folder}")
         numbers = {key: number for number, key in enumerate(key for shard in shards for key in shard.keys)}
         return shards, {path: numbers[key] for path, key in keys.items()}
 
     def _decode(self, folder: Path, form: Form, missing: dict[str, str]) -> list[Shard]:
         """Decodes images, key -> path, into new shards."""
-        say(f"cache: decoding {counted(len(missing), 'image')} once, to {form.size_text}, into {folder}")
+        print(f"cache: decoding {counted(len(missing), 'image')} once, to {form.size_text}, into {folder}")
         per_shard = max(IMAGES, len(missing) // SHARDS)
         shards = []
         with ThreadPoolExecutor(self.threads) as pool:

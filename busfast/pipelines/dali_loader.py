@@ -18,7 +18,6 @@ from busfast.pipelines.dali_formats import dali_mode
 from busfast.pipelines.image import ImagePipeline
 from busfast.pipelines.prefetch import name_unreadable, read_batches
 from busfast.processes import cores
-from busfast.progress import say
 from busfast.text import counted
 
 MOST_ON_GPU = 16  # threads
@@ -150,7 +149,7 @@ def refuse(paths: list[str]) -> None:
     """Has Pillow decode these images from now on, and says so."""
     if new := sorted(set(paths) - REFUSED):
         REFUSED.update(new)
-        say(f"loader: DALI cannot decode {counted(len(new), 'image')}, so Pillow does, such as {new[0]}")
+        print(f"loader: DALI cannot decode {counted(len(new), 'image')}, so Pillow does, such as {new[0]}")
 
 
 def gpu_number(device: torch.device | None) -> int | None:

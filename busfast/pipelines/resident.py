@@ -9,7 +9,6 @@ from busfast.pipelines.augment import collate
 from busfast.pipelines.cache import Pixels
 from busfast.pipelines.devices import free_on_gpu
 from busfast.pipelines.transfer import send
-from busfast.progress import say
 from busfast.text import counted
 
 SHARE = 0.25  # of the GPU's free memory
@@ -50,8 +49,8 @@ def make_resident(pixels: Pixels, device: torch.device | None) -> Resident | Non
         count = len(set(pixels.numbers.values()))
         need, free = count * math.prod(pixels.shape), free_on_gpu(device)
         fits = need <= SHARE * free
-        say(f"pixels: {counted(count, 'image')}, {need / 1e6:,.1f} MB, " + (
-            "in the GPU's memory" if fits else "from the cache on the disk: more than a quarter of the "
-            f"{free / 1e6:,.0f} MB that are free on the GPU"))
+        print(f"pixels: {counted(count, 'image')}, {need / 1e6:,.1f} MB, " + (
+              "in the GPU's memory" if fits else "from the cache on the disk: more than a quarter of the "
+              f"{free / 1e6:,.0f} MB that are free on the GPU"))
         pixels.resident[device] = Resident(pixels, device) if fits else None
     return pixels.resident[device]

@@ -20,7 +20,6 @@ from busfast.errors import UserError, choose
 from busfast.pipelines.config import Config, folder_name
 from busfast.pipelines.read_images import read_images
 from busfast.pipelines.settings import convert
-from busfast.progress import say
 from busfast.text import MANY, listed
 
 MOST_SEEDS = 100
@@ -83,11 +82,11 @@ def open_table(config: Config, table: Table | None = None) -> Table:
     if table is None:
         generate(config.source, config.data)
         table, config = read_images(config)
-    say(f"data: {len(table)} images in {table.root}" + (", a PHANTOM (synthetic)" if is_phantom(config) else ""))
+    print(f"data: {len(table)} images in {table.root}" + (", a PHANTOM (synthetic)" if is_phantom(config) else ""))
     for note in table.notes:
-        say(f"  {note}")
+        print(f"  {note}")
     if config.classes != CLASSES:
-        say(f"  classes: {listed(config.classes)}")
+        print(f"  classes: {listed(config.classes)}")
     return table
 
 
@@ -205,13 +204,13 @@ def split_images(table: Table, config: Config, splits: Sequence[str], *, fold: s
 
 def _check_split(split: Split, duplicates: pd.DataFrame | None, config: Config, allow_leaks: bool) -> Split:
     """Prints the size of a split's parts, and looks for leaks."""
-    say(f"split: {split.name}" + (f", fold {split.fold}" if split.fold else ""))
+    print(f"split: {split.name}" + (f", fold {split.fold}" if split.fold else ""))
     for note in (*split.notes, *_came_with(split)):
-        say(f"  {note}")
+        print(f"  {note}")
     for part, row in count_parts(split, config.classes, config.label_delim).iterrows():
         counts = [f"{count} {label}" for label, count in row.items()] if len(row) <= MANY else \
             [f"{row.sum()} images of {(row > 0).sum()} classes, {row.min()} to {row.max()} each"]
-        say(f"  {part:7}" + ", ".join(counts))
+        print(f"  {part:7}" + ", ".join(counts))
     leaks = find_leaks(split, NO_DUPLICATES if duplicates is None else duplicates)
     check_leaks(leaks, allow_leaks)
     return replace(split, leaks=format_leaks(leaks))

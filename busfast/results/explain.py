@@ -24,7 +24,6 @@ from busfast.inference.inputs import list_inputs
 from busfast.inference.run_model import load_run_model
 from busfast.inference.stream import predict_logits
 from busfast.models.arch import make_timm
-from busfast.progress import say
 from busfast.results.intervals import intervals
 from busfast.results.predictions import read_parts, read_predictions, require_single_label
 from busfast.results.probes import compare_parts, draw_sample, predict_pixels, probe_run, read_pixels
@@ -104,7 +103,7 @@ def explain_inputs(run: Run, inputs: str, folder: Path, **flags) -> list[Path]:
     logits, reasons = predict_logits(learn, paths)
     for name, reason in zip(names, reasons, strict=True):
         if reason:
-            say(f"left out: {name} cannot be read: {reason}")
+            print(f"left out: {name} cannot be read: {reason}")
     kept = [number for number, reason in enumerate(reasons) if not reason]
     if not kept:
         raise UserError(f"{names[0]} cannot be read: {reasons[0]}. None of {inputs} can be. Name other images.")

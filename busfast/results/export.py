@@ -32,7 +32,6 @@ from busfast.inference.run_model import load_run_model
 from busfast.inference.stream import stream
 from busfast.pipelines.dataloaders import make_dls
 from busfast.pipelines.prefetch import name_unreadable
-from busfast.progress import say
 from busfast.results.calibration import to_probabilities
 from busfast.results.evaluation import TARGET
 from busfast.results.facts import describe_run
@@ -88,7 +87,7 @@ def export_run(run: Run, formats: Sequence[str], *, target: float = TARGET, posi
                 _compare(run, forms, len(paths), exact)
             written.append(bundle)
             if had_onnx and "onnx" not in formats:
-                say("  the bundle that was replaced had a model.onnx, this one has none (--format=onnx)")
+                print("  the bundle that was replaced had a model.onnx, this one has none (--format=onnx)")
         else:
             _compare(run, forms, len(paths), exact)
         if "learner" in formats:
@@ -125,16 +124,16 @@ def _write_bundle(folder: Path, learn: Learner, facts: dict, parts: Split, paths
     image, model = learn.dls.valid.image, learn.model.eval()
     outlier, engine = None, TorchEngine(model, image, learn.dls.device, features=STAGES)
     if not len(parts.only("valid")):
-        say("each image may have trained a member, so that none tells what is usual: no outlier score")
+        print("each image may have trained a member, so that none tells what is usual: no outlier score")
     elif supports_features(model, image.sides):
         outlier = _fit_outlier(engine, parts, learn.dls.valid)
     else:
-        say(f"no outlier score: {facts['architecture']} does not expose its features")
+        print(f"no outlier score: {facts['architecture']} does not expose its features")
     facts = facts | {"outlier": {"fitted_on": "train", "threshold_on": "valid", "quantile": QUANTILE,
                                  "channels": "gray" if engine.gray else "color", "stages": STAGES} if outlier else None}
     content = None
     if onnx:
-        say("exporting to ONNX")
+        print("exporting to ONNX")
         content = export_onnx(model.cpu(), facts, features=outlier is not None)
     write_bundle(folder, model, facts, outlier, content)
     bundle = read_bundle(folder)
@@ -161,8 +160,8 @@ def _choose_checked(split: Split) -> Split:
 def _trained_probabilities(run: Run, learn: Learner, checked: Split, paths: list[Path]) -> np.ndarray:
     """Returns the probabilities by the training process itself, in the epoch whose weights these are."""
     if not (run.results / VALID_FILE).is_file():
-        say(f"{run.name} has no {VALID_FILE} (made by an older busfast, or an ensemble of several splits): forms are "
-            "compared with its Learner")
+        print(f"{run.name} has no {VALID_FILE} (made by an older busfast, or an ensemble of several splits): forms are "
+              "compared with its Learner")
         return _probabilities(LearnerEngine(learn), paths, learn.dls.label_delim)
     return read_valid(run, tuple(learn.dls.vocab), checked.rows["image"])
 
@@ -180,12 +179,12 @@ def _probabilities(engine, paths: list[Path], label_delim: str, bs: int = CHECKE
 
 def _compare(run: Run, forms: dict[str, np.ndarray], count: int, exact: bool) -> None:
     """Prints the largest difference between each two forms; raises if it is too large."""
-    say(f"{run.name}: largest difference of a probability, {counted(count, 'image')} (at most "
-        f"{TOLERANCE:g} is allowed)")
+    print(f"{run.name}: largest difference of a probability, {counted(count, 'image')} (at most "
+          f"{TOLERANCE:g} is allowed)")
     largest = 0.0
     for first, second in combinations(forms, 2):
         difference = float(np.abs(forms[first] - forms[second]).max())
-        say(f"  {first + ' - ' + second:34} {difference:.1e}")
+        print(f"  {first + ' - ' + second:34} {difference:.1e}")
         if exact or TRAINED not in (first, second):  # on CUDA, training has half precision
             largest = max(largest, difference)
     if not largest <= TOLERANCE:

@@ -29,7 +29,6 @@ from busfast.inference.stream import predict_logits, stream_logits
 from busfast.pipelines.config import Config, folder_name, name_after
 from busfast.pipelines.positive import require_positive
 from busfast.pipelines.splits import is_phantom
-from busfast.progress import say
 from busfast.results.calibration import calibrate
 from busfast.results.changes import compare_sets, describe_changes
 from busfast.results.evaluation import TARGET, Evaluation, External, check_target, make_evaluation, write_tables
@@ -115,8 +114,8 @@ def evaluate_external(data: str, *, run: Run | None = None, bundle: str | Path =
     place, history = _find_place(f"{subject.name}/{folder_name(name_after(Path(data)))}", key)
     positive = _choose_positive(subject, place, positive)
     if history and not again:
-        say(f"{place.name}: these weights were scored on these images on {history[-1]['when']}; their {FILE} is "
-            "reused (to predict again: --again)")
+        print(f"{place.name}: these weights were scored on these images on {history[-1]['when']}; their {FILE} is "
+              "reused (to predict again: --again)")
     else:
         logits, reasons = subject.predict(table.image_paths())
         refuse_unreadable(data, rows["image"], reasons)
@@ -211,7 +210,7 @@ def _score(subject: Subject, place: Run, external: External, target: float, posi
         found = replace(found, external=replace(external, changes=changes, changed=tuple(
             describe_changes(changes, own, subject.own_name))))
     write_tables(found)
-    say(f"wrote {write_pages(found, 'report.html')[0]}")
+    print(f"wrote {write_pages(found, 'report.html')[0]}")
     print_evaluation(found)
     return found
 

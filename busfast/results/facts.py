@@ -10,7 +10,6 @@ from busfast.inference.engines import TorchEngine
 from busfast.inference.predictor import Predictor, make_predictor
 from busfast.inference.run_model import load_run_model, run_image
 from busfast.pipelines.config import Config
-from busfast.progress import say
 from busfast.results.evaluation import TARGET, Evaluation, summarize
 from busfast.results.multi_label import LabelEvaluation, summarize_labels
 from busfast.results.predictions import FILE, read_history, read_positive
@@ -56,10 +55,10 @@ def describe_run(run: Run, *, target: float = TARGET, positive: str | None = Non
         facts |= {"members": len(record["members"])}
     without = "so there are no calibrated probabilities, thresholds and metrics"
     if record.get("unscored"):
-        say(f"{run.name}: {record['unscored']}, {without}")
+        print(f"{run.name}: {record['unscored']}, {without}")
         return facts
     if not (run.results / FILE).is_file() or not history or history[-1]["weights_sha256"] != weights:
-        say(f"{run.name}: these weights were not scored, {without} (python -m busfast evaluate --run={run.name})")
+        print(f"{run.name}: these weights were not scored, {without} (python -m busfast evaluate --run={run.name})")
         return facts
     if config.label_delim:
         return facts | _describe_labels(summarize_labels(run), scores)

@@ -11,7 +11,6 @@ import pandas as pd
 from busfast.csvfile import write_csv
 from busfast.data.labels import split_labels
 from busfast.pipelines.config import Config
-from busfast.progress import say
 from busfast.results.evaluation import External
 from busfast.results.intervals import intervals
 from busfast.results.metrics import COLUMNS, subsets
@@ -145,16 +144,16 @@ def write_labels(found: LabelEvaluation) -> None:
     for part, of_part in found.metrics[found.metrics["by"] == "all"].groupby("part", sort=False):
         rows = of_part.set_index("score")
         first = rows.iloc[0]
-        say(f"  {name_part(part)}, {counted(int(first['images']), 'image')} of "
-            f"{counted(int(first['groups']), 'group')} (patients, duplicates):")
+        print(f"  {name_part(part)}, {counted(int(first['images']), 'image')} of "
+              f"{counted(int(first['groups']), 'group')} (patients, duplicates):")
         for name in ("macro_auc", "macro_ap", "macro_f1"):
-            say(f"    {name:24} {format_interval(rows.loc[name])}")
+            print(f"    {name:24} {format_interval(rows.loc[name])}")
         for name, threshold in zip(found.config.classes, found.thresholds, strict=True):
-            say(f"    {name:24} AUC {format_interval(rows.loc[f'auc_{name}'])}; from {threshold:.3f} on (chosen on "
-                f"validation for F1): sensitivity {format_interval(rows.loc[f'sensitivity_{name}'])}, PPV "
-                f"{format_interval(rows.loc[f'ppv_{name}'])}")
+            print(f"    {name:24} AUC {format_interval(rows.loc[f'auc_{name}'])}; from {threshold:.3f} on (chosen on "
+                  f"validation for F1): sensitivity {format_interval(rows.loc[f'sensitivity_{name}'])}, PPV "
+                  f"{format_interval(rows.loc[f'ppv_{name}'])}")
     if found.record.get("leaks"):
-        say(f"  warning: the split LEAKS ({found.record['leaks']} in two parts), so these scores are too good")
-    say(f"  wrote predictions.csv, metrics.csv, thresholds.csv: {found.run.results}/")
+        print(f"  warning: the split LEAKS ({found.record['leaks']} in two parts), so these scores are too good")
+    print(f"  wrote predictions.csv, metrics.csv, thresholds.csv: {found.run.results}/")
 
 

@@ -17,7 +17,6 @@ from busfast.data.split_file import check_unchanged, read_split
 from busfast.errors import UserError
 from busfast.imports import heavy_imports
 from busfast.pipelines.config import Config
-from busfast.progress import say
 from busfast.results.calibration import to_probabilities
 from busfast.training.runs import Run, file_sha256, write_record
 from busfast.yamlfile import read_yaml
@@ -122,8 +121,8 @@ def predict_parts(run: Run, *, again: bool = False, **flags) -> None:
     history = read_history(run)
     earlier = [entry for entry in history if files.items() <= entry.items()]
     if earlier and (run.results / FILE).is_file() and not again:
-        say(f"{run.name}: these weights were scored on {earlier[-1]['when']}; their {FILE} is reused (to predict "
-            "again: --again)")
+        print(f"{run.name}: these weights were scored on {earlier[-1]['when']}; their {FILE} is reused (to predict "
+              "again: --again)")
         return
     parts = read_parts(run, find_data(config.data).parent)
     paths, rows = check_unchanged(run.name, parts), parts.rows

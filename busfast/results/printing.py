@@ -5,7 +5,6 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from busfast.progress import say
 from busfast.results.predictions import EXTERNAL, read_history
 from busfast.results.predictive_values import PREVALENCES
 from busfast.results.scores import present
@@ -21,23 +20,23 @@ def print_evaluation(found: Any) -> None:
     shown = present(["macro_auc", "balanced_accuracy", *(f"sensitivity_{name}" for name in classes), "ece"])
     for part in found.parts:
         rows = [found.pick(name, part) for name in shown if found.has(name, part)]
-        say(f"  {name_part(part)}, {counted(int(rows[0]['images']), 'image')} of "
-            f"{counted(int(rows[0]['groups']), 'group')} (patients, duplicates):")
+        print(f"  {name_part(part)}, {counted(int(rows[0]['images']), 'image')} of "
+              f"{counted(int(rows[0]['groups']), 'group')} (patients, duplicates):")
         for row in rows:
-            say(f"    {row['score']:24} {format_interval(row)}")
+            print(f"    {row['score']:24} {format_interval(row)}")
     for (target, threshold), rows in found.points_of_test():
         rates = {row["score"]: format_interval(row) for _, row in rows.iterrows()}
-        say(f"  {found.positive} if its probability is {threshold:.3f} or more (chosen on validation for a "
-            f"sensitivity of {target:g}), {found.tested}:\n    sensitivity {rates['sensitivity']}, specificity "
-            f"{rates['specificity']}")
+        print(f"  {found.positive} if its probability is {threshold:.3f} or more (chosen on validation for a "
+              f"sensitivity of {target:g}), {found.tested}:\n    sensitivity {rates['sensitivity']}, specificity "
+              f"{rates['specificity']}")
         for prevalence, pair in found.predictive_values_at(target) if found.prevalences != PREVALENCES else ():
-            say(f"    where {100 * prevalence:.3g}% are {found.positive}: PPV {pair['ppv']}, NPV {pair['npv']}")
+            print(f"    where {100 * prevalence:.3g}% are {found.positive}: PPV {pair['ppv']}, NPV {pair['npv']}")
     for text in (*found.calibration_notes, *(found.external.changed if found.external else ())):
-        say(f"  {text}")
+        print(f"  {text}")
     if found.record.get("leaks"):
-        say(f"  warning: the split LEAKS ({found.record['leaks']} in two parts), so these scores are too good")
-    say("  wrote predictions.csv, metrics.csv, calibration.csv, operating_points.csv, predictive_values.csv, "
-        f"decision_curve.csv, referral.csv: {found.run.results}/")
+        print(f"  warning: the split LEAKS ({found.record['leaks']} in two parts), so these scores are too good")
+    print("  wrote predictions.csv, metrics.csv, calibration.csv, operating_points.csv, predictive_values.csv, "
+          f"decision_curve.csv, referral.csv: {found.run.results}/")
 
 
 def print_opening(found: Any) -> None:
@@ -45,10 +44,10 @@ def print_opening(found: Any) -> None:
     times = counted(len(read_history(found.run)), "time")
     what = f"EXTERNAL set, scored {times} so far; nothing was chosen or fitted on it" if found.external else \
         f"its test part was scored {times} so far"
-    say(f"\n{found.run.name}: {what}"
-        + (" (a PHANTOM: synthetic images, says nothing of patients)" if found.record.get("phantom") else ""))
+    print(f"\n{found.run.name}: {what}"
+          + (" (a PHANTOM: synthetic images, says nothing of patients)" if found.record.get("phantom") else ""))
     for note in found.external.notes if found.external else ():
-        say(f"  {note}")
+        print(f"  {note}")
 
 
 def name_part(part: str) -> str:
@@ -74,15 +73,15 @@ def add_count(text: str, count: tuple[int, int] | None) -> str:
 
 def print_explanation(name: str, maps: pd.DataFrame, probes: pd.DataFrame) -> None:
     """Prints localisation.csv and probes.csv of a run."""
-    say(f"\n{name}: where it looks (Grad-CAM for the predicted class)")
+    print(f"\n{name}: where it looks (Grad-CAM for the predicted class)")
     for _, row in maps.iterrows():
         value = f"{format_interval(row)}, {counted(int(row['images']), 'image')}" if row["images"] else ""
-        say(f"  {row['measure']:38} {value}".rstrip())
+        print(f"  {row['measure']:38} {value}".rstrip())
     if list(maps["measure"]) == ["likeness to an untrained model's maps"]:
-        say("  the table names no lesion masks: the maps are not measured against lesions")
-    say("shortcut probes (validation part; changes with 95% intervals by patients; covered images are unlike any "
-        "it has seen)")
+        print("  the table names no lesion masks: the maps are not measured against lesions")
+    print("shortcut probes (validation part; changes with 95% intervals by patients; covered images are unlike any "
+          "it has seen)")
     for _, row in probes.iterrows():
         chance = f", chance {row['chance']:.2f}" if row["chance"] else ""  # a difference of pixels has none
         value = f"{row['score']} {format_interval(row)}{chance}. " if row["images"] else ""
-        say(f"  {row['probe']:22} {value}{row['verdict']}")
+        print(f"  {row['probe']:22} {value}{row['verdict']}")

@@ -10,7 +10,6 @@ from busfast.models.arch import make_timm
 from busfast.pipelines.config import Config
 from busfast.pipelines.devices import free_on_gpu
 from busfast.pipelines.resident import SHARE
-from busfast.progress import say
 
 WORKSPACE = 1.5  # peak memory of a step, as a multiple of what it keeps for the backward pass; see `measure_memory`
 MARGIN = 0.1  # share of the free memory left for the loader and the batches being read
@@ -129,15 +128,15 @@ def fit_batch_size(config: Config, auto: bool, device: torch.device) -> tuple[Co
     need = f"bs={config.bs} needs about {memory.needed(config.bs) / 1e9:.1f} GB{free}"
     if auto:
         bs = config.bs if fits else largest
-        say(f"bs: {bs} (auto: " + ("from the pipeline" if fits else "the largest power of two that fits")
-            + f"; {need})")
+        print(f"bs: {bs} (auto: " + ("from the pipeline" if fits else "the largest power of two that fits")
+              + f"; {need})")
         return replace(config, bs=bs), memory.largest(bs)
     if not fits:
         end = "Training will run out of its memory" if device.type == "cuda" else \
             "The system may kill the process without a message"
         way = f"--bs={largest} should fit (--bs=auto)" if memory.fits(largest) else \
             f"not even --bs={largest} fits: give a smaller --size or another --arch"
-        say(f"WARNING: {need}. {end}; {way}")
+        print(f"WARNING: {need}. {end}; {way}")
     return config, largest
 
 

@@ -25,7 +25,6 @@ from busfast.pipelines.devices import DRIVER, why_no_cuda
 from busfast.pipelines.image import ImagePipeline
 from busfast.pipelines.read_images import with_classes
 from busfast.pipelines.threads import use_threads
-from busfast.progress import say
 from busfast.training.distributed.store import check_processes
 
 
@@ -74,11 +73,11 @@ def build(config: Config, split: Split | pd.DataFrame, model_dir: Path | str = "
     backend, ranks = backend or choose_backend(config.loader, config.device), processes.world_size()
     if ranks > 1 and backend.device.type == "cuda":
         torch.cuda.set_device(processes.local_rank())
-    say(f"device: {describe_device(backend.device, config.device == 'auto')}"
-        + (f"; {ranks} processes share each batch of {config.bs}" if ranks > 1 else ""))
-    say(f"loader: {backend.loader} ({backend.reason})"
-        + (", for what is not in the cache" if config.cache != "off" else "")
-        + ("; validation: Pillow" if backend.loader != REFERENCE else ""))
+    print(f"device: {describe_device(backend.device, config.device == 'auto')}"
+          + (f"; {ranks} processes share each batch of {config.bs}" if ranks > 1 else ""))
+    print(f"loader: {backend.loader} ({backend.reason})"
+          + (", for what is not in the cache" if config.cache != "off" else "")
+          + ("; validation: Pillow" if backend.loader != REFERENCE else ""))
     use_threads(config.threads)
     set_seed(config.seed, reproducible=True)
     image, batch_tfms = named_augmentation(config.augment, ImagePipeline(
@@ -95,7 +94,7 @@ def build(config: Config, split: Split | pd.DataFrame, model_dir: Path | str = "
                          loss=config.loss, label_smoothing=config.label_smoothing,
                          metrics=make_metrics(config.classes, config.metrics, config.monitor),
                          opt_func=find_optimizer(config.opt), path=".", model_dir=model_dir)
-    say(f"model: {config.arch}; {learn.weights_used['text']}")
+    print(f"model: {config.arch}; {learn.weights_used['text']}")
     if changed := changed_recipe(config):
-        say(f"recipe: {', '.join(changed)}")
+        print(f"recipe: {', '.join(changed)}")
     return learn

@@ -10,7 +10,6 @@ from busfast.data.labels import name_predicted
 from busfast.data.split import Split
 from busfast.errors import UserError
 from busfast.pipelines.config import Config
-from busfast.progress import say
 from busfast.text import counted
 from busfast.training.callbacks import SaveBest
 from busfast.training.runs import Run, file_sha256, write_record
@@ -55,17 +54,17 @@ def read_valid(run: Run, classes: tuple[str, ...], images: pd.Series) -> np.ndar
 
 def print_summary(run: Run, rows: list[dict], best: SaveBest, config: Config, phantom: bool) -> None:
     """Prints a run's best epoch, from the rows of its log, and where its files are."""
-    say(f"\n{run.name}: {counted(len(rows), 'epoch')}"
-        + (" of a PHANTOM (synthetic images; says nothing of patients)" if phantom else ""))
+    print(f"\n{run.name}: {counted(len(rows), 'epoch')}"
+          + (" of a PHANTOM (synthetic images; says nothing of patients)" if phantom else ""))
     if best.best_epoch is None:
-        say(f"  {config.monitor} was NaN in every epoch: no best weights were kept")
+        print(f"  {config.monitor} was NaN in every epoch: no best weights were kept")
     else:
         row = rows[best.best_epoch - 1]
         recalls = ", ".join(f"{name} {float(row[f'recall_{name}']):.3f}" for name in config.classes
                             if f"recall_{name}" in row)
-        say(f"  best epoch {best.best_epoch} by {config.monitor}: val_loss {float(row['val_loss']):.3f}, accuracy "
-            f"{float(row['val_acc']):.3f}, macro AUC {float(row['macro_auc']):.3f}")
+        print(f"  best epoch {best.best_epoch} by {config.monitor}: val_loss {float(row['val_loss']):.3f}, accuracy "
+              f"{float(row['val_acc']):.3f}, macro AUC {float(row['macro_auc']):.3f}")
         if recalls:
-            say(f"  sensitivity (validation; recall_CLASS in the log): {recalls}")
-    say(f"  log, curves: {run.results}/")
-    say(f"  weights:     {run.models}/best.pth, final.pth")
+            print(f"  sensitivity (validation; recall_CLASS in the log): {recalls}")
+    print(f"  log, curves: {run.results}/")
+    print(f"  weights:     {run.models}/best.pth, final.pth")

@@ -15,7 +15,6 @@ from busfast.data.split_file import check_unchanged, read_split
 from busfast.errors import UserError
 from busfast.files import file_lock, remove_leftovers
 from busfast.pipelines.config import Config
-from busfast.progress import say
 from busfast.training.checkpoint import NAME, has_checkpoint, read_last, remove_checkpoints
 from busfast.training.job import Job, TrainOptions
 from busfast.training.runs import DONE, MODELS, RESULTS, Run, new_run, train_command
@@ -39,7 +38,7 @@ def open_run(pipeline: str, name: str, config: Config, split: Split, options: Tr
     run, job = latest_run(pipeline, name, split) if options.resume else None, None
     if run is None:
         if options.resume:
-            say(f"resume: there is no run {pipeline}/{name} yet; a new one starts")
+            print(f"resume: there is no run {pipeline}/{name} yet; a new one starts")
         run = new_run(pipeline, name)
         job = Job(run, config, split, fresh=True)
     for folder in (run.results, run.models):
@@ -95,7 +94,7 @@ def _continue(run: Run, config: Config, split: Split, free: tuple[str, ...]) -> 
     for folder in (run.results, run.models):
         remove_leftovers(folder)
     if not (run.results / "config.yaml").is_file():
-        say(f"resume: {run.name} was stopped before its first epoch; it starts now")
+        print(f"resume: {run.name} was stopped before its first epoch; it starts now")
         return Job(run, config, split)
     own, record = run.read_config()
     _check_same(run, own, config, record, free)
@@ -103,7 +102,7 @@ def _continue(run: Run, config: Config, split: Split, free: tuple[str, ...]) -> 
     if state in DONE:
         with suppress(OSError):
             remove_checkpoints(run.models)  # unless it was killed before it did so itself
-        say(f"resume: {run.name} is {state}; nothing is left to do{_other_images(run, record, split)}")
+        print(f"resume: {run.name} is {state}; nothing is left to do{_other_images(run, record, split)}")
         return Job(run, own, split, finished=True)
     log = run.results / "training_log.csv"
     if not has_checkpoint(run.models) and log.is_file() and len(pd.read_csv(log)) > 1:  # one: killed in epoch 1
@@ -114,14 +113,14 @@ def _continue(run: Run, config: Config, split: Split, free: tuple[str, ...]) -> 
     if checkpoint is None:
         for stale in (run.models / "best.pth", run.models / "final.pth", log):
             stale.unlink(missing_ok=True)
-        say(f"resume: {run.name} has no checkpoint; it starts again")
+        print(f"resume: {run.name} has no checkpoint; it starts again")
         return Job(run, config, split)
     own_split = replace(read_split(run.results / "split.csv", split.root), name=record["split"], fold=record["fold"],
                         holdout=tuple(record["holdout"]), leaks=record["leaks"])
     check_unchanged(run.name, own_split.only("train", "valid"))
     own = replace(own, **{key: getattr(config, key) for key in ("threads", "cache", "device")})
-    say(f"resume: {run.name} continues after epoch {checkpoint['epochs']} of {own.epochs}"
-        f"{_other_images(run, record, split)}")
+    print(f"resume: {run.name} continues after epoch {checkpoint['epochs']} of {own.epochs}"
+          f"{_other_images(run, record, split)}")
     return Job(run, own, own_split, record=record, state=checkpoint)
 
 
@@ -186,7 +185,7 @@ def warn_if_not_reproducible(before: dict[str, Any], now: dict[str, Any]) -> Non
     differ = [f"{key} {old.get(key)} is now {new.get(key)}" for key in sorted(old.keys() | new.keys())
               if old.get(key) != new.get(key)]
     if differ:
-        say(f"resume: the last bits of the result may differ from an uninterrupted run: {'; '.join(differ)}")
+        print(f"resume: the last bits of the result may differ from an uninterrupted run: {'; '.join(differ)}")
 
 
 def _flat(record: dict[str, Any]) -> dict[str, Any]:

@@ -7,7 +7,6 @@ from fastai.callback.core import Callback
 
 from busfast import THREADS_SLEEP
 from busfast.pipelines.threads import use_threads
-from busfast.progress import say
 
 CHECKED = (2, 4, 8)  # steps of a run
 BUSY = 0.75  # share of the threads' time that a step computes for; less: other processes may use the cores
@@ -36,9 +35,9 @@ class GiveWay(Callback):
         share = (time.process_time() - processor) / (threads * (time.perf_counter() - wall))
         if self.steps in CHECKED and threads > 1 and share < BUSY and cost(threads) > WASTE:
             use_threads(1)
-            say(f"threads: other processes use these cores, and {threads} threads lose more time in waiting for each "
-                "other than they save. This run goes on with one, so its last bits differ from those of a run with "
-                "more. Import busfast before torch and leave OpenMP's variables unset, or give --threads=1.")
+            print(f"threads: other processes use these cores, and {threads} threads lose more time in waiting for each "
+                  "other than they save. This run goes on with one, so its last bits differ from those of a run with "
+                  "more. Import busfast before torch and leave OpenMP's variables unset, or give --threads=1.")
 
 
 def cost(threads: int) -> float:

@@ -21,7 +21,6 @@ from busfast.pipelines.backends import choose_backend
 from busfast.pipelines.config import Config
 from busfast.pipelines.read_images import with_classes
 from busfast.pipelines.splits import is_phantom
-from busfast.progress import say
 from busfast.training.batch_size import fit_batch_size
 from busfast.training.build import build
 from busfast.training.distributed.store import check_batch_size, start_workers
@@ -83,13 +82,13 @@ def train_run(pipeline: str, config: Config, name: str, split: Split,
             write_config(run, replace(config, holdout=holdout), record)
         else:
             warn_if_not_reproducible(job.record, record)
-        say(f"run: {run.name}; writing {run.results}/ and {run.models}/")
+        print(f"run: {run.name}; writing {run.results}/ and {run.models}/")
         with track(run, options.trackers, 0 if job.state is None else job.state["epochs"]) as trackers:
             fit_run(replace(job, config=config, split=split), learn, record["phantom"], smaller_bs,
                     replace(options, command=options.command or train_command(run, record),
                             callbacks=[*trackers, *options.callbacks]))
     if split.leaks:
-        say(f"  warning: its split LEAKS ({split.leaks} on two sides), so these scores are too good")
+        print(f"  warning: its split LEAKS ({split.leaks} on two sides), so these scores are too good")
     return run
 
 
