@@ -6,6 +6,8 @@ import sys
 import tempfile
 import warnings
 from collections.abc import Callable, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from multiprocessing import get_context
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from busfast.bench import read_settings
 from busfast.bench.report import Report, publish
 from busfast.errors import UserError
 from busfast.files import make_folder
+from busfast.progress import progress
 
 warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")  # fastai's import
 
@@ -60,3 +63,14 @@ def run_study(study: str, page: str, defaults: dict[str, Any], run: Callable[...
         publish(report, out, study, shlex.join(["python", f"benchmarks/{study}.py", *argv]))
     except UserError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
+
+
+def run_all(trainings: Sequence[Callable[[], None]], jobs: int) -> None:
+    """Runs trainings, which can be pickled, `jobs` at once: each in a process of its own if that is more than one."""
+    if jobs == 1:
+        for train in progress(trainings, "training"):
+            train()
+    else:
+        with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
+            for done in progress([pool.submit(train) for train in trainings], "training"):
+                done.result()

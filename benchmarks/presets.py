@@ -6,17 +6,16 @@ the validation part is scored, and without each center in turn. The members of a
 
 import shutil
 from collections.abc import Iterator, Sequence
-from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass, replace
+from functools import partial
 from hashlib import sha256
-from multiprocessing import get_context
 from pathlib import Path
 from time import process_time
 
 import numpy as np
 import pandas as pd
 import torch
-from common import run_study
+from common import run_all, run_study
 from fastai.learner import Learner
 from options import half_interval
 from scipy.special import softmax
@@ -30,11 +29,10 @@ from busfast.files import make_folder
 from busfast.pipelines.config import MEMBERS, PRESETS, Config, load_config
 from busfast.pipelines.splits import list_seeds, split_data
 from busfast.processes import threads_per_process
-from busfast.progress import progress
 from busfast.training.build import build
 from busfast.training.recipe import recipe_callbacks
 
-DEFAULTS = {"data": None, "seeds": "45,46,47", "size": 224, "keep": "results/presets", "jobs": 1}
+DEFAULTS = {"data": None, "seeds": "45,46,47", "size": 224, "keep": "results/presets", "device": "cpu", "jobs": 1}
 NAMES = ("fast", "best")  # gains are over the first
 STRATIFIED = "stratified"  # in the place of a left-out center: none is
 
@@ -61,7 +59,7 @@ class WatchMirrored(Watch):
 
     def after_validate(self):
         super().after_validate()
-        self.mirrored.append(torch.cat(self._mirrored).float().numpy())
+        self.mirrored.append(torch.cat(self._mirrored).float().cpu().numpy())
 
     def probabilities(self, epoch: int) -> dict[str, np.ndarray]:
         """Returns those of an epoch, (n, k): none, of the images; flip, the mean with those of the mirrored ones."""
@@ -158,7 +156,8 @@ def summarize(scores: pd.DataFrame) -> pd.DataFrame:
     return pd.DataFrame(rows)
 
 
-def run(folder: Path, data: str, seeds: Sequence[int], size: int, keep: str, jobs: int) -> Report:
+def run(folder: Path, data: str, seeds: Sequence[int], size: int, keep: str, device: torch.device,
+        jobs: int) -> Report:
     """Trains both presets with every seed, on a stratified split and without each center.
 
     Args:
@@ -167,26 +166,21 @@ def run(folder: Path, data: str, seeds: Sequence[int], size: int, keep: str, job
         seeds: of split, weights, order and augmentation.
         size: that the pipeline file would name, pixels; each preset makes its own of it.
         keep: folder for what each training predicts; what is in it is not trained again.
+        device: to train on.
         jobs: how many trainings run at once.
 
     Raises:
         UserError: wrong data; data of one center.
     """
     threads = threads_per_process(jobs) if jobs > 1 else 0
-    sized = load_config(data=data, size=size)[1]
-    configs = {preset: replace(sized, device="cpu", threads=threads, **PRESETS[preset](sized)) for preset in NAMES}
+    sized = replace(load_config(data=data, size=size)[1], device=device.type, threads=threads)
+    configs = {preset: replace(sized, **PRESETS[preset](sized)) for preset in NAMES}
     table = read_table(sized.data, sized.classes)
     make_folder(Path(keep))
     tasks = list(_list_tasks(table, configs, seeds))
     trainings = {task.path(Path(keep)): task for task in tasks}.values()  # the first member of best is fast
     trainings = sorted(trainings, key=lambda task: task.config.seed != task.seed and task.center != STRATIFIED)
-    if jobs == 1:
-        for task in progress(trainings, "training"):
-            task.train(folder, Path(keep))
-    else:
-        with ProcessPoolExecutor(jobs, get_context("spawn")) as pool:
-            for done in progress([pool.submit(task.train, folder, Path(keep)) for task in trainings], "training"):
-                done.result()
+    run_all([partial(task.train, folder, Path(keep)) for task in trainings], jobs)
     scores = list_scores(tasks, Path(keep))
     each = "; ".join(f"{preset}, {center}: {', '.join(f'{value:.3f}' for value in group[name].dropna())}"
                      for name, rows in (("pair_auc", scores.query("center != @STRATIFIED")),
@@ -199,7 +193,8 @@ def run(folder: Path, data: str, seeds: Sequence[int], size: int, keep: str, job
         f"gain: mean difference to --preset={NAMES[0]}, seed by seed; _95: half of its 95% t-interval.",
         f"Seed by seed, pair_auc without a center and valid_macro_auc of {STRATIFIED}: {each}.",
     ]
-    return Report("Two presets", summarize(scores), ("pair_auc", "AUC of the last two classes"), (), notes)
+    return Report("Two presets", summarize(scores), ("pair_auc", "AUC of the last two classes"), (), notes,
+                  device=device)
 
 
 def list_scores(tasks: Sequence[_Task], keep: Path) -> pd.DataFrame:

@@ -4,6 +4,7 @@ Each center is left out in turn, and each recipe is trained on the others. Makes
 recipe is one line in OPTIONS; what needs no other training (which epoch, averages, mirrored images) is in VIEWS.
 """
 
+import shutil
 from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
@@ -13,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from common import run_study
+from common import run_all, run_study
 from fastai.callback.core import Callback
 from fastai.learner import Learner
 from option_parts import cut_borders
@@ -27,11 +28,12 @@ from busfast.data.table import Table
 from busfast.files import make_folder
 from busfast.pipelines.config import Config, folder_name
 from busfast.pipelines.splits import split_data
-from busfast.progress import progress
+from busfast.processes import threads_per_process
 from busfast.training.build import build
 from busfast.training.recipe import recipe_callbacks
 
-DEFAULTS = {"data": None, "seeds": "42,43,44", "size": 96, "only": "", "keep": "results/travel"}
+DEFAULTS = {"data": None, "seeds": "42,43,44", "size": 96, "only": "", "keep": "results/travel",
+            "device": "cpu", "jobs": 1}
 OPTIONS = {
     BASE: Option(),
     "borders cut": Option(change_data=partial(cut_borders, share=0.08)),
@@ -59,7 +61,7 @@ class Watch(Callback):
         self._batches.append(self.pred)
 
     def after_validate(self):
-        self.logits.append(torch.cat(self._batches).float().numpy())
+        self.logits.append(torch.cat(self._batches).float().cpu().numpy())
 
     def after_epoch(self):
         self.states.append({name: value.clone() for name, value in self.learn.model.state_dict().items()})
@@ -222,6 +224,13 @@ class _Task:
     def path(self, keep: Path) -> Path:
         return keep / f"{folder_name(self.option)}-{self.config.size}-{self.config.seed}-{self.center}.npz"
 
+    def train(self, folder: Path, keep: Path) -> None:
+        """Trains and keeps what is found, if it is not there."""
+        if not (path := self.path(keep)).is_file():
+            np.savez_compressed(folder / path.name, **train(OPTIONS[self.option], self.config, self.split,
+                                                            folder / path.stem))
+            shutil.move(folder / path.name, path)
+
 
 def _list_tasks(names: Sequence[str], config: Config, table: Table, duplicates: pd.DataFrame,
                 seeds: Sequence[int]) -> Iterator[_Task]:
@@ -233,7 +242,8 @@ def _list_tasks(names: Sequence[str], config: Config, table: Table, duplicates: 
                 yield _Task(name, seeded, split.fold, split)
 
 
-def run(folder: Path, data: str, seeds: Sequence[int], size: int, only: list[str], keep: str) -> Report:
+def run(folder: Path, data: str, seeds: Sequence[int], size: int, only: list[str], keep: str, device: torch.device,
+        jobs: int) -> Report:
     """Trains every recipe with every seed without each center.
 
     Args:
@@ -243,19 +253,20 @@ def run(folder: Path, data: str, seeds: Sequence[int], size: int, only: list[str
         size: side of the images, pixels, except for the options that set another.
         only: words of options' names; empty: all. `BASE` is always trained.
         keep: folder for the predictions of each training; what is in it is not trained again.
+        device: to train on.
+        jobs: how many trainings run at once.
 
     Raises:
         UserError: wrong data; data of one center.
     """
     names, config, table, duplicates = prepare(OPTIONS, data, size, only)
     make_folder(Path(keep))
+    config = replace(config, device=device.type, threads=threads_per_process(jobs) if jobs > 1 else 0)
+    tasks = list(_list_tasks(names, config, table, duplicates, seeds))
+    run_all([partial(task.train, folder, Path(keep)) for task in tasks], jobs)
     trained = {}
-    for task in progress(list(_list_tasks(names, config, table, duplicates, seeds)), "training"):
-        path = task.path(Path(keep))
-        if not path.is_file():
-            found = train(OPTIONS[task.option], task.config, task.split, folder / path.stem)
-            np.savez_compressed(path, **found)
-        with np.load(path) as file:
+    for task in tasks:
+        with np.load(task.path(Path(keep))) as file:
             trained[task.option, task.config.seed, task.center] = found = dict(file)
         print(f"  {task.option}, seed {task.config.seed}, without {task.center}: " + ", ".join(
             f"{name} {value:.3f}" for name, value in assess(found, probabilities(found, CHOSEN)).items()), flush=True)
@@ -275,7 +286,7 @@ def run(folder: Path, data: str, seeds: Sequence[int], size: int, only: list[str
         f"pair_auc, seed by seed: {each}.",
     ]
     return Report("A center that the model has not seen", summarize(scores),
-                  ("pair_auc", "AUC of the last two classes"), (), notes)
+                  ("pair_auc", "AUC of the last two classes"), (), notes, device=device)
 
 
 if __name__ == "__main__":

@@ -21,7 +21,7 @@ def test_a_long_line_breaks_between_words_and_continues_indented(monkeypatch):
 
 def test_a_command_to_paste_stays_whole_behind_what_is_broken_and_a_line_in_bold_is_left_alone(monkeypatch):
     monkeypatch.setenv("COLUMNS", "60")
-    line = f"  cache: {'decoding images once, ' * 6}to continue: python -m busfast train --split=stratified --resume x y"
+    line = f"  cache: {'decoding images, ' * 8}to continue: python -m busfast train --split=stratified --resume x y"
     lines = fit(line).split("\n")
     assert " ".join(lines).split() == line.split() and max(map(len, lines[:-1])) <= 60
     assert [len(each) - len(each.lstrip()) for each in lines] == [2] + [4] * (len(lines) - 1)

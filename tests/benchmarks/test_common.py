@@ -1,11 +1,12 @@
 """Flags of the studies: those that the documents use are there, wrong ones are refused before time is spent."""
 
 import re
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 
 import pytest
-from common import run_study
+from common import run_all, run_study
 
 from busfast.bench import STUDIES
 
@@ -43,3 +44,11 @@ def test_wrong_flags_are_refused(study, flags, message, tmp_path, monkeypatch, c
         run(study, *flags)
     assert end.value.code == 2 and message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.parametrize("jobs", [1, 2])
+def test_all_trainings_run_whatever_the_number_of_jobs_and_one_that_fails_is_not_hidden(jobs, tmp_path):
+    run_all([partial((tmp_path / name).touch, exist_ok=False) for name in "abc"], jobs)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "c"]
+    with pytest.raises(FileExistsError):
+        run_all([partial((tmp_path / name).touch, exist_ok=False) for name in "ab"], jobs)

@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import presets
 import pytest
+import torch
 from common import run_study
 from conftest import ARCH
 
@@ -80,4 +81,4 @@ def test_one_center_is_refused(workdir, phantom_folder):
     shutil.copytree(phantom_folder, "data")
     pd.read_csv("data/table.csv").assign(center="one").to_csv("data/table.csv", index=False)
     with pytest.raises(UserError, match="needs two centers or more"):
-        presets.run(workdir, "data", [1], 32, "kept", 1)
+        presets.run(workdir, "data", [1], 32, "kept", torch.device("cpu"), 1)

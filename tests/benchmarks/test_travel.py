@@ -10,6 +10,7 @@ from functools import partial
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import travel
 from common import run_study
 from conftest import ARCH
@@ -107,7 +108,7 @@ def test_one_center_is_refused(workdir, phantom_folder):
     shutil.copytree(phantom_folder, "data")
     pd.read_csv("data/table.csv").assign(center="one").to_csv("data/table.csv", index=False)
     with pytest.raises(UserError, match="needs two centers or more"):
-        travel.run(workdir, "data", [1], 32, [], "kept")
+        travel.run(workdir, "data", [1], 32, [], "kept", torch.device("cpu"), 1)
 
 
 def test_cut_images_lack_their_borders(parts, tmp_path):
