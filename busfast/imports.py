@@ -8,9 +8,12 @@ from importlib import import_module
 from importlib.abc import MetaPathFinder
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.util import LazyLoader, find_spec
+from pathlib import Path
 from typing import Any
 
 from busfast.errors import UserError
+
+GPUS = tuple(Path("/dev", name) for name in ("nvidiactl", "nvmap", "dxg", "kfd", "dri"))  # NVIDIA, Jetson, WSL, others
 
 
 def lazy_names(package: str, modules: Mapping[str, str]) -> Callable[[str], Any]:
@@ -45,7 +48,9 @@ def heavy_imports() -> Iterator[None]:
 
     Python searches for garbage again and again while they are imported, though modules are never garbage: a fifth of
     the time. Later searches leave out all that is there by then. And timm imports wandb wherever it is installed, for
-    what busfast does not use: it runs only if --tracker asks for it, after its settings are made.
+    what busfast does not use: it runs only if --tracker asks for it, after its settings are made. Torch's compiler,
+    which torchvision imports, loads Triton, a compiler for GPUs that takes 80 MB: without a GPU this process lacks it,
+    as a torch for CPUs does.
     """
     if "fastai" in sys.modules or not gc.isenabled():
         yield
@@ -53,6 +58,8 @@ def heavy_imports() -> Iterator[None]:
     tell, said = sys.stderr.isatty(), "loading torch, timm and fastai ..."  # seconds in which nothing else is printed
     if tell:
         print(said, end="\r", file=sys.stderr, flush=True)
+    if sys.platform == "linux" and not any(path.exists() for path in GPUS):
+        sys.modules.setdefault("triton", None)  # type: ignore[arg-type]  # importing it is an ImportError
     later = _Later()
     sys.meta_path.insert(0, later)
     gc.disable()

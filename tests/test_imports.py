@@ -65,6 +65,21 @@ print(wandb.value)
 """, tmp_path).split("\n") == ["imported", "wandb runs", "3", ""]
 
 
+@pytest.mark.parametrize("gpu", [True, False])
+def test_a_compiler_for_gpus_is_imported_only_where_there_is_one(tmp_path, gpu):
+    (tmp_path / "triton.py").write_text("print('triton runs')\n")
+    assert run(f"""
+from pathlib import Path
+from busfast import imports
+imports.GPUS = (Path({str(tmp_path if gpu else tmp_path / "nvidiactl")!r}),)
+with imports.heavy_imports():
+    try:
+        import triton
+    except ImportError:
+        print("no triton")
+""", tmp_path) == ("triton runs\n" if gpu else "no triton\n")
+
+
 def test_an_installed_package_passes_and_a_missing_one_names_the_command():
     require_package("numpy", "A test needs NumPy", "pip install numpy")
     for module in ("busfast_absent", "busfast_absent.inner"):

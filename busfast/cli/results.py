@@ -17,9 +17,12 @@ def find_single(name: str) -> Run:
     try:
         return find_run(name)
     except UserError:
+        runs = [run for run in all_runs() if run.name.split("/")[0] == name.split("/")[0]]
+        if len(runs) < 2:  # no group
+            raise
         from busfast.results.run_groups import find_groups
 
-        for group in find_groups(all_runs()):
+        for group in find_groups(runs):
             if group.name == name:
                 members = listed([run.name for run in group.runs])
                 raise UserError(f"'{name}' is a group of runs. Name each of them in turn ({members}), or one run that "

@@ -14,6 +14,7 @@ from busfast.cli.results import compare, evaluate, explain, report
 from busfast.errors import UserError, choose
 from busfast.imports import heavy_imports, require_package
 from busfast.pipelines.config import MEMBERS, Config
+from busfast.timm_names import refuse_unknown_model
 
 if TYPE_CHECKING:
     from busfast.data.split import Split
@@ -72,7 +73,7 @@ def train(*, split: str = None, pipeline: str = None, preset: str = None, fold: 
         del settings["bs"]
     following = [choose("verb after train", name.strip(), [*THEN, "all"])
                  for name in (then or "").split(",") if name.strip()]
-    name, config, splits, table = _configure(split, pipeline, preset, settings, several=True)
+    name, config, splits, table = _configure(split, pipeline, preset, settings, learner, several=True)
     if "all" in following:
         following = list(SEVERAL_LABELS if config.label_delim else THEN)
     if config.label_delim and (wrong := [verb for verb in following if verb not in SEVERAL_LABELS]):
@@ -159,7 +160,7 @@ def lr_find(*, split: str = None, pipeline: str = None, fold: str = None, learne
         set: any keys of the pipeline file: KEY=VALUE, separated by commas.
     """
     given = flatten(locals())
-    name, config, splits, table = _configure(split, pipeline, None, read_keys(set, settings))
+    name, config, splits, table = _configure(split, pipeline, None, read_keys(set, settings), learner)
     from busfast.pipelines.splits import open_table, split_images
 
     _try_splits(table, config, splits, fold)
@@ -269,6 +270,7 @@ def _argv(given: dict[str, Any], config: Config, made: "Split") -> list[str]:
 
 
 def _configure(split: str, pipeline: str | None, preset: str | None, settings: dict[str, Any],
+               learner: str | None = None,
                several: bool = False) -> tuple[str, Config, tuple[str, ...], "Table | None"]:
     """Checks split, configuration and table, before anything heavy is imported.
 
@@ -286,6 +288,8 @@ def _configure(split: str, pipeline: str | None, preset: str | None, settings: d
     if split and not is_list_path(split):
         choose("split", split, [*SPLITS, *ALIASES, *(["all"] if several else [])])
     name, config = configure(pipeline, preset=preset, **settings)
+    if not learner:  # whose file may add a model to timm's
+        refuse_unknown_model(config.arch)
     table = None
     if not config.source or (Path(config.data) / "table.csv").is_file():  # else it is generated later
         table, config = read_images(config)

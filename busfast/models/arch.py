@@ -1,6 +1,5 @@
 """A timm name, also an old one or one of the hub -> a model for images of a size; what cannot work is refused early."""
 
-import re
 from functools import cache
 from itertools import islice
 from typing import Any
@@ -11,7 +10,8 @@ from timm.layers import PatchEmbed
 from timm.models import get_deprecated_models
 from torch import nn
 
-from busfast.errors import UserError, suggest
+from busfast.errors import UserError
+from busfast.timm_names import plain_name, unknown_model
 
 STEPS = (14, 16, 32)  # multiples of these are tried as other sizes: patches, and patches times strides or windows
 SUGGESTED = 3  # sizes in the message
@@ -20,14 +20,11 @@ SUGGESTED = 3  # sizes in the message
 def check_arch(arch: str) -> str:
     """Returns timm's name of a model, with or without a tag, for that name, an old one, or one of timm's on the hub
     (timm/NAME, hf-hub:timm/NAME); no hub is asked. UserError with the nearest name for any other."""
-    name = re.sub(r"^(hf[-_]hub:)?timm/", "", arch)
+    name = plain_name(arch)
     name, models = get_deprecated_models().get(name) or name, timm.list_models()
     if name in models or "." in name and name in timm.list_pretrained():
         return name
-    hub = " Of the hub, only timm/NAME is a model's name; for others give --arch=NAME --weights=FILE." \
-        if set(":/") & set(arch) else ""
-    raise UserError(f"Unknown model '{arch}'.{suggest(name, models)}{hub} Use any of the {len(models)} names of "
-                    "timm.list_models(), such as efficientnet_b0 or resnet50.")
+    raise unknown_model(arch, models)
 
 
 def make_timm(arch: str, sides: tuple[int, int] | None = None, **options: Any) -> nn.Module:

@@ -9,6 +9,7 @@ from typing import Any
 from busfast.errors import UserError, check_range, choose
 from busfast.pipelines.settings import check_settings, describe, format_value, setting
 from busfast.text import SIGNS, is_class_name
+from busfast.timm_names import OPTIMIZER, names_without
 from busfast.yamlfile import read_yaml
 
 FOLDER = Path("pipelines")
@@ -61,8 +62,11 @@ def _splits(config: "Config") -> list[str]:
 def _optimizers(config: "Config") -> list[str]:
     if config.opt in OPTIMIZERS:
         return list(OPTIMIZERS)
-    from timm.optim import list_optimizers
-    return [*OPTIMIZERS, *list_optimizers(exclude_filters=["bnb*", "fused*"])]  # those need packages of their own
+    names = names_without(config.opt, "optim", OPTIMIZER)
+    if not names:
+        from timm.optim import list_optimizers
+        names = list_optimizers()
+    return [*OPTIMIZERS, *(name for name in names if not name.startswith(("bnb", "fused")))]  # need their own packages
 
 
 @dataclass(frozen=True)

@@ -136,7 +136,8 @@ def test_a_wrong_table_is_refused_and_changes_nothing(workdir, phantom_folder, c
 @pytest.mark.parametrize("table_exists", [True, False])
 def test_what_needs_no_torch_is_refused_before_torch_is_imported(workdir, phantom_folder, table_exists):
     lines = ["train --seeds=1", "train --tracker=mflow", "train --learner=no.py", "train --jobs=0",
-             "lr_find --learner=no.py", "evaluate --run=no", "export --run=no", "explain --run=no"]
+             "lr_find --learner=no.py", "evaluate --run=no", "export --run=no", "explain --run=no",
+             "train --arch=efficientnet_b00", "train --opt=lionn", "lr_find --arch=timm/resnet51"]
     if table_exists:
         lines = ["train --split=center_holdout --holdout=nowhere", "train --split=kfold --fold=9",
                  "lr_find --split=leave_one_center_out --fold=nowhere", "train --fold=1"]
