@@ -42,7 +42,7 @@ def bundles(exported_once, tmp_path_factory, phantom_folder):
     write_pipeline(folder, phantom_folder)
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
-        for line in ("train --preset=best --epochs=2 --seeds=2", f"evaluate --run={ENSEMBLE}",
+        for line in ("train --preset=best --epochs=2 --seeds=2 --size=40", f"evaluate --run={ENSEMBLE}",
                      f"export --run={ENSEMBLE} --format=onnx"):
             assert main(line.split()) == 0
     return {"phantom/stratified": exported_once / "models/phantom/stratified/bundle",

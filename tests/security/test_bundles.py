@@ -36,7 +36,7 @@ def deep(levels):
 
 
 WRONG = {  # key -> values that it may not have
-    "format": ["busfast", None, 1, []], "version": ["2.0", "3.0", "4.0", 1.0, None, [[1]], "0.9"],
+    "format": ["busfast", None, 1, []], "version": ["2.0", "3.0", "4.0", "5.0", 1.0, None, [[1]], "0.9"],
     "classes": ["ab", {}, [], ["a"], ["a", "a"], ["a", 1], [["a"], ["b"]], ["=cmd()", "b"], ["../x", "b"], ["a", "b\n"],
                 ["<b>", "b"], ["a", "b"], ["a,b", "c"], ["\ud800", "b"], ["@x", "y", "z"],
                 [f"c{n}" for n in range(10_001)]],
@@ -51,7 +51,7 @@ WRONG = {  # key -> values that it may not have
               {"weights.safetensors": "0" * 64, "evil.pkl": "0" * 64}],
     "unknown key": [1], "__class__": ["x"]}
 MESSAGES = {  # key -> one of these values, and what its message says
-    "version": ("4.0", "version 4.0; this code reads 1.x and 2.x and 3.x"),
+    "version": ("5.0", "version 5.0; this code reads 1.x and 2.x and 3.x and 4.x"),
     "input": ({"size": 64}, "must have exactly the keys"),
     "temperature": ("1", "temperature = 1 is not a number above 0"), "classes": (["a", "b"], "an operating point"),
     "architecture": ("hf-hub:timm/resnet18.a1_in1k", "has no model 'hf-hub:timm/resnet18.a1_in1k'"),
