@@ -69,7 +69,8 @@ def ensemble(*, runs: str) -> str | None:
         runs: trained runs, separated by commas, such as phantom/stratified-seed42,phantom/stratified-seed43, or a group
             that compare lists, such as phantom/stratified-seeds.
     """
-    from busfast.results.ensemble import make_ensemble
+    with heavy_imports():
+        from busfast.results.ensemble import make_ensemble
 
     made = make_ensemble(runs)
     _print_ensemble(made)
@@ -154,6 +155,8 @@ def predict(*inputs: str, run: str = None, model: str = None, out: str = "predic
         if predictor.temperature is None:
             print(f"{model}: its probabilities are not calibrated"
                   + ("" if predictor.operating_points else ", and it has no threshold to decide with"))
+    if predictor.phantom:
+        print("the model was trained on a PHANTOM (synthetic images): it says nothing of images of patients")
     old, bad = write_predictions(predictor, names, paths, out, resume=resume, bs=flags.get("bs", Config.bs),
                                  threads=flags.get("threads", 0), jobs=jobs)
     for line in summarize_predictions(out, predictor):

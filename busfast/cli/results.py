@@ -140,7 +140,7 @@ def report(*, run: str, target: float = 0.9, positive: str = None, prevalence: s
 
 
 def compare(runs: str = None, *, all: bool = False) -> None:
-    """Prints a table of runs, the best on validation first, and the differences of the test scores of evaluated ones.
+    """Prints a table of runs, the best on validation first.
 
     Writes results/compare.csv (all columns), compare.md and, for evaluated runs, differences.csv and compare.png.
 

@@ -84,7 +84,6 @@ def train(*, split: str = None, pipeline: str = None, preset: str = None, fold: 
         raise UserError(f"--preset={preset} is for images of one label. With label_delim: --preset=fast.")
     if members:
         seeds = seeds or str(members)
-        print(f"preset: {preset}; each split's seeds are trained, and their mean is one run", flush=True)
     if following and not config.label_delim:
         from busfast.pipelines.positive import require_positive
 
@@ -94,6 +93,10 @@ def train(*, split: str = None, pipeline: str = None, preset: str = None, fold: 
 
     jobs = check_jobs(jobs)
     configs = list_seeds(seeds, config, given="seed" in settings) if seeds else [config]
+    if seeds:
+        listed = ", ".join(str(each.seed) for each in configs)
+        print(f"seeds: {len(configs)} trainings of each split ({listed})"
+              + (", then their mean as one run" if members else ""), flush=True)
     _try_splits(table, configs[0], splits, fold, allow_leaks)
     with heavy_imports():
         from busfast.training.trackers import choose_trackers
@@ -113,7 +116,8 @@ def train(*, split: str = None, pipeline: str = None, preset: str = None, fold: 
     runs = [(name_run(run, seed_config), seed_config, made)
             for run, made in split_images(table, configs[0], splits, fold=fold, allow_leaks=allow_leaks).items()
             for seed_config in configs]
-    options = TrainOptions(resume, auto_bs, profile, typed, trackers, backend=backend, learner=user_learner)
+    options = TrainOptions(resume, auto_bs, profile, typed, trackers, backend=backend, learner=user_learner,
+                           several=len(runs) > 1 or "split_seed" in settings)
     done, failed, last = [], [], None
     if min(jobs, len(runs)) > 1:
         given |= {"threads": config.threads or processes.threads_per_process(jobs), "seeds": seeds}

@@ -47,6 +47,7 @@ class Predictor:
     outlier: Outlier | None = None
     label_delim: str = ""  # not "": an image may have several labels
     identity: Any = None  # JSON values that change whenever the predictions may
+    phantom: bool = False  # trained on synthetic images
 
     @property
     def columns(self) -> list[str]:
@@ -197,4 +198,5 @@ def make_predictor(engine: Engine, facts: dict[str, Any], outlier: Outlier | Non
         targets = [f"{point['target']:g}" for point in points]
         points = [points[targets.index(choose("operating point (sensitivity)", f"{target:g}", targets))]]
     return Predictor(engine, tuple(facts["classes"]), facts["temperature"], points, outlier,
-                     facts.get("label_delim", ""), [type(engine).__name__, facts, points])
+                     facts.get("label_delim", ""), [type(engine).__name__, facts, points],
+                     isinstance(facts["run"], dict) and bool(facts["run"].get("phantom")))

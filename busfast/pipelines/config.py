@@ -192,8 +192,8 @@ class Config:
             raise UserError(f"warmup={self.warmup}: one_cycle begins with a warm-up of its own. Leave one of them out.")
         for name in ("warmup", "unfreeze_after", "freeze_after"):
             if 0 < self.epochs <= getattr(self, name):
-                raise UserError(f"{name}={getattr(self, name)} is all of the {self.epochs} epochs. Give a smaller "
-                                "number.")
+                raise UserError(f"{name}={getattr(self, name)} is all of the {self.epochs} epochs. Give more "
+                                f"epochs, or --{name}=0.")
         if self.freeze_after and self.unfreeze_after > self.freeze_after:
             raise UserError(f"unfreeze_after={self.unfreeze_after} would train stages that freeze_after="
                             f"{self.freeze_after} has frozen. Give unfreeze_after up to {self.freeze_after}.")

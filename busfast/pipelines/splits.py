@@ -53,7 +53,8 @@ def list_seeds(seeds: str | int, config: Config, given: bool = False) -> list[Co
         raise UserError(f"--seeds={seeds} names the seeds, and --seed={config.seed} another one. Leave out --seed.")
     if not 2 <= len(numbers) <= MOST_SEEDS or len(set(numbers)) < len(numbers):
         raise UserError(f"--seeds={seeds} is out of range: give how many, 2 to {MOST_SEEDS}, or the seeds themselves, "
-                        "each once, such as --seeds=42,50.")
+                        "each once, such as --seeds=42,50. For a single one: --seed, without --seeds and "
+                        "--preset=best.")
     split_seed = numbers[0] if config.split_seed < 0 else config.split_seed
     return [replace(config, seed=number, split_seed=split_seed) for number in numbers]
 

@@ -130,6 +130,16 @@ class Evaluation:
                 "right and below 1 if they are too extreme."]
 
     @property
+    def failures(self) -> list[str]:
+        """Sentences on what makes the model useless as it is, if anything does."""
+        low = self.pick("macro_auc")["low"]
+        texts = [f"It is not shown to be better than chance: the interval of its macro AUC on the {self.where} begins "
+                 f"at {low:.3f}, and chance is 0.5."] if low <= 0.5 else []
+        return texts + [f"The threshold for a sensitivity of {target:g} decides {self.positive} for every image of the "
+                        f"{self.where} that is not." for (target, _), rows in self.points_of_test()
+                        if rows.set_index("score")["estimate"].get("specificity") == 0]
+
+    @property
     def states(self) -> list[tuple[str, str]]:
         """The kinds of probabilities, and the prefix of their columns."""
         return [("as trained", "p_"), *([] if self.temperature is None else [("calibrated", "c_")])]

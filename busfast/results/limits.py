@@ -15,7 +15,8 @@ WITHIN = 0.05  # of a sensitivity: half of an interval that a study would be pla
 def find_limits(found: Evaluation) -> list[str]:
     """Returns the limits of an evaluation, the gravest first, each in a sentence."""
     test = found.test
-    limits = [*_positive_limits(found, test), *_class_limits(found, test), *_center_limits(found, test)]
+    limits = [*found.failures, *_positive_limits(found, test), *_class_limits(found, test),
+              *_center_limits(found, test)]
     weights = (found.record.get("weights") or {}).get("text", "")
     if "random" in weights or "out of reach" in weights:
         limits.append(f"The model did not start from its own pretrained weights ({weights}).")

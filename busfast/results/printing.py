@@ -31,7 +31,7 @@ def print_evaluation(found: Any) -> None:
               f"{rates['specificity']}")
         for prevalence, pair in found.predictive_values_at(target) if found.prevalences != PREVALENCES else ():
             print(f"    where {100 * prevalence:.3g}% are {found.positive}: PPV {pair['ppv']}, NPV {pair['npv']}")
-    for text in (*found.calibration_notes, *(found.external.changed if found.external else ())):
+    for text in (*found.failures, *found.calibration_notes, *(found.external.changed if found.external else ())):
         print(f"  {text}")
     if found.record.get("leaks"):
         print(f"  warning: the split LEAKS ({found.record['leaks']} in two parts), so these scores are too good")

@@ -22,7 +22,7 @@ from busfast.sweep.workers import run_workers
 from busfast.text import counted
 from busfast.training.batch_size import measure_memory
 from busfast.training.build import check_environment
-from busfast.training.resume import FREE, latest_run, lock_run
+from busfast.training.resume import FREE, lock_run, started_runs
 from busfast.training.runs import Run, new_run, plain_values
 
 PRUNERS = ("median", "none")
@@ -81,7 +81,7 @@ def run_sweep(pipeline: str, request: Request, name: str, split: Split, resume: 
     """Trains the trials, on a table without the test part; writes results/PIPELINE/sweep-NAME/ after each.
     `name`: of the split or fold; `split`: from `split_data`; `command`: as typed, printed after an interruption.
     UserError if it cannot be resumed, several trials in a row failed, or a file cannot be written."""
-    run = latest_run(pipeline, f"sweep-{name}", split) if resume else None
+    run = next(iter(started_runs(pipeline, f"sweep-{name}", split)), None) if resume else None
     if resume and run is None:
         print(f"resume: no sweep {pipeline}/sweep-{name} yet: a new one begins", flush=True)
     run = run or new_run(pipeline, f"sweep-{name}")

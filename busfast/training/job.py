@@ -28,6 +28,8 @@ class TrainOptions:
         callbacks: further callbacks of fastai.
         backend: as `choose_backend` returns it; None: chosen from the configuration.
         learner: the user's function that changes the Learner; None: there is none.
+        several: it is one of several runs, so what is to be resumed may never have begun: if the latest run of that
+            name has another configuration and is finished, a new one starts.
     """
 
     resume: bool = False
@@ -38,6 +40,7 @@ class TrainOptions:
     callbacks: Sequence["Callback"] = ()
     backend: Backend | None = None
     learner: UserLearner | None = None
+    several: bool = False
 
 
 @dataclass(frozen=True)

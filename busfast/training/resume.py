@@ -35,23 +35,28 @@ def open_run(pipeline: str, name: str, config: Config, split: Split, options: Tr
         UserError: the folders cannot be created; another process trains the run; it was started with another
             configuration; its images are missing or were changed.
     """
-    run, job = latest_run(pipeline, name, split) if options.resume else None, None
+    free = (*FREE, "bs") if options.auto_bs else FREE
+    runs = started_runs(pipeline, name, split) if options.resume else []
+    run, job = next((one for one in runs if _is_of(one, config, free)), runs[0] if runs else None), None
+    if run and options.several and run.read_summary().get("state") in DONE and not _is_of(run, config, free):
+        print(f"resume: {run.name} has another configuration and is finished; a new run starts")
+        run = None
     if run is None:
-        if options.resume:
+        if options.resume and not runs:
             print(f"resume: there is no run {pipeline}/{name} yet; a new one starts")
         run = new_run(pipeline, name)
         job = Job(run, config, split, fresh=True)
     for folder in (run.results, run.models):
         folder.mkdir(parents=True, exist_ok=True)  # a run killed before may have one of the two
     with lock_run(run):
-        job = job or _continue(run, config, split, (*FREE, "bs") if options.auto_bs else FREE)
+        job = job or _continue(run, config, split, free)
         if job.record is not None:
             _check_learner(run, job.record, options)
         yield job
 
 
-def latest_run(pipeline: str, name: str, split: Split) -> Run | None:
-    """Returns the run, or sweep, that was started last of those that `new_run` names so."""
+def started_runs(pipeline: str, name: str, split: Split) -> list[Run]:
+    """Returns the runs, or sweeps, that `new_run` names so, the one that was started last first."""
     started = []
     for folder in (RESULTS / pipeline, MODELS / pipeline):
         for path in folder.glob(f"{name}*") if folder.is_dir() else ():
@@ -65,7 +70,7 @@ def latest_run(pipeline: str, name: str, split: Split) -> Run | None:
                         continue  # such as that of lists whose own name ends in a number
                 time = (config if config.is_file() else path).stat().st_mtime_ns
                 started.append((time, -int(number[1] or 0), run.name))
-    return Run(max(started)[2]) if started else None
+    return [Run(run) for run in dict.fromkeys(name for *_, name in sorted(started, reverse=True))]
 
 
 @contextmanager
@@ -138,6 +143,17 @@ def _other_images(run: Run, record: dict[str, Any], split: Split) -> str:
                    for one in (before, now))
     return (f". WARNING: it was started with other decisions about labels ({then}) than {(now or before)['file']} has "
             f"now ({today}) and keeps its own; train without --resume to heed those of now")
+
+
+def _is_of(run: Run, config: Config, free: tuple[str, ...]) -> bool:
+    """Returns whether a run is of this configuration, or has none yet."""
+    try:
+        if (run.results / "config.yaml").is_file():
+            own, record = run.read_config()
+            _check_same(run, own, config, record, free)
+    except UserError:
+        return False
+    return True
 
 
 def _check_learner(run: Run, record: dict[str, Any], options: TrainOptions) -> None:

@@ -29,9 +29,9 @@ def study(workdir, phantom_folder, monkeypatch):
         "fast": lambda config: TINY, "best": lambda config: TINY | {"tta": "flip"}})
     monkeypatch.setattr(presets, "MEMBERS", {"best": 2})
 
-    def run():
+    def run(*flags):
         run_study("presets", presets.__doc__, presets.DEFAULTS, presets.run,
-                  [f"--data={phantom_folder}", "--seeds=1", "--out=out"])
+                  [f"--data={phantom_folder}", "--seeds=1", "--out=out", *flags])
         return pd.read_csv("out/presets.csv").set_index("name")
 
     return run
@@ -51,6 +51,8 @@ def test_both_presets_are_scored_and_what_is_kept_is_not_trained_again(study, mo
             "left_out_flip", "left_out_none")))
     monkeypatch.setattr(presets, "train", lambda *_: pytest.fail("trained again"))
     assert study().equals(table)
+    some = study("--only=stratified")
+    assert some["valid_macro_auc"].equals(table["valid_macro_auc"]) and "pair_auc" not in some
 
 
 def test_no_task_sees_a_test_part_and_members_share_a_split(phantom_folder):
@@ -81,4 +83,4 @@ def test_one_center_is_refused(workdir, phantom_folder):
     shutil.copytree(phantom_folder, "data")
     pd.read_csv("data/table.csv").assign(center="one").to_csv("data/table.csv", index=False)
     with pytest.raises(UserError, match="needs two centers or more"):
-        presets.run(workdir, "data", [1], 32, "kept", torch.device("cpu"), 1)
+        presets.run(workdir, "data", [1], 32, [], "kept", torch.device("cpu"), 1)

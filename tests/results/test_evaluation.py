@@ -26,6 +26,7 @@ from busfast.data.split_file import read_split
 from busfast.models.metrics import macro_auc
 from busfast.results import plots, report
 from busfast.results.evaluation import summarize
+from busfast.results.limits import find_limits
 from busfast.results.plots import draw_reliability
 from busfast.results.predictions import arrays, read_predictions
 from busfast.training.runs import Run
@@ -96,6 +97,20 @@ def test_thresholds_and_temperature_do_not_depend_on_the_test_part(evaluated):
     assert after.points["threshold"].tolist() == before.points["threshold"].tolist()
     assert after.referral["threshold"].tolist() == before.referral["threshold"].tolist()
     assert after.pick("macro_auc")["estimate"] != before.pick("macro_auc")["estimate"]
+
+
+def test_a_model_that_is_of_no_use_is_said_to_be_so_first_in_the_limits(evaluated):
+    table = pd.read_csv(Run(NAME).results / "predictions.csv", dtype=str, keep_default_na=False)
+    test = table["part"] == "test"
+    table.loc[test, "label"] = table.loc[test, "label"].sample(frac=1, random_state=0).to_numpy()
+    table.loc[test & (table["label"] != "malignant"), "logit_malignant"] = "50"
+    write_csv(table, Run(NAME).results / "predictions.csv")
+    found = summarize(Run(NAME))
+    chance, *thresholds = found.failures
+    assert f"not shown to be better than chance: the interval of its macro AUC on the test part begins at " \
+           f"{found.pick('macro_auc')['low']:.3f}" in chance
+    assert len(thresholds) == 1 and "decides malignant for every image of the test part that is not" in thresholds[0]
+    assert find_limits(found)[:2] == found.failures
 
 
 def test_a_target_of_the_users_own_is_reached_on_validation(place, capsys):

@@ -230,6 +230,13 @@ def test_the_preset_best_makes_one_run_of_seeds_and_mirrored_images_and_goes_on_
     run(f"{BEST} --resume --then=evaluate")
     assert f"{OF_SEEDS.name}: there already" in capsys.readouterr().out
     assert not Run(f"{OF_SEEDS.name}-2").results.exists()
+    run(f"{BEST} --lr=0.001 --resume")  # of which there is none yet
+    said = capsys.readouterr().out
+    assert f"resume: {SEEDS[0]} has another configuration and is finished; a new run starts" in said
+    assert "seeds: 2 trainings of each split (42, 43), then their mean as one run" in said
+    assert Run(f"{OF_SEEDS.name}-2").read_config()[1]["members"] == [f"{name}-2" for name in SEEDS]
+    run(f"{BEST} --resume --then=evaluate")  # passes over the newer ones
+    assert f"{OF_SEEDS.name}: there already" in capsys.readouterr().out
 
 
 def test_members_of_the_preset_best_that_train_side_by_side_are_plain_runs(workdir, monkeypatch):
@@ -317,6 +324,7 @@ def move_one_to_train():
     (lambda: (Run(SEEDS[1]).models / "best.pth").write_bytes(b"other"), SEEDS, "is not the file that"),
     (lambda: None, [SEEDS[0], OF_SEEDS.name], "is an ensemble. Name its members"),
     (lambda: None, [SEEDS[0], SEEDS[0]], "does not name 2 to 100 different runs"),
+    (unfit(), [SEEDS[1], "phantom/other"], "have the same weights. Name each model once"),
     (lambda: None, SEEDS[:1], "(groups here: phantom/kfold-2folds, phantom/stratified-seeds)"),
 ])
 def test_runs_that_cannot_be_averaged_honestly_are_refused_and_nothing_is_made(place, spoil, runs, message, capsys):
