@@ -37,8 +37,8 @@ def _fast(config: "Config") -> dict[str, Any]:
             "freeze_after": 1}
 
 
-# At a center that the model has not seen, the mean of three trainings and of mirrored images gains; longer trainings
-# and larger images do not (docs/travel.md).
+# The mean of three trainings and of mirrored images gains most, also at a center that the model has not seen; longer
+# trainings of small images gain nothing there (docs/travel.md).
 PRESETS = {"fast": _fast, "best": lambda config: _fast(config) | {"tta": "flip"}}
 MEMBERS = {"best": 3}  # presets of which `train` makes an ensemble -> how many seeds
 # What is said of a run where it is not the default.
