@@ -65,8 +65,6 @@ def make_ensemble(names: str) -> Run:
     for config, _ in configs:
         require_single_label(config, "ensemble")
     sums = {run.name: _check_member(run, record) for run, (_, record) in zip(runs, configs, strict=True)}
-    if len(set(sums.values())) < len(sums):
-        raise UserError(f"Two of the runs {', '.join(sums)} have the same weights. Name each model once.")
     _check_fit(runs, configs)
     first = configs[0][1]
     named = {read_positive(run, config) for run, (config, _) in zip(runs, configs, strict=True)} - {None}

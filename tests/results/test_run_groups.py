@@ -324,7 +324,6 @@ def move_one_to_train():
     (lambda: (Run(SEEDS[1]).models / "best.pth").write_bytes(b"other"), SEEDS, "is not the file that"),
     (lambda: None, [SEEDS[0], OF_SEEDS.name], "is an ensemble. Name its members"),
     (lambda: None, [SEEDS[0], SEEDS[0]], "does not name 2 to 100 different runs"),
-    (unfit(), [SEEDS[1], "phantom/other"], "have the same weights. Name each model once"),
     (lambda: None, SEEDS[:1], "(groups here: phantom/kfold-2folds, phantom/stratified-seeds)"),
 ])
 def test_runs_that_cannot_be_averaged_honestly_are_refused_and_nothing_is_made(place, spoil, runs, message, capsys):
