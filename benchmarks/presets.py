@@ -4,7 +4,6 @@ Makes the table "The presets" of docs/travel.md. Each is trained with every seed
 the validation part is scored, and without each center in turn. The members of an ensemble share the seed's split.
 """
 
-import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
@@ -16,10 +15,9 @@ import numpy as np
 import pandas as pd
 import torch
 from common import run_all, run_study
-from fastai.learner import Learner
 from options import half_interval
 from scipy.special import softmax
-from travel import Watch, score
+from travel import Watch, keep_once, score, valid_labels
 
 from busfast.bench.report import Report
 from busfast.data.check import check_images
@@ -79,7 +77,7 @@ def train(config: Config, split: Split) -> dict[str, np.ndarray]:
     learn, watch = build(config, split), WatchMirrored()
     with learn.no_bar(), learn.no_logging():
         learn.fit(config.epochs, cbs=[*recipe_callbacks(config, learn), watch])
-    found = {"seconds": np.array(process_time() - start), "valid": _labels(learn),
+    found = {"seconds": np.array(process_time() - start), "valid": valid_labels(learn),
              "left_out": np.zeros(0, int)}
     left_out = split.rows["part"].replace({"valid": UNUSED, "test": "valid"})
     other = build(config, replace(split, rows=split.rows.assign(part=left_out))) if "valid" in set(left_out) else None
@@ -91,12 +89,8 @@ def train(config: Config, split: Split) -> dict[str, np.ndarray]:
             other.model.load_state_dict(watch.states[epoch])
             with other.no_bar():
                 other.validate(cbs=[unseen := WatchMirrored()])
-            found |= {"left_out": _labels(other), f"left_out_{tta}": unseen.probabilities(0)[tta]}
+            found |= {"left_out": valid_labels(other), f"left_out_{tta}": unseen.probabilities(0)[tta]}
     return found
-
-
-def _labels(learn: Learner) -> np.ndarray:
-    return learn.dls.valid_ds.items["label"].map(list(learn.dls.vocab).index).to_numpy(int)
 
 
 @dataclass(frozen=True)
@@ -113,9 +107,7 @@ class _Task:
 
     def train(self, folder: Path, keep: Path) -> None:
         """Trains and keeps what is found, if it is not there."""
-        if not (path := self.path(keep)).is_file():
-            np.savez_compressed(folder / path.name, **train(replace(self.config, tta="none"), self.split))
-            shutil.move(folder / path.name, path)
+        keep_once(self.path(keep), folder, lambda: train(replace(self.config, tta="none"), self.split))
 
 
 def _list_tasks(table: Table, configs: dict[str, Config], seeds: Sequence[int]) -> Iterator[_Task]:

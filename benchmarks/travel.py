@@ -111,8 +111,19 @@ def train(option: Option, config: Config, split: Split, folder: Path) -> dict[st
             norm.track_running_stats, norm.running_mean, norm.running_var = False, None, None
         found["statistics"] = predict(learn)
     items = learn.dls.valid_ds.items
-    labels = items["label"].map({name: number for number, name in enumerate(learn.dls.vocab)}).to_numpy(int)
-    return found | {"labels": labels, "left_out": left_out, "centers": items["center"].to_numpy(str)}
+    return found | {"labels": valid_labels(learn), "left_out": left_out, "centers": items["center"].to_numpy(str)}
+
+
+def valid_labels(learn: Learner) -> np.ndarray:
+    """Returns the labels of the validation part, int (n,)."""
+    return learn.dls.valid_ds.items["label"].map(list(learn.dls.vocab).index).to_numpy(int)
+
+
+def keep_once(path: Path, folder: Path, make: Callable[[], dict[str, np.ndarray]]) -> None:
+    """Makes arrays and writes them to a file, unless it is there; `folder` holds it until it is whole."""
+    if not path.is_file():
+        np.savez_compressed(folder / path.name, **make())
+        shutil.move(folder / path.name, path)
 
 
 def predict(learn: Learner, mirrored: bool = False) -> np.ndarray:
@@ -226,10 +237,8 @@ class _Task:
 
     def train(self, folder: Path, keep: Path) -> None:
         """Trains and keeps what is found, if it is not there."""
-        if not (path := self.path(keep)).is_file():
-            np.savez_compressed(folder / path.name, **train(OPTIONS[self.option], self.config, self.split,
-                                                            folder / path.stem))
-            shutil.move(folder / path.name, path)
+        path = self.path(keep)
+        keep_once(path, folder, lambda: train(OPTIONS[self.option], self.config, self.split, folder / path.stem))
 
 
 def _list_tasks(names: Sequence[str], config: Config, table: Table, duplicates: pd.DataFrame,

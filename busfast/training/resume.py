@@ -37,10 +37,12 @@ def open_run(pipeline: str, name: str, config: Config, split: Split, options: Tr
     """
     free = (*FREE, "bs") if options.auto_bs else FREE
     runs = started_runs(pipeline, name, split) if options.resume else []
-    run, job = next((one for one in runs if _is_of(one, config, free)), runs[0] if runs else None), None
-    if run and options.several and run.read_summary().get("state") in DONE and not _is_of(run, config, free):
-        print(f"resume: {run.name} has another configuration and is finished; a new run starts")
-        run = None
+    run, job = next((one for one in runs if _is_of(one, config, free)), None), None
+    if run is None and runs:
+        if options.several and runs[0].read_summary().get("state") in DONE:
+            print(f"resume: {runs[0].name} has another configuration and is finished; a new run starts")
+        else:
+            run = runs[0]  # which says below what differs
     if run is None:
         if options.resume and not runs:
             print(f"resume: there is no run {pipeline}/{name} yet; a new one starts")
