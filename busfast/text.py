@@ -16,6 +16,11 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {first}{'' if number == 1 else 's'}{space}{rest}"
 
 
+def times(number: int) -> str:
+    """Returns "once", "twice", "3 times"."""
+    return {1: "once", 2: "twice"}.get(number, f"{number} times")
+
+
 def file_size(count: int) -> str:
     """Returns a number of bytes as "3 kB" or "16.2 MB"."""
     return f"{count / 1e6:,.1f} MB" if count >= 1e6 else f"{max(1, round(count / 1e3))} kB"

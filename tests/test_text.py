@@ -2,7 +2,7 @@
 
 import pytest
 
-from busfast.text import composed, counted, file_size, is_class_name, listed, markdown_table, plain_text
+from busfast.text import composed, counted, file_size, is_class_name, listed, markdown_table, plain_text, times
 
 
 @pytest.mark.parametrize(("number", "noun", "text"), [
@@ -10,6 +10,10 @@ from busfast.text import composed, counted, file_size, is_class_name, listed, ma
     (2, "pair of images", "2 pairs of images")])
 def test_a_count_has_its_noun_in_the_right_number(number, noun, text):
     assert counted(number, noun) == text
+
+
+def test_how_often_is_said_in_words():
+    assert [times(number) for number in (1, 2, 3)] == ["once", "twice", "3 times"]
 
 
 @pytest.mark.parametrize(("count", "text"), [(1, "1 kB"), (6207, "6 kB"), (16_246_716, "16.2 MB")])

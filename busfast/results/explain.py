@@ -26,6 +26,7 @@ from busfast.inference.stream import predict_logits
 from busfast.models.arch import make_timm
 from busfast.results.intervals import intervals
 from busfast.results.predictions import read_parts, read_predictions, require_single_label
+from busfast.results.printing import BLANK, LIKENESS, describe_blank
 from busfast.results.probes import compare_parts, draw_sample, predict_pixels, probe_run, read_pixels
 from busfast.results.written import FORMAT
 from busfast.text import MANY
@@ -68,9 +69,13 @@ def explain_run(run: Run, **flags) -> list[Path]:
     try:
         maps, note = explain_images(learn, config.arch, pixels, targets)
         draw_gallery(cases, pixels, maps, masks, config.classes[:MANY], f"{run.name}\n{note}".strip(), files[0])
-        measures = localize(maps, masks, shown["group"].to_numpy())
+        groups = shown["group"].to_numpy()
+        measures = localize(maps, masks, groups)
+        blank = ~maps.any(axis=(1, 2))
+        measures.loc[BLANK] = [*intervals(lambda weights: {BLANK: weights @ blank / weights.sum(1)}, groups).loc[BLANK],
+                               len(maps)]
         sanity = check_sanity(learn, config.arch, pixels, targets, maps), min(SANITY_IMAGES, len(pixels))
-        measures.loc["likeness to an untrained model's maps", ["estimate", "images"]] = sanity
+        measures.loc[LIKENESS, ["estimate", "images"]] = sanity
     except NoMaps as error:
         measures = pd.DataFrame({"estimate": np.nan, "low": np.nan, "high": np.nan, "images": 0},
                                 index=[f"No maps: {error}"])
@@ -121,6 +126,8 @@ def explain_inputs(run: Run, inputs: str, folder: Path, **flags) -> list[Path]:
             _show(axes, pixels[number], heatmap)
         files.append(folder / f"{number + 1:04}-{path.stem}.png")
         save_figure(figure, files[-1])
+    if why := describe_blank(int((~maps.any(axis=(1, 2))).sum()), len(maps)):
+        print(why)
     return files
 
 
@@ -154,10 +161,13 @@ def draw_maps(learn: Learner, arch: str, images: Sequence[str | Path], columns: 
 
 
 def _show(axes, pixels: np.ndarray, heatmap: np.ndarray | None = None) -> None:
-    """Draws a resized image, and a map over it: the more evidence, the less of the image shows through."""
+    """Draws a resized image, and a map over it: the more evidence, the less of the image shows through. A map that is
+    zero everywhere leaves the image as it is, which is said above it."""
     axes.imshow(pixels.squeeze(), cmap="gray", vmin=0, vmax=255)
     if heatmap is not None:
         axes.imshow(np.dstack([np.broadcast_to(to_rgb(EVIDENCE), (*heatmap.shape, 3)), COVER * heatmap]))
+        if not heatmap.any():
+            axes.set_title("no color: nothing here counted for it", fontsize=7)
 
 
 def localize(maps: np.ndarray, masks: Sequence[np.ndarray | None], groups: np.ndarray) -> pd.DataFrame:
@@ -240,16 +250,20 @@ def draw_gallery(cases: pd.DataFrame, pixels: Sequence[np.ndarray], maps: np.nda
                  classes: Sequence[str], caption: str, path: Path) -> None:
     """Draws the cases: two rows per class, the images and below them the same with their maps; right ones at the left
     and wrong ones at the right."""
+    of_cases = range(len(cases))  # the first of pixels, maps and masks
+    outlined = [masks[number] is not None and bool(masks[number].any()) for number in of_cases]
+    meanings = ["orange: evidence", *(["white line: lesion mask"] if any(outlined) else []),
+                describe_blank(sum(not maps[number].any() for number in of_cases), len(cases))]
     figure, grid = image_grid(2 * len(classes), 2 * CASES, (2.1, 2.3), "Surest right (left) and wrong (right) cases of "
-                              "each class; below each: Grad-CAM for the predicted class\n(orange: evidence; white "
-                              f"line: lesion mask); {caption}")
+                              "each class; below each: Grad-CAM for the predicted class\n"
+                              f"({'; '.join(filter(None, meanings))}); {caption}")
     for number, (_, case) in enumerate(cases.iterrows()):
         row = list(classes).index(case["label"])
         alike = cases[(cases["label"] == case["label"]) & (cases["right"] == case["right"])]
         image, axes = grid[2 * row:2 * row + 2, (0 if case["right"] else CASES) + list(alike.index).index(case.name)]
         _show(image, pixels[number])
         _show(axes, pixels[number], maps[number])
-        if masks[number] is not None and masks[number].any():
+        if outlined[number]:
             axes.contour(masks[number], [0.5], colors="white", linewidths=1)
         image.set_title(f"{case['label']}, {plain(case['center']) or 'no center'}\npredicted {case['predicted']} "
                         f"({case['sure']:.2f})" + ("" if case["right"] else ", WRONG"), fontsize=7)

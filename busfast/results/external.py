@@ -262,6 +262,6 @@ def _of_bundle(folder: Path, *, bs: int = Config.bs, device: str = "auto", threa
     source = "calibration and thresholds: as in the bundle" if facts["operating_points"] else \
         "calibration and thresholds: none in the bundle, as its run was not evaluated before the export"
     return Subject(f"{EXTERNAL}/{folder_name(str(trained.get('name') or name_after(folder)))}", f"--model={folder}",
-                   config, {key: trained.get(key) for key in ("phantom", "leaks")},
+                   config, {key: trained.get(key) for key in ("phantom", "leaks", "members")},
                    facts["files"]["weights.safetensors"], predict, source, temperature=facts["temperature"],
                    points=facts["operating_points"])

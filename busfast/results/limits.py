@@ -6,7 +6,7 @@ from scipy.stats import norm
 
 from busfast.results.evaluation import Evaluation
 from busfast.results.predictions import arrays
-from busfast.text import counted
+from busfast.text import counted, times
 
 MIN_GROUPS = 20  # of a class in a center or part; scores of fewer mean little
 WITHIN = 0.05  # of a sensitivity: half of an interval that a study would be planned for
@@ -27,8 +27,8 @@ def find_limits(found: Evaluation) -> list[str]:
         limits.append("The epoch was chosen, and temperature and thresholds fitted, on the validation part: its scores "
                       f"are optimistic and not comparable with those of the {found.where}.")
     if len(found.history) > 1:
-        limits.append(f"The {found.where} was scored {counted(len(found.history), 'time')}. Any change made in between "
-                      f"was selected on the {found.where}.")
+        limits.append(f"The {found.where} has been scored {times(len(found.history))}. Any change made in between was "
+                      f"selected on the {found.where}.")
     limits.append("Images from other centers, devices and populations may give other scores.")
     return limits
 

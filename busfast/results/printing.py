@@ -8,9 +8,10 @@ import pandas as pd
 from busfast.results.predictions import EXTERNAL, read_history
 from busfast.results.predictive_values import PREVALENCES
 from busfast.results.scores import present
-from busfast.text import MANY, counted
+from busfast.text import MANY, counted, times
 
-NO_INTERVAL = {"ece", "mean difference, of 255", "likeness to an untrained model's maps"}  # of any set
+LIKENESS, BLANK = "likeness to an untrained model's maps", "maps without color"  # measures of localisation.csv
+NO_INTERVAL = {"ece", "mean difference, of 255", LIKENESS}  # of any set
 
 
 def print_evaluation(found: Any) -> None:
@@ -41,9 +42,9 @@ def print_evaluation(found: Any) -> None:
 
 def print_opening(found: Any) -> None:
     """Prints what an `Evaluation`, or one of several labels, is of."""
-    times = counted(len(read_history(found.run)), "time")
-    what = f"EXTERNAL set, scored {times} so far; nothing was chosen or fitted on it" if found.external else \
-        f"its test part was scored {times} so far"
+    scored = times(len(read_history(found.run)))
+    what = f"EXTERNAL set, which has been scored {scored}; nothing was chosen or fitted on it" if found.external else \
+        f"its test part has been scored {scored}"
     print(f"\n{found.run.name}: {what}"
           + (" (a PHANTOM: synthetic images, says nothing of patients)" if found.record.get("phantom") else ""))
     for note in found.external.notes if found.external else ():
@@ -77,11 +78,27 @@ def print_explanation(name: str, maps: pd.DataFrame, probes: pd.DataFrame) -> No
     for _, row in maps.iterrows():
         value = f"{format_interval(row)}, {counted(int(row['images']), 'image')}" if row["images"] else ""
         print(f"  {row['measure']:38} {value}".rstrip())
-    if list(maps["measure"]) == ["likeness to an untrained model's maps"]:
+    if LIKENESS in set(maps["measure"]) and "pointing" not in set(maps["measure"]):
         print("  the table names no lesion masks: the maps are not measured against lesions")
+    if why := explain_blank(maps):
+        print(f"  {why}")
     print("shortcut probes (validation part; changes with 95% intervals by patients; covered images are unlike any "
           "it has seen)")
     for _, row in probes.iterrows():
         chance = f", chance {row['chance']:.2f}" if row["chance"] else ""  # a difference of pixels has none
         value = f"{row['score']} {format_interval(row)}{chance}. " if row["images"] else ""
         print(f"  {row['probe']:22} {value}{row['verdict']}")
+
+
+def explain_blank(maps: pd.DataFrame) -> str:
+    """Returns the sentence of `describe_blank` on localisation.csv; "" if an older busfast wrote it."""
+    rows = maps[maps["measure"] == BLANK]
+    return "".join(describe_blank(round(row["estimate"] * row["images"]), int(row["images"]))
+                   for _, row in rows.iterrows())
+
+
+def describe_blank(blank: int, maps: int) -> str:
+    """Returns how many maps are zero everywhere, and what that means; "" if none is."""
+    verb = "has" if blank == 1 else "have"
+    return (f"{blank} of {counted(maps, 'map')} {verb} no color: nothing in the image counted for the predicted class"
+            if blank else "")

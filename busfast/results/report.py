@@ -20,20 +20,14 @@ from busfast.errors import UserError
 from busfast.files import atomic
 from busfast.pipelines.config import changed_recipe
 from busfast.results.cases import show_cases
-from busfast.results.evaluation import (
-    TARGET,
-    Evaluation,
-    add_count,
-    format_interval,
-    read_explanation,
-    summarize,
-)
+from busfast.results.evaluation import TARGET, Evaluation, read_explanation, summarize
 from busfast.results.flow import ALL, count_flow
 from busfast.results.limits import find_limits
 from busfast.results.plots import draw_all
 from busfast.results.predictions import arrays, update_record
+from busfast.results.printing import add_count, explain_blank, format_interval
 from busfast.results.scores import names, present
-from busfast.text import counted, markdown_table
+from busfast.text import counted, markdown_table, times
 from busfast.training.runs import Run
 
 MARK = "<!-- written by busfast report -->"
@@ -48,6 +42,8 @@ TITLES = {"macro_auc": "macro AUC", "macro_ap": "macro average precision", "macr
           "balanced_accuracy_present": "balanced accuracy of the classes present"}
 KINDS = {"auc": "AUC", "ap": "average precision", "ppv": "PPV", "npv": "NPV", "f1": "F1"}
 PART = {"valid": "validation"}  # its name for people; others are called as they are
+NUMBER = re.compile(r"[-+]?\d[\d.,]*%?,?( .*)?|not defined|not possible|")  # a cell of a column that is aligned right
+LONG = 48  # characters of a cell that makes its column wide
 # Split -> why it leaves images unused.
 UNUSED_BY = {"center_holdout": "of other centers, in one group with a held-out image",
              "given": "in no part of the split that came with the images, or in one group with a later part"}
@@ -120,16 +116,25 @@ def gather(found: Evaluation, pictures: dict[str, str]) -> dict[str, Any]:
         "explained": _explained(found), "points": _points(found), "referral": _referral(found),
         "predictive_values": _predictive_values(found), "own_prevalence": _own_prevalence(found),
         "delong": _delong(found),
-        "counts": _counts(found), "data": _data(found), "commands": _commands(found), "versions": _versions(record),
+        "counts": _counts(found), "data": _data(found), "members": _members(found),
+        "commands": _commands(found), "versions": _versions(record),
         "pictures": {name: {"alt": alt, "data": base64.b64encode((folder / name).read_bytes()).decode("ascii")}
                      for name, alt in shown.items()},
         "config": config, "recipe": changed_recipe(config), "record": record, "where": found.where,
-        "positive": found.positive, "history": found.history,
+        "positive": found.positive, "times": times(len(found.history)),
     }
 
 
 def _grid(caption: str, columns: list[str], rows: list[list], note: str = "") -> dict[str, Any]:
-    return {"caption": caption, "columns": columns, "rows": rows, "note": note}
+    return {"caption": caption, "columns": columns, "rows": rows, "note": note,
+            "kinds": [_kind([row[number] for row in rows]) for number in range(len(columns))]}
+
+
+def _kind(cells: list[str]) -> str:
+    """Returns how a column is set: "n" of numbers, aligned right; "long" of sentences; "" of words."""
+    if any(len(cell) >= LONG and not NUMBER.fullmatch(cell) for cell in cells):
+        return "long"
+    return "n" if all(map(NUMBER.fullmatch, cells)) else ""
 
 
 def format_alarms(record: dict[str, Any]) -> list[str]:
@@ -145,22 +150,28 @@ def format_alarms(record: dict[str, Any]) -> list[str]:
 def _summary(found: Evaluation) -> list[str]:
     auc, hit = found.pick("macro_auc"), found.show(f"sensitivity_{found.positive}")
     if found.external:
-        return [f"The model, {found.config.arch}, was trained to distinguish {', '.join(found.config.classes)}, and is "
+        return [f"The model, {_model(found)}, was trained to distinguish {', '.join(found.config.classes)}, and is "
                 "scored here on an EXTERNAL set. Nothing was chosen or fitted on it.", *found.external.notes,
-                f"It was scored {counted(len(found.history), 'time')} so far."]
+                f"It has been scored {times(len(found.history))}."]
     valid = found.pick("macro_auc", "valid")
     held = ", ".join(found.record.get("holdout") or [])
     where = (f"images of {held}, a center that it never saw in training" if held
              else "images that it never saw, of centers that it was trained on" if (found.test["center"] != "").all()
              else "images that it never saw, of centers that are not recorded")
     return [
-        f"The model, {found.config.arch}, was trained to distinguish {', '.join(found.config.classes)} and tested on "
+        f"The model, {_model(found)}, was trained to distinguish {', '.join(found.config.classes)} and tested on "
         f"{counted(int(auc['images']), 'image')} of {counted(int(auc['groups']), 'group')} (patients, or duplicates): "
         f"{where}.",
-        f"Its macro AUC there is {format_interval(auc)}; on the validation part, by which its epoch was chosen, it is "
+        f"Its macro AUC there is {format_interval(auc)}; on the validation part, by which its "
+        f"{'epochs were' if found.record.get('members') else 'epoch was'} chosen, it is "
         f"{format_interval(valid)}. Its sensitivity for {found.positive}, where each image is assigned its most "
         f"probable class, is {hit}.",
-        f"The test part was scored {counted(len(found.history), 'time')} so far."]
+        f"The test part has been scored {times(len(found.history))}."]
+
+
+def _model(found: Evaluation) -> str:
+    members = found.record.get("members")
+    return f"the mean of {len(members)} runs of {found.config.arch}" if members else found.config.arch
 
 
 def _headline(found: Evaluation) -> dict[str, Any]:
@@ -302,9 +313,10 @@ def _explained(found: Evaluation) -> list[dict[str, Any]]:
     if tables is None:
         return []
     maps, probes = tables
-    return [_grid("Maps against lesion masks", ["measure", "value", "images"],
+    caption = "Maps against lesion masks" if "pointing" in set(maps["measure"]) else "Maps"
+    return [_grid(caption, ["measure", "value", "images"],
                   [[row["measure"], *((format_interval(row), str(int(row["images"]))) if row["images"] else ("", ""))]
-                   for _, row in maps.iterrows()]),
+                   for _, row in maps.iterrows()], f"{why}." if (why := explain_blank(maps)) else ""),
             _grid("Shortcut probes, validation part", ["probe", "score", "value", "chance", "verdict"],
                   [[row["probe"], row["score"], format_interval(row) if row["images"] else "not possible",
                     f"{row['chance']:.2f}" if row["images"] and row["chance"] else "", row["verdict"]]
@@ -327,8 +339,9 @@ def _data(found: Evaluation) -> list[str]:
     lines = [f"Data: {config.data}; split: {record.get('split')}"
              + (f", fold {record['fold']}" if record.get("fold") else "")
              + (f", held out: {', '.join(record['holdout'])}" if record.get("holdout") else "")
-             + f"; seed {config.seed}.",
-             *([f"Ensemble: the mean of the probabilities of {', '.join(record['members'])}."]
+             + ("." if record.get("members") else f"; seed {config.seed}."),
+             *([f"Ensemble: the mean of the probabilities of {len(record['members'])} runs, which count alike"
+                + ("; each looks at the image and its mirror image." if config.tta == "flip" else ".")]
                if record.get("members") else []),
              *([f"Labels of train and valid: {cleaned['corrected']} corrected, "
                 f"{counted(cleaned['dropped'], 'image')} dropped, as decided in {cleaned['file']}; "
@@ -336,6 +349,25 @@ def _data(found: Evaluation) -> list[str]:
                if (cleaned := record.get("label_decisions")) else []),
              f"Model: {config.arch}; {(record.get('weights') or {}).get('text', 'weights unknown')}."]
     return lines + [_audit(config.data)]
+
+
+def _members(found: Evaluation) -> dict[str, Any] | None:
+    """The runs of an ensemble; None of another run."""
+    rows = []
+    for name in found.record.get("members") or ():
+        run = Run(name)
+        if not (run.results / "config.yaml").is_file():
+            rows.append([f"{name} (no longer here)", "", "", "", ""])
+            continue
+        config, record = run.read_config()
+        rows.append([name, str(config.seed), str(record.get("fold") or ""), ", ".join(record.get("holdout") or []),
+                     str(run.read_summary().get("best_epoch") or "")])
+    if not rows:
+        return None
+    columns = ["run", "seed", "fold", "held out", "best epoch"]
+    kept = [number for number in range(len(columns)) if any(row[number] for row in rows)]
+    return _grid("Members of the ensemble", [columns[number] for number in kept],
+                 [[row[number] for number in kept] for row in rows])
 
 
 def _audit(data: str) -> str:
@@ -353,11 +385,18 @@ def _audit(data: str) -> str:
 def _commands(found: Evaluation) -> str:
     if found.external:
         return found.external.command
-    comment = (found.run.results / "config.yaml").read_text(encoding="utf-8").partition("\n")[0]
-    return "\n".join([comment.partition("this again: ")[2] or f"python -m busfast train --pipeline={found.run.results}"
-                      "/config.yaml", f"python -m busfast evaluate --run={found.run.name}",
+    members = [Run(name) for name in found.record.get("members") or ()]
+    return "\n".join([*map(_train_command, [*members, found.run]), f"python -m busfast evaluate --run={found.run.name}",
                       *([f"python -m busfast explain --run={found.run.name}"] if read_explanation(found.run) else []),
                       f"python -m busfast report --run={found.run.name}"])
+
+
+def _train_command(run: Run) -> str:
+    file = run.results / "config.yaml"
+    if not file.is_file():
+        return f"# {run.name} is not here: its command was the first line of its config.yaml"
+    comment = file.read_text(encoding="utf-8").partition("\n")[0]
+    return comment.partition("this again: ")[2] or f"python -m busfast train --pipeline={file}"
 
 
 def _versions(record: dict[str, Any]) -> dict[str, Any]:

@@ -69,7 +69,7 @@ def test_each_scoring_of_the_test_part_is_recorded_and_the_same_weights_are_not_
     run("evaluate", f"--run={NAME}")
     assert history()["test_scored"] == 1 and "these weights were scored on" in capsys.readouterr().out
     run("evaluate", f"--run={NAME}", "--again")
-    assert history()["test_scored"] == 2 and "scored 2 times so far" in capsys.readouterr().out
+    assert history()["test_scored"] == 2 and "its test part has been scored twice" in capsys.readouterr().out
     assert (Run(NAME).results / "predictions.csv").read_bytes() == first
 
 

@@ -73,6 +73,7 @@ def test_the_gallery_shows_each_case_in_its_class_and_below_it_the_same_image_wi
                           "group": list("abc"), "center": ["x", "y", "z"], "p_benign": [0.1, 0.3, 0.4]})
     cases = choose_cases(table.assign(p_malignant=1 - table["p_benign"]), CLASSES)
     pixels, maps = list(rng.integers(0, 256, (3, 8, 8, 1)).astype(np.uint8)), rng.random((3, 8, 8))
+    maps[2] = 0  # nothing counted
     mask = np.zeros((8, 8), bool)
     mask[2:5, 2:5] = True
     draw_gallery(cases, pixels, maps, [None, mask, None], CLASSES, "a run", None)
@@ -88,7 +89,12 @@ def test_the_gallery_shows_each_case_in_its_class_and_below_it_the_same_image_wi
         heat = overlay.images[1].get_array()
         assert np.allclose(heat[..., 3], explain.COVER * maps[number]) and np.ptp(heat[..., :3], axis=(0, 1)).max() == 0
         assert len(overlay.collections) == (number == 1)  # the outline of the mask
+        assert overlay.get_title() == ("no color: nothing here counted for it" if number == 2 else "")
     assert sum(bool(axes.images) for axes in grid.flat) == 6
+    caption = figures[0].get_suptitle()
+    assert "white line: lesion mask" in caption and "1 of 3 maps has no color" in caption
+    draw_gallery(cases, pixels, np.ones((3, 8, 8)), [None, np.zeros((8, 8), bool), None], CLASSES, "a run", None)
+    assert "mask" not in figures[1].get_suptitle() and "no color" not in figures[1].get_suptitle()
 
 
 def test_explain_writes_its_files_and_the_report_shows_them(workdir, capsys):

@@ -105,7 +105,7 @@ def test_a_set_is_predicted_once_and_another_set_of_its_name_overwrites_nothing(
     assert contents(PLACE.results).keys() == before.keys()
     run("evaluate", f"--run={NAME}", "--data=data/far", "--again", "--target=0.8",
         "--prevalence=.003")
-    assert "EXTERNAL set, scored 2 times so far" in capsys.readouterr().out
+    assert "EXTERNAL set, which has been scored twice" in capsys.readouterr().out
     assert set(read("operating_points")["target"]) == {0.8, 0.9} == set(read("predictive_values")["target"])
     assert set(read("predictive_values")["prevalence"]) == {0.003}
     run("evaluate", f"--run={NAME}", "--data=data/far")

@@ -3,6 +3,7 @@
 Covers busfast/results/report.py and busfast/results/limits.py.
 """
 
+import io
 import re
 import shutil
 from dataclasses import replace
@@ -16,7 +17,7 @@ from busfast.cli import main
 from busfast.csvfile import write_csv
 from busfast.results.evaluation import summarize
 from busfast.results.plots import draw_all, draw_centers, draw_decision, draw_operating, draw_pr, draw_roc, make_sheet
-from busfast.results.report import gather, write_pages
+from busfast.results.report import _kind, gather, write_pages
 from busfast.training.runs import Run
 
 NAME = "phantom/center_holdout"
@@ -49,7 +50,7 @@ def test_the_report_needs_no_model_no_images_and_no_network(evaluated):
     assert not re.search(r"<script|https?://(?!arxiv)|src=\"(?!data:image/(?:png|jpeg);base64,)", page)
     assert page.count('src="data:image/png') == 9 and all(re.findall(r'<img [^>]*alt="([^"]+)"', page))
     for words in ("PHANTOM", "not a medical device", "Limits", "All test images come from one center (gamma)",
-                  "macro AUC", "python -m busfast evaluate --run=phantom/center_holdout", "was scored 1 time",
+                  "macro AUC", "python -m busfast evaluate --run=phantom/center_holdout", "has been scored once",
                   "DeLong, by patients", "Decision curve for malignant", "hold at its own prevalence only",
                   "To know the sensitivity for malignant within 0.05 (95%), about ",
                   '<th scope="row">data (SHA-256)</th>', '<th scope="row">1%</th>', '<th scope="row">20%</th>'):
@@ -189,6 +190,37 @@ def test_a_center_may_be_called_anything(evaluated):
     assert "<script" not in card and "\\|x" in card
 
 
+def test_columns_of_words_are_aligned_left_and_of_numbers_right(evaluated):
+    facts = gather(summarize(Run(NAME)), {})
+    assert facts["points"]["kinds"] == ["n", "n", "", "n", "n", "n", "n"]  # target, threshold, part, rates
+    assert _kind(["Better than chance.", "Covering the lesion costs 0.218 (0.089 to 0.331): it uses it."]) == "long"
+    assert _kind(["0.5 (0.4 to 0.6), 3 of 6", "not defined", "", "94%, 91 of 97", "640 (293)", "+0.1"]) == "n"
+    assert _kind(["2.14.1", "3f9a" * 16]) == "long" and _kind(["0.1.0", "2.4.0+cpu"]) == ""
+
+
+def test_the_report_of_an_ensemble_lists_its_members_and_the_commands_that_made_them(evaluated):
+    found = summarize(Run(NAME))
+    facts = gather(replace(found, record=found.record | {"members": [NAME, "phantom/gone"]}), {})
+    assert facts["summary"][0].startswith("The model, the mean of 2 runs of ")
+    assert facts["members"]["rows"] == [[NAME, "42", "gamma", "1"], ["phantom/gone (no longer here)", "", "", ""]]
+    assert facts["members"]["columns"] == ["run", "seed", "held out", "best epoch"]
+    assert "the mean of the probabilities of 2 runs" in str(facts["data"]) and "; seed" not in facts["data"][0]
+    commands = facts["commands"].splitlines()
+    assert commands[0].startswith("python -m busfast train --pipeline=results/phantom/center_holdout/config.yaml")
+    assert commands[1].startswith("# phantom/gone is not here")
+    several = replace(found, record=found.record | {"members": [NAME, NAME]})
+    for path in write_pages(several, "report.html", "model_card.md"):
+        assert "ean of 2 runs of" in (text := path.read_text()) and "Members of the ensemble" in text
+    assert gather(found, {})["members"] is None
+
+
+def edge(region, left):
+    """The mean brightness of the right edge of a region that is scrolled by `left` pixels."""
+    region.evaluate("(one, left) => { one.scrollLeft = left }", left)
+    with Image.open(io.BytesIO(region.screenshot())) as picture:
+        return np.asarray(picture.convert("L"))[:20, -4:].mean()  # above the table: its caption
+
+
 def test_the_report_is_whole_at_any_width_and_accessible(evaluated, browser):
     axe = pytest.importorskip("axe_playwright_python.sync_playwright")
     run("report", f"--run={NAME}")
@@ -205,6 +237,9 @@ def test_the_report_is_whole_at_any_width_and_accessible(evaluated, browser):
         cut = page.evaluate("[...document.querySelectorAll('.scroll')].filter(one => one.scrollWidth > one.clientWidth)"
                             ".map(one => one.ariaLabel)")
         assert cut == [] if width == 1400 else "The main scores, with 95% intervals" not in cut
+        if width == 400:
+            region = page.locator(f'.scroll[aria-label="{cut[0]}"]')
+            assert edge(region, 0) < edge(region, 10_000) - 20  # a shadow says that there is more
         first = page.locator("img").first.bounding_box()
         assert width < 1400 or first["y"] + first["height"] < 900  # whole, above the fold
         assert page.locator("h1").count() == 1 and page.locator("#limits").is_visible()
