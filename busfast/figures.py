@@ -3,7 +3,7 @@
 import re
 import textwrap
 from collections.abc import Mapping, Sequence
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -32,29 +32,43 @@ def plain(text: str) -> str:
 
 
 def wrapped(text: str, width: float) -> str:
-    """Breaks a caption between words into lines of at most `width` inches."""
-    return textwrap.fill(text, int(13 * width), break_on_hyphens=False)  # characters an inch, in the captions' size
+    """Breaks a caption into lines of at most `width` inches: after semicolons, or else between words, evenly."""
+    most, lines = int(13 * width), [""]  # characters an inch, in the captions' size
+    for part in re.split("(?<=;) ", text):
+        joined = f"{lines[-1]} {part}".lstrip()
+        lines = [*lines[:-1], joined] if len(joined) <= most or not lines[-1] else [*lines, part]
+    return "\n".join(_even(line, most) for line in lines)
 
 
-def new_figure(title: str, caption: str = "", *, size: tuple[float, float] = (6.4, 4.4), columns: int = 1,
-               grid: str | None = "both") -> tuple[Figure, list[Axes]]:
+def _even(line: str, most: int) -> str:
+    """Breaks a line between words; no word is left alone in the last one if there is another way."""
+    fill = partial(textwrap.wrap, line, break_on_hyphens=False)
+    count, longest = len(fill(most)), max(map(len, line.split()), default=1)
+    return "\n".join(next((lines for width in range(longest, most) if len(lines := fill(width)) <= count), fill(most)))
+
+
+def new_figure(title: str, caption: str = "", *, size: tuple[float, float] = (6.4, 4.4),
+               titles: Sequence[str] = ("",), grid: str | None = "both") -> tuple[Figure, list[Axes]]:
     """Makes a figure with one row of axes; without pyplot, so that it needs no display and leaves no state behind.
 
     Args:
         title: of the figure.
         caption: small print under the title (which run, which data); wrapped.
         size: width and height, in inches.
-        columns: number of axes.
+        titles: of the axes, below the caption; as many as there are axes.
         grid: "both", "x", "y" or None.
 
     Returns:
         The figure and its axes.
     """
     figure = Figure(figsize=size, layout="constrained")
-    axes = list(figure.subplots(1, columns, squeeze=False)[0])
+    axes = list(figure.subplots(1, len(titles), squeeze=False)[0])
     figure.suptitle(plain(title), x=LEFT, ha="left", fontsize=12)
     # Both begin at the left of the figure, however wide the labels beside the axes are.
-    axes[0].set_title(plain(wrapped(caption, size[0])), x=LEFT, ha="left", fontsize=8, color=GRAY).set_transform(
+    for one, text in zip(axes, titles, strict=True):
+        one.set_title(plain(text), loc="left", fontsize=9)
+    caption = wrapped(caption, size[0]) + ("\n\n" if any(titles) else "")
+    axes[0].set_title(plain(caption), x=LEFT, ha="left", fontsize=8, color=GRAY).set_transform(
         blended_transform_factory(figure.transFigure, axes[0].title.get_transform()))
     for one in axes:
         one.spines[["top", "right"]].set_visible(False)

@@ -7,17 +7,18 @@ from matplotlib.font_manager import FontEntry, fontManager
 from PIL import Image
 
 from busfast import figures
-from busfast.figures import add_legend, image_grid, new_figure, save_figure
+from busfast.figures import add_legend, image_grid, new_figure, save_figure, wrapped
 
 
 def test_a_frame_has_title_caption_grid_and_no_upper_or_right_spine(tmp_path):
-    figure, (left, right) = new_figure("cost in $", "run a_$x$", size=(4, 3), columns=2, grid="x")
+    figure, (left, right) = new_figure("cost in $", "run a_$x$", size=(4, 3), titles=("one", "two"), grid="x")
     left.plot([0, 1], [0, 1], label="one")
     add_legend(left)
     add_legend(right, "below")
     save_figure(figure, tmp_path / "figure.png")
     assert Image.open(tmp_path / "figure.png").size == (600, 450)
-    assert figure.get_suptitle() == r"cost in \$" and left.get_title() == r"run a_\$x\$"
+    assert figure.get_suptitle() == r"cost in \$" and left.get_title() == "run a_\\$x\\$\n\n"
+    assert [axes.get_title("left") for axes in (left, right)] == ["one", "two"]
     assert not any(axes.spines[side].get_visible() for axes in (left, right) for side in ("top", "right"))
     assert [line.get_visible() for line in (left.get_xgridlines()[0], left.get_ygridlines()[0])] == [True, False]
     assert [path.name for path in tmp_path.iterdir()] == ["figure.png"]
@@ -29,6 +30,13 @@ def test_a_long_caption_is_wrapped_and_stays_in_the_picture():
     figure.draw_without_rendering()
     box = axes.title.get_window_extent()
     assert box.x0 >= 0 and box.x1 <= figure.bbox.width and axes.get_title().endswith("how many")
+
+
+def test_a_caption_breaks_after_semicolons_and_leaves_no_word_alone():
+    run = "phantom/stratified-seeds-ensemble, test part"
+    assert wrapped(f"{run}; bands: 95%, patients drawn again", 5.8) == f"{run};\nbands: 95%, patients drawn again"
+    assert wrapped("a/run; bands: 95%", 5.8) == "a/run; bands: 95%" and wrapped("", 5.8) == ""
+    assert wrapped("one two three four five", 1.5) == "one two three\nfour five"
 
 
 def test_a_grid_of_images_has_no_axes():

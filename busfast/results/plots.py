@@ -15,8 +15,9 @@ from sklearn.metrics import precision_recall_curve, roc_curve
 from busfast.figures import GRAY, STYLES, add_legend, new_figure, plain, save_figure, wrapped
 from busfast.files import atomic
 from busfast.results.bootstrap import draw_weights
-from busfast.results.evaluation import Evaluation, format_interval
-from busfast.results.predictions import EXTERNAL, arrays
+from busfast.results.evaluation import Evaluation
+from busfast.results.predictions import arrays
+from busfast.results.printing import format_interval
 from busfast.results.scores import BINS, confusion
 
 GRID = np.linspace(0, 1, 101)
@@ -127,9 +128,9 @@ def draw_confusion(found: Evaluation) -> tuple[Figure, str]:
     upright = sum(map(len, classes)) > CHARACTERS
     more = 0.08 * max(map(len, classes)) if upright else 0  # inches
     side = max(3.2, 0.5 * len(classes))  # of each matrix
-    size = ((side + 0.4 + more) * len(parts), side + 0.7 + 1.3 * more)
-    figure, axes = new_figure("Confusion matrices", size=size, columns=len(parts), grid=None)
-    own = found.run.name.rpartition(f"/{EXTERNAL}/")[0] or found.run.name  # an external set is below its run
+    size = ((side + 0.4) * len(parts) + more, side + 1.3 + more)
+    figure, axes = new_figure("Confusion matrices", found.run.name, size=size, grid=None, titles=[
+        "validation part of the run" if part == "valid" else found.where for part in parts])
     for one, part in zip(axes, parts, strict=True):
         labels, probabilities = arrays(found.part(part), classes)
         counts = confusion(labels, probabilities.argmax(1), np.ones((1, len(labels))), len(classes))[0].astype(int)
@@ -141,8 +142,8 @@ def draw_confusion(found: Evaluation) -> tuple[Figure, str]:
         one.set(xticks=range(len(classes)), xticklabels=classes, yticks=range(len(classes)), yticklabels=classes,
                 xlabel="predicted class", ylabel="true class" if part == parts[0] else "")
         one.tick_params("x", rotation=90 if upright else 0)
-        title = f"validation part of {own}" if part == "valid" else f"{found.run.name}, {found.where}"
-        one.set_title(plain(wrapped(title, 0.85 * size[0] / len(parts))), loc="left", fontsize=8, color=GRAY)
+        one.tick_params("y", labelleft=part == parts[0])  # the same classes
+        one.set_anchor("N")  # room that is left is below
         one.spines[:].set_visible(False)
     right = [f"{name}: {counts[index, index]} of {counts[index].sum()} right" for index, name in enumerate(classes)]
     both = "validation part of the run and the " if len(parts) > 1 else ""
@@ -153,7 +154,7 @@ def draw_reliability(found: Evaluation) -> tuple[Figure, str]:
     """How often the model is right against its confidence, before and after calibration, with the bins' counts."""
     temperature = "" if found.temperature is None else f"temperature {found.temperature:.2f}; "
     figure, (axes,) = new_figure("Reliability", f"{found.run.name}, {found.where}; {temperature}bins of {MIN_BIN} "
-                                 "images or more; above: how many")
+                                 "images or more; above: how many", size=(6.4, 5))
     axes.plot([0, 1], [0, 1], color="0.7", linewidth=1, zorder=0)
     texts, table = [], found.calibration.set_index(["part", "score", "probabilities"])["estimate"]
     for number, ((state, prefix), style) in enumerate(zip(found.states, STYLES, strict=False)):
@@ -173,7 +174,7 @@ def draw_reliability(found: Evaluation) -> tuple[Figure, str]:
         _write(axes, f"No bin has {MIN_BIN} images: the {found.where} is too small for this picture.", 0.8)
     axes.set(xlabel="probability of the predicted class", ylabel="share of correct predictions",
              xlim=(min(0.3, 1 / len(found.config.classes)), 1.01), ylim=(-0.01, 1.13), yticks=np.linspace(0, 1, 6))
-    add_legend(axes, "lower right")
+    add_legend(axes, "below", 1)
     return figure, f"Reliability, {found.where}; expected calibration error: {'; '.join(texts)}."
 
 

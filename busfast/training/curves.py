@@ -31,7 +31,7 @@ def draw_losses(log: pd.DataFrame, caption: str) -> Figure:
     """Draws the two losses of a log beside each other: the training's, weighted by class or not cross-entropy at all,
     is not comparable with the validation's."""
     figure, (left, right) = new_figure("Loss, training and validation each on its own scale", caption, size=(7.6, 4.4),
-                                       columns=2)
+                                       titles=("", ""))
     _plot(left, log, {"train_loss": ""}, "training loss, with class weights if any")
     _plot(right, log, {"val_loss": ""}, "validation loss, without class weights")
     if log["val_loss"].notna().any():
