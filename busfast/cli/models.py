@@ -55,7 +55,7 @@ def export(*, run: str, format: str = "bundle", target: float = 0.9, positive: s
             print("  load it with fastai: load_learner(path). Like any pickle, only from someone you trust.")
     if (bundle := found.models / "bundle") not in written:
         return None
-    print(f"{NEW_IMAGES}: in its place, a folder, files or a list (CSV) of images that the model has not seen")
+    print(f"{NEW_IMAGES} stands for images that the model has not seen: a folder, files or a list (CSV)")
     return f"python -m busfast predict {shlex.join([NEW_IMAGES, f'--model={bundle}'])}"
 
 
@@ -156,7 +156,7 @@ def predict(*inputs: str, run: str = None, model: str = None, out: str = "predic
             print(f"{model}: its probabilities are not calibrated"
                   + ("" if predictor.operating_points else ", and it has no threshold to decide with"))
     if predictor.phantom:
-        print("the model was trained on a PHANTOM (synthetic images): it says nothing of images of patients")
+        print("the model was trained on a PHANTOM (synthetic images): it says nothing about images of patients")
     old, bad = write_predictions(predictor, names, paths, out, resume=resume, bs=flags.get("bs", Config.bs),
                                  threads=flags.get("threads", 0), jobs=jobs)
     for line in summarize_predictions(out, predictor):

@@ -13,7 +13,7 @@ from busfast.cli.models import combine, export
 from busfast.cli.results import compare, evaluate, explain, report
 from busfast.errors import UserError, choose
 from busfast.imports import heavy_imports, require_package
-from busfast.pipelines.config import MEMBERS, Config
+from busfast.pipelines.config import MEMBERS, Config, describe_source
 from busfast.timm_names import refuse_unknown_model
 
 if TYPE_CHECKING:
@@ -306,5 +306,5 @@ def _configure(split: str, pipeline: str | None, preset: str | None, settings: d
         if settings.get(flag) and only_split not in splits:
             raise UserError(f"--{flag}={settings[flag]} does not apply to --split={split}. Use it with {only_split}, "
                             "or leave it out.")
-    print(f"pipeline: {name}", flush=True)
+    print(f"settings: {describe_source(pipeline or '', preset, settings.get('data'))}")
     return name, config, splits, table

@@ -76,10 +76,12 @@ def format_confounding(audit: Audit) -> str:
     """Returns a text on how well the center predicts the class."""
     if math.isnan(audit.cramers_v):
         return "There are no two centers and two classes, so the center cannot predict the class."
+    gain = round(100 * audit.by_center) - round(100 * audit.by_class)
     return (f"Cramer's V is {audit.cramers_v:.2f} (0: center and class are independent; 1: the center determines the "
             f"class). Guessing the most common class of the center is right for {100 * audit.by_center:.0f}% of "
-            f"images, guessing the most common class overall for {100 * audit.by_class:.0f}%: a model can gain that "
-            "much by recognizing the center.")
+            f"images, guessing the most common class overall for {100 * audit.by_class:.0f}%: "
+            + (f"a model can gain {counted(gain, 'point')} by recognizing the center." if gain > 0 else
+               "a model gains nothing by recognizing the center alone."))
 
 
 def _page_values(audit: Audit, leaks: tuple[str, pd.DataFrame] | None) -> dict[str, Any]:

@@ -241,9 +241,10 @@ def _make_split(table: Table, part: np.ndarray, parts: tuple[str, ...], shares: 
     found = class_shares(rows, parts)
     errors = (found - np.asarray(shares)).abs().stack()
     label, farthest = errors.idxmax()
-    note = (f"shares of each class are within {100 * errors.max():.1f} points of "
-            f"{'/'.join(f'{100 * share:.3g}' for share in shares)}% (farthest: {farthest} has "
-            f"{100 * found.loc[label, farthest]:.1f}% of {label})")
+    aim, error = f"{'/'.join(f'{100 * share:.3g}' for share in shares)}%", f"{100 * errors.max():.1f}"
+    note = f"each class is split {aim}" if error == "0.0" else (
+        f"shares of each class are within {error} points of {aim} (farthest: {farthest} has "
+        f"{100 * found.loc[label, farthest]:.1f}% of {label})")
     return Split(rows, table.root, table.file, (*table.notes, note), table.pixels, **facts)
 
 

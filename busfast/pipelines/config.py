@@ -267,6 +267,16 @@ def load_config(pipeline: str = "", preset: str | None = None, **overrides: Any)
     return name, Config(**(values | recipe | overrides))
 
 
+def describe_source(pipeline: str = "", preset: str | None = None, data: str | None = None) -> str:
+    """Returns where `load_config` takes settings from that no flag gives, for the screen."""
+    path = (_read_named(pipeline) if pipeline else _read_default(data))[1]
+    if not os.path.isfile(path):
+        found = f"the default ones, as there is no {path}"
+    else:
+        found = f"busfast's own {path.name}" if path.parent == BUILTIN else str(path)
+    return found + f", changed by --preset={preset}" * bool(preset)
+
+
 def _read_named(pipeline: str) -> tuple[str, Path, dict[str, Any]]:
     """Reads the pipeline file that is asked for; returns the pipeline's name, the file and its values."""
     path = Path(pipeline) if pipeline.endswith((".yaml", ".yml")) else _find_file(pipeline)

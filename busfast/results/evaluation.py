@@ -133,8 +133,8 @@ class Evaluation:
     def failures(self) -> list[str]:
         """Sentences on what makes the model useless as it is, if anything does."""
         low = self.pick("macro_auc")["low"]
-        texts = [f"It is not shown to be better than chance: the interval of its macro AUC on the {self.where} begins "
-                 f"at {low:.3f}, and chance is 0.5."] if low <= 0.5 else []
+        texts = [f"The model is not shown to be better than chance: the interval of its macro AUC on the {self.where} "
+                 f"begins at {low:.3f}, and chance is 0.5."] if low <= 0.5 else []
         return texts + [f"The threshold for a sensitivity of {target:g} decides {self.positive} for every image of the "
                         f"{self.where} that is not." for (target, _), rows in self.points_of_test()
                         if rows.set_index("score")["estimate"].get("specificity") == 0]

@@ -179,8 +179,8 @@ def _probabilities(engine, paths: list[Path], label_delim: str, bs: int = CHECKE
 
 def _compare(run: Run, forms: dict[str, np.ndarray], count: int, exact: bool) -> None:
     """Prints the largest difference between each two forms; raises if it is too large."""
-    print(f"{run.name}: largest difference of a probability, {counted(count, 'image')} (at most "
-          f"{TOLERANCE:g} is allowed)")
+    print(f"{run.name}: largest difference between probabilities, on {counted(count, 'image')} (at most {TOLERANCE:g} "
+          "is allowed)")
     largest = 0.0
     for first, second in combinations(forms, 2):
         difference = float(np.abs(forms[first] - forms[second]).max())

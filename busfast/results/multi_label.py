@@ -145,7 +145,7 @@ def write_labels(found: LabelEvaluation) -> None:
         rows = of_part.set_index("score")
         first = rows.iloc[0]
         print(f"  {name_part(part)}, {counted(int(first['images']), 'image')} of "
-              f"{counted(int(first['groups']), 'group')} (patients, duplicates):")
+              f"{counted(int(first['groups']), 'group')} (patients, duplicates), with 95% intervals:")
         for name in ("macro_auc", "macro_ap", "macro_f1"):
             print(f"    {name:24} {format_interval(rows.loc[name])}")
         for name, threshold in zip(found.config.classes, found.thresholds, strict=True):
@@ -154,6 +154,6 @@ def write_labels(found: LabelEvaluation) -> None:
                   f"{format_interval(rows.loc[f'ppv_{name}'])}")
     if found.record.get("leaks"):
         print(f"  warning: the split LEAKS ({found.record['leaks']} in two parts), so these scores are too good")
-    print(f"  wrote predictions.csv, metrics.csv, thresholds.csv: {found.run.results}/")
+    print(f"  wrote predictions.csv, metrics.csv, thresholds.csv into {found.run.results}/")
 
 

@@ -22,13 +22,13 @@ def print_evaluation(found: Any) -> None:
     for part in found.parts:
         rows = [found.pick(name, part) for name in shown if found.has(name, part)]
         print(f"  {name_part(part)}, {counted(int(rows[0]['images']), 'image')} of "
-              f"{counted(int(rows[0]['groups']), 'group')} (patients, duplicates):")
+              f"{counted(int(rows[0]['groups']), 'group')} (patients, duplicates), with 95% intervals:")
         for row in rows:
             print(f"    {row['score']:24} {format_interval(row)}")
     for (target, threshold), rows in found.points_of_test():
         rates = {row["score"]: format_interval(row) for _, row in rows.iterrows()}
         print(f"  {found.positive} if its probability is {threshold:.3f} or more (chosen on validation for a "
-              f"sensitivity of {target:g}), {found.tested}:\n    sensitivity {rates['sensitivity']}, specificity "
+              f"sensitivity of {target:g}); on the {found.where}:\n    sensitivity {rates['sensitivity']}, specificity "
               f"{rates['specificity']}")
         for prevalence, pair in found.predictive_values_at(target) if found.prevalences != PREVALENCES else ():
             print(f"    where {100 * prevalence:.3g}% are {found.positive}: PPV {pair['ppv']}, NPV {pair['npv']}")
@@ -37,7 +37,7 @@ def print_evaluation(found: Any) -> None:
     if found.record.get("leaks"):
         print(f"  warning: the split LEAKS ({found.record['leaks']} in two parts), so these scores are too good")
     print("  wrote predictions.csv, metrics.csv, calibration.csv, operating_points.csv, predictive_values.csv, "
-          f"decision_curve.csv, referral.csv: {found.run.results}/")
+          f"decision_curve.csv, referral.csv into {found.run.results}/")
 
 
 def print_opening(found: Any) -> None:
@@ -46,7 +46,7 @@ def print_opening(found: Any) -> None:
     what = f"EXTERNAL set, which has been scored {scored}; nothing was chosen or fitted on it" if found.external else \
         f"its test part has been scored {scored}"
     print(f"\n{found.run.name}: {what}"
-          + (" (a PHANTOM: synthetic images, says nothing of patients)" if found.record.get("phantom") else ""))
+          + (" (a PHANTOM: synthetic images, which say nothing about patients)" if found.record.get("phantom") else ""))
     for note in found.external.notes if found.external else ():
         print(f"  {note}")
 
@@ -82,8 +82,8 @@ def print_explanation(name: str, maps: pd.DataFrame, probes: pd.DataFrame) -> No
         print("  the table names no lesion masks: the maps are not measured against lesions")
     if why := explain_blank(maps):
         print(f"  {why}")
-    print("shortcut probes (validation part; changes with 95% intervals by patients; covered images are unlike any "
-          "it has seen)")
+    print("shortcut probes (validation part; changes with 95% intervals by patients; the model has seen no "
+          "covered images)")
     for _, row in probes.iterrows():
         chance = f", chance {row['chance']:.2f}" if row["chance"] else ""  # a difference of pixels has none
         value = f"{row['score']} {format_interval(row)}{chance}. " if row["images"] else ""

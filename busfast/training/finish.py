@@ -54,8 +54,8 @@ def read_valid(run: Run, classes: tuple[str, ...], images: pd.Series) -> np.ndar
 
 def print_summary(run: Run, rows: list[dict], best: SaveBest, config: Config, phantom: bool) -> None:
     """Prints a run's best epoch, from the rows of its log, and where its files are."""
-    print(f"\n{run.name}: {counted(len(rows), 'epoch')}"
-          + (" of a PHANTOM (synthetic images; says nothing of patients)" if phantom else ""))
+    print(f"\n{run.name}: trained for {counted(len(rows), 'epoch')}"
+          + (" on a PHANTOM (synthetic images, which say nothing about patients)" if phantom else ""))
     if best.best_epoch is None:
         print(f"  {config.monitor} was NaN in every epoch: no best weights were kept")
     else:

@@ -46,6 +46,14 @@ def test_cramers_v_and_the_guesses_are_those_computed_by_hand(counts, v, by_cent
     assert found == pytest.approx([v, by_center, by_class])
 
 
+@pytest.mark.parametrize(("labels", "gain"), [(("normal", "benign"), "can gain 50 points"),
+                                              (("normal", "normal"), "gains nothing")])
+def test_what_the_center_gives_away_is_said(labels, gain):
+    rows = [(labels[0], "A", ""), (labels[1], "B", ""), ("normal", "A", ""), ("benign", "B", "")]
+    text = format_confounding(audit_table(make(*rows), None, NO_DUPLICATES, classes=CLASSES[:2]))
+    assert f"a model {gain} by recognizing the center" in text
+
+
 def test_without_centers_or_with_one_nothing_is_claimed():
     for center in ("", "A"):
         audit = audit_table(make(("normal", center, ""), ("benign", center, "")), None, NO_DUPLICATES)

@@ -8,7 +8,7 @@ import yaml
 
 from busfast.errors import UserError
 from busfast.pipelines import config as config_module
-from busfast.pipelines.config import BUILTIN, Config, load_config
+from busfast.pipelines.config import BUILTIN, Config, describe_source, load_config
 from busfast.yamlfile import yaml_list
 
 HOUSE = Path(__file__).parents[2]
@@ -77,6 +77,14 @@ def test_where_there_is_no_file_of_that_name_it_is_busfasts_own(here, name):
     (here / "pipelines" / "btxrd.yaml").write_text("data: mine\n")
     (here / "pipelines" / "phantom.yaml").write_text("data: mine\n")
     assert load_config(name)[1] == Config(data="mine")
+
+
+def test_where_settings_come_from_is_said(here):
+    assert describe_source() == "busfast's own phantom.yaml"
+    assert describe_source(data="data/bus") == "the default ones, as there is no pipelines/bus.yaml"
+    (here / "pipelines" / "bus.yaml").write_text("epochs: 3\n")
+    assert describe_source(data="data/bus") == describe_source("bus") == "pipelines/bus.yaml"
+    assert describe_source("bus", "fast") == "pipelines/bus.yaml, changed by --preset=fast"
 
 
 def test_a_data_folders_name_finds_no_file_that_nobody_sees(here):

@@ -102,7 +102,7 @@ def test_explain_writes_its_files_and_the_report_shows_them(workdir, capsys):
     while not line.startswith("python -m busfast demo "):  # each verb ends with the next one, to be pasted
         words = shlex.split(line)[3:]
         if words[0] == "predict":
-            assert words[1] == "NEW_IMAGES" and "\nNEW_IMAGES: in its place, " in said
+            assert words[1] == "NEW_IMAGES" and "\nNEW_IMAGES stands for images " in said
             words[1] = Run("phantom/stratified").read_config()[0].data
         assert main(words) == 0
         said += (out := capsys.readouterr().out)
