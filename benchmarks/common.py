@@ -15,11 +15,12 @@ from busfast.bench import read_settings
 from busfast.bench.report import Report, publish
 from busfast.errors import UserError
 from busfast.files import make_folder
+from busfast.processes import threads_per_process
 from busfast.progress import progress
 
 warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")  # fastai's import
 
-HELP = {
+HELP = {  # of the flags, and of the arguments of the studies' `run` that its docstring does not name
     "data": "folder with table.csv and the images", "images": "number of images", "arch": "any timm model",
     "size": "side of the images, pixels", "bs": "images per batch", "rounds": "measurements of each row",
     "threads": "decoding threads", "seeds": "seeds of the trainings, separated by commas",
@@ -63,6 +64,11 @@ def run_study(study: str, page: str, defaults: dict[str, Any], run: Callable[...
         publish(report, out, study, shlex.join(["python", f"benchmarks/{study}.py", *argv]))
     except UserError as error:
         parser.exit(2, f"{parser.prog}: {error}\n")
+
+
+def threads_of(jobs: int) -> int:
+    """Returns the threads of each of `jobs` trainings at once: its share of the cores; 0, which means all, of one."""
+    return threads_per_process(jobs) if jobs > 1 else 0
 
 
 def run_all(trainings: Sequence[Callable[[], None]], jobs: int) -> None:

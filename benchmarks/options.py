@@ -155,8 +155,7 @@ def run(folder: Path, data: str, seeds: Sequence[int], size: int, only: list[str
 
     Args:
         folder: to write to; the caller removes it.
-        data: the data folder.
-        seeds: of split, weights, order and augmentation.
+        data, seeds: see `HELP` of common.py; a seed is of split, weights, order and augmentation.
         size: side of the images, pixels, except for the options that set another.
         only: words of options' names; empty: all. `BASE` is always trained.
 

@@ -14,7 +14,7 @@ from time import process_time
 import numpy as np
 import pandas as pd
 import torch
-from common import run_all, run_study
+from common import run_all, run_study, threads_of
 from options import half_interval
 from scipy.special import softmax
 from travel import Watch, keep_once, score, valid_labels
@@ -26,7 +26,6 @@ from busfast.data.table import Table, read_table
 from busfast.files import make_folder
 from busfast.pipelines.config import MEMBERS, PRESETS, Config, load_config
 from busfast.pipelines.splits import list_seeds, split_data
-from busfast.processes import threads_per_process
 from busfast.training.build import build
 from busfast.training.recipe import recipe_callbacks
 
@@ -155,19 +154,14 @@ def run(folder: Path, data: str, seeds: Sequence[int], size: int, only: list[str
 
     Args:
         folder: to write to; the caller removes it.
-        data: the data folder.
-        seeds: of split, weights, order and augmentation.
+        data, seeds, keep, device, jobs: see `HELP` of common.py.
         size: that the pipeline file would name, pixels; each preset makes its own of it.
         only: words of the names of left-out centers, or "stratified"; empty: all.
-        keep: folder for what each training predicts; what is in it is not trained again.
-        device: to train on.
-        jobs: how many trainings run at once.
 
     Raises:
         UserError: wrong data; data of one center.
     """
-    threads = threads_per_process(jobs) if jobs > 1 else 0
-    sized = replace(load_config(data=data, size=size)[1], device=device.type, threads=threads)
+    sized = replace(load_config(data=data, size=size)[1], device=device.type, threads=threads_of(jobs))
     configs = {preset: replace(sized, **PRESETS[preset](sized)) for preset in NAMES}
     table = read_table(sized.data, sized.classes)
     make_folder(Path(keep))

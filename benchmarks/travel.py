@@ -14,7 +14,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import torch
-from common import run_all, run_study
+from common import run_all, run_study, threads_of
 from fastai.callback.core import Callback
 from fastai.learner import Learner
 from option_parts import cut_borders
@@ -28,7 +28,6 @@ from busfast.data.table import Table
 from busfast.files import make_folder
 from busfast.pipelines.config import Config, folder_name
 from busfast.pipelines.splits import split_data
-from busfast.processes import threads_per_process
 from busfast.training.build import build
 from busfast.training.recipe import recipe_callbacks
 
@@ -257,20 +256,16 @@ def run(folder: Path, data: str, seeds: Sequence[int], size: int, only: list[str
 
     Args:
         folder: to write to; the caller removes it.
-        data: the data folder.
-        seeds: of split, weights, order and augmentation.
+        data, seeds, keep, device, jobs: see `HELP` of common.py.
         size: side of the images, pixels, except for the options that set another.
         only: words of options' names; empty: all. `BASE` is always trained.
-        keep: folder for the predictions of each training; what is in it is not trained again.
-        device: to train on.
-        jobs: how many trainings run at once.
 
     Raises:
         UserError: wrong data; data of one center.
     """
     names, config, table, duplicates = prepare(OPTIONS, data, size, only)
     make_folder(Path(keep))
-    config = replace(config, device=device.type, threads=threads_per_process(jobs) if jobs > 1 else 0)
+    config = replace(config, device=device.type, threads=threads_of(jobs))
     tasks = list(_list_tasks(names, config, table, duplicates, seeds))
     run_all([partial(task.train, folder, Path(keep)) for task in tasks], jobs)
     trained = {}

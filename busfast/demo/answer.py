@@ -19,7 +19,7 @@ from busfast.inference.gradcam import Explainer, make_noise_images
 from busfast.inference.outlier import QUANTILE
 from busfast.inference.predictor import NOT_FINITE, Predictor
 from busfast.inference.summary import DIFFER
-from busfast.results.evaluation import format_interval
+from busfast.results.printing import format_interval
 from busfast.results.report import format_alarms
 from busfast.text import counted
 

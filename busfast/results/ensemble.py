@@ -17,8 +17,9 @@ from busfast.inference.bundle import describe_input
 from busfast.inference.load_bundle import MAX_MEMBERS
 from busfast.inference.run_model import join_states, run_image
 from busfast.pipelines.config import Config, folder_name
-from busfast.results.evaluation import choose_positive, format_interval
+from busfast.results.evaluation import choose_positive
 from busfast.results.predictions import check_weights, read_positive, require_single_label
+from busfast.results.printing import format_interval
 from busfast.results.run_groups import find_groups, is_scored, pool_tests
 from busfast.results.scores import score
 from busfast.results.written import FORMAT

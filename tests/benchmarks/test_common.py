@@ -6,8 +6,9 @@ from importlib import import_module
 from pathlib import Path
 
 import pytest
-from common import run_all, run_study
+from common import run_all, run_study, threads_of
 
+from busfast import processes
 from busfast.bench import STUDIES
 
 ROOT = Path(__file__).parents[2]
@@ -44,6 +45,12 @@ def test_wrong_flags_are_refused(study, flags, message, tmp_path, monkeypatch, c
         run(study, *flags)
     assert end.value.code == 2 and message in capsys.readouterr().err
     assert not list(tmp_path.iterdir())
+
+
+def test_trainings_at_once_share_the_cores_and_one_has_all(monkeypatch):
+    monkeypatch.delenv("OMP_NUM_THREADS", raising=False)
+    monkeypatch.setattr(processes, "cores", lambda: 8)
+    assert [threads_of(jobs) for jobs in (1, 2, 4)] == [0, 4, 2]
 
 
 @pytest.mark.parametrize("jobs", [1, 2])
