@@ -159,8 +159,7 @@ def _number_names(texts: Sequence[Text], ticks: Mapping[Axis, Sequence[str]], la
         if any(map(name.search, labels)):  # drawing writes them anew
             axis.set_ticks(axis.get_majorticklocs(), [name.sub(number, label) for label in labels])
     if new:
-        print(f"pictures show {', '.join(new)}: no font here has these characters; install one, such as Noto Sans",
-              flush=True)
+        print(f"pictures show {', '.join(new)}: no font here has these characters; install one, such as Noto Sans")
 
 
 @cache

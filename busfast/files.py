@@ -121,8 +121,7 @@ def file_lock(path: Path, on_busy: Callable[[], None], purpose: str) -> Iterator
             on_busy()
             lock.acquire()
     except (NotImplementedError, OSError) as error:
-        print(f"file locking is unavailable on this drive ({error}); make sure that no other process {purpose}",
-              flush=True)
+        print(f"file locking is unavailable on this drive ({error}); make sure that no other process {purpose}")
     try:
         yield
     finally:

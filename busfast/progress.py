@@ -30,7 +30,7 @@ def progress(items: Iterable[T], label: str, total: int | None = None) -> Iterat
     for done, item in enumerate(items):
         if time.monotonic() - last >= EVERY:
             last = time.monotonic()
-            print(f"{label}: {done} of {total}", file=sys.stderr, flush=True)
+            print(f"{label}: {done} of {total}", file=sys.stderr)
         yield item
 
 

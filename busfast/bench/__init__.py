@@ -69,7 +69,7 @@ def bench(what: str, *, data: str = None, images: int = None, arch: str = None, 
             settings["folder"] = Path(folder)
             settings["images"] = gather(settings.pop("data"), settings["images"], Path(folder) / "images",
                                         PHOTOGRAPHS if what == "fastai" else RADIOGRAPHS)
-            print(f"images: {settings['images'].description}", flush=True)
+            print(f"images: {settings['images'].description}")
         report = replace(module.run(**settings), device=settings["device"])
     publish(report, Path(out), what, shlex.join(argv))
 

@@ -72,7 +72,7 @@ def compete(contenders: Sequence[Contender], rounds: int, *, at_once: int = 2) -
 
         def skip(name: str, reason: str) -> None:
             outcomes[name] = Outcome(name, reason=reason)
-            print(f"  {name}: skipped: {reason}", flush=True)
+            print(f"  {name}: skipped: {reason}")
             if name in workers:
                 workers.pop(name).end()
 

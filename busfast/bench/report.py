@@ -101,7 +101,7 @@ def publish(report: Report, folder: Path, what: str, command: str) -> None:
     with atomic(files[1]) as file:
         file.write(_make_page(report, verdicts, command, files[2].name))
     save_figure(draw(report), files[2])
-    print(("replaced " if replaced else "wrote ") + ", ".join(map(str, files)), flush=True)
+    print(("replaced " if replaced else "wrote ") + ", ".join(map(str, files)))
 
 
 def _make_page(report: Report, verdicts: pd.DataFrame, command: str, chart: str) -> str:

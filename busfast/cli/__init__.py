@@ -51,7 +51,7 @@ def _main(argv: list[str]) -> int:
         if (quota := processes.cpu_quota()) < 1 and processes.rank() == 0:
             print(f"cores: a CPU quota (of a container, Slurm or systemd) grants this process {quota:.2g} of a core. "
                   f"busfast works with that, with one thread, but takes at least {1 / quota:.2g} times as long as on a "
-                  "whole core.", flush=True)
+                  "whole core.")
         if processes.world_size() > 1:
             from busfast.training.distributed.worker import run_distributed
 
@@ -79,6 +79,6 @@ def _run(call: parse.Call) -> None:
     """Runs a verb; prints the command that it returns, to be pasted, and once what a model is for."""
     following = call.verb(*call.args, **call.kwargs)
     if call.verb.__name__ in SPEAK_OF_A_MODEL:
-        print(CAUTION, flush=True)
+        print(CAUTION)
     if following:
-        print(f"Next: {following}", flush=True)
+        print(f"Next: {following}")

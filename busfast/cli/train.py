@@ -96,7 +96,7 @@ def train(*, split: str = None, pipeline: str = None, preset: str = None, fold: 
     if seeds:
         listed = ", ".join(str(each.seed) for each in configs)
         print(f"seeds: {len(configs)} trainings of each split ({listed})"
-              + (", then their mean as one run" if members else ""), flush=True)
+              + (", then their mean as one run" if members else ""))
     _try_splits(table, configs[0], splits, fold, allow_leaks)
     with heavy_imports():
         from busfast.training.trackers import choose_trackers
@@ -126,7 +126,7 @@ def train(*, split: str = None, pipeline: str = None, preset: str = None, fold: 
             failed = run_jobs({run: _argv(given, seed_config, made) for run, seed_config, made in runs}, jobs,
                               backend.device)
         except (KeyboardInterrupt, SystemExit):
-            print(f"\n  to continue all of them: {typed} --resume", flush=True)
+            print(f"\n  to continue all of them: {typed} --resume")
             raise
     else:
         for run, seed_config, made in runs:

@@ -67,7 +67,7 @@ def check_leaks(leaks: pd.DataFrame, allow: bool) -> None:
     if not allow:
         raise UserError(f"{text}\nScores of such a split are too good. Let busfast split (--split=stratified), correct "
                         "the lists, or train anyway, with the run marked: --allow-leaks.")
-    print(f"warning: {text}\nTraining anyway (--allow-leaks); the run is marked.", flush=True)
+    print(f"warning: {text}\nTraining anyway (--allow-leaks); the run is marked.")
 
 
 def format_leaks(leaks: pd.DataFrame) -> str:

@@ -97,7 +97,7 @@ def check_unchanged(run_name: str, split: Split) -> list[Path]:
     """
     paths, rows = find_images(run_name, split), split.rows
     if "pixels" not in rows:
-        print(f"{run_name}: its split.csv has no column pixels, so images were not checked for changes", flush=True)
+        print(f"{run_name}: its split.csv has no column pixels, so images were not checked for changes")
         return paths
     found = fingerprint_images(paths).set_index(rows.index)
     changed = rows["image"][found["pixels"] != rows["pixels"]]

@@ -37,9 +37,9 @@ def serve(model: str | Path, *, host: str, port: int, most: int, target: float |
         config = uvicorn.Config(app, log_level="critical", access_log=False, server_header=False,
                                 timeout_graceful_shutdown=1)  # otherwise an open page would keep it alive
         if not is_loopback(host):
-            print(WARNING.format(host=host), flush=True)
+            print(WARNING.format(host=host))
         print(f"images are in {folder} until they are read; nothing is kept\n{CAUTION}\n"
-              f"open {format_address(host, port)} in a browser; stop with Ctrl-C", flush=True)
+              f"open {format_address(host, port)} in a browser; stop with Ctrl-C")
         if hasattr(signal, "SIGHUP") and signal.getsignal(signal.SIGHUP) == signal.SIG_DFL:  # the terminal is closed
             signal.signal(signal.SIGHUP, lambda *_: signal.raise_signal(signal.SIGTERM))
         # Gradio prints errors with their data, including file names; `reply` prints what is needed.

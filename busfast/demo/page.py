@@ -56,7 +56,7 @@ def reply(answerer: Answerer, folder: Path, upload: dict[str, Any] | None) -> st
     except UserError as error:
         return answerer.refuse(name, str(error))
     except Exception as error:  # details do not belong on the page, and the next image may be fine
-        print(f"an image could not be answered: {type(error).__name__}", flush=True)
+        print(f"an image could not be answered: {type(error).__name__}")
         return answerer.refuse(name, "could not be answered: something went wrong. Try another image.")
 
 

@@ -73,7 +73,7 @@ def _list_input(inputs: str | Path) -> tuple[list[str], list[Path]]:
         paths[row] = path.parent / file
     if found:
         row, file = found[0]
-        print(f"  {counted(len(found), 'image')} found by name, such as {file} for '{names[row]}'", flush=True)
+        print(f"  {counted(len(found), 'image')} found by name, such as {file} for '{names[row]}'")
     return names, paths
 
 
@@ -84,5 +84,5 @@ def _without_masks(folder: Path, names: list[str]) -> list[str]:
     if not images or len(images) == len(inside):
         return names
     masks = [inside[name] for name in inside if name not in images]
-    print(f"  {counted(len(masks), 'file')} left out as masks of images, such as {masks[0]}", flush=True)
+    print(f"  {counted(len(masks), 'file')} left out as masks of images, such as {masks[0]}")
     return [inside[name] for name in inside if name in images]

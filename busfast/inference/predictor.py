@@ -137,7 +137,7 @@ def write_predictions(predictor: Predictor, names: Sequence[str], paths: Sequenc
         file.close()
         if not isinstance(error, UserError):
             print(f"{file.part} has {file.rows} rows; to continue: the same command with --resume (and without "
-                  "--overwrite)", flush=True)
+                  "--overwrite)")
         raise
     file.finish()
     return old, unreadable

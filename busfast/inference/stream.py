@@ -51,7 +51,7 @@ def predict_logits(learn: Learner, paths: Sequence[str | Path]) -> tuple[np.ndar
 def stream_logits(engine: TorchEngine, paths: Sequence[str | Path], classes: int, *, bs: int,
                   threads: int = 0) -> tuple[np.ndarray, list[str]]:
     """Predicts images with an engine; see `stream` and `predict_logits`."""
-    print(f"predicting {len(paths)} images on {engine.device}", flush=True)
+    print(f"predicting {len(paths)} images on {engine.device}")
     reasons, logits = [], np.full((len(paths), classes), np.nan, np.float32)
     for batch_reasons, outputs in stream(engine, paths, bs=bs, threads=threads):
         rows = len(reasons) + np.flatnonzero([not reason for reason in batch_reasons])

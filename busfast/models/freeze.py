@@ -17,7 +17,7 @@ def should_freeze(count: int, start: str, setting: str = "freeze") -> bool:
     """Returns whether to freeze `count` stages: never of random weights (by `StartWeights.text`), which is printed."""
     random = start.startswith("random")
     if count and random:
-        print(f"{setting}={count} ignored: random weights", flush=True)
+        print(f"{setting}={count} ignored: random weights")
     return count > 0 and not random
 
 
@@ -64,7 +64,7 @@ class FreezeStages(Callback):
         if self.epoch >= self.after and not self.done:  # a resumed run may begin later
             self.done = True
             self.learn.frozen = freeze_stages(self.learn.model, self.count, self.arch)
-            print(f"epoch {self.epoch + 1}: the first {self.count} stages are frozen from here on", flush=True)
+            print(f"epoch {self.epoch + 1}: the first {self.count} stages are frozen from here on")
 
 
 class UnfreezeAfter(Callback):
@@ -79,7 +79,7 @@ class UnfreezeAfter(Callback):
     def before_train(self):
         if self.epoch >= self.epochs and self.learn.opt.frozen_idx:  # a resumed run may begin later
             self._freeze_to(0)
-            print(f"epoch {self.epoch + 1}: all of the model is trained from here on", flush=True)
+            print(f"epoch {self.epoch + 1}: all of the model is trained from here on")
 
     def _freeze_to(self, group: int) -> None:
         # Learner.freeze_to would also forget the optimizer's state, which a resumed run has just been given.

@@ -71,7 +71,7 @@ class AcceleratedDL(ImageDL):
         if by_item and not self._announced:
             self._announced = True
             names = ", ".join(map(step_name, plan.rest)) or "transforms before the batch"
-            print(f"busfast: {names}: image by image, as fastai runs it", flush=True)
+            print(f"busfast: {names}: image by image, as fastai runs it")
         drawn: deque = deque()
 
         def jobs() -> Iterator[tuple[list[int], np.ndarray | None]]:
@@ -176,7 +176,7 @@ def accelerate_dls(dls: DataLoaders, *, cache: str = "auto", threads: int = 0) -
         return dls
     reasons = [why_not(dl) for dl in dls.loaders]
     if any(reasons):
-        print(f"busfast: left to fastai: {next(filter(None, reasons))}", flush=True)
+        print(f"busfast: left to fastai: {next(filter(None, reasons))}")
         return dls
     loaders = []
     for dl in dls.loaders:

@@ -48,7 +48,7 @@ def _refused_paths(batches: Batches, gpu: int | None) -> Iterator[str]:
             return
         if begun < 0:
             print(f"loader: DALI was not tried on the images before training: the process for that ended with status "
-                  f"{child.returncode}", flush=True)
+                  f"{child.returncode}")
             return
         if len(batches[begun]) == 1:
             yield batches[begun][0]

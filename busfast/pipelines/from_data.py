@@ -62,7 +62,7 @@ def dataloaders(data: str | Path | pd.DataFrame, *, size: int | tuple[int, int] 
     if isinstance(data, pd.DataFrame):
         table = _from_frame(data, label_delim)
         config = with_classes(Config(**wanted), table)
-        print(f"data: {len(table)} images of a DataFrame\n  classes: {listed(config.classes)}", flush=True)
+        print(f"data: {len(table)} images of a DataFrame\n  classes: {listed(config.classes)}")
     else:
         table, config = read_images(Config(data=str(data), **wanted))
         table = open_table(config, table)

@@ -79,7 +79,7 @@ class ImageDL(TfmdDL):
         by_item = self._item_tfms()
         if by_item and not self._announced:
             self._announced = True
-            print(f"{', '.join(by_item)}: image by image on the resized pixels, as fastai runs it", flush=True)
+            print(f"{', '.join(by_item)}: image by image on the resized pixels, as fastai runs it")
         batches = self._pixels(plan, not training)
         for number, self.indices in enumerate(plan.batches):
             self.own, place = plan.own[number], plan.places[number]

@@ -17,8 +17,7 @@ def opencv() -> ModuleType | None:
     try:
         import cv2
     except (ImportError, OSError):
-        print(f"Without OpenCV, batches are augmented on the CPU with torch, which is much slower: {INSTALL}",
-              flush=True)
+        print(f"Without OpenCV, batches are augmented on the CPU with torch, which is much slower: {INSTALL}")
         return None
     cv2.setNumThreads(1)
     return cv2

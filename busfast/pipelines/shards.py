@@ -130,7 +130,7 @@ def open_shards(folder: Path, meta: dict, wanted: set[str]) -> list[Shard]:
 
 def discard_shard(path: Path, error: Exception) -> None:
     """Deletes a damaged shard and prints why."""
-    print(f"cache: {error}; its images are decoded again", flush=True)
+    print(f"cache: {error}; its images are decoded again")
     with suppress(OSError):  # the next run will find it damaged again
         path.unlink(missing_ok=True)
 

@@ -81,7 +81,7 @@ def _of_last_pipeline(runs: list[Run]) -> list[Run]:
     own = [run for run in runs if run.name.split("/")[0] == last]
     if len(own) < len(runs):
         print(f"compare: {counted(len(own), 'run')} of {last}, the pipeline that was trained last; of all pipelines "
-              f"({len(runs)} runs): python -m busfast compare --all", flush=True)
+              f"({len(runs)} runs): python -m busfast compare --all")
     return own
 
 

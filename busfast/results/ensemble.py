@@ -190,4 +190,4 @@ def _write_out_of_fold(ensemble: Run, runs: list[Run], splits: list[Split], conf
     write_csv(scores.reset_index(names="score"), ensemble.results / OUT_OF_FOLD, float_format=FORMAT)
     shown = ("macro_auc", *filter(scores.index.__contains__, [f"sensitivity_{choose_positive(ensemble, config)}"]))
     print("out of fold (each image by the member that did not see it; these are scores of the members, not of their "
-          "mean): " + ", ".join(f"{name} {format_interval(scores.loc[name])}" for name in shown), flush=True)
+          "mean): " + ", ".join(f"{name} {format_interval(scores.loc[name])}" for name in shown))

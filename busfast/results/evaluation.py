@@ -103,8 +103,7 @@ class Evaluation:
             table = read_intervals(self.run.results / f"{name}.csv", compute(with_intervals=False))
             if table is not None:
                 return table
-            print(f"{self.run.name}: {name}.csv holds other scores than these; computing its intervals again",
-                  flush=True)
+            print(f"{self.run.name}: {name}.csv holds other scores than these; computing its intervals again")
         return compute()
 
     @cached_property

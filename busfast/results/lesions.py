@@ -38,6 +38,5 @@ def add_lesion_area(rows: pd.DataFrame, root: str | Path) -> pd.DataFrame:
     with ThreadPoolExecutor(cores()) as pool:
         areas = list(pool.map(area, rows["mask"]))
     if broken := [mask for mask, found in zip(rows["mask"], areas, strict=True) if found is None]:
-        print(f"  {counted(len(broken), 'mask')} cannot be read, such as {broken[0]}: their lesions have no size",
-              flush=True)
+        print(f"  {counted(len(broken), 'mask')} cannot be read, such as {broken[0]}: their lesions have no size")
     return rows.assign(lesion_area=[found or "" for found in areas])

@@ -60,7 +60,7 @@ def _drop_random_starts(distribution, config: Config, named: bool):
         raise UserError(f"Varying arch would compare pretrained with random weights: {', '.join(random)} would start "
                         f"from random weights ({reasons}). Name models with pretrained weights, allow the download, "
                         "start all models from random weights (--weights=none), or leave arch out.")
-    print(f"arch: {', '.join(random)} left out: would start from random weights ({reasons})", flush=True)
+    print(f"arch: {', '.join(random)} left out: would start from random weights ({reasons})")
     return type(distribution)(pretrained)
 
 
@@ -74,7 +74,7 @@ def _warn_of_memory(request: Request, device: torch.device) -> None:
     need = request.jobs * room.needed(largest.bs)
     if room.free is not None and need > room.free:
         print(f"WARNING: {request.jobs} trials of size={largest.size}, bs={largest.bs} side by side need about "
-              f"{need / 1e9:.1f} GB, but {room.free / 1e9:.1f} GB are free: try fewer --jobs", flush=True)
+              f"{need / 1e9:.1f} GB, but {room.free / 1e9:.1f} GB are free: try fewer --jobs")
 
 
 def run_sweep(pipeline: str, request: Request, name: str, split: Split, resume: bool, command: str) -> Run:
@@ -83,7 +83,7 @@ def run_sweep(pipeline: str, request: Request, name: str, split: Split, resume: 
     UserError if it cannot be resumed, several trials in a row failed, or a file cannot be written."""
     run = next(iter(started_runs(pipeline, f"sweep-{name}", split)), None) if resume else None
     if resume and run is None:
-        print(f"resume: no sweep {pipeline}/sweep-{name} yet: a new one begins", flush=True)
+        print(f"resume: no sweep {pipeline}/sweep-{name} yet: a new one begins")
     run = run or new_run(pipeline, f"sweep-{name}")
     for folder in (run.results, run.models):
         folder.mkdir(parents=True, exist_ok=True)  # a sweep that was killed may have made only one
@@ -92,7 +92,7 @@ def run_sweep(pipeline: str, request: Request, name: str, split: Split, resume: 
         sweep = Sweep(run, request, _fixed_settings(request, record))
         _keep_split(sweep, split)
         if done := len(sweep.done()):
-            print(f"resume: {run.name}: {done} of {counted(request.trials, 'trial')} done", flush=True)
+            print(f"resume: {run.name}: {done} of {counted(request.trials, 'trial')} done")
         no_test = split.only("train", "valid")
         _print_start(sweep)
         try:
@@ -102,7 +102,7 @@ def run_sweep(pipeline: str, request: Request, name: str, split: Split, resume: 
                             "with --resume.") from error
         except (KeyboardInterrupt, SystemExit):
             print(f"\ninterrupted: {len(sweep.done())} of {counted(request.trials, 'trial')} done\n  to continue: "
-                  f"{command} --resume", flush=True)
+                  f"{command} --resume")
             raise
         finally:
             with suppress(OSError, UserError):  # the first error is the one to report
@@ -118,7 +118,7 @@ def _train_trials(sweep: Sweep, split: Split, pipeline: str, record: dict[str, A
     def conclude(trial, outcome):
         concluded = sweep.conclude(trial, outcome)
         write_tables(sweep, pipeline, record)
-        print(format_trial(sweep, concluded), flush=True)
+        print(format_trial(sweep, concluded))
         sweep.check_failures()
 
     if request.jobs > 1:
@@ -146,7 +146,7 @@ def _print_start(sweep: Sweep) -> None:
     if sweep.outside:
         print(f"  the pipeline's own values are not tried: {', '.join(sweep.outside)} is outside the range")
     print(f"  best: by {request.objective} of the validation part, at the epoch that {request.config.monitor} chooses\n"
-          f"  output of each trial: {run.results}/trial-*.txt", flush=True)
+          f"  output of each trial: {run.results}/trial-*.txt")
 
 
 def _keep_split(sweep: Sweep, split: Split) -> None:

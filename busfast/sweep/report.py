@@ -64,7 +64,7 @@ def write_end(sweep: Sweep, record: dict[str, Any], caption: str) -> None:
     counts = ", ".join(f"{states.count(state)} {state}" for state in STATES if state in states)
     print(f"\n{sweep.run.name}: {counted(len(done), 'trial')}: {counts}")
     if best is None:
-        print(f"  no trial finished: see {folder}/{TRIALS}", flush=True)
+        print(f"  no trial finished: see {folder}/{TRIALS}")
         return
     files = [TRIALS, BEST, "history.png"]
     draw_history(sweep, folder / "history.png", caption)
@@ -82,7 +82,7 @@ def write_end(sweep: Sweep, record: dict[str, Any], caption: str) -> None:
     print(f"  {', '.join(files)} in {folder}/")
     print(f"  The best of {counted(len(done), 'trial')} was chosen by this validation part, so its value is too good. "
           "Train it again, with\n  several seeds (--seeds=3), and score the test part once, with `evaluate`:\n"
-          f"  {train_command(sweep.run, record, BEST)}", flush=True)
+          f"  {train_command(sweep.run, record, BEST)}")
 
 
 def find_importance(sweep: Sweep) -> dict[str, float]:

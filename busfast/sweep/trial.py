@@ -45,7 +45,7 @@ class TrialPruning(Callback):
         self.values[done] = float(self.training_log.rows[-1][self.objective])
         if self.report(done, self.values[done]) and done < self.n_epoch:  # after the last epoch it is finished
             self.pruned = self.early_stopping.stopped = True
-            print(f"pruned after epoch {done}", flush=True)
+            print(f"pruned after epoch {done}")
             raise CancelFitException
 
 
@@ -55,7 +55,7 @@ def train_trial(sweep: Run, number: int, config: Config, split: Split, objective
     An error is an outcome, too. `report` as that of `TrialPruning`."""
     started, pruning, name = time.monotonic(), TrialPruning(objective, report), trial_name(number)
     try:
-        with (open(sweep.results / f"{name}.txt", "w", encoding="utf-8") as log, redirect_stdout(log),
+        with (open(sweep.results / f"{name}.txt", "w", buffering=1, encoding="utf-8") as log, redirect_stdout(log),
               redirect_stderr(log)):
             run = train_run(sweep.name, config, name, split, TrainOptions(callbacks=[pruning]))
         epoch = max(pruning.values) if pruning.pruned else read_yaml(run.results / "summary.yaml")["best_epoch"]

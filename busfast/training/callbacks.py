@@ -81,7 +81,7 @@ class EarlyStopping(EarlyStoppingCallback):
         """Decides whether to stop after `done` epochs; prints and returns it."""
         self.stopped = self.wait >= self.patience and done < self.n_epoch
         if self.stopped:
-            print(f"no better {self.monitor} since epoch {done - self.wait}: stopping early", flush=True)
+            print(f"no better {self.monitor} since epoch {done - self.wait}: stopping early")
         return self.stopped
 
 
@@ -105,4 +105,4 @@ class WarnCollapse(Callback):
             these = "this class" if len(names) == 1 else "these classes"
             print(f"\n*** WARNING: the sensitivity for {', '.join(names)} has been 0 for {epochs} epochs: the model no "
                   f"longer predicts {these}. ***\n*** Try a lower --lr, pretrained --weights, or more images of it. "
-                  "***\n", flush=True)
+                  "***\n")

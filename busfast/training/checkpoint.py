@@ -77,7 +77,7 @@ def read_last(folder: Path) -> dict[str, Any] | None:
         except FileNotFoundError:
             continue
         except DamagedError as error:
-            print(f"checkpoint: {error}; continuing from {instead}", flush=True)
+            print(f"checkpoint: {error}; continuing from {instead}")
             with suppress(OSError):  # it must not become the previous one
                 (folder / name).unlink()
     return None

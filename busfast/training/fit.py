@@ -98,7 +98,7 @@ def fit_run(job: Job, learn: Learner, phantom: bool, smaller_bs: int, options: T
         if out_of_memory or isinstance(error, NonFiniteLoss):
             way_on = ""  # it would end in the same way
         print(f"\n{outcome} after {counted(len(log.rows), 'epoch')}; what was written stays in "
-              f"{run.results}/ and {run.models}/{way_on}", flush=True)
+              f"{run.results}/ and {run.models}/{way_on}")
         with suppress(UserError):  # a full disk gives both; the first error counts
             write_record(run.results / "summary.yaml", summary())
         if out_of_memory:

@@ -86,7 +86,7 @@ class PlainProgress(Callback):
         if self.training and time.monotonic() - self.last > HEARTBEAT:
             self.last = time.monotonic()
             print(f"  epoch {self.epoch + 1}/{self.n_epoch}: batch {self.iter + 1}/{self.n_iter}, "
-                  f"loss {self.smooth_loss.item():.3f}", flush=True)
+                  f"loss {self.smooth_loss.item():.3f}")
 
     def after_epoch(self):
         row = self.log.rows[-1]
@@ -95,4 +95,4 @@ class PlainProgress(Callback):
         line = "  ".join(f"{name.replace('recall_', 'sensitivity_')} {float(value):.3f}" for name, value in row.items()
                          if name not in left_out)
         print(f"epoch {row['epoch']}/{self.n_epoch}  {line}  lr {float(row['lr']):.2e}  "
-              f"{float(row['seconds']):.1f} s", flush=True)
+              f"{float(row['seconds']):.1f} s")

@@ -60,7 +60,7 @@ def find_lr(pipeline: str, config: Config, name: str, split: Split, backend: Bac
     run = new_run(pipeline, f"lr_find-{name}")
     run.models.rmdir()  # no weights are kept
     learn.model_dir = run.results
-    print(f"trying learning rates from 1e-7 to 10 (at most {BATCHES} batches)", flush=True)
+    print(f"trying learning rates from 1e-7 to 10 (at most {BATCHES} batches)")
     learn.add_cb(_Progress())
     with learn.no_bar():
         learn.lr_find(num_it=BATCHES, show_plot=False, suggest_funcs=None)

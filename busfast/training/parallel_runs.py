@@ -46,7 +46,7 @@ def run_jobs(commands: dict[str, Sequence[str]], jobs: int, device: "torch.devic
     """
     threads = processes.cores_per_process(jobs)
     each = "a GPU" if device.type == "cuda" else f"{threads} of {processes.cores()} cores"
-    print(f"jobs: {len(commands)} runs, {jobs} at a time, {each} each", flush=True)
+    print(f"jobs: {len(commands)} runs, {jobs} at a time, {each} each")
     slots = queue.SimpleQueue()
     for slot in range(jobs):
         slots.put(slot)
@@ -70,7 +70,7 @@ def run_jobs(commands: dict[str, Sequence[str]], jobs: int, device: "torch.devic
                     process.terminate()
                 for line in process.stdout:
                     if not line.startswith(("Next: ", CAUTION)):  # which the command that started all says once
-                        print(f"[{name}] {line}", end="", flush=True)
+                        print(f"[{name}] {line}", end="")
             return process.returncode
         finally:
             running.pop(name, None)

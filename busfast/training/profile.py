@@ -66,7 +66,7 @@ class Profile(Callback):
         self.rows.append({"epoch": self.epoch + 1, **{name: value / 1e9 for name, value in self.nanoseconds.items()},
                           "seconds": sum(self.nanoseconds.values()) / 1e9})
         self.nanoseconds = None
-        print(format_profile(self.rows[-1]), flush=True)
+        print(format_profile(self.rows[-1]))
 
 
 class _Last(Callback):

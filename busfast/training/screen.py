@@ -70,7 +70,7 @@ class TableProgress(Callback):
         row, is_best = self.log.rows[-1], self.best.best_epoch == self.epoch + 1
         cells = row | {"epoch": f"{row['epoch']}/{self.n_epoch}{'*' if is_best else ' '}", "left": self._left(1.0)}
         line = format_row(self.columns, cells)
-        print(bold(line) if is_best else line, flush=True)
+        print(bold(line) if is_best else line)
 
     def _left(self, share: float) -> str:
         """How long the rest of the run takes, after a share of this epoch."""

@@ -56,7 +56,7 @@ class UserLearner:
             raise UserError(f"{FUNCTION}() of {self.path} set loss_func to the class {name}, not to a loss: {name}().")
         names = {metric.name for metric in own}
         learn.metrics = [*own, *(metric for metric in learn.metrics if metric.name not in names)]
-        print(f"learner: changed by {self.path}", flush=True)
+        print(f"learner: changed by {self.path}")
 
 
 def load_user_learner(path: str | Path) -> UserLearner:

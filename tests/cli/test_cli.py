@@ -201,6 +201,20 @@ def test_the_module_is_the_command(workdir):
     assert done.returncode == 2 and done.stderr.startswith("busfast: Unknown verb 'trian'") and not done.stdout
 
 
+def test_a_file_or_pipe_has_each_line_as_soon_as_it_is_printed(tmp_path, monkeypatch):
+    log, seen = tmp_path / "log.txt", []
+
+    def verb():
+        print("an epoch")
+        seen.append(log.read_text())
+
+    monkeypatch.setitem(VERBS, "compare", verb)
+    with open(log, "w", encoding="utf-8") as stream, monkeypatch.context() as patch:  # with a buffer
+        patch.setattr(sys, "stdout", stream)
+        assert main(["compare"]) == 0
+    assert seen == ["an epoch\n"]
+
+
 def test_a_terminated_command_removes_its_temporary_files(tmp_path, monkeypatch):
     def verb():
         with tempfile.TemporaryDirectory(dir=tmp_path):

@@ -53,6 +53,21 @@ def copied(swept, tmp_path, monkeypatch):
     return tmp_path / "copy"
 
 
+def test_the_output_of_a_trial_can_be_followed_while_it_trains(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    SWEEP.results.mkdir(parents=True)
+    seen = []
+
+    def train_run(*_):
+        print("an epoch")
+        seen.extend(file.read_text() for file in SWEEP.results.glob("trial-*.txt"))
+        raise UserError("enough")
+
+    monkeypatch.setattr(trial, "train_run", train_run)
+    assert trial.train_trial(SWEEP, 0, Config(data="x"), None, "macro_auc", lambda *_: False).reason == "enough"
+    assert seen == ["an epoch\n"]
+
+
 def test_models_without_pretrained_weights_are_left_out_or_refused_where_others_have_them(capsys):
     config = Config(data="x", device="cpu", loader="torchvision")
     request = sweeping.check_request(config, "arch", 2, 1, "macro_auc", "none")

@@ -38,7 +38,7 @@ def run_distributed(verb: str, call: Callable[[], None]) -> None:
         store.announce_failure()
         if processes.rank() and isinstance(error, UserError):
             print(f"busfast, process {processes.rank()} of {processes.world_size()}: {plain_text(str(error))}",
-                  file=sys.stderr, flush=True)
+                  file=sys.stderr)
         raise
 
 

@@ -99,14 +99,14 @@ def _read_states(run: Run) -> dict[str, dict[str, Any]]:
 
 
 def _print_look(tracker: "Tracker") -> None:
-    print(f"tracker: {tracker.title}; to look at it: {tracker.look()}", flush=True)
+    print(f"tracker: {tracker.title}; to look at it: {tracker.look()}")
 
 
 def _make(name: str, run: Run, state: dict[str, Any], done: int) -> "Tracker | None":
     try:
         return _tracker_class(name)(run, state, done)
     except ImportError as error:  # uninstalled since the run began
-        print(f"tracker {name}: {error} (pip install {name}); {run.name} continues without it", flush=True)
+        print(f"tracker {name}: {error} (pip install {name}); {run.name} continues without it")
         return None
 
 

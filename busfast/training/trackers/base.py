@@ -50,7 +50,7 @@ class Tracker(Callback):
             self.broken = True
             name = self.tracked_run.name
             print(f"\n*** WARNING: tracker {self.title}: {str(error).strip() or type(error).__name__} ***\n*** "
-                  f"{name} continues without it; results/{name}/ has everything. ***", flush=True)
+                  f"{name} continues without it; results/{name}/ has everything. ***")
 
     def __call__(self, event_name: str) -> None:
         self.attempt(super().__call__, event_name)
