@@ -12,6 +12,8 @@ from pathlib import Path
 
 import pytest
 
+from busfast.imports import is_installed
+
 ROOT = Path(__file__).parents[1]
 PACKAGE = ROOT / "busfast"
 # From the ground up. A folder imports its own files and those of lower floors; not of its neighbors on its own floor.
@@ -186,6 +188,13 @@ def test_reading_a_table_and_a_pipeline_loads_no_torch():
     loaded = loaded_after("import busfast.data, busfast.data.check, busfast.data.phantom, busfast.pipelines.config")
     assert "pandas" in loaded
     assert loaded & {"torch", "torchvision", "fastai", "timm", "matplotlib", "nvidia"} == set()
+
+
+def test_the_process_that_tries_dali_before_a_training_loads_no_torch():
+    if not is_installed("nvidia.dali"):
+        pytest.skip("DALI is not installed")
+    loaded = loaded_after("import busfast.pipelines.dali_check, busfast.pipelines.dali_loader")
+    assert "nvidia.dali" in loaded and "torch" not in loaded
 
 
 # What evaluates, explains, exports, serves, searches or tracks, and what reads or augments in another way.

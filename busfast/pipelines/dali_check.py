@@ -5,18 +5,21 @@ import json
 import subprocess
 import sys
 from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-import torch
 
 from busfast.progress import progress
+
+if TYPE_CHECKING:
+    import torch
 
 BATCH = 64
 COMMAND = (sys.executable, "-m", "busfast.pipelines.dali_check")
 Batches = list[Sequence[str]]
 
 
-def check_dali(paths: Sequence[str], device: torch.device) -> None:
+def check_dali(paths: Sequence[str], device: "torch.device") -> None:
     """Has DALI decode each image once. Those that it cannot decode, or whose decoding ends its process, are named and
     from then on decoded by Pillow, in this process. `device`: that of the training."""
     from busfast.pipelines.dali_loader import gpu_number, refuse

@@ -1,14 +1,16 @@
-"""Decodes and resizes images with NVIDIA DALI, on CPU or GPU. The only file that imports nvidia.dali."""
+"""Decodes and resizes images with NVIDIA DALI, on CPU or GPU. The only file that imports nvidia.dali.
+
+torch is imported where it is used: the process of `dali_check`, for which a training waits, needs none.
+"""
 
 import os
 import sys
 from collections import deque
 from collections.abc import Iterable, Iterator
 from itertools import islice
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-import torch
 from nvidia.dali import fn, pipeline_def, types
 from nvidia.dali import math as dali_math
 from PIL import Image
@@ -19,6 +21,9 @@ from busfast.pipelines.image import ImagePipeline
 from busfast.pipelines.prefetch import name_unreadable, read_batches
 from busfast.processes import cores
 from busfast.text import counted
+
+if TYPE_CHECKING:
+    import torch
 
 MOST_ON_GPU = 16  # threads
 REFUSED: set[str] = set()  # paths of images that DALI could not decode in this process, so that Pillow does
@@ -36,7 +41,7 @@ class DaliLoader:
         exact: decode every JPEG at full size. (DALI's resizing is within .2/255 of the reference.)
     """
 
-    def __init__(self, pipeline: ImagePipeline, bs: int, device: torch.device, threads: int = 0, exact: bool = True):
+    def __init__(self, pipeline: ImagePipeline, bs: int, device: "torch.device", threads: int = 0, exact: bool = True):
         self.pipeline, self.bs = pipeline, bs
         self.gpu = gpu_number(device)
         # A mixed decoder takes 16 MiB of GPU memory, and as much pinned, for each thread.
@@ -45,7 +50,7 @@ class DaliLoader:
         self._idle: dict[bool, list] = {True: [], False: []}
         self._modes: dict[str, str] = {}
 
-    def batches(self, sources: Iterable[list]) -> Iterator[torch.Tensor]:
+    def batches(self, sources: Iterable[list]) -> "Iterator[torch.Tensor]":
         """Yields resized pixels, uint8 (N, H, W, 1 or 3), in the order of `sources`; one channel if all are gray.
 
         Each pass has its own DALI pipelines. A pass that stops early (`lr_find`, `one_batch`) leaves batches in them
@@ -85,7 +90,7 @@ class DaliLoader:
         for gray, pipe in pipes.items():
             self._idle[gray].append(pipe)
 
-    def _without_refused(self, encoded: list[np.ndarray], names: list, error: RuntimeError) -> torch.Tensor:
+    def _without_refused(self, encoded: list[np.ndarray], names: list, error: RuntimeError) -> "torch.Tensor":
         """Makes a batch, of which DALI cannot decode all images, with Pillow's pixels of those; or raises `error`."""
         refused = [number for number, data in enumerate(encoded) if not decodes([data], self.gpu)]
         if not refused:  # it is something else, such as too little memory
@@ -152,16 +157,20 @@ def refuse(paths: list[str]) -> None:
         print(f"loader: DALI cannot decode {counted(len(new), 'image')}, so Pillow does, such as {new[0]}")
 
 
-def gpu_number(device: torch.device | None) -> int | None:
+def gpu_number(device: "torch.device | None") -> int | None:
     """The number of a GPU, for DALI; None: the CPU."""
     if device is None or device.type != "cuda":
         return None
+    import torch
+
     return torch.cuda.current_device() if device.index is None else device.index  # each process has its own
 
 
-def _share(pipe, gpu: int | None) -> torch.Tensor:
+def _share(pipe, gpu: int | None) -> "torch.Tensor":
     """The next batch, whose memory DALI keeps as long as the tensor lives. On a GPU, the stream that computes with the
     pixels waits for them, and the host does not."""
+    import torch
+
     outputs = pipe.share_outputs(None if gpu is None else torch.cuda.current_stream(gpu))
     return torch.from_dlpack(outputs[0].as_tensor())
 
@@ -181,7 +190,7 @@ def why_not_on(gpu: int) -> str:
 
 
 def raw_batches(feeds: Iterable[list[np.ndarray]], pipeline: ImagePipeline, bs: int,
-                threads: int = 0, device: torch.device | None = None) -> Iterator[torch.Tensor]:
+                threads: int = 0, device: "torch.device | None" = None) -> "Iterator[torch.Tensor]":
     """Runs the whole image pipeline as DALI operators, on CPU or GPU: the benchmark for busfast's own loading.
     `feeds`: uint8 arrays, encoded files, 1-D, or resized pixels, (S, S, 1 or 3); of one kind, all gray or all color.
     Yields float32 (N, 3, size, size), normalized, channels last."""
