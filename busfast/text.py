@@ -33,6 +33,11 @@ def listed(names: Sequence[str]) -> str:
     return f"{', '.join(names[:3])}, ..., {names[-1]} ({len(names):,})"
 
 
+def cut_middle(name: str, length: int) -> str:
+    """Returns a name of at most `length` characters, with ~ for its middle: the end says which fold or seed."""
+    return name if len(name) <= length else f"{name[:length // 2 - 1]}~{name[-((length + 1) // 2):]}"
+
+
 def composed(name: str) -> str:
     """Returns a name in Unicode's composed form, with single spaces: the same text for what looks the same."""
     return unicodedata.normalize("NFC", " ".join(name.split()))

@@ -1,9 +1,8 @@
 """The verbs that export a trained model and use it: export, ensemble, predict, demo."""
 
 import shlex
-from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from busfast.cli import parse
 from busfast.cli.flags import MODEL, model_flags, with_settings
@@ -15,9 +14,6 @@ from busfast.pipelines.settings import convert
 from busfast.text import counted, file_size, plain_text
 
 NEW_IMAGES = "NEW_IMAGES"  # of the user: those of training are not to be predicted
-
-if TYPE_CHECKING:
-    from busfast.training.runs import Run
 
 
 @with_settings(("device", "threads"), device="cpu")
@@ -73,29 +69,11 @@ def ensemble(*, runs: str) -> str | None:
         from busfast.results.ensemble import make_ensemble
 
     made = make_ensemble(runs)
-    _print_ensemble(made)
     record = made.read_config()[1]
     if record["unscored"]:
         print(f"it cannot be scored here: {record['unscored']}. On another labelled set it can: python -m busfast "
               f"evaluate {shlex.quote(f'--run={made.name}')} --data=SET")
     return parse.command("export" if record["unscored"] else "evaluate", {"run": made.name}, export)
-
-
-def combine(runs: Sequence["Run"]) -> "Run":
-    """Returns the ensemble of these runs: the one that there is, if their weights are still those, or a new one."""
-    from busfast.results.ensemble import find_ensemble, make_ensemble
-
-    if found := find_ensemble(runs):
-        print(f"{found.name}: there already, of these runs")
-        return found
-    _print_ensemble(made := make_ensemble(",".join(run.name for run in runs)))
-    return made
-
-
-def _print_ensemble(made: "Run") -> None:
-    members = made.read_config()[1]["members"]
-    print(f"{made.name}: the mean of {len(members)} runs: {', '.join(members)}")
-    print(f"wrote {made.results}/ and {made.models}/")
 
 
 @with_settings(MODEL, device="as in training, or auto for --model", threads="as in training, or 0 for --model")

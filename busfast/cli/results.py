@@ -25,8 +25,9 @@ def find_single(name: str) -> Run:
         for group in find_groups(runs):
             if group.name == name:
                 members = listed([run.name for run in group.runs])
-                raise UserError(f"'{name}' is a group of runs. Name each of them in turn ({members}), or one run that "
-                                f"is their mean: python -m busfast ensemble {shlex.quote(f'--runs={name}')}") from None
+                mean = "" if group.runs[0].read_config()[1].get("members") else \
+                    f", or one run that is their mean: python -m busfast ensemble {shlex.quote(f'--runs={name}')}"
+                raise UserError(f"'{name}' is a group of runs. Name each of them in turn ({members}){mean}") from None
         raise
 
 

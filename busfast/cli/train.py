@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Any
 from busfast import processes
 from busfast.cli import parse
 from busfast.cli.flags import configure, flatten, read_keys, with_settings, without
-from busfast.cli.models import combine, export
+from busfast.cli.models import export
 from busfast.cli.results import compare, evaluate, explain, report
 from busfast.errors import UserError, choose
 from busfast.imports import heavy_imports, require_package
-from busfast.pipelines.config import MEMBERS, Config, describe_source
+from busfast.pipelines.config import MEMBERS, Config, describe_source, folder_name
 from busfast.timm_names import refuse_unknown_model
+from busfast.training.runs import find_other_images
 
 if TYPE_CHECKING:
     from busfast.data.split import Split
@@ -107,45 +108,51 @@ def train(*, split: str = None, pipeline: str = None, preset: str = None, fold: 
 
         from busfast.training.build import check_environment
         from busfast.training.job import TrainOptions
-        from busfast.training.train import train_run
+        from busfast.training.turns import Training, find_done, pass_over, say_how_to_go_on, train_in_turn
 
     backend = check_environment(config)
     jobs = check_jobs(jobs, backend.device)
     table = open_table(config, table)
     # All splits are made before the first one trains, so that one that cannot be made costs no time.
-    runs = [(name_run(run, seed_config), seed_config, made)
-            for run, made in split_images(table, configs[0], splits, fold=fold, allow_leaks=allow_leaks).items()
-            for seed_config in configs]
+    trainings = [Training(name_run(run, seed_config), seed_config, made)
+                 for run, made in split_images(table, configs[0], splits, fold=fold, allow_leaks=allow_leaks).items()
+                 for seed_config in configs]
+    count = len(trainings)
     options = TrainOptions(resume, auto_bs, profile, typed, trackers, backend=backend, learner=user_learner,
-                           several=len(runs) > 1 or "split_seed" in settings)
-    done, failed, last = [], [], None
-    if min(jobs, len(runs)) > 1:
-        given |= {"threads": config.threads or processes.threads_per_process(jobs), "seeds": seeds}
-        given["then"] = None if members else then
-        try:
-            failed = run_jobs({run: _argv(given, seed_config, made) for run, seed_config, made in runs}, jobs,
-                              backend.device)
-        except (KeyboardInterrupt, SystemExit):
-            print(f"\n  to continue all of them: {typed} --resume")
-            raise
-    else:
-        for run, seed_config, made in runs:
-            done.append(train_run(name, seed_config, run, made, options))
-            if not members:
-                last = _follow(done[-1], following, config)
-    if members and not failed:
-        found = done or [train_run(name, seed_config, run, made, replace(options, resume=True))  # finished above
-                         for run, seed_config, made in runs]
-        for first in range(0, len(runs), len(configs)):
-            last = _follow(combine(found[first:first + len(configs)]), following, config)
-    if (len(configs) if members else 1) < len(runs) > len(failed):
-        compare()
+                           several=count > 1 or "split_seed" in settings)
+    each = () if members else following  # what each run goes on with; of the preset best, only their mean does
+    failed: list[str] = []
+    nexts: list[str | None] = []
+    with say_how_to_go_on(f"{typed} --resume"):
+        done = find_done(name, trainings, options) if resume else {}
+        pass_over(done, trainings)
+        if min(jobs, count) > 1:
+            given |= {"threads": config.threads or processes.threads_per_process(jobs), "seeds": seeds}
+            given["then"] = then if each else None
+            lines: dict[str, Sequence[str]] = {
+                one.name: _argv(given, one.config, one.split) for one in trainings if each or one.name not in done}
+            failed = run_jobs(lines, jobs, backend.device) if lines else []
+            runs = [*find_done(name, [one for one in trainings if one.name not in failed], options).values()]
+        else:
+            follow = (lambda run: nexts.append(_follow(run, each, config))) if each else None
+            runs = train_in_turn(name, trainings, options, done, follow, more=bool(members and following))
+        if members and not failed:
+            from busfast.results.ensemble import make_ensemble
+
+            runs = [make_ensemble(",".join(run.name for run in runs[first:first + len(configs)]))
+                    for first in range(0, count, len(configs))]
+            nexts += [_follow(run, following, config) for run in runs]
+        several = count > (len(configs) if members else 1)
+        if several and runs:
+            compare(",".join(run.name for run in runs))
     if failed:
-        raise UserError(f"{len(failed)} of {len(runs)} runs failed: {', '.join(failed)}. The reasons are above; the "
-                        f"other runs are finished. To continue the failed ones: {typed} --resume")
-    if len(runs) > (len(configs) if members else 1) and not following:
+        raise UserError(f"{len(failed)} of {count} runs failed: {', '.join(failed)}. The reasons are above; the other "
+                        f"runs are finished. To continue the failed ones: {typed} --resume")
+    if several and not following:
         return f"{typed} --resume --then=evaluate"  # finished runs are not trained again
-    return last
+    if following or members:
+        return nexts[-1] if nexts else None
+    return parse.command("evaluate", {"run": runs[-1].name}, evaluate)
 
 
 @with_settings(without("folds", "freeze", "freeze_after", "unfreeze_after", "epochs", "lr", "lr_min", "lr_mult",
@@ -237,6 +244,21 @@ def _try_splits(table: "Table | None", config: Config, splits: Sequence[str], fo
         make_folds(table, NO_DUPLICATES, config, split, fold, allow_leaks)
 
 
+def _refuse_shared_name(name: str, data: str, pipeline: str | None) -> None:
+    """Refuses other images under the name of a pipeline that has runs, if it was taken from the name of their folder;
+    says so if the user chose it."""
+    where, other = find_other_images(name, data)
+    if not other:
+        return
+    if pipeline:
+        print(f"pipeline {name}: has runs of other images, too: {other} ({where})", flush=True)
+        return
+    own = folder_name(f"{Path(data).resolve().parent.name}_{name}")
+    raise UserError(f"--data={data}: {where} is of other images, {other}, in a folder of the same name, and both would "
+                    f"be runs of the pipeline '{name}'. Give these a pipeline of their own: write `data: {data}` into "
+                    f"pipelines/{own}.yaml, then --pipeline={own} in the place of --data.")
+
+
 def _follow(run: "Run", following: Sequence[str], config: Config) -> str | None:
     """Does what --then asks for with a finished run; returns the command that is next."""
     last = parse.command("evaluate", {"run": run.name}, evaluate)
@@ -256,12 +278,12 @@ def train_folds(pipeline: str | None, **settings: Any) -> "list[Run]":
         from busfast.results.predictions import require_single_label
         from busfast.training.build import check_environment
         from busfast.training.job import TrainOptions
-        from busfast.training.train import train_run
+        from busfast.training.turns import Training, train_in_turn
 
     require_single_label(config, "audit --labels")
     options = TrainOptions(backend=check_environment(config))
     made = split_images(open_table(config, table), config, splits)
-    return [train_run(name, config, run, fold, options) for run, fold in made.items()]
+    return train_in_turn(name, [Training(run, config, fold) for run, fold in made.items()], options, {})
 
 
 def _argv(given: dict[str, Any], config: Config, made: "Split") -> list[str]:
@@ -292,6 +314,7 @@ def _configure(split: str, pipeline: str | None, preset: str | None, settings: d
     if split and not is_list_path(split):
         choose("split", split, [*SPLITS, *ALIASES, *(["all"] if several else [])])
     name, config = configure(pipeline, preset=preset, **settings)
+    _refuse_shared_name(name, config.data, pipeline)
     if not learner:  # whose file may add a model to timm's
         refuse_unknown_model(config.arch)
     table = None

@@ -11,13 +11,14 @@ from fastai.callback.core import Callback
 from torch import nn
 
 from busfast.errors import UserError
+from busfast.once import say
 
 
 def should_freeze(count: int, start: str, setting: str = "freeze") -> bool:
     """Returns whether to freeze `count` stages: never of random weights (by `StartWeights.text`), which is printed."""
     random = start.startswith("random")
     if count and random:
-        print(f"{setting}={count} ignored: random weights")
+        say(f"{setting}={count} ignored: random weights")
     return count > 0 and not random
 
 

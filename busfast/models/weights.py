@@ -12,6 +12,7 @@ from torch import nn
 from busfast.models.arch import check_arch, make_timm
 from busfast.models.packaged_weights import MEAN_STD, load_packaged_weights
 from busfast.models.weight_files import load_state, make_from_state
+from busfast.once import say
 
 PROBE_SECONDS = 3
 
@@ -58,14 +59,14 @@ def make_model(arch: str = "efficientnet_b0", weights: str | StartWeights = "aut
     if model is not None:
         zero_init_head(model)
         return _describe(model, f"{text}, but for the head")
-    print(f"weights: {text}")
+    say(f"weights: {text}")
     model = make_timm(arch, **options)
     packaged = load_packaged_weights(arch, model)
     if packaged:
         zero_init_head(model)
         return model, StartWeights(packaged, MEAN_STD, MEAN_STD)
-    print(f"weights: no packaged weights fit {arch} either: training starts from random weights and needs many more "
-          "epochs. Give a file: --weights=FILE.")
+    say(f"weights: no packaged weights fit {arch} either: training starts from random weights and needs many more "
+        "epochs. Give a file: --weights=FILE.")
     return _describe(model, f"random ({text})")
 
 

@@ -24,6 +24,7 @@ from PIL import features
 from busfast.data.images import READING, load_pixels, open_image
 from busfast.errors import UserError
 from busfast.files import atomic, cache_folder, file_lock
+from busfast.once import say
 from busfast.pipelines.image import ImagePipeline
 from busfast.pipelines.image_hashes import hash_images
 from busfast.pipelines.prefetch import Unreadable, name_unreadable
@@ -163,7 +164,7 @@ class Cache:
             self._check_space(folder, form, list(missing.values()))
             shards += self._decode(folder, form, missing)
         else:
-            print(f"cache: {counted(len(self.paths), 'image')} at {form.size_text}, in {folder}")
+            say(f"cache: {counted(len(self.paths), 'image')} at {form.size_text}, in {folder}")
         numbers = {key: number for number, key in enumerate(key for shard in shards for key in shard.keys)}
         return shards, {path: numbers[key] for path, key in keys.items()}
 

@@ -1,5 +1,7 @@
 """The table of runs, as CSV and Markdown, from the files in each run's folder."""
 
+import shutil
+from dataclasses import fields
 from pathlib import Path
 
 import pandas as pd
@@ -7,16 +9,29 @@ import pandas as pd
 from busfast.csvfile import read_frame, write_csv
 from busfast.errors import UserError
 from busfast.files import atomic
-from busfast.results.differences import compare_tests, headline
+from busfast.pipelines.config import Config
+from busfast.pipelines.settings import format_value
+from busfast.pipelines.splits import seed_of_split
+from busfast.results.differences import NOT_RECIPE, compare_tests, headline, pairs_of, recipe_of
 from busfast.results.evaluation import choose_positive
 from busfast.results.run_groups import NOTE as SPREAD
-from busfast.results.run_groups import aggregate, find_groups, format_groups, is_scored, read_test_scores
-from busfast.text import counted, markdown_table
+from busfast.results.run_groups import (
+    aggregate,
+    find_groups,
+    format_groups,
+    is_scored,
+    leave_out_members,
+    read_test_scores,
+)
+from busfast.text import counted, cut_middle, listed, markdown_table
 from busfast.training.runs import DONE, RESULTS, Run, all_runs, find_run
 from busfast.yamlfile import read_yaml
 
-WIDTH = 100  # characters of the table on the screen
+WIDTH = 100  # characters of the table on the screen, at most
 SHARED = ("data", "model", "size", "loader")  # columns that the screen has above its table, if all runs have the same
+# Columns of settings, where they differ: those that no other column tells.
+SETTINGS = [item.name for item in fields(Config) if item.name not in (*NOT_RECIPE, "arch", "size", "loader", "epochs")]
+FEW = 3  # runs that have a value in common are named; more are counted
 NOTE = ("Sorted by the macro AUC of the validation part. Columns that begin with test_ or sensitivity_ are of the test "
         "part (95% intervals, by patients), if `evaluate` has scored it; the sensitivity is for the positive class, "
         "where each image is assigned its most probable class. All other scores are of the validation part at the "
@@ -33,8 +48,8 @@ def compare_runs(names: str | None = None, every: bool = False) -> tuple[pd.Data
         every: instead, the runs of all pipelines.
 
     Returns:
-        The table, a row per run, the best one (by macro AUC on validation) first; lines on the gaps to held-out centers
-        and the spread of groups; and the files.
+        The table, a row per run, the best one (by macro AUC on validation) first; texts on the gaps to held-out
+        centers, the paired differences and the spread of groups; and the files.
 
     Raises:
         UserError: there is no run, or none of that name.
@@ -47,12 +62,16 @@ def compare_runs(names: str | None = None, every: bool = False) -> tuple[pd.Data
     if not rows:
         raise UserError(f"There is no trained run below {RESULTS}/. Train one: python -m busfast train.")
     table = pd.DataFrame(rows).sort_values("macro_auc", ascending=False, kind="stable", ignore_index=True)
+    table = table.drop(columns=[name for name in SETTINGS if table[name].nunique() < 2])
     csv, markdown = RESULTS / "compare.csv", RESULTS / "compare.md"
     write_csv(table, csv)
     differences = compare_tests(runs)
     gaps, files, groups = headline(differences), [csv, markdown], find_groups(runs)
     spreads = aggregate(groups)
-    group_texts = format_groups(groups, spreads)
+    shown = leave_out_members(groups)
+    group_texts = format_groups(shown, spreads)
+    if len(shown) < len(groups):
+        group_texts.append(f"{counted(len(groups) - len(shown), 'group')} of their members: {RESULTS}/aggregate.csv")
     with atomic(markdown) as file:
         file.write("".join(f"**{gap}**\n\n" for gap in gaps) + _markdown(table) + f"\n\n{NOTE}\n")
         if len(differences):
@@ -70,7 +89,8 @@ def compare_runs(names: str | None = None, every: bool = False) -> tuple[pd.Data
         scored = table.dropna(subset="test_macro_auc")
         draw_tests(scored[scored["data"] == scored["data"].iloc[0]], RESULTS / "compare.png")
         files += [RESULTS / "differences.csv", RESULTS / "compare.png"]
-    return table, gaps + group_texts, files
+    ensembles_first = table.assign(single=table["best_epoch"] > 0).sort_values("single", kind="stable")["run"]
+    return table, [*gaps, *pairs_of(differences, list(ensembles_first)), *group_texts], files
 
 
 def _of_last_pipeline(runs: list[Run]) -> list[Run]:
@@ -89,8 +109,9 @@ def print_comparison(table: pd.DataFrame, differences: list[str], files: list[Pa
     """Prints what `compare_runs` returns: six columns, and above them what all runs share or are warned of."""
     same = [name for name in SHARED if table[name].nunique() == 1]
     print("\n" + ", ".join(f"{name}: {table[name].iloc[0]}" for name in same))
-    if others := [name for name in SHARED if name not in same]:
-        print(f"{', '.join(others)}: see {files[0]}")
+    for name in (*SHARED, "positive", *SETTINGS):
+        if name in table and name not in same and (values := _values(table, name)):
+            print(f"{name}: {values}")
     for words, marked in (("PHANTOM (synthetic):", table["data"].str.contains("PHANTOM") & ("data" not in same)),
                           ("the split LEAKS:", table["data"].str.contains("LEAKS") & ("data" not in same)),
                           ("not finished:", ~table["state"].isin(DONE))):
@@ -98,29 +119,42 @@ def print_comparison(table: pd.DataFrame, differences: list[str], files: list[Pa
             print(f"{words} {', '.join(table['run'][marked])}")
     print("\n".join(format_rows(table)))
     positive = {*table["positive"]} - {""}
-    print("AUC: macro AUC, of validation at the best epoch (best) and of the test part; sensitivity: test part"
-          + (f", for {positive.pop()}" if len(positive) == 1 else ""))
+    print("AUC: macro AUC, of validation at the best epoch (best) and of the test part; sens.: sensitivity"
+          + (f" for {positive.pop()}" if len(positive) == 1 else "") + ", test part")
     for difference in differences:
         print(f"\n{difference}")
     print(f"wrote {', '.join(map(str, files))}")
 
 
 def format_rows(table: pd.DataFrame) -> list[str]:
-    """Returns the runs of a table as lines of at most `WIDTH` characters; what is not known is a dash."""
-    positives = {*table["positive"]} - {""}
-    rows = [["run", "epochs", "best", "val AUC", "test AUC (95%)", "sensitivity"]]
+    """Returns the runs of a table as lines that fit the terminal, of at most `WIDTH` characters; what is not known is a
+    dash. The pipeline stands above the names, if it is that of all."""
+    pipelines = {name.split("/")[0] for name in table["run"]}
+    head = f"run of {pipelines.pop()}" if len(pipelines) == 1 else "run"
+    rows = [[head, "epochs", "best", "val AUC", "test AUC (95%)", "sens."]]
     for row in table.itertuples():
         interval = "" if pd.isna(row.test_low) else f" ({row.test_low:.3f} to {row.test_high:.3f})"
-        known = _number(row.test_sensitivity) + (f" {row.positive}" if len(positives) > 1 else "")
-        rows.append([row.run, row.epochs or "-", row.best_epoch or "-", _number(row.macro_auc),
-                     _number(row.test_macro_auc) + interval, known])
+        rows.append([row.run if head == "run" else row.run.partition("/")[2], row.epochs or "-", row.best_epoch or "-",
+                     _number(row.macro_auc), _number(row.test_macro_auc) + interval, _number(row.test_sensitivity)])
     rows = [list(map(str, row)) for row in rows]
     widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    widths[0] = max(12, min(widths[0], WIDTH - sum(widths[1:]) - 2 * len(widths[1:])))
-    names = [name if len(name) <= widths[0] else f"{name[:widths[0] // 2 - 1]}~{name[-((widths[0] + 1) // 2):]}"
-             for name, *_ in rows]  # the end says which fold or seed
-    return ["  ".join([name.ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])])
-            for name, row in zip(names, rows, strict=True)]
+    room = min(shutil.get_terminal_size().columns, WIDTH) - sum(widths[1:]) - 2 * len(widths[1:])
+    widths[0] = max(12, min(widths[0], room))
+    return ["  ".join([cut_middle(row[0], widths[0]).ljust(widths[0]), *map(str.rjust, row[1:], widths[1:])])
+            for row in rows]
+
+
+def _values(table: pd.DataFrame, name: str) -> str:
+    """Returns the values of a column in which runs differ, the most frequent first; "" if they do not. An empty one is
+    told elsewhere, as a seed is by the run's name."""
+    known = table[table[name].astype(str) != ""]
+    if known[name].nunique() < 2:
+        return ""
+    one_pipeline = known["run"].str.partition("/")[0].nunique() == 1
+    names = known["run"].str.partition("/")[2] if one_pipeline else known["run"]
+    runs_by_value = {value: list(names[known[name] == value]) for value in known[name].value_counts().index}
+    return "; ".join(f"{value} ({listed(runs) if len(runs) <= FEW else counted(len(runs), 'run')})"
+                     for value, runs in runs_by_value.items())
 
 
 def _number(value: float | None) -> str:
@@ -157,7 +191,15 @@ def _row(run: Run) -> dict | None:
         row["positive"] = choose_positive(run, run.read_config()[0])
         if (name := f"sensitivity_{row['positive']}") in scores.index:
             row |= dict(zip(("test_sensitivity", "sensitivity_low", "sensitivity_high"), scores.loc[name], strict=True))
-    return row | {"minutes": round(log["seconds"].sum() / 60, 2)}
+    return row | {"minutes": round(log["seconds"].sum() / 60, 2)} | _settings(run, bool(members))
+
+
+def _settings(run: Run, ensemble: bool) -> dict[str, str]:
+    """Returns the settings of a run as text; "" for a seed that its name or its members tell."""
+    config = run.read_config()[0]
+    recipe = recipe_of(config)
+    texts = {name: format_value(recipe[name]) for name in SETTINGS} | {"split_seed": str(seed_of_split(config))}
+    return texts | ({"seed": ""} if ensemble or f"-seed{config.seed}" in run.name else {})
 
 
 def _markdown(table: pd.DataFrame) -> str:

@@ -1,6 +1,7 @@
 """Differences of test scores between runs: paired if the images are the same; and the gap to a held-out center."""
 
 import dataclasses
+from collections.abc import Sequence
 from functools import partial
 from itertools import combinations
 from typing import Any
@@ -14,10 +15,12 @@ from busfast.results.intervals import differences, jackknife
 from busfast.results.metrics import fewest_groups
 from busfast.results.predictions import FILE, arrays, read_predictions
 from busfast.results.scores import score
+from busfast.text import cut_middle
 from busfast.training.runs import Run
 
 IN_DOMAIN, HELD_OUT = ("stratified", "kfold"), ("center_holdout", "leave_one_center_out")
 COLUMNS = ["a", "b", "images", "score", "value_a", "value_b", "difference", "low", "high", "recipe"]
+MOST_PAIRS = 10  # lines on the screen about one set of test images
 # Settings that say where a run was trained and tested and what is reported of it, not how it was trained.
 NOT_RECIPE = ("data", "source", "positive", "splits", "holdout", "folds", "device", "threads", "cache")
 
@@ -101,3 +104,34 @@ def headline(differences: pd.DataFrame) -> list[str]:
                else "the difference is not defined" if np.isnan(row.difference)
                else f"difference {row.difference:+.3f} (too few patients)")
             + (f"; but they also differ in {row.recipe}" if row.recipe else "") for row in gaps.itertuples()]
+
+
+def pairs_of(differences: pd.DataFrame, order: Sequence[str]) -> list[str]:
+    """Returns the paired differences of macro AUC to the first of the runs that have the same test images.
+
+    Args:
+        differences: as `compare_tests` returns them.
+        order: names of runs; which of those with the same test images comes first is what the others are compared with.
+
+    Returns:
+        A text for each set of test images, of lines of at most 80 characters.
+    """
+    paired = differences[(differences["score"] == "macro_auc") & (differences["images"] == "same")]
+    found = {(row.a, row.b): (row.difference, row.low, row.high) for row in paired.itertuples()}
+    found |= {(b, a): (0 - apart, 0 - high, 0 - low) for (a, b), (apart, low, high) in found.items()}
+    others: dict[str, list[str]] = {}
+    for name in order:
+        first = next((one for one in others if (one, name) in found), None)
+        others.setdefault(first or name, []).extend([name] if first else [])
+    texts = []
+    for first, names in others.items():
+        lines = [f"Test macro AUC minus that of {first} (the same test images, paired by patients):"]
+        for name in names[:MOST_PAIRS]:
+            apart, low, high = found[first, name]
+            interval = "too few patients" if np.isnan(low) else f"{low:+.3f} to {high:+.3f}"
+            lines.append(f"  {cut_middle(name, 50):50}  {apart:+.3f} ({interval})" if not np.isnan(apart) else
+                         f"  {cut_middle(name, 50):50}  not defined")
+        if len(names) > MOST_PAIRS:
+            lines.append(f"  {len(names) - MOST_PAIRS} more are in differences.csv")
+        texts += ["\n".join(lines)] if names else []
+    return texts

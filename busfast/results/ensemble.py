@@ -1,6 +1,5 @@
 """Several trained runs -> one run, an ensemble: the mean of their probabilities; every verb takes it like any run."""
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -50,13 +49,14 @@ def make_ensemble(names: str) -> Run:
     scores of the members on images that they did not see are written to out_of_fold.csv, if each image was in the test
     part of one of them and `evaluate` has scored them.
 
-    It has the positive class that members name or `evaluate` recorded, unless they differ in it.
+    It has the positive class that members name or `evaluate` recorded, unless they differ in it. If there is an
+    ensemble of these weights already, no second one is made.
 
     Args:
         names: of runs, separated by commas, or of a group (see `find_groups`).
 
     Returns:
-        The new run.
+        The new run, or the one that there is.
 
     Raises:
         UserError: there are fewer than two runs, or one is unfinished, was changed, or does not fit the others.
@@ -73,13 +73,18 @@ def make_ensemble(names: str) -> Run:
     same = len({file_sha256(run.results / "split.csv") for run in runs}) == 1
     root = find_data(config.data).parent
     splits = [read_split(run.results / "split.csv", root) for run in runs]
+    if found := _find_ensemble(sums):
+        print(f"{found.name}: there already, of these runs", flush=True)
+        if not same:
+            _write_out_of_fold(found, runs, splits, config)  # members may have been scored since
+        return found
     parts = splits[0] if same else _join_splits(splits)
     record = first | provenance(first["table_sha256"]) | {
         "fold": first["fold"] if same else "",
         "holdout": first["holdout"] if same else [],
         "leaks": "; ".join(sorted({record["leaks"] for _, record in configs} - {""})),
         "counts": count_parts(parts, config.classes).to_dict("index"), "members": [run.name for run in runs],
-        "members_sha256": sums, "unscored": "" if same else UNSCORED}
+        "members_sha256": sums, "seeds": [config.seed for config, _ in configs], "unscored": "" if same else UNSCORED}
     ensemble = new_run(*_name(runs))
     try:
         save_weights(join_states([run.best_weights() for run in runs]), ensemble.models / "best.pth")
@@ -92,13 +97,17 @@ def make_ensemble(names: str) -> Run:
     except BaseException:
         discard_run(ensemble)
         raise
+    print(f"{ensemble.name}: the mean of {len(runs)} runs: {', '.join(sums)}\n"
+          f"wrote {ensemble.results}/ and {ensemble.models}/", flush=True)
+    if len(set(sums.values())) < len(sums):
+        print("warning: some of them have the same weights, which count as often in the mean", flush=True)
     return ensemble
 
 
-def find_ensemble(runs: Sequence[Run]) -> Run | None:
+def _find_ensemble(sums: dict[str, str]) -> Run | None:
     """Returns the ensemble of these runs with the weights that they have now, if there is one."""
-    sums = {run.name: file_sha256(run.best_weights()) for run in runs}
-    return next((run for run in all_runs() if run.read_config()[1].get("members_sha256") == sums), None)
+    return next((run for run in all_runs() if run.read_config()[1].get("members_sha256") == sums
+                 and run.best_weights().is_file()), None)
 
 
 def _find_members(names: str) -> list[Run]:
@@ -110,7 +119,9 @@ def _find_members(names: str) -> list[Run]:
                             "name the runs, separated by commas.")
     else:
         runs = [find_run(name.strip()) for name in names.split(",") if name.strip()]
-    if not 2 <= len(set(runs)) == len(runs) <= MAX_MEMBERS:
+    if twice := [run.name for run in runs if runs.count(run) > 1]:
+        raise UserError(f"--runs={names} names {twice[0]} twice. Name each run once.")
+    if not 2 <= len(runs) <= MAX_MEMBERS:
         raise UserError(f"--runs={names} does not name 2 to {MAX_MEMBERS} different runs, separated by commas, or a "
                         f"group of them (groups here: {', '.join(groups) or 'none'}).")
     return runs

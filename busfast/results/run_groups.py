@@ -10,8 +10,9 @@ from scipy import stats
 from busfast.csvfile import read_frame
 from busfast.data.split_file import read_split
 from busfast.pipelines.config import Config
+from busfast.pipelines.settings import format_value
 from busfast.pipelines.splits import name_split, seed_of_split
-from busfast.results.differences import differing_settings, recipe_of
+from busfast.results.differences import recipe_of
 from busfast.results.evaluation import choose_positive
 from busfast.results.intervals import LEVEL, RANGES
 from busfast.results.metrics import assess_rows
@@ -22,6 +23,7 @@ COLUMNS = ["group", "runs", "part", "score", "mean", "sd", "low", "high", "lowes
 LIMITS = RANGES | {"val_loss": (0.0, np.inf)}  # of scores that are not between 0 and 1
 OVER_RUNS, BY_PATIENT = "t over runs", "by patient"
 POOLED = "test, pooled"
+PART, SCORE = 6, 21  # characters of these columns on the screen
 MEANING = {
     "seeds": "The interval covers the mean over other seeds with this split; it does not cover other patients.",
     "folds": "Folds share most of their training images, so the interval may be too narrow.",
@@ -34,9 +36,9 @@ NOTE = ("Groups: mean and standard deviation of the runs' scores (validation: at
 
 @dataclass(frozen=True)
 class Group:
-    """Runs that differ only in their seed, fold or center."""
+    """Runs that differ only in their seed, fold or center; or ensembles, each of one fold or center."""
 
-    name: str  # such as "phantom/stratified-seeds", "phantom/kfold-5folds", "phantom/leave_one_center_out-centers"
+    name: str  # such as "phantom/stratified-seeds", "phantom/kfold-5folds", "phantom/kfold-5folds-ensembles"
     kind: str  # what they differ in, a key of `MEANING`
     runs: tuple[Run, ...]  # the latest of each seed, fold or center
     expected: int  # number of runs of the complete group
@@ -48,13 +50,16 @@ def find_groups(runs: list[Run]) -> list[Group]:
 
     Seeds of a split have the same split.csv; folds and centers the same table, split seed and number of folds. All
     other settings are the same, too; runs with another recipe are a group of their own, whose name gets a number.
+    Ensembles of folds and centers have as many members, of the same seeds.
     """
     members_by_key = {}
     for run in runs:
         summary = run.read_summary()
-        if summary.get("state") not in DONE or not (run.results / "training_log.csv").is_file():
+        if summary.get("state") not in DONE:
             continue
         config, record = run.read_config()
+        if not (record.get("members") or (run.results / "training_log.csv").is_file()):
+            continue
         started = (run.results / "config.yaml").stat().st_mtime_ns
         for kind, base, shared, member in _memberships(config, record, summary):
             start = (record.get("weights") or {}).get("text", "").partition(" (")[0]  # in brackets: why these
@@ -76,14 +81,18 @@ def find_groups(runs: list[Run]) -> list[Group]:
 def _memberships(config: Config, record: dict, summary: dict):
     """Yields each group that a run may be in: its kind, its name, what the members share, and the run's own key."""
     split, fold = record.get("split", ""), record.get("fold", "")
-    split_sha256 = (summary.get("sha256") or {}).get("split.csv")
-    yield "seeds", f"{name_split(split, fold, config)}-seeds", (split_sha256,), config.seed
-    seed = f"-seed{config.seed}" if config.split_seed >= 0 else ""
-    shared = (record.get("table_sha256"), seed_of_split(config), config.seed)
-    if split == "kfold":
-        yield "folds", f"kfold-{config.folds}folds{seed}", (*shared, config.folds), fold.zfill(4)
-    if split == "leave_one_center_out":
-        yield "centers", f"leave_one_center_out-centers{seed}", shared, fold
+    members = record.get("members") or []
+    if members:
+        suffix, seeds = "-ensembles", (len(members), *record.get("seeds", ()))
+    else:
+        split_sha256 = (summary.get("sha256") or {}).get("split.csv")
+        yield "seeds", f"{name_split(split, fold, config)}-seeds", (split_sha256,), config.seed
+        suffix, seeds = f"-seed{config.seed}" if config.split_seed >= 0 else "", (config.seed,)
+    shared = (record.get("table_sha256"), seed_of_split(config), *seeds)
+    if split == "kfold" and fold:  # an ensemble of several folds has none
+        yield "folds", f"kfold-{config.folds}folds{suffix}", (*shared, config.folds), fold.zfill(4)
+    if split == "leave_one_center_out" and fold:
+        yield "centers", f"leave_one_center_out-centers{suffix}", shared, fold
 
 
 def _count(kind: str, run: Run) -> int:
@@ -94,8 +103,10 @@ def _count(kind: str, run: Run) -> int:
 
 
 def _format_difference(first: Run, other: Run, name: str) -> str:
-    settings = differing_settings(first.read_config()[0], other.read_config()[0])
-    return f"differs from {name} in: {settings or 'images or weights'}"
+    there, here = (recipe_of(run.read_config()[0]) for run in (first, other))
+    differ = [f"{key} ({format_value(here[key])}, not {format_value(there[key])})" for key in here
+              if key not in ("seed", "split_seed") and here[key] != there[key]]
+    return f"differs from {name} in: {', '.join(differ) or 'images or weights'}"
 
 
 def _recipe(config: Config) -> str:
@@ -109,7 +120,7 @@ def aggregate(groups: list[Group]) -> pd.DataFrame:
     """
     rows = []
     for group in groups:
-        valid = pd.DataFrame([_best_epoch(run) for run in group.runs])
+        valid = pd.DataFrame([_valid_scores(run) for run in group.runs])
         rows += _spread(group, "valid", valid)
         if all(map(is_scored, group.runs)):
             rows += _spread(group, "test", pd.DataFrame([read_test_scores(run)["estimate"] for run in group.runs]))
@@ -121,7 +132,10 @@ def aggregate(groups: list[Group]) -> pd.DataFrame:
     return pd.DataFrame(rows, columns=COLUMNS)
 
 
-def _best_epoch(run: Run) -> pd.Series:
+def _valid_scores(run: Run) -> pd.Series:
+    """Returns a run's scores of the validation part: of its best epoch, or of an ensemble's mean."""
+    if run.read_config()[1].get("members"):
+        return pd.Series(run.read_summary().get("valid") or {}, dtype=float)
     log = read_frame(run.results / "training_log.csv", ("epoch", "val_loss", "val_acc", "macro_auc"))
     best = run.read_summary().get("best_epoch")
     row = log[log["epoch"] == best]
@@ -159,8 +173,14 @@ def pool_tests(runs: Sequence[Run]) -> pd.DataFrame:
     return assess_rows(pd.concat(tables, ignore_index=True), classes)
 
 
+def leave_out_members(groups: list[Group]) -> list[Group]:
+    """Returns the groups without those of members, where the ensembles of these are a group."""
+    members = {name for group in groups for run in group.runs for name in run.read_config()[1].get("members") or ()}
+    return [group for group in groups if not {run.name for run in group.runs} <= members]
+
+
 def format_groups(groups: list[Group], table: pd.DataFrame) -> list[str]:
-    """Returns a few lines on each group, for the screen."""
+    """Returns a few lines on each group, for the screen; those of its table have at most 79 characters."""
     texts = []
     for group in groups:
         rows = table[table["group"] == group.name]
@@ -168,16 +188,19 @@ def format_groups(groups: list[Group], table: pd.DataFrame) -> list[str]:
         shown = ["val_loss", "val_acc", "macro_auc", "balanced_accuracy",
                  *(f"{score}_{name}" for name in positives for score in ("recall", "sensitivity"))]
         runs = f"{len(group.runs)} of {group.expected}" if len(group.runs) < group.expected else str(len(group.runs))
-        lines = [f"{group.name}: {runs} {group.kind}; mean, standard deviation, lowest to highest, (95% interval)"
-                 + (f"; {group.note}" if group.note else "")]
+        lines = [f"{group.name}: {runs} {group.kind}" + (f"; {group.note}" if group.note else ""),
+                 f"  {'':{PART}}  {'':{SCORE}}   mean     sd   lowest-highest    95% interval"]
         for row in rows[rows["score"].isin(shown)].itertuples():
             score = row.score.replace("recall_", "sensitivity_")  # the log's name of the same
-            spread = f" sd {row.sd:.3f}  {row.lowest:.3f} to {row.highest:.3f} " if row.interval == OVER_RUNS else \
-                " " * 26
+            score = score if len(score) <= SCORE else f"{score[:SCORE - 1]}~"
+            start = f"  {'pooled' if row.part == POOLED else row.part:{PART}}  {score:{SCORE}}"
             if np.isnan(row.mean):
-                lines.append(f"  {row.part:13}{score:24} not defined in every run")
+                lines.append(f"{start}  not defined in every run")
                 continue
+            spread = f"{row.sd:5.3f}  {row.lowest:.3f} to {row.highest:.3f}" if row.interval == OVER_RUNS else " " * 21
             interval = "too few patients" if np.isnan(row.low) else f"{row.low:.3f} to {row.high:.3f}"
-            lines.append(f"  {row.part:13}{score:24} {row.mean:.3f} {spread} ({interval})")
+            lines.append(f"{start}  {row.mean:5.3f}  {spread}  {interval}")
+        if (rows["part"] == POOLED).any():
+            lines.append("  Pooled: each test image once, by the run that did not see it; interval by patient.")
         texts.append("\n".join([*lines, f"  {MEANING[group.kind]}"]))
     return texts

@@ -16,6 +16,7 @@ from busfast.models.metrics import make_metrics
 from busfast.models.optimizers import find_optimizer
 from busfast.models.precision import has_bfloat16
 from busfast.models.weights import StartWeights, make_model
+from busfast.once import say
 from busfast.pipelines.augmentations import named_augmentation
 from busfast.pipelines.backends import REFERENCE, Backend, choose_backend
 from busfast.pipelines.config import Config, changed_recipe
@@ -73,11 +74,11 @@ def build(config: Config, split: Split | pd.DataFrame, model_dir: Path | str = "
     backend, ranks = backend or choose_backend(config.loader, config.device), processes.world_size()
     if ranks > 1 and backend.device.type == "cuda":
         torch.cuda.set_device(processes.local_rank())
-    print(f"device: {describe_device(backend.device, config.device == 'auto')}"
-          + (f"; {ranks} processes share each batch of {config.bs}" if ranks > 1 else ""))
-    print(f"loader: {backend.loader} ({backend.reason})"
-          + (", for what is not in the cache" if config.cache != "off" else "")
-          + ("; validation: Pillow" if backend.loader != REFERENCE else ""))
+    say(f"device: {describe_device(backend.device, config.device == 'auto')}"
+        + (f"; {ranks} processes share each batch of {config.bs}" if ranks > 1 else ""))
+    say(f"loader: {backend.loader} ({backend.reason})"
+        + (", for what is not in the cache" if config.cache != "off" else "")
+        + ("; validation: Pillow" if backend.loader != REFERENCE else ""))
     use_threads(config.threads)
     set_seed(config.seed, reproducible=True)
     image, batch_tfms = named_augmentation(config.augment, ImagePipeline(
@@ -94,7 +95,7 @@ def build(config: Config, split: Split | pd.DataFrame, model_dir: Path | str = "
                          loss=config.loss, label_smoothing=config.label_smoothing,
                          metrics=make_metrics(config.classes, config.metrics, config.monitor),
                          opt_func=find_optimizer(config.opt), path=".", model_dir=model_dir)
-    print(f"model: {config.arch}; {learn.weights_used['text']}")
+    say(f"model: {config.arch}; {learn.weights_used['text']}")
     if changed := changed_recipe(config):
-        print(f"recipe: {', '.join(changed)}")
+        say(f"recipe: {', '.join(changed)}")
     return learn

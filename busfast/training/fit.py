@@ -28,7 +28,7 @@ from busfast.training.job import Job, TrainOptions
 from busfast.training.log import PlainProgress, TrainingLog
 from busfast.training.profile import Profile
 from busfast.training.recipe import recipe_callbacks
-from busfast.training.runs import write_record
+from busfast.training.runs import train_command, write_record
 from busfast.training.screen import TableProgress
 from busfast.training.threads import GiveWay
 from busfast.training.training_state import Checkpoint, Resume
@@ -51,11 +51,11 @@ def fit_run(job: Job, learn: Learner, phantom: bool, smaller_bs: int, options: T
     """Trains a run from the first epoch or from a checkpoint, and writes what it ends with.
 
     Args:
-        job: the run.
+        job: the run, with its record.
         learn: as `busfast.training.build.build` makes it.
         phantom: whether the images are synthetic.
         smaller_bs: a batch size that should fit if the configured one does not, for the error.
-        options: those of `train_run`; with --resume, `command` continues the run.
+        options: those of `train_run`.
 
     Raises:
         UserError: a loss that is not finite, too little memory, an unreadable image, a file that cannot be written.
@@ -75,10 +75,11 @@ def fit_run(job: Job, learn: Learner, phantom: bool, smaller_bs: int, options: T
         callbacks.append(phases)
     if not in_notebook():
         learn.remove_cbs(ProgressCallback)
-        callbacks.append(TableProgress(log, best) if sys.stdout.isatty() else PlainProgress(log))
+        callbacks.append(TableProgress(log, best, options.turn) if sys.stdout.isatty() else PlainProgress(log))
     if job.state is not None:
         callbacks.append(Resume(job.state, checkpoint, stop))
-    outcome, way_on = "failed", f"\n  to continue: {options.command} --resume"
+    command = options.command or train_command(run, job.record)
+    outcome, way_on = "failed", f"\n  to continue: {command} --resume"
 
     def summary() -> dict[str, Any]:
         return {"state": outcome, "epochs": len(log.rows), "best_epoch": best.best_epoch,
@@ -95,8 +96,8 @@ def fit_run(job: Job, learn: Learner, phantom: bool, smaller_bs: int, options: T
     except BaseException as error:
         outcome = "failed" if isinstance(error, Exception) else "interrupted"
         out_of_memory = isinstance(error, Exception) and is_out_of_memory(error)
-        if out_of_memory or isinstance(error, NonFiniteLoss):
-            way_on = ""  # it would end in the same way
+        if out_of_memory or isinstance(error, NonFiniteLoss) or (outcome == "interrupted" and options.command):
+            way_on = ""  # it would end in the same way, or the caller says it
         print(f"\n{outcome} after {counted(len(log.rows), 'epoch')}; what was written stays in "
               f"{run.results}/ and {run.models}/{way_on}")
         with suppress(UserError):  # a full disk gives both; the first error counts

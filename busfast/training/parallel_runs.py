@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     import torch
 
 MOST = 64
+SAID_ONCE = ("Next: ", "  to continue: ", CAUTION)  # by the command that started all; what a run says means only itself
 PATIENCE = 60  # seconds that a terminated run may take to write its files
 
 
@@ -69,7 +70,7 @@ def run_jobs(commands: dict[str, Sequence[str]], jobs: int, device: "torch.devic
                 if ending.is_set():  # since the check above
                     process.terminate()
                 for line in process.stdout:
-                    if not line.startswith(("Next: ", CAUTION)):  # which the command that started all says once
+                    if not line.startswith(SAID_ONCE):
                         print(f"[{name}] {line}", end="")
             return process.returncode
         finally:

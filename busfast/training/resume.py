@@ -35,7 +35,7 @@ def open_run(pipeline: str, name: str, config: Config, split: Split, options: Tr
         UserError: the folders cannot be created; another process trains the run; it was started with another
             configuration; its images are missing or were changed.
     """
-    free = (*FREE, "bs") if options.auto_bs else FREE
+    free = _free(options)
     runs = started_runs(pipeline, name, split) if options.resume else []
     run, job = next((one for one in runs if _is_of(one, config, free)), None), None
     if run is None and runs:
@@ -55,6 +55,17 @@ def open_run(pipeline: str, name: str, config: Config, split: Split, options: Tr
         if job.record is not None:
             _check_learner(run, job.record, options)
         yield job
+
+
+def find_finished(pipeline: str, name: str, config: Config, split: Split, options: TrainOptions) -> Run | None:
+    """Returns the run that `open_run` would find finished; None: there is something left to train."""
+    runs = started_runs(pipeline, name, split)
+    run = next((one for one in runs if _is_of(one, config, _free(options))), None)
+    return run if run is not None and run.read_summary().get("state") in DONE else None
+
+
+def _free(options: TrainOptions) -> tuple[str, ...]:
+    return (*FREE, "bs") if options.auto_bs else FREE
 
 
 def started_runs(pipeline: str, name: str, split: Split) -> list[Run]:
@@ -109,7 +120,7 @@ def _continue(run: Run, config: Config, split: Split, free: tuple[str, ...]) -> 
     if state in DONE:
         with suppress(OSError):
             remove_checkpoints(run.models)  # unless it was killed before it did so itself
-        print(f"resume: {run.name} is {state}; nothing is left to do{_other_images(run, record, split)}")
+        print(f"resume: {run.name} is {state}; nothing is left to do{other_images(run, record, split)}")
         return Job(run, own, split, finished=True)
     log = run.results / "training_log.csv"
     if not has_checkpoint(run.models) and log.is_file() and len(pd.read_csv(log)) > 1:  # one: killed in epoch 1
@@ -127,11 +138,11 @@ def _continue(run: Run, config: Config, split: Split, free: tuple[str, ...]) -> 
     check_unchanged(run.name, own_split.only("train", "valid"))
     own = replace(own, **{key: getattr(config, key) for key in ("threads", "cache", "device")})
     print(f"resume: {run.name} continues after epoch {checkpoint['epochs']} of {own.epochs}"
-          f"{_other_images(run, record, split)}")
+          f"{other_images(run, record, split)}")
     return Job(run, own, own_split, record=record, state=checkpoint)
 
 
-def _other_images(run: Run, record: dict[str, Any], split: Split) -> str:
+def other_images(run: Run, record: dict[str, Any], split: Split) -> str:
     """Returns a warning if a run was started with other images, labels or parts than those of now."""
     own = read_split(run.results / "split.csv", split.root).rows
     if {*zip(own["image"], own["label"], own["part"], strict=True)} == {

@@ -115,6 +115,24 @@ def all_runs() -> list[Run]:
     return [Run(path.parent.relative_to(RESULTS).as_posix()) for path in sorted(RESULTS.glob("*/*/config.yaml"))]
 
 
+def find_other_images(pipeline: str, data: str) -> tuple[str, str]:
+    """Returns a run of a pipeline whose images are elsewhere, and where; "" and "" if there is none, if another run is
+    of the images at `data`, or if they are there no longer (a folder may have been moved)."""
+    others = ("", "")
+    for file in sorted((RESULTS / pipeline).glob("*/config.yaml")):
+        there = str(read_yaml(file).get("data") or "")
+        if there and _folder_of(there) == _folder_of(data):
+            return "", ""
+        if there and Path(there).exists():
+            others = f"{pipeline}/{file.parent.name}", there
+    return others
+
+
+def _folder_of(data: str) -> Path:
+    path = Path(data).resolve()
+    return path.parent if path.name == "table.csv" else path
+
+
 def write_config(run: Run, config: Config, record: dict[str, Any]) -> None:
     """Writes config.yaml: a pipeline file that trains the run again, with the record under `run:`."""
     text = yaml.safe_dump(plain_values(config) | {"run": record}, sort_keys=False, allow_unicode=True)

@@ -1,4 +1,4 @@
-"""The epochs of a run on a terminal: a bar that says how long the whole run takes, then one line of a table each."""
+"""The epochs of a run on a terminal: a bar that says how long everything takes, then one line of a table each."""
 
 import shutil
 import sys
@@ -10,8 +10,10 @@ from typing import NamedTuple
 from fastai.callback.core import Callback
 from tqdm import tqdm
 
+from busfast.once import say
 from busfast.progress import bold, duration
 from busfast.training.callbacks import SaveBest
+from busfast.training.job import Turn
 from busfast.training.log import TrainingLog
 
 WIDEST = 120  # characters
@@ -38,8 +40,8 @@ class TableProgress(Callback):
 
     order = SaveBest.order + 1  # which epoch is the best is known; before early stopping can end the fit
 
-    def __init__(self, log: TrainingLog, best: SaveBest):
-        self.log, self.best = log, best
+    def __init__(self, log: TrainingLog, best: SaveBest, turn: Turn):
+        self.log, self.best, self.turn = log, best, turn
 
     def before_fit(self):
         self.learn.logger, self.columns = lambda values: None, ()
@@ -50,7 +52,10 @@ class TableProgress(Callback):
             self.first, self.began = self.epoch, time.monotonic()
             names = [name for name in self.recorder.metric_names if name not in ("epoch", "valid_loss", "time")]
             self.columns = choose_columns(names, self.best.monitor, self.n_epoch, self.width)
-            print(f"* is the best epoch so far, by {self.best.monitor}", *format_header(self.columns), sep="\n")
+            say(f"* is the best epoch so far, by {self.best.monitor}")
+            if self.turn.until:
+                say(f"left: {self.turn.until}")
+            print(*format_header(self.columns), sep="\n")
         self.shown = time.monotonic()
         self.bar = tqdm(total=len(self.dls.train) + len(self.dls.valid), desc=f"epoch {self.epoch + 1}/{self.n_epoch}",
                         bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} batches{postfix}",
@@ -73,9 +78,10 @@ class TableProgress(Callback):
         print(bold(line) if is_best else line)
 
     def _left(self, share: float) -> str:
-        """How long the rest of the run takes, after a share of this epoch."""
+        """How long the rest of the run takes, after a share of this epoch, and what comes after the run."""
         done = self.epoch - self.first + share
-        return duration((time.monotonic() - self.began) / done * (self.n_epoch - self.first - done))
+        epochs = self.n_epoch - self.first - done + self.n_epoch * self.turn.later
+        return duration((time.monotonic() - self.began) / done * epochs + self.turn.seconds)
 
 
 def choose_columns(names: Sequence[str], monitor: str, epochs: int, width: int) -> list[Column]:

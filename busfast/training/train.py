@@ -28,7 +28,7 @@ from busfast.training.distributed.sync_batchnorm import check_last_batches
 from busfast.training.fit import fit_run
 from busfast.training.job import TrainOptions
 from busfast.training.resume import open_run, warn_if_not_reproducible
-from busfast.training.runs import LEARNER_FILE, Run, discard_run, provenance, train_command, write_config
+from busfast.training.runs import LEARNER_FILE, Run, discard_run, provenance, write_config
 from busfast.training.trackers import track
 
 
@@ -50,7 +50,7 @@ def train_run(pipeline: str, config: Config, name: str, split: Split,
         UserError: bad input, or a file that cannot be written.
     """
     options = options or TrainOptions()
-    config = replace(with_classes(config, split), arch=check_arch(config.arch))  # other verbs know timm's name alone
+    config = full_config(config, split)
     backend = options.backend or choose_backend(config.loader, config.device)
     with open_run(pipeline, name, config, split, options) as job:
         run, first_epoch = job.run, job.state is None
@@ -84,12 +84,16 @@ def train_run(pipeline: str, config: Config, name: str, split: Split,
             warn_if_not_reproducible(job.record, record)
         print(f"run: {run.name}; writing {run.results}/ and {run.models}/")
         with track(run, options.trackers, 0 if job.state is None else job.state["epochs"]) as trackers:
-            fit_run(replace(job, config=config, split=split), learn, record["phantom"], smaller_bs,
-                    replace(options, command=options.command or train_command(run, record),
-                            callbacks=[*trackers, *options.callbacks]))
+            fit_run(replace(job, config=config, split=split, record=record), learn, record["phantom"], smaller_bs,
+                    replace(options, callbacks=[*trackers, *options.callbacks]))
     if split.leaks:
         print(f"  warning: its split LEAKS ({split.leaks} on two sides), so these scores are too good")
     return run
+
+
+def full_config(config: Config, split: Split) -> Config:
+    """Returns a configuration as its run records it: with the classes, and timm's name, which other verbs know."""
+    return replace(with_classes(config, split), arch=check_arch(config.arch))
 
 
 def _write_split(run: Run, split: Split) -> Split:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from busfast import processes
 from busfast.errors import UserError
+from busfast.once import say
 
 if TYPE_CHECKING:  # a missing file is refused before torch is imported
     import torch
@@ -56,7 +57,7 @@ class UserLearner:
             raise UserError(f"{FUNCTION}() of {self.path} set loss_func to the class {name}, not to a loss: {name}().")
         names = {metric.name for metric in own}
         learn.metrics = [*own, *(metric for metric in learn.metrics if metric.name not in names)]
-        print(f"learner: changed by {self.path}")
+        say(f"learner: changed by {self.path}")
 
 
 def load_user_learner(path: str | Path) -> UserLearner:

@@ -5,6 +5,7 @@ and busfast/__main__.py; what the verbs do is tested with what they call.
 """
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -165,6 +166,28 @@ def test_a_folder_without_a_pipeline_file_is_trained_with_the_defaults_under_its
     assert main(["train", "--data=mine", *words]) == 0
     assert (workdir / "results" / "mine" / "stratified" / "training_log.csv").is_file()
     assert "PHANTOM" not in (workdir / "results" / "mine" / "stratified" / "config.yaml").read_text()
+
+
+def test_two_folders_of_one_name_do_not_share_a_pipeline_unless_the_user_names_it(workdir, phantom_folder, capsys):
+    for place in ("x", "y"):
+        shutil.copytree(phantom_folder, workdir / place / "images")
+    run = workdir / "results" / "images" / "stratified"
+    run.mkdir(parents=True)
+    (run / "config.yaml").write_text("data: x/images\n")
+    assert main(["train", "--data=y/images"]) == 2
+    said = capsys.readouterr().err
+    assert "images/stratified is of other images, x/images, in a folder of the same name" in said
+    assert "write `data: y/images` into pipelines/y_images.yaml, then --pipeline=y_images in the place" in said
+    assert main(["train", "--data=x/images/table.csv", "--split=center_holdout", "--holdout=betta"]) == 2
+    assert "Did you mean 'beta'?" in capsys.readouterr().err
+    (workdir / "pipelines" / "images.yaml").write_text("data: y/images\n")
+    assert main(["train", "--pipeline=images", "--split=center_holdout", "--holdout=betta"]) == 2
+    said = capsys.readouterr()
+    assert "pipeline images: has runs of other images, too: x/images (images/stratified)" in said.out
+    assert "Did you mean 'beta'?" in said.err
+    shutil.move(workdir / "x" / "images", workdir / "moved")
+    assert main(["train", "--data=y/images", "--split=center_holdout", "--holdout=betta"]) == 2
+    assert "Did you mean 'beta'?" in capsys.readouterr().err
 
 
 def test_less_than_a_core_is_said_at_once(workdir, monkeypatch, capsys):

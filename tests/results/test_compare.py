@@ -12,6 +12,7 @@ import pytest
 
 from busfast.cli import main
 from busfast.results.compare import WIDTH, compare_runs, format_rows
+from busfast.results.differences import pairs_of
 from busfast.training.runs import Run
 
 NAME = "phantom/center_holdout"
@@ -77,13 +78,51 @@ def test_a_run_is_listed_with_the_scores_of_its_best_epoch_and_the_best_run_firs
     run("compare", "--all", f"--runs={NAME}", code=2)
 
 
-def test_the_table_fits_a_terminal_whatever_the_names_and_what_is_unknown_is_a_dash(place):
+def test_the_table_fits_a_terminal_whatever_the_names_and_what_is_unknown_is_a_dash(place, monkeypatch):
     table = compare_runs()[0]
     table.loc[0, "run"] = f"phantom/{'a' * 99}-fold7"
     head, line = format_rows(table)
-    assert max(len(head), len(line)) <= WIDTH and line.startswith("phantom/a") and "a-fold7 " in line
+    assert head.startswith("run of phantom ") and line.startswith("aaaa") and "a-fold7 " in line
     assert line.split()[-2:] == ["-", "-"]
-    table = table.assign(test_macro_auc=0.9, test_low=0.8, test_high=0.95, positive="malignant", test_sensitivity=1 / 3)
-    head, line = format_rows(table)
-    assert head.endswith("sensitivity") and "0.900 (0.800 to 0.950)" in line and line.endswith(" 0.333")
-    assert max(len(head), len(line)) <= WIDTH
+    known = table.assign(test_macro_auc=0.9, test_low=0.8, test_high=0.95, positive="malignant", test_sensitivity=1 / 3)
+    for columns in (80, 200):
+        monkeypatch.setenv("COLUMNS", str(columns))
+        head, line = format_rows(known)
+        assert "0.900 (0.800 to 0.950)" in line and line.endswith(" 0.333")
+        assert len(head) == len(line) == min(columns, WIDTH)
+    monkeypatch.setenv("COLUMNS", "80")
+    both = pd.concat([known, known.assign(run="phantom/kfold-1of2-seeds-ensemble", epochs=0)])
+    assert {len(line) for line in format_rows(both)} == {80} and "\nkfold-1of2-seeds-ensemble  " in "\n".join(
+        format_rows(both))
+    other = pd.concat([known, known.assign(run="other/stratified")])
+    assert format_rows(other)[0].startswith("run  ") and format_rows(other)[2].startswith("other/stratified ")
+
+
+def test_the_settings_in_which_runs_differ_are_said_with_their_values(place, capsys):
+    for name, lr in (("phantom/low", 1e-4), ("phantom/low-seed43", 1e-4)):
+        shutil.copytree(Run(NAME).results, Run(name).results)
+        config = Run(name).results / "config.yaml"
+        config.write_text(re.sub(r"(?m)^lr: .*", f"lr: {lr:g}", config.read_text()))
+    config.write_text(re.sub(r"(?m)^seed: .*", "seed: 43", config.read_text()))
+    run("compare")
+    said = capsys.readouterr().out
+    assert "\nlr: 0.0001 (low, low-seed43); 0.001 (center_holdout)\n" in said
+    assert "\nseed" not in said and "\nepochs: " not in said and "see results" not in said
+    assert pd.read_csv("results/compare.csv").set_index("run")["lr"].to_dict() == {
+        NAME: 1e-3, "phantom/low": 1e-4, "phantom/low-seed43": 1e-4}
+
+
+def test_the_paired_differences_are_printed_to_the_best_of_the_runs_with_the_same_test_images():
+    pairs = [("a/b", "a/c", "macro_auc", "same", 0.1, 0.05, 0.15),
+             ("a/b", "a/d", "macro_auc", "same", -0.2, -0.3, -0.1),
+             ("a/c", "a/d", "macro_auc", "same", -0.3, float("nan"), float("nan")),
+             ("a/c", "a/d", "balanced_accuracy", "same", 0.9, 0.8, 1.0),
+             ("a/e", "a/f", "macro_auc", "same", 0.0, 0.0, 0.0),
+             ("a/b", "a/f", "macro_auc", "different", 1.0, 1.0, 1.0)]
+    table = pd.DataFrame(pairs, columns=["a", "b", "score", "images", "difference", "low", "high"])
+    found = pairs_of(table, ["a/c", "a/d", "a/f", "a/b", "a/e"])
+    texts = [[line.split() for line in text.splitlines()] for text in found]
+    assert [text[0][6] for text in texts] == ["a/c", "a/f"]
+    assert texts[0][1:] == [["a/d", "-0.300", "(too", "few", "patients)"],
+                            ["a/b", "-0.100", "(-0.150", "to", "-0.050)"]]
+    assert texts[1][1:] == [["a/e", "+0.000", "(+0.000", "to", "+0.000)"]]

@@ -107,6 +107,7 @@ def test_resume_leaves_seeds_that_are_done_alone_and_adds_others(place):
 def test_the_spread_of_a_group_is_that_of_its_runs_own_files(place, capsys):
     run("compare")
     said = capsys.readouterr().out
+    assert max(len(line) for line in said.splitlines() if line.startswith(("  valid ", "  test ", "  pooled "))) <= 80
     rows = {(row["group"], row["part"], row["score"]): row for row in read("results/aggregate.csv")}
     for group, names in (("phantom/stratified-seeds", SEEDS), ("phantom/kfold-2folds", FOLDS)):
         valid, test = [], []
@@ -124,7 +125,7 @@ def test_the_spread_of_a_group_is_that_of_its_runs_own_files(place, capsys):
             low, high = max(0, mean - half), min(1, mean + half)
             assert found == pytest.approx([mean, sd, low, high, min(values), max(values)], abs=2e-5)
             assert row["runs"] == "2" and row["interval"] == "t over runs"
-        assert f"{group}: 2 {'seeds' if names == SEEDS else 'folds'}; mean" in said
+        assert f"{group}: 2 {'seeds' if names == SEEDS else 'folds'}\n" in said
         assert group in open("results/compare.md").read()
     pooled = pd.concat(predictions(name).query("part == 'test'") for name in FOLDS)
     assert len(pooled) == pooled["image"].nunique() == 120
@@ -163,7 +164,7 @@ def test_runs_of_another_recipe_and_runs_that_are_not_done_are_not_mixed_in(plac
     run("compare")
     said = capsys.readouterr().out
     assert "phantom/stratified-seeds: 2 seeds" in said
-    assert re.search("phantom/stratified-seeds-2: 2 seeds.*; differs from phantom/stratified-seeds in: lr", said)
+    assert "phantom/stratified-seeds-2: 2 seeds; differs from phantom/stratified-seeds in: lr (0.0005, not" in said
     rows = pd.read_csv("results/aggregate.csv")
     assert set(rows["part"][rows["group"] == "phantom/kfold-2folds"]) == {"valid"}  # not of the fold that was scored
 
@@ -173,7 +174,7 @@ def test_a_group_that_lacks_a_fold_says_so_and_is_not_pooled(place, capsys):
         copied(name, new, folds=3)
     run("compare --runs=phantom/kfold-1of3,phantom/kfold-3of3")
     said = capsys.readouterr().out
-    assert "phantom/kfold-3folds: 2 of 3 folds; mean" in said and "test, pooled" not in said
+    assert "phantom/kfold-3folds: 2 of 3 folds\n" in said and "pooled" not in said.lower()
     run("ensemble --runs=phantom/kfold-3folds", code=2)
     assert "phantom/kfold-3folds has 2 of 3 runs" in capsys.readouterr().err
 
@@ -210,8 +211,25 @@ def test_an_ensemble_has_the_positive_class_that_its_members_were_given(place):
     for name in SEEDS:
         with open(Run(name).results / "evaluation.yaml", "a") as file:
             file.write("positive: benign\n")
+    for folder in (OF_SEEDS.results, OF_SEEDS.models):
+        shutil.rmtree(folder)
     run("ensemble --runs=phantom/stratified-seeds")
-    assert Run(f"{OF_SEEDS.name}-2").read_config()[0].positive == "benign"
+    assert OF_SEEDS.read_config()[0].positive == "benign"
+
+
+def test_a_second_ensemble_of_the_same_runs_is_the_first_and_other_weights_make_another(place, capsys):
+    before = {path: path.stat().st_mtime_ns for path in Path("models").rglob("*")}
+    run(f"ensemble --runs={','.join(SEEDS[::-1])}")
+    said = capsys.readouterr().out
+    assert f"{OF_SEEDS.name}: there already, of these runs\n" in said and f"evaluate --run={OF_SEEDS.name}\n" in said
+    (OF_FOLDS.results / "out_of_fold.csv").unlink()  # as if the members had been scored only now
+    run("ensemble --runs=phantom/kfold-2folds")
+    assert f"{OF_FOLDS.name}: there already" in capsys.readouterr().out
+    assert (OF_FOLDS.results / "out_of_fold.csv").is_file()
+    assert before == {path: path.stat().st_mtime_ns for path in Path("models").rglob("*")}
+    copied(SEEDS[1], "phantom/other")
+    run(f"ensemble --runs={SEEDS[0]},{SEEDS[1]},phantom/other")
+    assert "warning: some of them have the same weights" in capsys.readouterr().out
 
 
 BEST = "train --preset=best --epochs=2 --size=32 --seeds=2"
@@ -237,6 +255,38 @@ def test_the_preset_best_makes_one_run_of_seeds_and_mirrored_images_and_goes_on_
     assert Run(f"{OF_SEEDS.name}-2").read_config()[1]["members"] == [f"{name}-2" for name in SEEDS]
     run(f"{BEST} --resume --then=evaluate")  # passes over the newer ones
     assert f"{OF_SEEDS.name}: there already" in capsys.readouterr().out
+
+
+def test_the_preset_best_of_folds_ends_with_the_spread_of_their_ensembles_and_lists_nothing_else(workdir, capsys):
+    run("train --epochs=1 --seed=7")
+    capsys.readouterr()
+    run(f"{BEST} --split=kfold --folds=2 --then=evaluate")
+    said = capsys.readouterr().out
+    assert [f"training {number} of 4 ({which})" in said for number, which in enumerate(
+        ("fold 1, seed 42", "fold 1, seed 43", "fold 2, seed 42", "fold 2, seed 43"), 1)] == [True] * 4
+    assert said.count("device: cpu") == said.count("recipe: tta flip") == said.count("\nmodel: ") == 1
+    ensembles = [f"phantom/kfold-{number}of2-seeds-ensemble" for number in (1, 2)]
+    assert sorted(pd.read_csv("results/compare.csv")["run"]) == ensembles
+    rows = pd.read_csv("results/aggregate.csv")
+    assert set(rows["group"]) == {"phantom/kfold-2folds-ensembles"} and "stratified" not in said
+    rows = rows[rows["score"] == "macro_auc"].set_index("part")
+    for part in ("valid", "test"):
+        scores = [yaml.safe_load((Run(name).results / "summary.yaml").read_text())["valid"]["macro_auc"]
+                  if part == "valid" else _test_auc(name) for name in ensembles]
+        assert rows.loc[part, ["mean", "sd"]].tolist() == pytest.approx(
+            [statistics.mean(scores), statistics.stdev(scores)], abs=2e-6)
+    pooled = pd.concat(predictions(name).query("part == 'test'") for name in ensembles)
+    expected = roc_auc_score(pooled["label"], pooled[sorted(P)], multi_class="ovr", labels=sorted(CLASSES))
+    assert pooled["image"].is_unique and rows.loc["test, pooled", "mean"] == pytest.approx(expected, abs=1e-5)
+    run("compare")
+    said = capsys.readouterr().out
+    assert "phantom/kfold-2folds-ensembles: 2 folds\n" in said and "4 groups of their members: results/aggr" in said
+    assert "phantom/kfold-2folds-seed42:" not in said and len(set(pd.read_csv("results/aggregate.csv")["group"])) == 5
+
+
+def _test_auc(name: str) -> float:
+    return next(float(row["estimate"]) for row in read(Run(name).results / "metrics.csv")
+                if (row["part"], row["by"], row["score"]) == ("test", "all", "macro_auc"))
 
 
 def test_members_of_the_preset_best_that_train_side_by_side_are_plain_runs(workdir, monkeypatch):
@@ -323,7 +373,7 @@ def move_one_to_train():
     (lambda: (Run(SEEDS[1]).results / "summary.yaml").write_text("state: interrupted\n"), SEEDS, "is unfinished"),
     (lambda: (Run(SEEDS[1]).models / "best.pth").write_bytes(b"other"), SEEDS, "is not the file that"),
     (lambda: None, [SEEDS[0], OF_SEEDS.name], "is an ensemble. Name its members"),
-    (lambda: None, [SEEDS[0], SEEDS[0]], "does not name 2 to 100 different runs"),
+    (lambda: None, [*SEEDS, f"results/{SEEDS[0]}"], f"names {SEEDS[0]} twice. Name each run once."),
     (lambda: None, SEEDS[:1], "(groups here: phantom/kfold-2folds, phantom/stratified-seeds)"),
 ])
 def test_runs_that_cannot_be_averaged_honestly_are_refused_and_nothing_is_made(place, spoil, runs, message, capsys):
