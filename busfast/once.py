@@ -22,4 +22,4 @@ def say(line: str) -> None:
         return
     if _said:
         _said[-1].add(line)
-    print(line, flush=True)
+    print(line)

@@ -251,7 +251,7 @@ def _refuse_shared_name(name: str, data: str, pipeline: str | None) -> None:
     if not other:
         return
     if pipeline:
-        print(f"pipeline {name}: has runs of other images, too: {other} ({where})", flush=True)
+        print(f"pipeline {name}: has runs of other images, too: {other} ({where})")
         return
     own = folder_name(f"{Path(data).resolve().parent.name}_{name}")
     raise UserError(f"--data={data}: {where} is of other images, {other}, in a folder of the same name, and both would "

@@ -74,7 +74,7 @@ def make_ensemble(names: str) -> Run:
     root = find_data(config.data).parent
     splits = [read_split(run.results / "split.csv", root) for run in runs]
     if found := _find_ensemble(sums):
-        print(f"{found.name}: there already, of these runs", flush=True)
+        print(f"{found.name}: there already, of these runs")
         if not same:
             _write_out_of_fold(found, runs, splits, config)  # members may have been scored since
         return found
@@ -98,9 +98,9 @@ def make_ensemble(names: str) -> Run:
         discard_run(ensemble)
         raise
     print(f"{ensemble.name}: the mean of {len(runs)} runs: {', '.join(sums)}\n"
-          f"wrote {ensemble.results}/ and {ensemble.models}/", flush=True)
+          f"wrote {ensemble.results}/ and {ensemble.models}/")
     if len(set(sums.values())) < len(sums):
-        print("warning: some of them have the same weights, which count as often in the mean", flush=True)
+        print("warning: some of them have the same weights, which count as often in the mean")
     return ensemble
 
 

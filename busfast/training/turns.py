@@ -31,7 +31,7 @@ def say_how_to_go_on(command: str) -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, SystemExit):
-        print(f"\n  to continue: {command}", flush=True)
+        print(f"\n  to continue: {command}")
         raise
 
 
@@ -52,8 +52,7 @@ def pass_over(done: dict[str, Run], trainings: Sequence[Training]) -> None:
             warning = other_images(run, run.read_config()[1], training.split)
             names.setdefault(warning.replace(str(run.results), "results/RUN"), []).append(run.name)
     for warning, runs in names.items():
-        print(f"resume: {listed(runs)} {'is' if len(runs) == 1 else 'are'} finished; nothing is left to do{warning}",
-              flush=True)
+        print(f"resume: {listed(runs)} {'is' if len(runs) == 1 else 'are'} finished; nothing is left to do{warning}")
 
 
 def train_in_turn(pipeline: str, trainings: Sequence[Training], options: TrainOptions, done: dict[str, Run],
@@ -82,7 +81,7 @@ def train_in_turn(pipeline: str, trainings: Sequence[Training], options: TrainOp
                 run = done[training.name]
             else:
                 if len(trainings) > 1:
-                    print(f"\ntraining {number} of {len(trainings)} ({_describe(training, trainings)})", flush=True)
+                    print(f"\ntraining {number} of {len(trainings)} ({_describe(training, trainings)})")
                 left.remove(training.name)
                 until = _until(len(trainings), follow is not None and bool(took), follow is not None or more)
                 turn = Turn(len(left), sum(took) / len(took) * (len(left) + 1) if took else 0.0, until)
