@@ -17,7 +17,7 @@ from busfast.data.images import load_pixels
 from busfast.data.open_data import find_data
 from busfast.data.split_file import check_unchanged, read_split
 from busfast.errors import UserError
-from busfast.figures import STYLES, image_grid, plain, save_figure
+from busfast.figures import STYLES, image_grid, plain, save_figure, wrapped
 from busfast.files import make_folder
 from busfast.inference.gradcam import PLACE_IMAGES, Explainer, NoMaps, explain_images
 from busfast.inference.inputs import list_inputs
@@ -120,8 +120,8 @@ def explain_inputs(run: Run, inputs: str, folder: Path, **flags) -> list[Path]:
     for number, path in enumerate(paths):
         shares = softmax(logits[number])
         called = f"{config.classes[shares.argmax()]} ({shares.max():.2f})"
-        figure, (row,) = image_grid(1, 2, (3, 3.3), (
-            f"{path.name}: {called}. Research only, not a medical device\n{note}").strip())
+        title = f"{path.name}: {called}; research only, not a medical device\n{note}".strip()
+        figure, (row,) = image_grid(1, 2, (3, 3.3), "\n".join(wrapped(line, 5.5) for line in title.splitlines()))
         for axes, heatmap in zip(row, (None, maps[number]), strict=True):
             _show(axes, pixels[number], heatmap)
         files.append(folder / f"{number + 1:04}-{path.stem}.png")
@@ -156,7 +156,8 @@ def draw_maps(learn: Learner, arch: str, images: Sequence[str | Path], columns: 
     for number, share in enumerate(shares):
         for axes, heatmap in zip(grid[2 * number:2 * number + 2], (None, maps[number]), strict=True):
             _show(axes, pixels[number], heatmap)
-        grid[2 * number].set_title(f"predicted {learn.dls.vocab[share.argmax()]} ({share.max():.2f})", fontsize=8)
+        called = f"predicted {learn.dls.vocab[share.argmax()]} ({share.max():.2f})"
+        grid[2 * number].set_title(plain(wrapped(called, 1.8)), fontsize=8)
     return figure
 
 
@@ -265,6 +266,7 @@ def draw_gallery(cases: pd.DataFrame, pixels: Sequence[np.ndarray], maps: np.nda
         _show(axes, pixels[number], maps[number])
         if outlined[number]:
             axes.contour(masks[number], [0.5], colors="white", linewidths=1)
-        image.set_title(f"{case['label']}, {plain(case['center']) or 'no center'}\npredicted {case['predicted']} "
-                        f"({case['sure']:.2f})" + ("" if case["right"] else ", WRONG"), fontsize=7)
+        lines = (f"{case['label']}, {case['center'] or 'no center'}",
+                 f"predicted {case['predicted']} ({case['sure']:.2f})" + ("" if case["right"] else ", WRONG"))
+        image.set_title("\n".join(plain(wrapped(line, 2.6)) for line in lines), fontsize=7)  # 2.1 inches of small print
     save_figure(figure, path)

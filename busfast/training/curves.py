@@ -8,7 +8,7 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from busfast.figures import GRAY, STYLES, add_legend, new_figure, plain, save_figure
+from busfast.figures import GRAY, STYLES, add_legend, new_figure, plain, save_figure, wrapped
 
 COLUMNS = 4  # images in a row
 
@@ -64,6 +64,6 @@ def draw_batch(path: Path, pixels: Sequence[np.ndarray], labels: Sequence[str], 
     for index, (image, label) in enumerate(zip(pixels, labels, strict=True)):
         top, left = index // COLUMNS * (height + gap) + gap, index % COLUMNS * (width + gap) + gap // 2
         sheet[top:top + height, left:left + width] = image
-        axes.text(left, top - gap / 4, plain(label), fontsize=8)
+        axes.text(left, top - gap / 8, plain(wrapped(label, 2.1)), fontsize=8, va="bottom", linespacing=1)
     axes.imshow(sheet)
     save_figure(figure, path)

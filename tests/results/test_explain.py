@@ -91,6 +91,9 @@ def test_the_gallery_shows_each_case_in_its_class_and_below_it_the_same_image_wi
         assert len(overlay.collections) == (number == 1)  # the outline of the mask
         assert overlay.get_title() == ("no color: nothing here counted for it" if number == 2 else "")
     assert sum(bool(axes.images) for axes in grid.flat) == 6
+    long = cases.assign(label="malignant", predicted="a carcinoma of several words and types")
+    draw_gallery(long, pixels, maps, [None] * 3, ("malignant",), "a run", None)
+    assert max(len(line) for axes in figures.pop().axes for line in axes.get_title().splitlines()) < 40  # 2 inches
     caption = figures[0].get_suptitle()
     assert "white line: lesion mask" in caption and "1 of 3 maps has no color" in caption
     draw_gallery(cases, pixels, np.ones((3, 8, 8)), [None, np.zeros((8, 8), bool), None], CLASSES, "a run", None)
