@@ -259,9 +259,11 @@ def _of_bundle(folder: Path, *, bs: int = Config.bs, device: str = "auto", threa
         engine = load_predictor(folder, device=device, threads=threads).engine
         return stream_logits(engine, paths, len(config.classes), bs=bs, threads=threads)
 
+    names = trained.get("members")
+    members = [str(name) for name in names] if isinstance(names, list) and len(names) == facts.get("members") else []
     source = "calibration and thresholds: as in the bundle" if facts["operating_points"] else \
         "calibration and thresholds: none in the bundle, as its run was not evaluated before the export"
     return Subject(f"{EXTERNAL}/{folder_name(str(trained.get('name') or name_after(folder)))}", f"--model={folder}",
-                   config, {key: trained.get(key) for key in ("phantom", "leaks", "members")},
+                   config, {"members": members} | {key: trained.get(key) for key in ("phantom", "leaks")},
                    facts["files"]["weights.safetensors"], predict, source, temperature=facts["temperature"],
                    points=facts["operating_points"])

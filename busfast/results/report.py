@@ -356,8 +356,8 @@ def _members(found: Evaluation) -> dict[str, Any] | None:
     rows = []
     for name in found.record.get("members") or ():
         run = Run(name)
-        if not (run.results / "config.yaml").is_file():
-            rows.append([f"{name} (no longer here)", "", "", "", ""])
+        if not found.config.data or not (run.results / "config.yaml").is_file():  # of a bundle: a run of its maker
+            rows.append([f"{name} (no longer here)" if found.config.data else name, "", "", "", ""])
             continue
         config, record = run.read_config()
         rows.append([name, str(config.seed), str(record.get("fold") or ""), ", ".join(record.get("holdout") or []),

@@ -212,6 +212,8 @@ def test_the_report_of_an_ensemble_lists_its_members_and_the_commands_that_made_
     for path in write_pages(several, "report.html", "model_card.md"):
         assert "ean of 2 runs of" in (text := path.read_text()) and "Members of the ensemble" in text
     assert gather(found, {})["members"] is None
+    bundle = replace(several, config=replace(found.config, data=""))
+    assert gather(bundle, {})["members"]["rows"] == [[NAME], [NAME]]  # of its maker, not those here
 
 
 def edge(region, left):
