@@ -128,7 +128,7 @@ def draw_confusion(found: Evaluation) -> tuple[Figure, str]:
     upright = sum(map(len, classes)) > CHARACTERS
     more = 0.08 * max(map(len, classes)) if upright else 0  # inches
     side = max(3.2, 0.5 * len(classes))  # of each matrix
-    size = ((side + 0.4) * len(parts) + more, side + 1.3 + more)
+    size = ((side + 0.4) * len(parts) + more, side + 1.3 + 1.1 * more)
     figure, axes = new_figure("Confusion matrices", found.run.name, size=size, grid=None, titles=[
         "validation part of the run" if part == "valid" else found.where for part in parts])
     for one, part in zip(axes, parts, strict=True):
