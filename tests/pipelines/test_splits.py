@@ -76,7 +76,7 @@ def test_a_table_that_cannot_be_split_is_refused_before_its_images_are_read(conf
 
 
 def test_on_the_way_to_a_training_nothing_is_read_or_chosen_twice(workdir, count, monkeypatch):
-    from busfast.training import train
+    from busfast.training import turns
 
     tables = count(open_data, "read_table")
     images = count(check, "fingerprint_images")
@@ -86,7 +86,7 @@ def test_on_the_way_to_a_training_nothing_is_read_or_chosen_twice(workdir, count
     def train_run(pipeline, config, name, split, options):
         trained.append(check.hash_pixels(split))
         return SimpleNamespace(name=name)
-    monkeypatch.setattr(train, "train_run", train_run)
+    monkeypatch.setattr(turns, "train_run", train_run)
     assert main(["train"]) == 0
     assert [len(calls) for calls in (tables, images, devices, loaders, trained)] == [1] * 5
 
