@@ -5,7 +5,7 @@ import queue
 import subprocess
 import sys
 import threading
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
@@ -18,7 +18,9 @@ if TYPE_CHECKING:
     import torch
 
 MOST = 64
-SAID_ONCE = ("Next: ", "  to continue: ", CAUTION)  # by the command that started all; what a run says means only itself
+# What the command that started all says itself, and how each run's lines begin that are mostly those of the others.
+SAID, SAID_WITH_DETAILS = ("Next: ", "  to continue: ", CAUTION), ("pipeline: ", "data: ", "split: ")
+COMMON = ("device: ", "loader: ", "model: ", "recipe: ", "weights: ", "cache: ")
 PATIENCE = 60  # seconds that a terminated run may take to write its files
 
 
@@ -52,6 +54,18 @@ def run_jobs(commands: dict[str, Sequence[str]], jobs: int, device: "torch.devic
     for slot in range(jobs):
         slots.put(slot)
     running, ending = {}, threading.Event()
+    common: set[str] = set()
+
+    def tell(name: str, lines: Iterable[str]) -> None:
+        skip = False
+        for line in lines:
+            if not line.startswith("  "):
+                skip = line.startswith(SAID_WITH_DETAILS)
+            if skip or not line.strip() or line.startswith(SAID) or line in common:
+                continue
+            if shared := line.startswith(COMMON):
+                common.add(line)
+            print(line if shared else f"[{name}] {line}", end="")
 
     def work(name: str) -> int:
         slot = slots.get()
@@ -69,9 +83,7 @@ def run_jobs(commands: dict[str, Sequence[str]], jobs: int, device: "torch.devic
                 running[name] = process
                 if ending.is_set():  # since the check above
                     process.terminate()
-                for line in process.stdout:
-                    if not line.startswith(SAID_ONCE):
-                        print(f"[{name}] {line}", end="")
+                tell(name, process.stdout or ())
             return process.returncode
         finally:
             running.pop(name, None)

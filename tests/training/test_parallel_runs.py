@@ -32,6 +32,21 @@ def test_a_job_that_fails_leaves_the_others_alone(monkeypatch, capsys):
     assert "[good] busfast " in said and "[bad] busfast: Unknown verb 'trian'" in said
 
 
+def test_what_runs_share_is_said_once_and_what_the_command_says_is_not_said_for_each(tmp_path, monkeypatch, capsys):
+    """`busfast` is a program that says what a training does."""
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "busfast").mkdir()
+    (tmp_path / "busfast" / "__init__.py").touch()
+    (tmp_path / "busfast" / "__main__.py").write_text(
+        "print('pipeline: p\\nsplit: s\\n  train 3\\nresume: a\\n  details\\ndevice: cpu\\nmodel: a\\n\\n"
+        "stopping early\\n  to continue: this run\\nNext: evaluate')")
+    assert parallel_runs.run_jobs({"one": [], "two": []}, 1, torch.device("cpu")) == []
+    own = [["resume: a", "  details"], ["stopping early"]]
+    assert capsys.readouterr().out.splitlines()[1:] == [
+        *(f"[one] {line}" for line in own[0]), "device: cpu", "model: a", *(f"[one] {line}" for line in own[1]),
+        *(f"[two] {line}" for line in own[0]), *(f"[two] {line}" for line in own[1])]
+
+
 def test_an_interruption_ends_all_jobs_and_begins_no_other(tmp_path, monkeypatch):
     """What a training does when it is ended: test_resume.py. Here `busfast` is a program that waits for its end."""
     monkeypatch.chdir(tmp_path)
