@@ -7,7 +7,9 @@ import pandas as pd
 import pytest
 
 from busfast.cli import main
-from busfast.training.screen import LOWEST, choose_columns, format_header, format_row
+from busfast.training import screen
+from busfast.training.job import Turn
+from busfast.training.screen import LOWEST, TableProgress, choose_columns, format_header, format_row
 
 NAMES = ["train_loss", "val_loss", "val_acc", "macro_auc"]
 CLASSES = {2: ["no finding", "pneumonia"], 3: ["normal", "benign", "malignant"],
@@ -34,6 +36,14 @@ def test_what_the_best_epoch_is_chosen_by_has_a_column_of_its_own():
     recalls = [f"recall_{label}" for label in CLASSES[10]]
     for monitor, names in ((recalls[3], [*NAMES, *recalls]), ("f1", [*NAMES, *recalls, "f1"])):
         assert monitor in [column.key for column in choose_columns(names, monitor, 20, 79)]
+
+
+def test_the_time_left_counts_the_trainings_that_come_and_what_follows(monkeypatch):
+    monkeypatch.setattr(screen.time, "monotonic", lambda: 10.0)
+    for turn, left in ((Turn(), "10 s"), (Turn(later=2, seconds=30), "80 s")):
+        progress = TableProgress(None, None, turn)
+        progress.first, progress.epoch, progress.n_epoch, progress.began = 0, 1, 4, 0.0  # two of four epochs in 10 s
+        assert progress._left(1.0) == left
 
 
 def test_each_epoch_is_one_line_and_the_best_one_is_marked(workdir, capsys, monkeypatch):
