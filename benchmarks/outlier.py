@@ -14,9 +14,9 @@ from PIL import Image
 
 from busfast.bench.report import Report
 from busfast.data.images import read_image
+from busfast.data.sources.listing import list_images
 from busfast.data.split_file import read_split
 from busfast.inference.predictor import load_predictor
-from busfast.pipelines.dataloaders import list_images
 
 DEFAULTS = {"model": None, "split": None, "data": None, "others": "", "images": 100}
 TINTS = {"warm": (1, 0.95, 0.82), "cold": (0.85, 0.93, 1), "orange": (1, 0.8, 0.6)}

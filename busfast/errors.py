@@ -1,7 +1,10 @@
 """The error that a user reads, and checks of what the user gave."""
 
 import difflib
-from collections.abc import Iterable
+import os
+from collections.abc import Callable, Iterable
+from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 
@@ -34,9 +37,37 @@ def _listed(choices: list[str], most: int = 60) -> str:
 
 
 def suggest(value: str, choices: Iterable[str], cutoff: float = 0.6) -> str:
-    """Returns " Did you mean 'x'?" with the choice most similar to `value`; "" if none is similar."""
-    similar = difflib.get_close_matches(str(value), choices, n=1, cutoff=cutoff)
-    return f" Did you mean '{similar[0]}'?" if similar else ""
+    """Returns " Did you mean 'x'?" with the choice of `nearest`; "" if there is none."""
+    return f" Did you mean '{found}'?" if (found := nearest(value, choices, cutoff)) else ""
+
+
+def nearest(value: str, choices: Iterable[str], cutoff: float = 0.6) -> str:
+    """Returns the choice most similar to `value`, whatever its capitals, and the first of equals; "": none is."""
+    matcher = difflib.SequenceMatcher(b=str(value).casefold())
+
+    def similarity(choice: str) -> float:
+        matcher.set_seq1(str(choice).casefold())
+        return matcher.ratio() if min(matcher.real_quick_ratio(), matcher.quick_ratio()) >= cutoff else 0
+
+    found = max(choices, key=similarity, default="")
+    return found if similarity(found) >= cutoff else ""
+
+
+def suggest_path(path: str | Path, fits: Callable[[Path], bool] = os.path.exists) -> str:
+    """Returns " Did you mean 'FOLDER/NAME'?" with the path that fits and is, folder by folder, most similar to one that
+    does not exist; "" if there is none."""
+    found, parts = Path(), Path(path).parts
+    for place, part in enumerate(parts, start=1):
+        good = fits if place == len(parts) else os.path.isdir
+        if not good(found / part):
+            names: list[str] = []
+            with suppress(OSError):  # not a folder, or not to be read
+                names = sorted(name for name in os.listdir(found) if not name.startswith("."))
+            part = nearest(part, (name for name in names if good(found / name)))
+        if not part:
+            return ""
+        found /= part
+    return f" Did you mean '{found}'?" if parts else ""
 
 
 def check_range(name: str, value: Any, low: float, high: float, hint: str = "") -> None:

@@ -16,7 +16,7 @@ def fit(text: str) -> str:
 
 
 def _wrap(line: str, width: int) -> str:
-    kept = re.sub("python -m .*", lambda command: command[0].replace(" ", "\0"), line)
+    kept = re.sub("(python -m|pip install) .*", lambda command: command[0].replace(" ", "\0"), line)
     return textwrap.fill(kept, width, subsequent_indent=" " * (len(line) - len(line.lstrip()) + 2),
                          break_long_words=False, break_on_hyphens=False).replace("\0", " ")
 

@@ -14,7 +14,7 @@ import filelock
 import pytest
 
 from busfast import files
-from busfast.errors import UserError, check_range, choose
+from busfast.errors import UserError, check_range, choose, nearest, suggest_path
 from busfast.files import atomic, file_lock, remove_leftovers
 
 
@@ -135,6 +135,24 @@ def test_permissions_are_those_of_any_other_new_file(tmp_path, umask, expected):
 
 def test_choose_returns_a_right_value():
     assert choose("loader", "dali", ("auto", "dali")) == "dali"
+
+
+@pytest.mark.parametrize(("value", "choices", "found"), [
+    ("efficientnet_bo", ["efficientnet_b0", "efficientnet_b1", "efficientnet_b8"], "efficientnet_b0"),
+    ("Dali", ["auto", "dali"], "dali"), ("IMAGES", ["Images", "masks"], "Images"), ("x", [], ""), ("x", ["dali"], "")])
+def test_the_nearest_is_the_first_of_equals_whatever_its_capitals(value, choices, found):
+    assert nearest(value, choices) == found
+
+
+def test_a_misspelt_path_is_suggested_with_its_folders(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "mine" / "images").mkdir(parents=True)
+    (tmp_path / "mine" / "image").touch()
+    assert suggest_path("mine/IMAGES") == " Did you mean 'mine/images'?"
+    assert suggest_path("mien/imags", os.path.isdir) == " Did you mean 'mine/images'?"
+    assert suggest_path("mine/imag", os.path.isfile) == " Did you mean 'mine/image'?"
+    assert suggest_path(tmp_path / "mine" / "imges") == f" Did you mean '{tmp_path / 'mine' / 'images'}'?"
+    assert not any(map(suggest_path, ("", "mine/other", "other/images", "mine/image/x", "mine/\0")))
 
 
 def test_choose_names_the_nearest_and_all():

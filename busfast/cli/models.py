@@ -14,6 +14,7 @@ from busfast.pipelines.settings import convert
 from busfast.text import counted, file_size, plain_text
 
 NEW_IMAGES = "NEW_IMAGES"  # of the user: those of training are not to be predicted
+MOST_JOBS = 1024
 
 
 @with_settings(("device", "threads"), device="cpu")
@@ -31,14 +32,17 @@ def export(*, run: str, format: str = "bundle", target: float = 0.9, positive: s
     """
     found = find_single(run)
     flags = model_flags(**settings)
-    with heavy_imports():
-        from busfast.results.evaluation import check_target
-        from busfast.results.export import export_run
+    from busfast.inference.find_model import FORMATS
 
-    target = check_target(target)
+    formats = [choose("format", word.strip(), FORMATS) for word in format.split(",")]
     if positive is not None:
         choose("class", positive, found.read_config()[0].classes)
-    formats = [word.strip() for word in format.split(",") if word.strip()]
+    from busfast.results.evaluation import check_target
+
+    target = check_target(target)
+    with heavy_imports():
+        from busfast.results.export import export_run
+
     try:
         written = export_run(found, formats, target=target, positive=positive, **flags)
     except OSError as error:
@@ -51,8 +55,8 @@ def export(*, run: str, format: str = "bundle", target: float = 0.9, positive: s
             print("  load it with fastai: load_learner(path). Like any pickle, only from someone you trust.")
     if (bundle := found.models / "bundle") not in written:
         return None
-    print(f"{NEW_IMAGES} stands for images that the model has not seen: a folder, files or a list (CSV)")
-    return f"python -m busfast predict {shlex.join([NEW_IMAGES, f'--model={bundle}'])}"
+    return (f"python -m busfast predict {shlex.join([NEW_IMAGES, f'--model={bundle}'])}\n"
+            f"  {NEW_IMAGES}: in its place, a folder, files or a list (CSV) of images that the model has not seen")
 
 
 def ensemble(*, runs: str) -> str | None:
@@ -102,27 +106,30 @@ def predict(*inputs: str, run: str = None, model: str = None, out: str = "predic
     Raises:
         UserError: wrong input, or none of the inputs could be read (the rows with the reasons are written).
     """
-    from busfast.inference.resumable_csv import check_output, check_same_inputs
-
     if (run is None) == (model is None):
         raise UserError("predict needs --run=RUN (a run) or --model=FOLDER (an exported model), not both.")
     if run is not None and (engine != "torch" or trust):
         raise UserError("--engine and --trust do not apply to --run. Export the run and use --model=FOLDER.")
     flags = model_flags(**settings)
-    out, jobs = Path(out), max(1, convert("jobs", jobs, int))
+    out, jobs = Path(out), convert("jobs", jobs, int)
+    check_range("jobs", jobs, 1, MOST_JOBS)
     number = None if target is None else convert("target", target, float)
-    complete = check_output(out, overwrite, resume)
     found = find_single(run) if run is not None else None
-    with heavy_imports():
-        from busfast.inference.inputs import list_inputs
-        from busfast.inference.predictor import load_predictor, write_predictions
-        from busfast.inference.summary import summarize_predictions
+    from busfast.inference.find_model import find_model
+    from busfast.inference.inputs import list_inputs
+    from busfast.inference.resumable_csv import check_output, check_same_inputs
 
+    if model is not None:
+        find_model(model, engine, trust)
     names, paths = list_inputs(*inputs)
-    if complete:
+    if check_output(out, overwrite, resume):
         check_same_inputs(out, names)
         print(f"{out} has a row of each of the {len(names)} inputs; nothing to do")
         return None
+    with heavy_imports():
+        from busfast.inference.predictor import load_predictor, write_predictions
+        from busfast.inference.summary import summarize_predictions
+
     if found is not None:
         from busfast.results.facts import run_predictor
 
@@ -169,7 +176,6 @@ def demo(*, model: str, host: str = "127.0.0.1", port: int = 7860, max_mb: float
     check_range("port", port, 0, 65535)
     check_range("max_mb", max_mb, 0.001, 1000)
     flags = model_flags(**settings)
-    with heavy_imports():
-        from busfast.demo import serve
+    from busfast.demo import serve
 
     serve(model, host=host, port=port, most=int(max_mb * 1e6), target=number, **flags)

@@ -63,6 +63,12 @@ def evaluate(*, run: str = None, data: str = None, model: str = None, target: fl
     flags = model_flags(**settings)
     if data is not None:
         subject = {"bundle": model} if run is None else {"run": find_single(run)}
+        from busfast.data.open_data import find_data
+        from busfast.inference.find_model import find_bundle
+
+        if model is not None:
+            find_bundle(model)
+        find_data(data)
         with heavy_imports():
             from busfast.results.external import evaluate_external
 
@@ -104,6 +110,10 @@ def explain(*, run: str, images: str = None, out: str = None, **settings: Any) -
     if out and not images:
         raise UserError(f"--out={out} does not apply without --images. Leave it out.")
     flags = model_flags(**settings)
+    if images:
+        from busfast.inference.inputs import list_inputs
+
+        names, paths = list_inputs(images)
     with heavy_imports():
         from busfast.results.evaluation import read_explanation
         from busfast.results.explain import explain_inputs, explain_run
@@ -111,7 +121,7 @@ def explain(*, run: str, images: str = None, out: str = None, **settings: Any) -
         from busfast.training.trackers import track_results
 
     if images:
-        files = explain_inputs(found, images, Path(out) if out else found.results / "explain", **flags)
+        files = explain_inputs(found, names, paths, Path(out) if out else found.results / "explain", **flags)
         print(f"wrote {counted(len(files), 'picture')} into {files[0].parent}/")
         return None
     files = explain_run(found, **flags)

@@ -13,7 +13,7 @@ from busfast.cli.models import export
 from busfast.cli.results import compare, evaluate, explain, report
 from busfast.errors import UserError, choose
 from busfast.imports import heavy_imports, require_package
-from busfast.pipelines.config import MEMBERS, Config, describe_source, folder_name
+from busfast.pipelines.config import MEMBERS, Config, describe_source, folder_name, require_weights
 from busfast.timm_names import refuse_unknown_model
 from busfast.training.runs import find_other_images
 
@@ -222,12 +222,14 @@ def sweep(*, split: str = None, params: str = "lr,size,augment", trials: int = 2
     require_package("optuna", "A sweep needs Optuna", "pip install optuna")
     name, config, splits, table = _configure(split, pipeline, preset, read_keys(set, settings))
     from busfast.pipelines.splits import open_table, split_images
+    from busfast.sweep.request import read_request
 
+    request = read_request(config, params, trials, jobs, objective, pruner)
     _try_splits(table, config, splits, fold, allow_leaks)
     with heavy_imports():
-        from busfast.sweep import check_request, run_sweep
+        from busfast.sweep.run import check_models, run_sweep
 
-    request = check_request(config, params, trials, jobs, objective, pruner)
+    request = check_models(request, params)
     table = open_table(config, table)
     run, made = next(iter(split_images(table, config, splits, fold=fold, allow_leaks=allow_leaks).items()))
     run_sweep(name, request, run, made, resume, typed)
@@ -317,6 +319,7 @@ def _configure(split: str, pipeline: str | None, preset: str | None, settings: d
     _refuse_shared_name(name, config.data, pipeline)
     if not learner:  # whose file may add a model to timm's
         refuse_unknown_model(config.arch)
+    require_weights(config.weights)
     table = None
     if not config.source or (Path(config.data) / "table.csv").is_file():  # else it is generated later
         table, config = read_images(config)

@@ -12,7 +12,7 @@ from busfast.csvfile import read_rows
 from busfast.data.finder import Finder, files_below
 from busfast.data.labels import CLASSES, find_classes, match_label
 from busfast.data.paths import SOURCES_FILE, PathSandbox, locate, path_problem, read_source_folders
-from busfast.errors import UserError, suggest
+from busfast.errors import UserError, suggest_path
 from busfast.text import counted
 
 REQUIRED = ("image", "label")
@@ -63,10 +63,9 @@ def find_table(data: str | Path) -> Path:
     if path.suffix.lower() == ".csv" and os.path.isfile(path):
         return path
     if not os.path.exists(path):  # also where the name is impossible
-        near = [one.name for one in path.parent.glob("*") if one.is_dir() or one.suffix.lower() == ".csv"] \
-            if os.path.isdir(path.parent) else []
-        raise UserError(f"There is no data folder '{data}'.{suggest(path.name, near)} Name a folder with one folder "
-                        "per class, or with a table.csv, or a CSV file: --data=FOLDER.")
+        near = suggest_path(path, lambda one: os.path.isdir(one) or one.suffix.lower() == ".csv")
+        raise UserError(f"There is no data folder '{data}'.{near} Name a folder with one folder per class, or with a "
+                        "table.csv, or a CSV file: --data=FOLDER.")
     table = path / "table.csv"
     if not table.is_file():
         raise UserError(

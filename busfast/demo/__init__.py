@@ -6,14 +6,12 @@ import socket
 from contextlib import redirect_stderr
 from pathlib import Path
 
-from busfast.demo.answer import Answerer, render
 from busfast.demo.guard import Guard, is_loopback
 from busfast.demo.page import INSTALL, make_app
 from busfast.demo.uploads import private_folder
 from busfast.errors import UserError
-from busfast.imports import require_package
-from busfast.inference.bundle import read_bundle
-from busfast.inference.predictor import load_predictor
+from busfast.imports import heavy_imports, require_package
+from busfast.inference.find_model import find_bundle
 from busfast.text import CAUTION
 
 WARNING = ("WARNING: the demo is bound to {host}, without password or encryption: ANYBODY IN THE NETWORK CAN USE IT "
@@ -24,12 +22,17 @@ def serve(model: str | Path, *, host: str, port: int, most: int, target: float |
           device: str = "auto") -> None:
     """Serves the page of a bundle until it is stopped. Port 0: any free one; `most`: largest size of an image, bytes.
     Raises UserError as `load_predictor`, or if Gradio is not installed, or the port is taken."""
-    bundle = read_bundle(model)
-    if bundle.facts.get("label_delim"):
-        raise UserError(f"The demo is for images of one label; {model} has several. Use predict.")
-    require_package("gradio", "The demo needs Gradio", INSTALL)  # before anything that takes time
+    find_bundle(model)
+    require_package("gradio", "The demo needs Gradio", INSTALL)
     with listen(host, port) as listener, private_folder(most) as folder:
-        port = listener.getsockname()[1]
+        with heavy_imports():  # for nothing of what is refused above
+            from busfast.demo.answer import Answerer, render
+            from busfast.inference.bundle import read_bundle
+            from busfast.inference.predictor import load_predictor
+
+        bundle, port = read_bundle(model), listener.getsockname()[1]
+        if bundle.facts.get("label_delim"):
+            raise UserError(f"The demo is for images of one label; {model} has several. Use predict.")
         answerer = Answerer(bundle, load_predictor(model, target=target, device=device), most)
         app = Guard(make_app(answerer, folder, port), host, folder, most, render("page.js.j2", most=most))
         import uvicorn

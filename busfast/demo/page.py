@@ -5,13 +5,15 @@ from collections.abc import Callable
 from importlib.resources import files
 from pathlib import Path
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-from busfast.demo.answer import Answerer
 from busfast.demo.uploads import take_upload
 from busfast.errors import UserError
 from busfast.imports import require_package
 from busfast.text import CAUTION
+
+if TYPE_CHECKING:  # torch is not imported before Gradio is known to be installed
+    from busfast.demo.answer import Answerer
 
 INSTALL = "pip install 'gradio>=6.31'"
 MAX_QUEUE = 20  # images that may wait for their turn
@@ -20,7 +22,7 @@ QUIET = {"GRADIO_ANALYTICS_ENABLED": "False", "GRADIO_RUN_HISTORY": "False", "GR
 FONTS = ("system-ui", "sans-serif")  # those of the theme would be downloaded
 
 
-def make_app(answerer: Answerer, folder: Path, port: int) -> Callable:
+def make_app(answerer: "Answerer", folder: Path, port: int) -> Callable:
     """Makes the page's ASGI application; Gradio writes uploads to the private `folder`. UserError without Gradio."""
     gradio = import_gradio(folder)
     from fastapi import FastAPI
@@ -46,7 +48,7 @@ def make_app(answerer: Answerer, folder: Path, port: int) -> Callable:
         ssr_mode=False, enable_monitoring=False, pwa=False, mcp_server=False, theme=theme, css=style)
 
 
-def reply(answerer: Answerer, folder: Path, upload: dict[str, Any] | None) -> str | None:
+def reply(answerer: "Answerer", folder: Path, upload: dict[str, Any] | None) -> str | None:
     """Returns the page's answer to an upload, which is deleted before it is decoded."""
     if not upload:
         return None

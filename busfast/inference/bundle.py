@@ -20,6 +20,7 @@ from torch import nn
 from busfast.data.images import READING
 from busfast.errors import UserError
 from busfast.files import atomic, flush_folder, share
+from busfast.inference.find_model import find_bundle
 from busfast.inference.load_bundle import EXTRA, FORMAT, Mirrored, load_bundle, read_facts, read_file
 from busfast.inference.outlier import Outlier
 from busfast.pipelines.config import Config
@@ -57,14 +58,9 @@ class Bundle:
 
 
 def read_bundle(folder: str | Path) -> Bundle:
-    """Reads and checks all of a bundle but its weights; `folder` may hold it as bundle/, as that of a run does.
+    """Reads and checks all of a bundle but its weights; `folder`: see `find_bundle`.
     UserError for no bundle, unknown keys or files, values out of range, wrong checksums, or another major version."""
-    folder = Path(folder)
-    if os.path.isfile(folder / "bundle" / "bundle.json"):
-        folder /= "bundle"
-    if not os.path.isfile(folder / "bundle.json"):
-        raise UserError(f"{folder} is not a bundle: it has no bundle.json. Export a run: python -m busfast export "
-                        "--run=RUN --format=bundle")
+    folder = find_bundle(folder)
     with _refuse(folder):
         facts = read_facts(folder)
         image = _check(facts)

@@ -9,10 +9,9 @@ from busfast.csvfile import check_header, read_rows
 from busfast.data.finder import Finder, files_below
 from busfast.data.paths import locate, read_source_folders
 from busfast.data.sources.columns import usual_column
-from busfast.data.sources.listing import CLUTTER
+from busfast.data.sources.listing import CLUTTER, list_images
 from busfast.data.sources.pairs import pair_masks
 from busfast.errors import UserError
-from busfast.pipelines.dataloaders import list_images
 from busfast.text import counted
 
 

@@ -1,7 +1,6 @@
 """A trained model, whatever its form -> a table with a row for each image."""
 
 import hashlib
-import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,7 @@ from busfast.inference.engines import (
     TorchEngine,
     load_pickle,
 )
+from busfast.inference.find_model import find_model
 from busfast.inference.outlier import Outlier
 from busfast.inference.resumable_csv import ResumableCsv
 from busfast.inference.stream import stream
@@ -31,9 +31,7 @@ from busfast.models.memory import keep_freed_memory
 from busfast.pipelines.devices import choose_device
 from busfast.pipelines.threads import use_threads
 
-ENGINES = ("torch", "onnx")
 NOT_FINITE = "the model gives no finite probabilities for it"
-PICKLES = (".pkl", ".pickle", ".pth", ".pt", ".ckpt")
 
 
 @dataclass(frozen=True)
@@ -156,15 +154,11 @@ def load_predictor(path: str | Path, *, engine: str = "torch", trust: bool = Fal
         threads: of torch or ONNX Runtime; 0: as `use_threads`.
 
     Raises:
-        UserError: as `read_bundle`; a pickle without `trust`; an unknown operating point; a model that cannot run on
-            its images.
+        UserError: as `find_model` and `read_bundle`; an unknown operating point; a model that cannot run on its
+            images.
     """
-    path, threads = Path(path), use_threads(threads)
-    choose("engine", engine, ENGINES)
-    if os.path.isfile(path) and path.suffix.lower() in PICKLES:
-        if not trust:
-            raise UserError(f"{path} is a pickle: loading it runs any code in it, so it is refused. Use the run's "
-                            "bundle (export --format=bundle), or add --trust if you trust its author.")
+    path, threads = find_model(path, engine, trust), use_threads(threads)
+    if path.is_file():
         learn = load_pickle(path)
         multi_label = isinstance(getattr(learn.loss_func, "func", None), BCEWithLogitsLoss)
         return Predictor(LearnerEngine(learn), tuple(learn.dls.vocab), label_delim=";" if multi_label else "",

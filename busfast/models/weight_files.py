@@ -18,6 +18,7 @@ from torch import nn
 
 from busfast.errors import UserError
 from busfast.models.arch import make_timm
+from busfast.pipelines.config import require_weights
 
 INSIDE = ("state_dict", "model_state_dict", "model_state", "model", "net", "network", "teacher")  # of a checkpoint
 Shapes = dict[str, torch.Size]
@@ -30,9 +31,7 @@ def load_state(path: str | Path) -> dict[str, torch.Tensor]:
         UserError: the file is missing or broken, or needs unpickling of more than tensors.
     """
     path = Path(path)
-    if not os.path.isfile(path):  # False, too, for a name that no file can have
-        raise UserError(f"There is no weights file '{path}'. Use auto (pretrained weights of timm's hub are chosen by "
-                        "--arch=NAME.TAG), none, or an existing file.")
+    require_weights(str(path))
     try:
         if path.suffix == ".safetensors":
             return load_file(path)

@@ -8,7 +8,7 @@ MODULES = {
     "ImagePipeline": ".image",
     "make_dls": ".dataloaders",
     "TableDataLoaders": ".dataloaders",
-    "list_images": ".dataloaders",
+    "list_images": "busfast.data.sources.listing",
     "load_table": ".splits",
     "split_data": ".splits",
 }

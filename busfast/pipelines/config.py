@@ -6,7 +6,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Any
 
-from busfast.errors import UserError, check_range, choose
+from busfast.errors import UserError, check_range, choose, suggest, suggest_path
 from busfast.pipelines.settings import check_settings, describe, format_value, setting
 from busfast.text import SIGNS, is_class_name
 from busfast.timm_names import OPTIMIZER, names_without
@@ -230,6 +230,14 @@ Config.__doc__ = "\n".join([f"{Config.__doc__}\n\n    Attributes:",
                             *(f"        {item.name}: {describe(item)}" for item in fields(Config))])
 
 
+def require_weights(weights: str) -> None:
+    """Refuses start weights that are no choice and no file; `Config` takes them, as a finished run's may be gone."""
+    if weights not in ("auto", "none") and not os.path.isfile(weights):  # False, too, for a name that no file can have
+        hint = suggest(weights, ("auto", "none")) or suggest_path(weights, os.path.isfile)
+        raise UserError(f"There is no weights file '{weights}'.{hint} Use auto (pretrained weights of timm's hub are "
+                        "chosen by --arch=NAME.TAG), none, or an existing file.")
+
+
 def changed_recipe(config: Config) -> list[str]:
     """Returns which settings of `RECIPE` are not the default, such as "mixup 0.4"."""
     return [f"{name} {format_value(getattr(config, name))}" for name in RECIPE
@@ -284,7 +292,9 @@ def _read_named(pipeline: str) -> tuple[str, Path, dict[str, Any]]:
         if path.parent == FOLDER:
             choose("pipeline", pipeline, sorted({file.stem for folder in (FOLDER, BUILTIN)
                                                  for file in folder.glob("*.yaml")}))
-        raise UserError(f"There is no pipeline file {path}.")
+        near = suggest_path(path, lambda one: os.path.isfile(one) and one.suffix in (".yaml", ".yml"))
+        raise UserError(f"There is no pipeline file {path}.{near} Name a file in {FOLDER}/, or the path of one: "
+                        "--pipeline=FILE.")
     values = read_yaml(path)
     record = values.pop("run", None) or {}  # of a run's config.yaml
     if not isinstance(record, dict):

@@ -22,10 +22,8 @@ from fastcore.foundation import L
 from fasttransform import Pipeline
 from PIL import Image
 
-from busfast.data.images import SUFFIXES
 from busfast.data.labels import order_classes
-from busfast.data.sources.dicom_file import is_dicom_image
-from busfast.data.sources.listing import is_image, list_files
+from busfast.data.sources.listing import list_images
 from busfast.data.split import PARTS, Split
 from busfast.data.table import Table, as_table
 from busfast.errors import UserError
@@ -123,23 +121,6 @@ def to_rows(items: Any, root: Path | None = None) -> pd.DataFrame:
     column = np.empty(len(rows), dtype=object)
     column[:] = [os.fspath(row) if isinstance(row, Path) else to_source(row) for row in rows]
     return pd.DataFrame({"image": column})
-
-
-def list_images(path: str | Path) -> list[str]:
-    """Returns the image files below a folder, sorted and without hidden ones, or the file itself.
-
-    Raises:
-        UserError: there is nothing at `path`, or no image in the folder.
-    """
-    path = Path(path)
-    if os.path.isfile(path):
-        return [str(path)]
-    if not os.path.isdir(path):
-        raise UserError(f"There is no file or folder '{path}'.")
-    files = sorted(str(path / name) for name in list_files(path)[0] if is_image(name) or is_dicom_image(path / name))
-    if not files:
-        raise UserError(f"The folder '{path}' holds no image ({', '.join(SUFFIXES)}, or DICOM).")
-    return files
 
 
 def make_dls(split: Split | pd.DataFrame, image: ImagePipeline | None = None, *, classes: tuple[str, ...] = (),

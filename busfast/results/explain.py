@@ -20,7 +20,6 @@ from busfast.errors import UserError
 from busfast.figures import STYLES, image_grid, plain, save_figure, wrapped
 from busfast.files import make_folder
 from busfast.inference.gradcam import PLACE_IMAGES, Explainer, NoMaps, explain_images
-from busfast.inference.inputs import list_inputs
 from busfast.inference.run_model import load_run_model
 from busfast.inference.stream import predict_logits
 from busfast.models.arch import make_timm
@@ -88,22 +87,21 @@ def explain_run(run: Run, **flags) -> list[Path]:
     return files
 
 
-def explain_inputs(run: Run, inputs: str, folder: Path, **flags) -> list[Path]:
+def explain_inputs(run: Run, names: list[str], paths: list[Path], folder: Path, **flags) -> list[Path]:
     """Explains the user's images: a picture for each, beside its map for the predicted class. One that cannot be
     read is left out, and named.
 
     Args:
         run: a trained run.
-        inputs: see `list_inputs`.
+        names, paths: of the images, see `list_inputs`.
         folder: of the pictures; created if missing, existing pictures are replaced.
         flags: bs, device and threads of `load_model`.
 
     Raises:
-        UserError: there are no images, none can be read, or the model has no maps.
+        UserError: none can be read, or the model has no maps.
     """
     config, record = run.read_config()
     require_single_label(config, "explain")
-    names, paths = list_inputs(inputs)
     learn = load_run_model(run.best_weights(), config, record, **flags)
     logits, reasons = predict_logits(learn, paths)
     for name, reason in zip(names, reasons, strict=True):
@@ -111,7 +109,8 @@ def explain_inputs(run: Run, inputs: str, folder: Path, **flags) -> list[Path]:
             print(f"left out: {name} cannot be read: {reason}")
     kept = [number for number, reason in enumerate(reasons) if not reason]
     if not kept:
-        raise UserError(f"{names[0]} cannot be read: {reasons[0]}. None of {inputs} can be. Name other images.")
+        raise UserError(f"{names[0]} cannot be read: {reasons[0]}. None of the {len(names)} can be. "
+                        "Name other images.")
     paths, logits = [paths[number] for number in kept], logits[kept]
     pixels = [load_pixels(path, *learn.dls.valid.image.fit) for path in paths]
     maps, note = explain_images(learn, config.arch, pixels, logits.argmax(1))

@@ -26,6 +26,7 @@ from busfast.inference.engines import (
     supports_features,
 )
 from busfast.inference.fastai_export import export_learner
+from busfast.inference.find_model import FORMATS
 from busfast.inference.onnx_export import export_onnx, require_onnx
 from busfast.inference.outlier import QUANTILE, Outlier, coarsen, fit_outlier, is_colorful
 from busfast.inference.run_model import load_run_model
@@ -39,7 +40,6 @@ from busfast.text import counted
 from busfast.training.finish import VALID_FILE, read_valid
 from busfast.training.runs import Run
 
-FORMATS = ("bundle", "learner", "onnx")
 CHECKED = 32  # images that all forms are compared on
 TOLERANCE = 1e-4  # of a probability
 MAX_FITTED = 2000  # images of each part that the outlier score is fitted to

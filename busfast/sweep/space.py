@@ -138,12 +138,9 @@ def format_values(values: dict[str, Any]) -> str:
 
 def find_random_starts(archs: Iterable[str], config: Config) -> dict[str, str]:
     """Returns the models that would start from random weights although others do not, and why: they cannot be compared.
-    Makes each model once. Raises UserError if the weights are a file, which fits one model only."""
+    Makes each model once."""
     from busfast.models.weights import make_model
 
-    if config.weights not in ("auto", "none"):
-        raise UserError(f"--weights={config.weights} fits one model only, so arch cannot be varied. Leave one of them "
-                        "out.")
     if config.weights == "none":
         return {}
     with redirect_stdout(io.StringIO()):  # printed again by each trial

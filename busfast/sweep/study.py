@@ -5,14 +5,12 @@ Optuna's journal is a text file of JSON lines; nothing in it is unpickled. Only 
 
 import json
 import shutil
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import optuna
 import pandas as pd
-from optuna.distributions import BaseDistribution
 from optuna.storages import JournalStorage
 from optuna.storages.journal import JournalFileBackend, JournalFileOpenLock
 from optuna.trial import FrozenTrial, Trial, TrialState
@@ -20,6 +18,7 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 from busfast.errors import UserError
 from busfast.files import atomic
 from busfast.pipelines.config import REMOVED, Config
+from busfast.sweep.request import Request
 from busfast.sweep.space import apply, own_values
 from busfast.sweep.trial import Outcome, trial_name
 from busfast.training.runs import Run
@@ -30,18 +29,6 @@ MAX_FAILURES = 5  # in a row, which end a sweep
 STARTUP_TRIALS = 5  # finished trials before the first is pruned
 # Kept for the best trial only; the others keep log, curves and configuration, a fraction of a megabyte.
 LARGE_FILES = ("split.csv", "valid_predictions.csv", "checkpoint.pt", "checkpoint.previous.pt")
-
-
-@dataclass(frozen=True)
-class Request:
-    """The checked flags of a sweep."""
-
-    config: Config  # with the pipeline's own values
-    space: dict[str, BaseDistribution]  # key to vary -> distribution
-    trials: int  # including those before a resume
-    jobs: int  # trials side by side
-    objective: str  # the logged column to optimize
-    pruner: str  # "median" or "none"
 
 
 class Sweep:

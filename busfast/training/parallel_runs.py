@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 MOST = 64
 # What the command that started all says itself, and how each run's lines begin that are mostly those of the others.
-SAID, SAID_WITH_DETAILS = ("Next: ", "  to continue: ", CAUTION), ("pipeline: ", "data: ", "split: ")
+SAID, SAID_WITH_DETAILS = ("Next: ", "  NEW_IMAGES: ", "  to continue: ", CAUTION), ("settings: ", "data: ", "split: ")
 COMMON = ("device: ", "loader: ", "model: ", "recipe: ", "weights: ", "cache: ")
 PATIENCE = 60  # seconds that a terminated run may take to write its files
 

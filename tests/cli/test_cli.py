@@ -82,7 +82,7 @@ from busfast.cli import VERBS, main
     ("predict --inputs=x --run=z", "Unknown flag of predict '--inputs'"),
     ("predict x y --run=z", "There is no run 'z'"),
     ("demo", "demo needs --model=VALUE"),
-    ("demo --model=learner.pkl", "learner.pkl is not a bundle"),
+    ("demo --model=learner.pkl", "There is no model 'learner.pkl'"),
     ("demo --model=x --port=70000", "port=70000 is out of range: give a number from 0 to 65535"),
     ("demo --model=x --max_mb=0", "max_mb=0.0 is out of range"),
     ("demo --model=x --device=gpu", "Unknown device 'gpu'"),
@@ -138,7 +138,10 @@ def test_a_wrong_table_is_refused_and_changes_nothing(workdir, phantom_folder, c
 def test_what_needs_no_torch_is_refused_before_torch_is_imported(workdir, phantom_folder, table_exists):
     lines = ["train --seeds=1", "train --tracker=mflow", "train --learner=no.py", "train --jobs=0",
              "lr_find --learner=no.py", "evaluate --run=no", "export --run=no", "explain --run=no",
-             "train --arch=efficientnet_b00", "train --opt=lionn", "lr_find --arch=timm/resnet51"]
+             "train --arch=efficientnet_b00", "train --opt=lionn", "lr_find --arch=timm/resnet51",
+             "train --weights=nofile", "lr_find --weights=nofile", "sweep --params=xx", "sweep --jobs=0",
+             "sweep --params=arch=resnet18/resnet19", "demo --model=no", "predict . --model=no", "predict no --run=no",
+             "evaluate --model=no --data=no"]
     if table_exists:
         lines = ["train --split=center_holdout --holdout=nowhere", "train --split=kfold --fold=9",
                  "lr_find --split=leave_one_center_out --fold=nowhere", "train --fold=1"]

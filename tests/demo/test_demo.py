@@ -318,5 +318,6 @@ def test_a_port_that_is_taken_is_named():
 
 def test_a_missing_gradio_is_named_with_the_command_that_brings_it(make_answerer, monkeypatch, capsys):
     monkeypatch.setattr("busfast.imports.find_spec", lambda name: None)
+    monkeypatch.setattr("busfast.inference.bundle.read_bundle", lambda _: pytest.fail("torch would be imported"))
     assert main(["demo", f"--model={make_answerer().bundle.folder}"]) == 2
     assert "pip install 'gradio>=6.31'" in capsys.readouterr().err

@@ -105,11 +105,11 @@ def test_explain_writes_its_files_and_the_report_shows_them(workdir, capsys):
     while not line.startswith("python -m busfast demo "):  # each verb ends with the next one, to be pasted
         words = shlex.split(line)[3:]
         if words[0] == "predict":
-            assert words[1] == "NEW_IMAGES" and "\nNEW_IMAGES stands for images " in said
+            assert words[1] == "NEW_IMAGES" and f"Next: {line}\n  NEW_IMAGES: in its place, " in said
             words[1] = Run("phantom/stratified").read_config()[0].data
         assert main(words) == 0
         said += (out := capsys.readouterr().out)
-        verbs, line = [*verbs, words[0]], out.rpartition("\nNext: ")[2].strip()
+        verbs, line = [*verbs, words[0]], out.rpartition("\nNext: ")[2].split("\n")[0]
     assert verbs == ["train", "evaluate", "explain", "report", "export", "predict"] and "/bundle" in line
     written = list((workdir / "models/phantom/stratified/bundle").iterdir())
     assert written and all(f"wrote models/phantom/stratified/bundle/{path.name} (" in said for path in written)
@@ -133,7 +133,7 @@ def test_explain_writes_its_files_and_the_report_shows_them(workdir, capsys):
         (workdir / "mixed" / name).write_bytes(b"no image")
     explain = ["explain", "--run=phantom/stratified", "--images=mixed", "--out=pictures"]
     assert main(explain) == 2
-    assert "a.png cannot be read: " in (said := capsys.readouterr().err) and "None of mixed can be." in said
+    assert "a.png cannot be read: " in (said := capsys.readouterr().err) and "None of the 2 can be." in said
     Image.open(f"{data}/{image}").save(workdir / "mixed" / "b.png")
     assert main(explain) == 0
     assert "a.png cannot be read: " in (said := capsys.readouterr().out) and "wrote 1 picture into pictures/" in said

@@ -159,7 +159,7 @@ def test_a_positive_class_that_was_given_for_a_set_is_remembered_for_it(scored, 
     ([f"--run={NAME}", "--data=data/copies"], "nothing is left to score"),
     ([f"--run={NAME}", "--data=data/nowhere"], "There is no data folder 'data/nowhere'"),
     (["--data=data/far"], "evaluate needs --run=RUN"), (["--model=models/x"], "evaluate needs --run=RUN"),
-    (["--model=models/x", "--data=data/far"], "models/x is not a bundle"),
+    (["--model=models/x", "--data=data/far"], "There is no model 'models/x'"),
 ])
 def test_what_cannot_be_scored_is_refused_and_nothing_is_written(scored, flags, message, capsys):
     if "copies" in flags[-1]:

@@ -3,8 +3,9 @@
 import pytest
 
 from busfast.pipelines.config import Config
+from busfast.sweep.request import Request
 from busfast.sweep.space import read_space
-from busfast.sweep.study import Request, Sweep
+from busfast.sweep.study import Sweep
 from busfast.training.runs import Run
 
 

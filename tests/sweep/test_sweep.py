@@ -1,6 +1,6 @@
 """A sweep: what it refuses, that it resumes where it was stopped, and never sees the test part.
 
-Covers busfast/sweep/__init__.py and busfast/sweep/trial.py.
+Covers busfast/sweep/run.py, busfast/sweep/request.py and busfast/sweep/trial.py.
 """
 
 import shutil
@@ -11,11 +11,12 @@ import pytest
 import yaml
 from conftest import write_pipeline
 
-from busfast import sweep as sweeping
 from busfast.cli import main
 from busfast.errors import UserError
 from busfast.pipelines.config import Config
 from busfast.sweep import trial
+from busfast.sweep.request import read_request
+from busfast.sweep.run import check_models
 from busfast.sweep.space import ends
 from busfast.sweep.study import JOURNAL, Sweep
 from busfast.sweep.trial import TrialPruning
@@ -70,11 +71,12 @@ def test_the_output_of_a_trial_can_be_followed_while_it_trains(tmp_path, monkeyp
 
 def test_models_without_pretrained_weights_are_left_out_or_refused_where_others_have_them(capsys):
     config = Config(data="x", device="cpu", loader="torchvision")
-    request = sweeping.check_request(config, "arch", 2, 1, "macro_auc", "none")
+    request = check_models(read_request(config, "arch", 2, 1, "macro_auc", "none"), "arch")
     assert ends(request.space["arch"]) == ("efficientnet_b0", "tf_efficientnet_lite0")
     assert "mobilenetv3_large_100, resnet18 left out: would start from random" in capsys.readouterr().out
+    named = "arch=resnet18/efficientnet_b0"
     with pytest.raises(UserError, match="pretrained with random weights: resnet18 would start from random weights"):
-        sweeping.check_request(config, "arch=resnet18/efficientnet_b0", 2, 1, "macro_auc", "none")
+        check_models(read_request(config, named, 2, 1, "macro_auc", "none"), named)
 
 
 @pytest.mark.parametrize(("words", "message"), [
@@ -84,6 +86,8 @@ def test_models_without_pretrained_weights_are_left_out_or_refused_where_others_
     ("--objective=auc", "Unknown objective 'auc'"),
     ("--pruner=mean", "Unknown pruner 'mean'. Did you mean 'median'?"),
     ("--params=freeze=0/50", "freeze=50"),
+    ("--params=arch=resnet18/resnet19", "Unknown model 'resnet19'. Did you mean 'resnet18'?"),
+    ("--params=arch --weights=pipelines/phantom.yaml", "fits one model only, so arch cannot be varied"),
     ("--split=all", "Unknown split 'all'"),
 ])
 def test_a_wrong_line_is_refused_and_changes_nothing(workdir, words, message, capsys):

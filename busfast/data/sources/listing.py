@@ -6,7 +6,8 @@ from pathlib import Path, PurePosixPath
 
 from busfast.data.images import SUFFIXES
 from busfast.data.paths import is_inside
-from busfast.errors import UserError
+from busfast.data.sources.dicom_file import is_dicom_image
+from busfast.errors import UserError, suggest_path
 from busfast.text import counted
 
 LEVELS = 2  # a set may lie this many levels below the given folder
@@ -68,6 +69,24 @@ def first_line_has(file: Path, names: Sequence[str]) -> bool:
 def is_image(name: str) -> bool:
     """Returns whether a file has the suffix of an image format that busfast reads."""
     return PurePosixPath(name).suffix.lower() in SUFFIXES
+
+
+def list_images(path: str | Path) -> list[str]:
+    """Returns the image files below a folder, sorted and without hidden ones, or the file itself.
+
+    Raises:
+        UserError: there is nothing at `path`, or no image in the folder.
+    """
+    path = Path(path)
+    if os.path.isfile(path):
+        return [str(path)]
+    if not os.path.isdir(path):
+        raise UserError(f"There is no file or folder '{path}'.{suggest_path(path)} Name an image, a folder of images, "
+                        "or a CSV file with a column image.")
+    files = sorted(str(path / name) for name in list_files(path)[0] if is_image(name) or is_dicom_image(path / name))
+    if not files:
+        raise UserError(f"The folder '{path}' holds no image ({', '.join(SUFFIXES)}, or DICOM).")
+    return files
 
 
 def list_files(root: Path, links: str = "follow") -> tuple[list[str], list[str]]:
