@@ -6,7 +6,6 @@ import itertools
 import math
 from typing import Any
 
-import matplotlib
 import numpy as np
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from PIL import Image
@@ -19,12 +18,12 @@ from busfast.inference.gradcam import Explainer, make_noise_images
 from busfast.inference.outlier import QUANTILE
 from busfast.inference.predictor import NOT_FINITE, Predictor
 from busfast.inference.summary import DIFFER
+from busfast.results.explain import color_evidence
 from busfast.results.printing import format_interval
 from busfast.results.report import format_alarms
 from busfast.text import counted
 
 SHOWN_SIZE = 512  # side of the shown pictures, pixels
-OPACITY = 0.45  # of the map over the image, as in explain.png
 SCORES = {"sensitivity": "sensitivity", "specificity": "specificity", "ppv": "PPV", "npv": "NPV"}
 TEMPLATES = Environment(loader=PackageLoader("busfast.demo"), autoescape=True, undefined=StrictUndefined,
                         trim_blocks=True, lstrip_blocks=True)
@@ -128,10 +127,10 @@ def _format_test(metrics: Any) -> str:
 
 
 def overlay_heatmap(pixels: np.ndarray, heatmap: np.ndarray) -> np.ndarray:
-    """Blends a heatmap, (H, W), from 0 (violet) to 1 (yellow), with a picture, uint8 (P, Q, 1 or 3)."""
+    """Lays a heatmap, (H, W), from 0 to 1, over a picture, uint8 (P, Q, 1 or 3), as explain.png does."""
     heatmap = Image.fromarray(np.asarray(heatmap, np.float32)).resize(pixels.shape[1::-1], Image.Resampling.BILINEAR)
-    colors = matplotlib.colormaps["viridis"](np.clip(np.asarray(heatmap), 0, 1))[..., :3] * 255
-    return np.round((1 - OPACITY) * pixels + OPACITY * colors).astype(np.uint8)
+    colors, cover = np.split(color_evidence(np.clip(np.asarray(heatmap), 0, 1)), [3], axis=2)
+    return np.round((1 - cover) * pixels + cover * colors * 255).astype(np.uint8)
 
 
 def as_uri(pixels: np.ndarray) -> str:

@@ -165,9 +165,14 @@ def _show(axes, pixels: np.ndarray, heatmap: np.ndarray | None = None) -> None:
     zero everywhere leaves the image as it is, which is said above it."""
     axes.imshow(pixels.squeeze(), cmap="gray", vmin=0, vmax=255)
     if heatmap is not None:
-        axes.imshow(np.dstack([np.broadcast_to(to_rgb(EVIDENCE), (*heatmap.shape, 3)), COVER * heatmap]))
+        axes.imshow(color_evidence(heatmap))
         if not heatmap.any():
             axes.set_title("no color: nothing here counted for it", fontsize=7)
+
+
+def color_evidence(heatmap: np.ndarray) -> np.ndarray:
+    """Returns a map, (H, W), from 0 to 1, as a layer over its image, (H, W, 4): one color, denser for more evidence."""
+    return np.dstack([np.broadcast_to(to_rgb(EVIDENCE), (*heatmap.shape, 3)), COVER * heatmap])
 
 
 def localize(maps: np.ndarray, masks: Sequence[np.ndarray | None], groups: np.ndarray) -> pd.DataFrame:

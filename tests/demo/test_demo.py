@@ -11,6 +11,7 @@ import socket
 import struct
 import sys
 import zlib
+from pathlib import Path
 from types import SimpleNamespace
 
 import numpy as np
@@ -22,7 +23,7 @@ from PIL import Image, ImageFile
 
 from busfast import demo
 from busfast.cli import main
-from busfast.demo.answer import Answerer, clean_name
+from busfast.demo.answer import Answerer, clean_name, overlay_heatmap
 from busfast.demo.guard import ASK, UPLOAD, Guard, host_names, is_own_host
 from busfast.demo.page import reply
 from busfast.demo.uploads import private_folder, read_upload, remove_old, take_upload
@@ -33,6 +34,7 @@ from busfast.inference.gradcam import Explainer, find_layer, find_places, make_n
 from busfast.inference.outlier import Outlier
 from busfast.inference.predictor import load_predictor
 from busfast.pipelines.image import ImagePipeline
+from busfast.results.explain import COVER, EVIDENCE
 
 MB = 1_000_000
 
@@ -255,6 +257,16 @@ def test_doubts_are_said(make_answerer):
     assert "The bundle has no outlier score" in said and "These probabilities are not calibrated" in said
     assert "Decision" not in said and "<h1>busfast demo</h1>" in bare.describe()
     assert re.search(r"Grad-CAM for (benign|malignant):", said)[1] == re.search(r"Most probable: (\w+)", said)[1]
+
+
+def test_a_map_has_the_colors_of_explain_and_leaves_the_rest_of_the_image_as_it_is():
+    picture, heatmap = np.full((8, 8, 1), 100, np.uint8), np.zeros((8, 8))
+    heatmap[0, 0] = 1
+    shown = overlay_heatmap(picture, heatmap)
+    color = np.array([int(EVIDENCE[place:place + 2], 16) for place in (1, 3, 5)])
+    assert shown[0, 0].tolist() == np.round((1 - COVER) * 100 + COVER * color).tolist() and (shown[1:] == 100).all()
+    style = (Path(demo.__file__).parent / "templates" / "page.css").read_text()
+    assert f"(90deg, {EVIDENCE}00, {EVIDENCE}{round(COVER * 255):02x})" in style  # the legend
 
 
 def test_names_are_text_wherever_they_come_from(make_answerer):
