@@ -9,6 +9,8 @@ from typing import Any
 
 from busfast.errors import UserError, check_range, choose
 from busfast.files import make_folder
+from busfast.pipelines.config import DEVICES
+from busfast.timm_names import refuse_unknown_model
 
 ARCH = "efficientnet_b0"
 
@@ -100,7 +102,10 @@ def read_settings(name: str, defaults: dict[str, Any], given: dict[str, Any]) ->
         from busfast.data.table import find_table
 
         find_table(settings["data"])
+    if "arch" in settings:
+        refuse_unknown_model(settings["arch"])  # before torch is imported
     if "device" in settings:
+        choose("device", settings["device"], DEVICES)
         from busfast.pipelines.devices import choose_device
 
         settings["device"] = choose_device(settings["device"])

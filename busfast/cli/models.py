@@ -12,6 +12,7 @@ from busfast.imports import heavy_imports
 from busfast.pipelines.config import Config
 from busfast.pipelines.settings import convert
 from busfast.text import counted, file_size, plain_text
+from busfast.training.runs import find_run
 
 NEW_IMAGES = "NEW_IMAGES"  # of the user: those of training are not to be predicted
 MOST_JOBS = 1024
@@ -69,6 +70,8 @@ def ensemble(*, runs: str) -> str | None:
         runs: trained runs, separated by commas, such as phantom/stratified-seed42,phantom/stratified-seed43, or a group
             that compare lists, such as phantom/stratified-seeds.
     """
+    for name in filter(None, map(str.strip, runs.split(","))) if "," in runs else ():  # else it may be a group
+        find_run(name)
     with heavy_imports():
         from busfast.results.ensemble import make_ensemble
 

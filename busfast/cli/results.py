@@ -69,6 +69,11 @@ def evaluate(*, run: str = None, data: str = None, model: str = None, target: fl
         if model is not None:
             find_bundle(model)
         find_data(data)
+        from busfast.results.evaluation import check_target
+        from busfast.results.predictive_values import check_prevalences
+
+        check_target(target)
+        check_prevalences(prevalence)
         with heavy_imports():
             from busfast.results.external import evaluate_external
 

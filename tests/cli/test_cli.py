@@ -141,7 +141,8 @@ def test_what_needs_no_torch_is_refused_before_torch_is_imported(workdir, phanto
              "train --arch=efficientnet_b00", "train --opt=lionn", "lr_find --arch=timm/resnet51",
              "train --weights=nofile", "lr_find --weights=nofile", "sweep --params=xx", "sweep --jobs=0",
              "sweep --params=arch=resnet18/resnet19", "demo --model=no", "predict . --model=no", "predict no --run=no",
-             "evaluate --model=no --data=no"]
+             "evaluate --model=no --data=no", "ensemble --runs=no,neither", "bench step --arch=efficientnet_bo",
+             "bench loaders --device=gpu", "prepare --source=folder --path=no"]
     if table_exists:
         lines = ["train --split=center_holdout --holdout=nowhere", "train --split=kfold --fold=9",
                  "lr_find --split=leave_one_center_out --fold=nowhere", "train --fold=1"]

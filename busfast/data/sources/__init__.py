@@ -9,7 +9,7 @@ from typing import NamedTuple
 from busfast.data.sources import breast, btxrd, bus_bra, bus_uclm, busi, csv_table, dicom, folder
 from busfast.data.sources.common import Options, SourceTable
 from busfast.data.sources.listing import find_folders
-from busfast.errors import UserError, choose
+from busfast.errors import UserError, choose, suggest_path
 
 
 class Source(NamedTuple):
@@ -64,7 +64,8 @@ def read_source(name: str, path: str | Path, options: Options | None = None, **c
     path = Path(path)
     if not path.exists():
         commas = " Several folders need several sources: --source=A,B --path=A,B." if "," in str(path) else ""
-        raise UserError(f"There is no '{path}'. Name the folder of {SOURCES[name].title}: --path=PATH.{commas}")
+        what = "the images" if name in OWN else SOURCES[name].title
+        raise UserError(f"There is no '{path}'.{suggest_path(path)} Name the folder of {what}: --path=PATH.{commas}")
     return SOURCES[name].read(_find(name, Path(os.path.abspath(path))), options)
 
 
