@@ -128,7 +128,7 @@ def test_what_cannot_be_read_says_what_was_seen_and_the_way_out(tmp_path):
     assert "has no table.csv" in refusal(tmp_path / "loose")
     assert "There is no data folder" in refusal(tmp_path / "nowhere")
     (tmp_path / "IMAGES").mkdir()
-    assert "IMAGE'. Did you mean 'IMAGES'? Name a folder" in refusal(tmp_path / "IMAGE")
+    assert f"IMAGE'. Did you mean '{tmp_path / 'IMAGES'}'? Name a folder" in refusal(tmp_path / "IMAGE")
     assert find_data(tmp_path / "two" / "a.csv") == tmp_path / "two" / "a.csv"
 
 
