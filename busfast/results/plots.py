@@ -1,6 +1,5 @@
 """The pictures of an evaluation, drawn from its tables: readable in gray print and by color-blind people."""
 
-import warnings
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
@@ -10,7 +9,6 @@ import pandas as pd
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from PIL import Image, ImageOps
-from sklearn.metrics import precision_recall_curve, roc_curve
 
 from busfast.figures import GRAY, STYLES, add_legend, new_figure, plain, save_figure, wrapped
 from busfast.files import atomic
@@ -55,10 +53,7 @@ def make_sheet(files: list[Path], path: Path) -> None:
 def _band(found: Evaluation, curve: Callable) -> tuple[np.ndarray, np.ndarray]:
     """The middle 95% of a curve's heights over GRID, by a bootstrap over groups."""
     test = found.test
-    weights = np.concatenate(list(draw_weights(test["group"].to_numpy(), test["label"].to_numpy(), BAND)))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # scikit-learn's, of draws without a class
-        heights = np.array([curve(row) for row in weights])
+    heights = curve(np.concatenate(list(draw_weights(test["group"].to_numpy(), test["label"].to_numpy(), BAND))))
     return np.quantile(heights, 0.025, axis=0), np.quantile(heights, 0.975, axis=0)
 
 
@@ -88,7 +83,7 @@ def _curves(found: Evaluation, curve: Callable, title: str, axis_labels: tuple[s
             continue
         class_curve = partial(curve, positive, probabilities[:, index])
         texts.append(f"{name}: {score.upper()} {format_interval(found.pick(f'{score}_{name}'))}")
-        axes.plot(GRID, class_curve(np.ones(len(test))), label=texts[-1], color=style["color"],
+        axes.plot(GRID, class_curve(np.ones((1, len(test))))[0], label=texts[-1], color=style["color"],
                   linestyle=style["linestyle"])
         axes.fill_between(GRID, *_band(found, class_curve), color=style["color"], alpha=0.15, linewidth=0)
     axes.set(xlabel=axis_labels[0], ylabel=axis_labels[1], xlim=(-0.01, 1.01), ylim=(-0.01, 1.01), aspect="equal")
@@ -99,13 +94,47 @@ def _curves(found: Evaluation, curve: Callable, title: str, axis_labels: tuple[s
     return figure, axes, f"{title}, {found.where}: {', '.join(texts) or 'not defined'}."
 
 
+def _hits_and_calls(positive: np.ndarray, values: np.ndarray, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Counts what is called positive at each threshold, in all draws at once: scikit-learn takes one at a time.
+
+    Args:
+        positive: (n,), whether an image is of the class.
+        values: (n,), the class's probability.
+        weights: (b, n), how often each image counts.
+
+    Returns:
+        (b, m + 1) each, for none and then from the highest of the m different values down: the images of the class that
+        are called positive, and all images that are.
+    """
+    order = np.argsort(-values, kind="stable")
+    last = np.append(True, np.append(np.diff(values[order]) != 0, True))  # of equal values
+    counts = np.insert(weights[:, order], 0, 0, axis=1)
+    return np.cumsum(counts * np.append(False, positive[order]), axis=1)[:, last], np.cumsum(counts, axis=1)[:, last]
+
+
+def _heights(x: np.ndarray, y: np.ndarray) -> np.ndarray:
+    return np.array([np.interp(GRID, *curve) for curve in zip(x, y, strict=True)])
+
+
+def roc_heights(positive: np.ndarray, values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Sensitivity over GRID of 1 - specificity, (b, 101), for the arguments of `_hits_and_calls`. NaN in a draw without
+    images of the class, or of others."""
+    hits, calls = _hits_and_calls(positive, values, weights)
+    alarms = calls - hits
+    with np.errstate(invalid="ignore"):
+        return _heights(alarms / alarms[:, -1:], hits / hits[:, -1:])
+
+
+def pr_heights(positive: np.ndarray, values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Precision over GRID of recall, (b, 101), for the arguments of `_hits_and_calls`."""
+    hits, calls = _hits_and_calls(positive, values, weights)
+    recall = np.divide(hits, hits[:, -1:], out=(calls > 0).astype(float), where=hits[:, -1:] > 0)
+    return _heights(recall, np.divide(hits, calls, out=np.ones_like(hits), where=calls > 0))
+
+
 def draw_roc(found: Evaluation) -> tuple[Figure, str]:
     """ROC curves, one class against the rest."""
-    def curve(positive, values, weights):
-        alarms, hits, _ = roc_curve(positive, values, sample_weight=weights)
-        return np.interp(GRID, alarms, hits)
-
-    figure, axes, text = _curves(found, curve, "ROC of each class against the rest",
+    figure, axes, text = _curves(found, roc_heights, "ROC of each class against the rest",
                                  ("1 - specificity", "sensitivity"), "auc")
     axes.plot([0, 1], [0, 1], color="0.7", linewidth=1, zorder=0)
     return figure, text
@@ -113,11 +142,7 @@ def draw_roc(found: Evaluation) -> tuple[Figure, str]:
 
 def draw_pr(found: Evaluation) -> tuple[Figure, str]:
     """Precision against recall, one class against the rest."""
-    def curve(positive, values, weights):
-        precision, recall, _ = precision_recall_curve(positive, values, sample_weight=weights)
-        return np.interp(GRID, recall[::-1], precision[::-1])
-
-    figure, _, text = _curves(found, curve, "Precision and recall of each class",
+    figure, _, text = _curves(found, pr_heights, "Precision and recall of each class",
                               ("recall (sensitivity)", "precision (PPV)"), "ap")
     return figure, text
 

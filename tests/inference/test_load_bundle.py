@@ -60,7 +60,7 @@ def test_the_code_of_the_page_predicts_what_predict_does(bundles, workdir, phant
     images = [*sorted((phantom_folder / "images").iterdir())[:2], *odd_images.values()]
     rows = predict(images, bundle)
     done = subprocess.run([sys.executable, "use.py", bundle, *map(str, images)], capture_output=True, text=True,
-                          cwd=workdir, env={"PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1"})
+                          cwd=workdir, env={"PATH": "/usr/bin:/bin", "HF_HUB_OFFLINE": "1", "OMP_NUM_THREADS": "1"})
     assert done.returncode == 0, done.stderr
     lines = [line.split() for line in done.stdout.splitlines()]
     assert [line[0] for line in lines] == rows["image"].tolist()

@@ -3,7 +3,14 @@
 import numpy as np
 import pandas as pd
 import pytest
-from sklearn.metrics import auc, average_precision_score, confusion_matrix, roc_auc_score
+from sklearn.metrics import (
+    auc,
+    average_precision_score,
+    confusion_matrix,
+    precision_recall_curve,
+    roc_auc_score,
+    roc_curve,
+)
 
 from busfast.pipelines.config import Config
 from busfast.results import plots
@@ -60,6 +67,21 @@ def test_curves_are_square_and_have_the_area_that_their_legend_names(found, draw
         assert legend[index].startswith(f"{name}: {title} {area:.3f} (")
         line = lines(axes)[legend[index]]
         assert auc(line.get_xdata(), line.get_ydata()) == pytest.approx(area, abs=0.02)
+
+
+@pytest.mark.filterwarnings("ignore")  # scikit-learn's, of the draw without images of the class
+def test_the_curves_of_all_draws_at_once_are_those_of_each_draw_by_scikit_learn():
+    rng = np.random.default_rng(0)
+    positive, values = rng.random(40) < 0.3, rng.integers(0, 15, 40) / 15  # some are equal
+    weights = rng.integers(0, 3, (30, 40)).astype(float)
+    weights[0, values == values.max()] = 0
+    weights[1, positive] = 0
+    for one, roc, pr in zip(weights, plots.roc_heights(positive, values, weights),
+                            plots.pr_heights(positive, values, weights), strict=True):
+        alarms, hits, _ = roc_curve(positive, values, sample_weight=one)
+        assert np.allclose(roc, np.interp(plots.GRID, alarms, hits), 0, 1e-12, equal_nan=True)
+        precision, recall, _ = precision_recall_curve(positive, values, sample_weight=one)
+        assert np.allclose(pr, np.interp(plots.GRID, recall[::-1], precision[::-1]), 0, 1e-12)
 
 
 def test_confusion_matrices_count_in_the_order_of_the_classes_in_every_part(found):
