@@ -10,18 +10,20 @@ import tempfile
 from pathlib import Path
 
 import nbformat
+from jupyter_client import KernelManager
 from nbclient import NotebookClient
 
 ROOT = Path(__file__).parents[1]
 NOTEBOOKS = sorted(ROOT.glob("notebooks/*.ipynb"))
 
 
-def execute(path: Path, folder: Path, **parameters) -> nbformat.NotebookNode:
+def execute(path: Path, folder: Path, kernel: KernelManager | None = None, **parameters) -> nbformat.NotebookNode:
     """Runs a notebook with this very Python.
 
     Args:
         path: the notebook, which is not changed.
         folder: where its kernel starts.
+        kernel: one that runs already, and forgets all names first; None: a new one.
         parameters: what its cell with the tag `parameters` is to say instead.
 
     Returns:
@@ -34,7 +36,10 @@ def execute(path: Path, folder: Path, **parameters) -> nbformat.NotebookNode:
     if parameters:
         cell, = (cell for cell in notebook.cells if "parameters" in cell.metadata.get("tags", ()))
         cell.source += "".join(f"\n{name} = {value!r}" for name, value in parameters.items())
-    client = NotebookClient(notebook, timeout=600, kernel_name="python3", record_timing=False,
+    if kernel:
+        forget = f"import os\nos.chdir({str(folder)!r})\n%reset -f"  # which begins the history of folders here
+        notebook.cells.insert(0, nbformat.v4.new_code_cell(forget))
+    client = NotebookClient(notebook, km=kernel, timeout=600, kernel_name="python3", record_timing=False,
                             resources={"metadata": {"path": str(folder)}})
     return client.execute()
 
