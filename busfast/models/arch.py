@@ -17,6 +17,7 @@ STEPS = (14, 16, 32)  # multiples of these are tried as other sizes: patches, an
 SUGGESTED = 3  # sizes in the message
 
 
+@cache
 def check_arch(arch: str) -> str:
     """Returns timm's name of a model, with or without a tag, for that name, an old one, or one of timm's on the hub
     (timm/NAME, hf-hub:timm/NAME); no hub is asked. UserError with the nearest name for any other."""
