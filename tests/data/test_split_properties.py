@@ -51,7 +51,7 @@ def across(split):
 
 
 @pytest.mark.parametrize("split", [name for name in SPLITS if name != "given"])
-@settings(max_examples=20)
+@settings(max_examples=40)
 @given(table=tables(), seed=st.integers(0, 2**32 - 1))
 def test_no_group_is_on_two_sides_and_every_row_on_one(split, table, seed):
     for made in folds(table, split, seed).values():
@@ -67,7 +67,7 @@ def test_no_group_is_on_two_sides_and_every_row_on_one(split, table, seed):
 
 
 @pytest.mark.parametrize("split", [name for name in SPLITS if name != "given"])
-@settings(max_examples=10)
+@settings(max_examples=20)
 @given(table=tables(), seed=st.integers(0, 2**32 - 1), order=st.randoms(use_true_random=False))
 def test_same_seed_same_split_whatever_the_order_of_the_rows(split, table, seed, order):
     positions = list(range(len(table)))
@@ -80,7 +80,7 @@ def test_same_seed_same_split_whatever_the_order_of_the_rows(split, table, seed,
 
 
 @pytest.mark.parametrize("split", [name for name in SPLITS if name != "given"])
-@settings(max_examples=20)
+@settings(max_examples=40)
 @given(table=tables(), seed=st.integers(0, 2**32 - 1))
 def test_the_shares_of_each_class_are_within_what_is_reported_and_that_is_as_near_as_groups_allow(split, table, seed):
     for fold in folds(table, split, seed).values():
@@ -99,14 +99,14 @@ def test_the_shares_of_each_class_are_within_what_is_reported_and_that_is_as_nea
 
 
 @pytest.mark.parametrize("split", ["kfold"])
-@settings(max_examples=10)
+@settings(max_examples=20)
 @given(table=tables(), seed=st.integers(0, 100))
 def test_over_the_folds_every_image_is_tested_once(split, table, seed):
     tested = sum((fold.rows["part"] == "test").astype(int) for fold in folds(table, split, seed).values())
     assert (tested == 1).all()
 
 
-@settings(max_examples=10)
+@settings(max_examples=20)
 @given(table=tables(), seed=st.integers(0, 100))
 def test_leave_one_center_out_tests_each_center_once_and_whole(table, seed):
     for center, fold in folds(table, "leave_one_center_out", seed).items():
