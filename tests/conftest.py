@@ -1,6 +1,7 @@
 """Shared test data: the phantom, small, made once a session; images of every kind."""
 
 import atexit
+import gc
 import os
 import random
 import shutil
@@ -33,12 +34,14 @@ hypothesis.settings.register_profile("search", database=None, deadline=None, max
 hypothesis.settings.load_profile("repeatable")
 
 
-LONG = ("test_notebooks.py", "test_readme.py", "test_distributed.py", "test_resume.py")  # half a minute or more each
+LONG = ("test_notebooks.py", "test_readme.py", "test_distributed.py", "test_resume.py", "test_load_bundle.py",
+        "test_bench.py")  # 20 seconds or more each
 
 
 def pytest_collection_modifyitems(items):
     """Long files come first: of several workers, each of which takes a file at a time, none then ends much later."""
     items.sort(key=lambda item: item.path.name not in LONG)
+    gc.freeze()  # what all tests have imported is not garbage: looking through it takes a twentieth of their time
 
 
 @pytest.fixture(autouse=True)

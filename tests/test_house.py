@@ -7,6 +7,7 @@ import re
 import subprocess
 import sys
 from collections import Counter
+from functools import cache
 from graphlib import CycleError, TopologicalSorter
 from pathlib import Path
 
@@ -50,6 +51,7 @@ def may_use(module, other):
     return folder_of(module) == folder_of(other) or floor_of(other) < floor_of(module)
 
 
+@cache
 def imports_of(module):
     """Every module that a file imports, wherever in it; a function's or class's own module, not its name."""
     found = set()
@@ -76,6 +78,7 @@ def importers_of(library):
     return [module for module in FILES if any(f"{name}.".startswith(f"{library}.") for name in imports_of(module))]
 
 
+@cache
 def callbacks():
     """fastai's name of each callback, under which any other reaches it as an attribute -> its module."""
     found = {}
@@ -88,6 +91,7 @@ def callbacks():
             for name, module in found.items()}
 
 
+@cache
 def attributes_of(module):
     return {node.attr for node in ast.walk(TREES[module]) if isinstance(node, ast.Attribute)}
 
