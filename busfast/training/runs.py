@@ -122,6 +122,8 @@ def find_other_images(pipeline: str, data: str) -> tuple[str, str]:
     """Returns a run of a pipeline whose images are elsewhere, and where; "" and "" if there is none, if another run is
     of the images at `data`, or if they are there no longer (a folder may have been moved)."""
     others = ("", "")
+    if not os.path.isdir(RESULTS / pipeline):  # nor can there be one of a name that is too long
+        return others
     for file in sorted((RESULTS / pipeline).glob("*/config.yaml")):
         there = str(read_yaml(file).get("data") or "")
         if there and _folder_of(there) == _folder_of(data):

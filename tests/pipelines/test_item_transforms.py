@@ -28,4 +28,4 @@ def test_the_label_is_that_of_the_row():
 
 
 def test_every_public_name_of_the_pipelines_can_be_imported():
-    assert all(getattr(pipelines, name).__module__.startswith("busfast.pipelines.") for name in pipelines.__all__)
+    assert all(getattr(pipelines, name).__module__.startswith("busfast.") for name in pipelines.__all__)

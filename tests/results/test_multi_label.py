@@ -175,6 +175,8 @@ def test_another_set_is_scored_with_the_thresholds_of_the_run_or_its_bundle(plac
 def test_what_is_for_one_label_is_refused(place, line, capsys):
     if line.startswith("ensemble"):
         assert main(["train", "--data=shapes", "--label_delim=;", "--epochs=1", *TINY]) == 0
+    if line.startswith("demo"):
+        pytest.importorskip("gradio")  # which is asked for first
     assert main(line.split()) == 2
     assert "label" in capsys.readouterr().err
 

@@ -38,7 +38,7 @@ def test_what_runs_share_is_said_once_and_what_the_command_says_is_not_said_for_
     (tmp_path / "busfast").mkdir()
     (tmp_path / "busfast" / "__init__.py").touch()
     (tmp_path / "busfast" / "__main__.py").write_text(
-        "print('pipeline: p\\nsplit: s\\n  train 3\\nresume: a\\n  details\\ndevice: cpu\\nmodel: a\\n\\n"
+        "print('settings: p\\nsplit: s\\n  train 3\\nresume: a\\n  details\\ndevice: cpu\\nmodel: a\\n\\n"
         "stopping early\\n  to continue: this run\\nNext: evaluate')")
     assert parallel_runs.run_jobs({"one": [], "two": []}, 1, torch.device("cpu")) == []
     own = [["resume: a", "  details"], ["stopping early"]]
