@@ -7,6 +7,7 @@ from collections.abc import Iterable, Sequence
 SIGNS = " .()&+'-:%#=?!*@°±≤≥"  # that the name of a class may have
 JOINERS = "\u200c\u200d"  # within words of some scripts
 CAUTION = "Research only, not a medical device."
+NEW_IMAGES = "NEW_IMAGES"  # of the user, in a command: those of training are not to be predicted
 MANY = 20  # classes; of more, people are not shown each
 
 

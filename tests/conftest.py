@@ -41,7 +41,7 @@ LONG = ("test_notebooks.py", "test_readme.py", "test_distributed.py", "test_resu
 def pytest_collection_modifyitems(items):
     """Long files come first: of several workers, each of which takes a file at a time, none then ends much later."""
     items.sort(key=lambda item: item.path.name not in LONG)
-    gc.freeze()  # what all tests have imported is not garbage: looking through it takes a twentieth of their time
+    gc.freeze()  # what all tests have imported is not garbage: looking through it takes time
 
 
 @pytest.fixture(autouse=True)

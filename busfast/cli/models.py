@@ -11,10 +11,9 @@ from busfast.errors import UserError, check_range, choose
 from busfast.imports import heavy_imports
 from busfast.pipelines.config import Config
 from busfast.pipelines.settings import convert
-from busfast.text import counted, file_size, plain_text
+from busfast.text import NEW_IMAGES, counted, file_size, plain_text
 from busfast.training.runs import find_run
 
-NEW_IMAGES = "NEW_IMAGES"  # of the user: those of training are not to be predicted
 MOST_JOBS = 1024
 
 

@@ -19,9 +19,9 @@ def print_evaluation(found: Any) -> None:
     print_opening(found)
     classes = found.config.classes if len(found.config.classes) <= MANY else (found.positive,)
     shown = present(["macro_auc", "balanced_accuracy", *(f"sensitivity_{name}" for name in classes), "ece"])
-    width = max(24, *map(len, shown))
     for part in found.parts:
         rows = [found.pick(name, part) for name in shown if found.has(name, part)]
+        width = max(24, *(len(row["score"]) for row in rows))
         print(f"  {name_part(part)}, {counted(int(rows[0]['images']), 'image')} of "
               f"{counted(int(rows[0]['groups']), 'group')} (patients, duplicates), with 95% intervals:")
         for row in rows:

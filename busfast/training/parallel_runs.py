@@ -12,14 +12,15 @@ from typing import TYPE_CHECKING
 from busfast import processes
 from busfast.errors import UserError, check_range
 from busfast.pipelines.settings import convert
-from busfast.text import CAUTION
+from busfast.text import CAUTION, NEW_IMAGES
 
 if TYPE_CHECKING:
     import torch
 
 MOST = 64
 # What the command that started all says itself, and how each run's lines begin that are mostly those of the others.
-SAID, SAID_WITH_DETAILS = ("Next: ", "  NEW_IMAGES: ", "  to continue: ", CAUTION), ("settings: ", "data: ", "split: ")
+SAID = ("Next: ", f"  {NEW_IMAGES}: ", "  to continue: ", CAUTION)
+SAID_WITH_DETAILS = ("settings: ", "data: ", "split: ")
 COMMON = ("device: ", "loader: ", "model: ", "recipe: ", "weights: ", "cache: ")
 PATIENCE = 60  # seconds that a terminated run may take to write its files
 

@@ -35,9 +35,8 @@ def open_run(pipeline: str, name: str, config: Config, split: Split, options: Tr
         UserError: the folders cannot be created; another process trains the run; it was started with another
             configuration; its images are missing or were changed.
     """
-    free = _free(options)
     runs = started_runs(pipeline, name, split) if options.resume else []
-    run, job = next((one for one in runs if _is_of(one, config, free)), None), None
+    run, job = _first_of(runs, config, options), None
     if run is None and runs:
         if options.several and runs[0].read_summary().get("state") in DONE:
             print(f"resume: {runs[0].name} has another configuration and is finished; a new run starts")
@@ -51,7 +50,7 @@ def open_run(pipeline: str, name: str, config: Config, split: Split, options: Tr
     for folder in (run.results, run.models):
         folder.mkdir(parents=True, exist_ok=True)  # a run killed before may have one of the two
     with lock_run(run):
-        job = job or _continue(run, config, split, free)
+        job = job or _continue(run, config, split, _free(options))
         if job.record is not None:
             _check_learner(run, job.record, options)
         yield job
@@ -59,9 +58,12 @@ def open_run(pipeline: str, name: str, config: Config, split: Split, options: Tr
 
 def find_finished(pipeline: str, name: str, config: Config, split: Split, options: TrainOptions) -> Run | None:
     """Returns the run that `open_run` would find finished; None: there is something left to train."""
-    runs = started_runs(pipeline, name, split)
-    run = next((one for one in runs if _is_of(one, config, _free(options))), None)
+    run = _first_of(started_runs(pipeline, name, split), config, options)
     return run if run is not None and run.read_summary().get("state") in DONE else None
+
+
+def _first_of(runs: list[Run], config: Config, options: TrainOptions) -> Run | None:
+    return next((run for run in runs if _is_of(run, config, _free(options))), None)
 
 
 def _free(options: TrainOptions) -> tuple[str, ...]:

@@ -81,9 +81,8 @@ def test_the_reliability_picture_has_the_counts_of_its_bins_and_says_why_it_is_e
     assert counts[counts >= 10].tolist() == shown[:(counts >= 10).sum()] and len(shown) > (counts >= 10).sum()
     few = found.predictions.drop(found.test.index[8:])
     figure, text = draw_reliability(replace(found, predictions=few, reuse=False))
-    assert "No bin has 10 images: the test part is too small" in " ".join(figure.axes[0].texts[0].get_text().split())
-    legend = figure.axes[0].get_legend() or figure.legends[0]
-    assert "8 of 8 images are in smaller bins" in legend.get_texts()[0].get_text()
+    assert "No bin has 10 images: the test part is too small" in figure.axes[0].texts[0].get_text().replace("\n", " ")
+    assert "8 of 8 images are in smaller bins" in figure.legends[0].get_texts()[0].get_text()
     assert "too few to draw" in text
 
 

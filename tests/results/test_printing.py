@@ -26,7 +26,7 @@ def test_what_evaluate_prints_is_what_it_writes(evaluated, capsys):
     out = capsys.readouterr().out
     table = pd.read_csv("results/phantom/center_holdout/metrics.csv").query("by == 'all'").set_index(["part", "score"])
     for part, said in zip(("valid", "test"), out.split(" part, ")[1:], strict=True):
-        assert f"macro_auc {format_interval(table.loc[part, 'macro_auc'])}" in " ".join(said.split())
+        assert f"macro_auc                {format_interval(table.loc[part, 'macro_auc'])}" in said
 
 
 def test_a_probe_that_is_not_possible_has_its_reason_and_no_score(capsys):
