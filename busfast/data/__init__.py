@@ -9,6 +9,7 @@ MODULES = {
     "Table": ".table",
     "check_images": ".check",
     "count_parts": ".split",
+    "list_images": ".sources.listing",
     "resize_image": ".images",
     "read_image": ".images",
     "read_split": ".split_file",
