@@ -87,15 +87,19 @@ def open_image(source: Any) -> Image.Image:
         kind = os.stat(file).st_mode
         if not (stat.S_ISREG(kind) or stat.S_ISDIR(kind)):  # a pipe or a device may never end
             raise ValueError("is not a regular file")
+    with io.BytesIO(source) if isinstance(source, bytes) else open(file, "rb") as opened:
+        start = opened.read(132)
+    if start[128:] == b"DICM":  # what stands before it may be the header of a TIFF file of the same pixels
+        return open_dicom(file)
     try:
         return Image.open(file, formats=FORMATS)
     except Image.DecompressionBombError as error:  # Pillow hides the size
         raise _too_many(str(error).partition("(")[2].partition(" ")[0]) from None
     except UnidentifiedImageError:
+        if start[:4] not in TIFF_STARTS:
+            return open_dicom(file)
         with io.BytesIO(source) if isinstance(source, bytes) else open(file, "rb") as opened:
-            if opened.read(4) in TIFF_STARTS:
-                return _read_tiff(opened)
-        return open_dicom(file)
+            return _read_tiff(opened)
 
 
 def _too_many(count: int | str) -> TooManyPixels:

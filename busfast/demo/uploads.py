@@ -100,7 +100,7 @@ def read_upload(data: bytes, most: int) -> Image.Image:
             warnings.simplefilter("ignore")  # of Pillow, about images that are refused here
             with _open(data) as image:
                 _check_pixels(*image.size)
-                return read_image(image, keep_gray=True)
+            return read_image(data, keep_gray=True)
     except UserError:
         raise
     except Image.DecompressionBombError as error:  # at twice the limit

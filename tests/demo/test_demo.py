@@ -68,6 +68,11 @@ def test_what_is_no_image_for_the_demo_is_refused_in_plain_words(data, message, 
     assert not recwarn.list
 
 
+def test_a_jpeg_that_lacks_only_its_end_marker_is_read_as_elsewhere():
+    whole = encoded(GRAY, "jpeg")
+    assert read_upload(whole[:-2], MB) == read_upload(whole, MB)
+
+
 @pytest.mark.parametrize("data", [png(30_000, 30_000), png(10_000, 10_000)])
 def test_a_decompression_bomb_is_refused_before_anything_of_it_is_decoded(data, monkeypatch):
     monkeypatch.setattr(ImageFile.ImageFile, "load", lambda *_: pytest.fail("it was decoded"))

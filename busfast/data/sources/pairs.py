@@ -97,7 +97,8 @@ def pair_masks(names: Sequence[str], root: Path | None = None) -> Pairs:
     notes, copies, others = [], [], []
     for words, files in unsure.items():
         known = bool({*words} & {*LIKELY})
-        if known if root is None else are_drawn(root, files):
+        if known if root is None else are_drawn(root, files) and \
+                (known or not are_drawn(root, [of[name] for name in files])):  # among drawn images it tells nothing
             continue
         for name in files:
             del of[name]

@@ -28,6 +28,7 @@ from busfast.data.table import read_table
 from busfast.demo.uploads import read_upload
 from busfast.errors import UserError
 from busfast.inference.inputs import list_inputs
+from busfast.pipelines.dali_formats import dali_mode
 
 pydicom = pytest.importorskip("pydicom", minversion="3")
 
@@ -450,6 +451,27 @@ def test_all_that_reads_images_reads_dicom_as_prepare_renders_it(tmp_path, capsy
         assert np.array_equal(load_pixels(path, 8), load_pixels(png, 8))
     prints = fingerprint_images([*paths, *made.image_paths()])
     assert prints["pixels"][:4].tolist() == prints["pixels"][4:].tolist() and not prints["reason"].any()
+
+
+@pytest.mark.parametrize("whole", [False, True])
+def test_the_header_of_a_tiff_file_before_a_dicom_file_is_not_heeded(whole, tmp_path):
+    """Scanners write files that are both; of some, no more than the header of the TIFF file has survived."""
+    path = dicom(tmp_path / "a", RAMP8, WindowCenter=100, WindowWidth=50, DataSetTrailingPadding=b"TIFF" + bytes(120))
+    data = path.read_bytes()
+    tags = {256: 16, 257: 16, 258: 8, 259: 1, 262: 1, 273: data.index(RAMP8.tobytes()), 277: 1, 278: 16, 279: 256}
+    pages = len(tags).to_bytes(2, "little") + b"".join(
+        tag.to_bytes(2, "little") + b"\4\0\1\0\0\0" + value.to_bytes(4, "little") for tag, value in tags.items())
+    place = data.index(b"TIFF")
+    data = b"II*\0" + place.to_bytes(4, "little") + data[8:]
+    data = data[:place] + pages + data[place + len(pages):] if whole else data
+    path.write_bytes(data)
+    if whole:
+        assert np.array_equal(Image.open(path), RAMP8) and Image.open(path).format == "TIFF"
+    wanted = read_pixels(path)
+    assert not np.array_equal(wanted, RAMP8)
+    for image in (read_image(path), read_image(data), read_upload(data, 10**6)):
+        assert np.array_equal(image.convert("L"), wanted)
+    assert dali_mode(np.frombuffer(data, np.uint8)) == ""
 
 
 def test_a_table_of_dicom_files_gets_the_patients_that_the_files_name(tmp_path):

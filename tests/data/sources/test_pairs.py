@@ -98,6 +98,13 @@ def test_a_mask_saved_as_jpeg_is_known_by_its_pixels(tmp_path):
     assert len(read_source("folder", tmp_path)) == 2
 
 
+def test_among_drawn_images_only_a_word_for_masks_makes_one(tmp_path):
+    for name in ("x", "x_rle", "x_seg", "y"):
+        mask(tmp_path / "a" / f"{name}.png", BOX)
+    table = read_source("folder", tmp_path)
+    assert rows(table, "image", "mask") == [["a/x.png", "a/x_seg.png"], ["a/x_rle.png", ""], ["a/y.png", ""]]
+
+
 def test_classes_that_are_called_after_masks_stay_classes(tmp_path):
     for label in ("with_mask", "without_mask"):
         image(tmp_path / label / "1.jpg")
