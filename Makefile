@@ -8,15 +8,22 @@ PYTHON ?= python3
 VENV ?= .venv
 SPLIT ?= stratified
 BIN = $(VENV)/bin
-# What pip prints goes to a log, of which the last line is shown now and then, and the end where it fails.
+# What pip prints goes to a log. Each 10 s the time and the package that it is at are shown; if it fails, the log's end.
+# Which package it unpacks pip does not say: it is that of the folder that changed last.
+NEW = $$(basename "$$(ls -td $(VENV)/lib/python*/site-packages/[!_~]*/ 2> /dev/null | head -n 1)")
+AT = awk -v s=$$s -v new="$(NEW)" ' \
+	BEGIN { at = "starting pip" } \
+	/^Collecting / { at = "looking for " $$2 } \
+	/^ *Downloading .*[.](whl|gz) / { sub(".*/", "", $$2); sub("-.*", "", $$2); at = "downloading " $$2 " " $$3 " " $$4 } \
+	/^Installing collected/ { sub("-.*", "", new); at = "installing " new } \
+	END { print "  " s " s: " at }' $(VENV)/install.log
 INSTALL = install() { \
-	while sleep 10 > /dev/null 2>&1 && kill -0 $$$$ 2> /dev/null; do printf '  %.76s\n' "$$(tail -n 1 $(VENV)/install.log)"; done & \
+	s=0; while sleep 10 > /dev/null 2>&1 && kill -0 $$$$ 2> /dev/null; do s=$$((s + 10)); $(AT); done & \
 	$(BIN)/python -m pip install "$$@" > $(VENV)/install.log 2>&1; failed=$$?; kill $$!; [ $$failed = 0 ] || \
 	{ tail -n 20 $(VENV)/install.log; echo "pip failed; all it printed: $(VENV)/install.log"; exit 1; }; }; install
 # CPU=1: torch's own wheels without CUDA, which then satisfy what busfast needs.
 TORCH = $(if $(CPU),$(INSTALL) --index-url https://download.pytorch.org/whl/cpu torch torchvision,:)
-BYTES = $(if $(CPU),without CUDA (CPU=1); a few minutes.,several GB on Linux$(COMMA) where torch brings CUDA; a few minutes.)
-COMMA = ,
+BYTES = $(if $(CPU),torch comes without CUDA.,On Linux torch brings CUDA (several GB). Without it: make install CPU=1)
 
 .PHONY: install train test test-gpu lint types docs screenshots notebooks dist clean
 
@@ -54,7 +61,8 @@ install: $(VENV)/.installed
 $(VENV)/.installed: setup.cfg pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 10) and "busfast needs Python 3.10 or newer, this is " + sys.version)'
 	@$(PYTHON) -m venv $(VENV) || { echo "On Debian and Ubuntu: apt install python3-venv"; rm -rf $(VENV); exit 1; }
-	@echo "Installing busfast into $(VENV): $(BYTES)"
+	@echo "Installing busfast into $(VENV), which takes a few minutes."
+	@echo "$(BYTES)"
 	@$(INSTALL) --upgrade pip
 	@$(TORCH)
 	@$(INSTALL) --editable .

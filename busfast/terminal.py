@@ -5,6 +5,10 @@ import shutil
 import textwrap
 from typing import Any, TextIO
 
+WORD = """(?:'[^']*'|"[^"]*"|[^\\s'"])+"""
+# A command with its arguments: flags, quoted words, and words with a sign that those of sentences have at most last.
+COMMAND = re.compile(rf"""(?:python -m \w+|pip install) {WORD}(?: (?=[-'"]|\S*[=/.]\S){WORD})*""")
+
 
 def fit(text: str) -> str:
     """Returns text whose lines fit the terminal; what a line continues with is indented by two more.
@@ -16,7 +20,7 @@ def fit(text: str) -> str:
 
 
 def _wrap(line: str, width: int) -> str:
-    kept = re.sub("(python -m|pip install) .*", lambda command: command[0].replace(" ", "\0"), line)
+    kept = COMMAND.sub(lambda command: command[0].replace(" ", "\0"), line)
     return textwrap.fill(kept, width, subsequent_indent=" " * (len(line) - len(line.lstrip()) + 2),
                          break_long_words=False, break_on_hyphens=False).replace("\0", " ")
 

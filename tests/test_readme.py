@@ -23,6 +23,7 @@ from busfast.cli.train import THEN
 from busfast.data import SPLITS
 from busfast.data.external_splits import is_list_path
 from busfast.data.sources import SOURCES
+from busfast.demo.page import INSTALL
 from busfast.errors import choose
 from busfast.pipelines.config import PRESETS, Config
 from busfast.results.export import FORMATS
@@ -58,6 +59,7 @@ NOT_RUN = {
 OTHERS = {
     r"make ([\w-]+)": lambda target: f"\n{target}:" in (ROOT / "Makefile").read_text(),
     r"pip install -e \"\.\[(\w+)\]\"": lambda extra: extra in setup()["options.extras_require"],
+    r"(pip install 'gradio>=.*')": lambda line: line == INSTALL,
     r"python -m pytest (.*)": lambda args: all((ROOT / arg).exists() for arg in args.split() if "--" not in arg),
     r"python (\S+\.py).*": lambda file: (ROOT / file).is_file(),
     r"source (\.venv)/bin/activate": bool,
@@ -164,6 +166,14 @@ def test_every_command_of_a_page_runs(page, workplace, capsys):
         if frozenset(args) not in DONE:
             assert main(args) == 0, f"{line}\n{capsys.readouterr().err}\nIf it cannot run here: NOT_RUN"
             DONE.add(frozenset(args))
+
+
+def test_what_the_demo_needs_is_installed_in_one_way_wherever_it_is_started():
+    assert INSTALL.split("'")[1] == setup()["options.extras_require"]["demo"].replace(" ", "").strip()
+    assert INSTALL in (ROOT / "README.md").read_text()
+    for lines in map(list, map(commands, PAGES)):
+        for place, line in enumerate(lines):
+            assert busfast_args(line)[:1] != ["demo"] or lines[place - 1] == INSTALL
 
 
 @pytest.mark.parametrize("part", NOT_RUN)

@@ -26,6 +26,11 @@ def test_a_command_to_paste_stays_whole_behind_what_is_broken_and_a_line_in_bold
     assert " ".join(lines).split() == line.split() and max(map(len, lines[:-1])) <= 60
     assert [len(each) - len(each.lstrip()) for each in lines] == [2] + [4] * (len(lines) - 1)
     assert lines[-1].strip() == line[line.index("python"):]
+    message = "Make a table (python -m busfast prepare --help), or write one with a row for each image; columns: a"
+    assert fit(message).split("\n") == ["Make a table (python -m busfast prepare --help), or write",
+                                        "  one with a row for each image; columns: a"]
+    command = "python -m busfast predict a.png 'b c/d.png' --out='my answers/of today.csv' --batch_size=8"
+    assert fit(f"If so: {command}. Else nothing.").split("\n") == ["If so:", f"  {command}.", "  Else nothing."]
     bold = f"\033[1m  1/8*  {'0.920  ' * 10}\033[0m"
     assert fit(bold) == bold
 

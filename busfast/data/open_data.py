@@ -10,7 +10,7 @@ from shlex import quote
 from busfast.csvfile import read_rows
 from busfast.data.paths import SOURCES_FILE
 from busfast.data.sources import csv_table, folder, guess_source, read_source, refuse_source
-from busfast.data.sources.common import Options
+from busfast.data.sources.common import Options, SourceTable
 from busfast.data.sources.dicom_tags import is_dicom, read_tags
 from busfast.data.sources.listing import is_image
 from busfast.data.table import REQUIRED, Table, find_table, read_table
@@ -61,7 +61,7 @@ def read_data(data: str | Path, classes: Sequence[str] = (), *, files: bool = Tr
     """
     file, classes = find_data(data), tuple(classes)
     if not os.path.isfile(file):
-        source = read_source("folder", file.parent, files=files, classes=classes)
+        source = _note_unknown(read_source("folder", file.parent, files=files, classes=classes), file.parent)
     elif file.name == "table.csv" or ((file.parent / SOURCES_FILE).is_file()
                                       and {*REQUIRED} <= {*read_rows(file, ())[0]}):
         return _with_patients(read_table(file, classes, files=files, other_labels=other_labels,
@@ -76,6 +76,16 @@ def read_data(data: str | Path, classes: Sequence[str] = (), *, files: bool = Tr
     rows = source.rows.assign(mask=[mask if single else "" for mask, single in
                                     zip(source.rows["mask"], masks, strict=True)])
     return replace(Table(rows, file.parent), file=file, notes=notes)
+
+
+def _note_unknown(source: SourceTable, folder: Path) -> SourceTable:
+    """Says which of patient and center class folders do not name, and how to name them."""
+    unknown = [name for name in ("patient", "center") if (source.rows[name] == "").all()]
+    if not unknown:
+        return source
+    note = (f"class folders name no {' and no '.join(unknown)}; a table with a column for each is made by: "
+            f"python -m busfast prepare --source=folder --path={quote(str(folder))} --out=data/NAME")
+    return replace(source, notes=(*source.notes, note))
 
 
 def _with_patients(table: Table, files: bool) -> Table:

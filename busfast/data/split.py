@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -119,7 +120,7 @@ def center_holdout(table: Table, *, seed: int, classes: tuple[str, ...], shares:
     """All images of the held-out centers (default: the smallest with every class) are test; the others are 85/15 train,
     valid. Where a group (of duplicates) reaches from a held-out center into another, its images there are unused.
     """
-    centers = _centers(table.rows, "center_holdout")
+    centers = _centers(table, "center_holdout")
     try:
         holdout = tuple(choose("center", name, centers) for name in holdout)
     except UserError as error:
@@ -160,7 +161,7 @@ def leave_one_center_out(table: Table, *, seed: int, classes: tuple[str, ...], s
                          **_) -> dict[str, Split]:
     """A `center_holdout` for each center in turn; a fold is named after the center that is its test part."""
     return {center: center_holdout(table, seed=seed, classes=classes, shares=shares, holdout=(center,))[""]
-            for center in _centers(table.rows, "leave_one_center_out")}
+            for center in _centers(table, "leave_one_center_out")}
 
 
 def kfold(table: Table, *, seed: int, classes: tuple[str, ...], folds: int, shares: tuple[float, float],
@@ -248,11 +249,19 @@ def _make_split(table: Table, part: np.ndarray, parts: tuple[str, ...], shares: 
     return Split(rows, table.root, table.file, (*table.notes, note), table.pixels, **facts)
 
 
-def _centers(rows: pd.DataFrame, split: str) -> list[str]:
+def _centers(table: Table, split: str) -> list[str]:
     """The centers of a table that can be split by center, sorted."""
+    rows = table.rows
+    if (rows["center"] == "").all() and table.of_folders:
+        make = "python -m busfast prepare --source=folder"
+        raise UserError(f"{split} needs the center of each image, and class folders name none. Make a table of them: "
+                        f"{make} --path={quote(str(table.root))} --out=data/NAME\n"
+                        "Then fill the column center of data/NAME/table.csv and train with --data=data/NAME. Where "
+                        "each center has a folder of class folders, the column is filled by: "
+                        f"{make},folder --path=A,B --center=A,B --out=data/NAME\nWithout centers: --split=stratified.")
     if (rows["center"] == "").all():
-        raise UserError(f"{split} needs the column 'center' in the table, and it is missing or empty. "
-                        "Fill it, or use --split=stratified.")
+        raise UserError(f"{split} needs the center of each image, and {table.title} has no column 'center', or an "
+                        "empty one. Fill it, or use --split=stratified.")
     for row, name in enumerate(rows["center"], start=2):
         if not name:
             raise UserError(f"{split}: the image of row {row} ('{rows['image'].iloc[row - 2]}') has no center. "

@@ -44,6 +44,16 @@ class Table:
     def __len__(self) -> int:
         return len(self.rows)
 
+    @property
+    def of_folders(self) -> bool:
+        """Whether there is no such file, as the images lie in class folders."""
+        return self.file is not None and not os.path.isfile(self.file)
+
+    @property
+    def title(self) -> str:
+        """What messages call it: its file, the folder of class folders, or a DataFrame."""
+        return str(self.root if self.of_folders else self.file or "the DataFrame")
+
     def image_paths(self) -> list[Path]:
         """Returns the file of each image, in order."""
         folders = read_source_folders(self.root)

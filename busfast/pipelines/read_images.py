@@ -1,6 +1,5 @@
 """A configuration -> the table of its images, with labels that are classes; labels that look wrong are refused."""
 
-import os
 import re
 from dataclasses import replace
 
@@ -45,7 +44,7 @@ def unify_labels(table: Table, delim: str) -> Table:
     """Writes the labels of each image as classes, in one order; UserError if no image has several."""
     rows = table.rows
     if not rows["label"].str.contains(delim, regex=False).any():
-        raise UserError(f"label_delim='{delim}' separates no labels of {_named(table)} (such as "
+        raise UserError(f"label_delim='{delim}' separates no labels of {table.title} (such as "
                         f"'{rows['label'].iloc[0]}'). Leave it out, or name the character that does.")
     return replace(table, rows=rows.assign(label=rows["label"].map(join_labels(rows["label"], delim))))
 
@@ -63,19 +62,12 @@ def _without_labels(table: Table, config: Config) -> Table:
     return replace(table, rows=rows)
 
 
-def _named(table: Table) -> str:
-    """The table for messages: its file, the folder of class folders, or a DataFrame."""
-    if table.file is None:
-        return "the DataFrame"
-    return str(table.file if os.path.isfile(table.file) else table.root)
-
-
 def refuse_delimiters(table: Table) -> None:
     """Raises UserError for labels that look like several in one."""
     delim, held = find_delimiter(table.rows["label"])
     if delim:
         row = held[0]
-        raise UserError(f"{_named(table)}, row {row + 2}, column label: '{table.rows['label'].iloc[row]}' looks like "
+        raise UserError(f"{table.title}, row {row + 2}, column label: '{table.rows['label'].iloc[row]}' looks like "
                         f"several labels, as do those of {len(held)} of {len(table)} images. If an image may have "
                         f"several: label_delim='{delim}' (--label_delim='{delim}'). Else rename the label.")
 
@@ -89,9 +81,9 @@ def _refuse_misspelt(table: Table) -> None:
         if label not in CLASSES and (hint := suggest(label, frequent, cutoff=0.8)):
             row = int(table.rows.index[table.rows["label"] == label][0]) + 2
             classes = order_classes(counts.index)
-            raise UserError(f"{table.file}, row {row}, column label: '{label}' is the label of {count} of {len(table)} "
-                            f"images.{hint} Correct it; or, if it is a class, name all classes in the pipeline file "
-                            f"(classes: {yaml_list(classes) if len(classes) <= MANY else '[...]'}).")
+            raise UserError(f"{table.title}, row {row}, column label: '{label}' is the label of {count} of "
+                            f"{len(table)} images.{hint} Correct it; or, if it is a class, name all classes in the "
+                            f"pipeline file (classes: {yaml_list(classes) if len(classes) <= MANY else '[...]'}).")
 
 
 def with_classes(config: Config, table: Table | pd.DataFrame) -> Config:
@@ -109,7 +101,7 @@ def _restrict(table: Table, classes: tuple[str, ...]) -> Table:
     other = table.rows[~table.rows["label"].isin(classes)]
     for row, label in zip(other.index, other["label"], strict=True):
         if hint := suggest(label, classes):
-            raise UserError(f"{table.file}, row {row + 2}, column label: unknown label '{label}'.{hint} The pipeline "
+            raise UserError(f"{table.title}, row {row + 2}, column label: unknown label '{label}'.{hint} The pipeline "
                             f"names the classes {', '.join(classes)}.")
     if not len(other):
         return table

@@ -8,6 +8,7 @@ from PIL import Image
 from busfast.cli import main
 from busfast.data.labels import find_classes, order_classes
 from busfast.data.open_data import find_data, hash_data, is_prepared, read_data
+from busfast.data.split import split_table
 from busfast.errors import UserError
 
 
@@ -63,6 +64,24 @@ def test_class_folders_are_read_without_a_table(pets):
     first = hash_data("pets")
     image(pets / "cat" / "newer.png")
     assert hash_data("pets") != first
+
+
+def test_class_folders_without_patients_and_centers_are_told_the_commands_that_name_them(pets, capsys):
+    note = read_data("pets").notes[-1]
+    assert note.startswith("class folders name no patient and no center")
+    with pytest.raises(UserError) as refused:
+        split_table(read_data("pets"), "center_holdout")
+    told = [line[line.index("--source"):] for line in str(refused.value).split("\n") if "python -m busfast" in line]
+    assert note.endswith(told[0]) and main(["prepare", *told[0].split()]) == 0
+    assert [*read_data("data/NAME").rows[["patient", "center"]].iloc[0]] == ["", ""]
+    for center in "AB":
+        image(Path(center, "cat", "1.png"), 1)
+        image(Path(center, "dog", "2.png"), 2)
+    assert main(["prepare", *told[1].replace("NAME", "both").split()]) == 0
+    assert list(read_data("data/both").rows["center"]) == ["A", "A", "B", "B"]
+    for number in range(4):
+        image(Path("named", "cd"[number % 2], f"P{number}", "1.png"), number)
+    assert read_data("named").notes[-1].startswith("class folders name no center;")
 
 
 @pytest.mark.parametrize(("header", "columns"), [

@@ -128,7 +128,7 @@ def test_holding_out_every_center_is_refused():
 
 def test_center_holdout_without_centers_is_refused():
     table = random_table(0).assign(center="")
-    assert "'center'" in refusal(table, "center_holdout")
+    assert "the DataFrame has no column 'center', or an empty one. Fill it" in refusal(table, "center_holdout")
 
 
 def test_an_image_without_a_center_is_named_by_row():

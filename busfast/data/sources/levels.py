@@ -107,10 +107,11 @@ def read_levels(root: Path, paths: Mapping[str, tuple[str, ...]], known: Mapping
         if len(levels) == 1 and (few and count > MANY or levels[0].numbered and count > (FEW // 2 if few else MANY)):
             notes.append(f"warning: the {count} folders {levels[0]}, of {len(paths) / count:.1f} images each, are read "
                          "as classes. If they are patients, a table has to name the classes: --source=csv")
-        return Roles(labels, {}, notes + ([] if mode else _hint(paths)))
+        return Roles(labels, {}, notes + ([] if mode else _hint(root, paths)))
     patients = {name: path[found] for name, path in paths.items() if len(path) > found}
-    notes.insert(0, f"{counted(len(levels[found]), 'patient')}: the folders {levels[found]} "
-                    f"{'below' if found > level else 'above'} the classes (if they are none: --patient_from=none)")
+    side = "below" if found > level else "above"
+    notes.insert(0, f"{counted(len(levels[found]), 'patient')}: the folders {levels[found]} {side} the classes "
+                    "(if they are none: prepare --patient_from=none)")
     several: dict[str, dict[str, str]] = defaultdict(dict)
     for name, patient in patients.items():
         several[patient].setdefault(labels[name], name)
@@ -190,7 +191,7 @@ def _patient_level(root: Path, paths: Mapping[str, tuple[str, ...]], levels: lis
     return None
 
 
-def _hint(paths: Mapping[str, tuple[str, ...]]) -> list[str]:
+def _hint(root: Path, paths: Mapping[str, tuple[str, ...]]) -> list[str]:
     """Returns a note if most file names look like a patient and a number."""
     starts = {name: match[1] for name in paths if (match := IN_NAME.search(name)) and re.search(r"\d", match[1])}
     counts = Counter(starts.values())
@@ -198,7 +199,7 @@ def _hint(paths: Mapping[str, tuple[str, ...]]) -> list[str]:
         return []
     name = next(iter(starts))
     return [f"warning: no folder names the patient, but file names may ('{starts[name]}' of '{name}'; {len(counts)} of "
-            f"them). If so: --patient_from={shlex.quote(IN_NAME.pattern)}"]
+            f"them). If so: {_command(root, shlex.quote(IN_NAME.pattern))}"]
 
 
 def _by_pattern(root: Path, paths: Mapping[str, tuple[str, ...]], classes: Sequence[str], pattern: str) -> Roles:
