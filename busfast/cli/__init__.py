@@ -1,20 +1,22 @@
 """The verbs of `python -m busfast VERB`. Nothing runs before the whole command line is checked."""
 
+import inspect
 import signal
 import sys
 import warnings
 from collections.abc import Callable
-from contextlib import nullcontext, redirect_stdout
+from contextlib import nullcontext, redirect_stdout, suppress
 
 from busfast import __version__, processes
 from busfast.bench import bench
 from busfast.cli import parse
 from busfast.cli.data import audit, cache, prepare, split
-from busfast.cli.flags import with_pixel_limit
+from busfast.cli.flags import read_keys, with_pixel_limit
 from busfast.cli.models import demo, ensemble, export, predict
 from busfast.cli.results import compare, evaluate, explain, report
 from busfast.cli.train import lr_find, sweep, train
 from busfast.errors import UserError, choose
+from busfast.pipelines.config import name_origins
 from busfast.terminal import Fitted, fit
 from busfast.text import CAUTION, plain_text
 
@@ -39,6 +41,7 @@ def _main(argv: list[str]) -> int:
     processes.capture_launcher()
     warnings.filterwarnings("ignore", message=".*torch.jit.script.* is deprecated")  # fastai's import, not the user's
     warnings.filterwarnings("ignore", module=r"PIL\.")  # what matters of it, busfast says of the file
+    call = None
     try:
         if argv == ["--version"]:
             print(f"busfast {__version__}")
@@ -60,7 +63,7 @@ def _main(argv: list[str]) -> int:
             _run(call)
     except UserError as error:
         if processes.rank() == 0:  # the other ranks would repeat it
-            said = f"busfast: {plain_text(str(error))}"
+            said = f"busfast: {plain_text(f'{error}{_name_origins(error, call)}')}"
             print(fit(said) if sys.stderr.isatty() else said, file=sys.stderr)
         return 2
     except KeyboardInterrupt:
@@ -73,6 +76,17 @@ def _main(argv: list[str]) -> int:
         sys.stdout = None
         return 141
     return 0
+
+
+def _name_origins(error: UserError, call: parse.Call | None) -> str:
+    """Says where settings come from that a refusal names and the user did not type."""
+    if call is None or "pipeline" not in inspect.signature(call.verb).parameters:
+        return ""
+    with suppress(UserError):  # of --set, which is what was refused
+        flags = {key: value for key, value in call.kwargs.items() if key not in ("pipeline", "preset", "set")}
+        return name_origins(str(error), call.kwargs.get("pipeline") or "", call.kwargs.get("preset"),
+                            **read_keys(call.kwargs.get("set"), flags))
+    return ""
 
 
 def _run(call: parse.Call) -> None:

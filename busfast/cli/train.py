@@ -46,9 +46,10 @@ def train(*, split: str = None, pipeline: str = None, preset: str = None, fold: 
             without a table.csv came with a split, else stratified.
         pipeline: name of a file in pipelines/, or the path of one, such as a run's config.yaml. Default: the one named
             after the data folder, else phantom.
-        preset: fast: 4 epochs with a smaller size and batch size; the first stages are frozen after one epoch
-            (docs/performance.md). best: the mean of three such trainings (--seeds), and of each image and its mirror
-            image (--tta=flip), as one run, their ensemble, which is what --then goes on with (docs/travel.md).
+        preset: fast: 4 epochs with smaller images and batches; the model's first stages are frozen after the first
+            epoch, unless it is the only one (docs/performance.md). best: the settings of fast, freezing included, with
+            three seeds (--seeds); their ensemble, which also averages each image with its mirror image (--tta=flip), is
+            the run that --then goes on with (docs/travel.md).
         settings: those of the pipeline file.
         fold: train this fold only: a number (kfold) or a center (leave_one_center_out).
         allow_leaks: train even if a patient or a duplicate is on two sides of your own lists, and do not leave such
@@ -332,5 +333,5 @@ def _configure(split: str, pipeline: str | None, preset: str | None, settings: d
         if settings.get(flag) and only_split not in splits:
             raise UserError(f"--{flag}={settings[flag]} does not apply to --split={split}. Use it with {only_split}, "
                             "or leave it out.")
-    print(f"settings: {describe_source(pipeline or '', preset, settings.get('data'))}")
+    print(f"settings: {describe_source(pipeline or '', preset, **settings)}")
     return name, config, splits, table

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from busfast.errors import UserError, check_range, choose, suggest, suggest_path
-from busfast.pipelines.settings import check_settings, describe, format_value, setting
+from busfast.pipelines.settings import check_settings, convert, describe, format_value, setting
 from busfast.text import SIGNS, is_class_name
 from busfast.timm_names import OPTIMIZER, names_without
 from busfast.yamlfile import read_yaml
@@ -192,8 +192,9 @@ class Config:
             raise UserError(f"warmup={self.warmup}: one_cycle begins with a warm-up of its own. Leave one of them out.")
         for name in ("warmup", "unfreeze_after", "freeze_after"):
             if 0 < self.epochs <= getattr(self, name):
-                raise UserError(f"{name}={getattr(self, name)} is all of the {self.epochs} epochs. Give more "
-                                f"epochs, or --{name}=0.")
+                frozen = " (frozen from the first epoch on)" if name == "freeze_after" and self.freeze else ""
+                raise UserError(f"{name}={getattr(self, name)} must be less than epochs={self.epochs}. Give more "
+                                f"epochs, or --{name}=0{frozen}.")
         if self.freeze_after and self.unfreeze_after > self.freeze_after:
             raise UserError(f"unfreeze_after={self.unfreeze_after} would train stages that freeze_after="
                             f"{self.freeze_after} has frozen. Give unfreeze_after up to {self.freeze_after}.")
@@ -271,18 +272,62 @@ def load_config(pipeline: str = "", preset: str | None = None, **overrides: Any)
         from_file = Config(**values)
     except UserError as error:
         raise UserError(f"{path}: {error}") from None
-    recipe = PRESETS[choose("preset", preset, PRESETS)](from_file) if preset else {}
-    return name, Config(**(values | recipe | overrides))
+    return name, Config(**(values | _preset_values(preset, from_file, overrides) | overrides))
 
 
-def describe_source(pipeline: str = "", preset: str | None = None, data: str | None = None) -> str:
-    """Returns where `load_config` takes settings from that no flag gives, for the screen."""
-    path = (_read_named(pipeline) if pipeline else _read_default(data))[1]
+def _preset_values(preset: str | None, config: Config, overrides: dict[str, Any]) -> dict[str, Any]:
+    """Returns what a preset sets: no freezing if the epochs that the user asks for are over before it would begin."""
+    if not preset:
+        return {}
+    recipe = PRESETS[choose("preset", preset, PRESETS)](config)
+    never = convert("epochs", overrides.get("epochs", recipe["epochs"]), int) <= recipe["freeze_after"]
+    return recipe | ({"freeze": 0, "freeze_after": 0} if never and not {"freeze", "freeze_after"} & set(overrides)
+                     else {})
+
+
+def describe_source(pipeline: str = "", preset: str | None = None, **given: Any) -> str:
+    """Returns where `load_config` takes settings from that are not `given` by flags, for the screen."""
+    given = {key: value for key, value in given.items() if value is not None}
+    path, values = (_read_named(pipeline) if pipeline else _read_default(given.get("data")))[1:]
     if not os.path.isfile(path):
         found = f"the default ones, as there is no {path}"
     else:
         found = f"busfast's own {path.name}" if path.parent == BUILTIN else str(path)
-    return found + f", changed by --preset={preset}" * bool(preset)
+    if not preset:
+        return found
+    config = Config(**_drop_removed(values, path))
+    whole, used = PRESETS[preset](config), _preset_values(preset, config, given)
+    return f"{found}, changed by --preset={preset}" + ("" if used == whole else (
+        f", without its freezing, which would begin after epoch {whole['freeze_after']} of {given['epochs']}"))
+
+
+def name_origins(message: str, pipeline: str = "", preset: str | None = None, **given: Any) -> str:
+    """Says where the settings come from that a refusal names and that no flag gave.
+
+    Args:
+        message: of the refusal; it names a setting as NAME=VALUE.
+        pipeline, preset: as for `load_config`.
+        given: the flags; None: not given.
+
+    Returns:
+        Such as " freeze_after=1 comes from --preset=fast."; "" if there is nothing to say.
+    """
+    given = {key: value for key, value in given.items() if value is not None}
+    try:
+        path, values = (_read_named(pipeline) if pipeline else _read_default(given.get("data")))[1:]
+        from_file = Config(**_drop_removed(values, path))
+        recipe = _preset_values(preset, from_file, given)
+    except (UserError, TypeError):  # it is the file that is refused, with its name
+        return ""
+    found = []
+    for name in (item.name for item in fields(Config) if item.name not in given):
+        value = recipe.get(name, getattr(from_file, name))
+        if any(re.search(rf"(?<![\w-]){name}={re.escape(text)}(?!\w)", message)
+               for text in {str(value), format_value(value)} - {""}):
+            origin = f"comes from --preset={preset}" if name in recipe else f"comes from {path}" if name in values \
+                else "is the default"
+            found.append(f" {name}={format_value(value)} {origin}.")
+    return "".join(found)
 
 
 def _read_named(pipeline: str) -> tuple[str, Path, dict[str, Any]]:

@@ -8,7 +8,7 @@ import yaml
 
 from busfast.errors import UserError
 from busfast.pipelines import config as config_module
-from busfast.pipelines.config import BUILTIN, Config, describe_source, load_config
+from busfast.pipelines.config import BUILTIN, Config, describe_source, load_config, name_origins
 from busfast.yamlfile import yaml_list
 
 HOUSE = Path(__file__).parents[2]
@@ -85,6 +85,8 @@ def test_where_settings_come_from_is_said(here):
     (here / "pipelines" / "bus.yaml").write_text("epochs: 3\n")
     assert describe_source(data="data/bus") == describe_source("bus") == "pipelines/bus.yaml"
     assert describe_source("bus", "fast") == "pipelines/bus.yaml, changed by --preset=fast"
+    assert describe_source("bus", "fast", epochs="1").endswith("=fast, without its freezing, which would begin after "
+                                                               "epoch 1 of 1")
 
 
 def test_a_data_folders_name_finds_no_file_that_nobody_sees(here):
@@ -314,6 +316,27 @@ def test_a_key_that_is_gone_is_refused_with_the_reason_where_it_has_a_value(writ
     message = refusal(load_config, path)
     assert message.startswith(f"{path}: progressive={value} is no longer possible: training at sizes other than")
     assert message.endswith("Remove that line.")
+
+
+def test_a_preset_does_not_freeze_in_a_training_that_is_over_before_it_would(here):
+    def trained(**flags):
+        config = load_config("phantom", "best", **flags)[1]
+        return config.epochs, config.freeze, config.freeze_after
+
+    assert trained(epochs="1") == (1, 0, 0) and trained(epochs="2") == (2, 4, 1) and trained() == (4, 4, 1)
+    assert trained(epochs=1, freeze_after=0) == (1, 4, 0)  # what is asked for is done, or refused
+    assert "freeze_after=1 must be less than epochs=1. Give more epochs, or --freeze_after=0 (frozen" in refusal(
+        load_config, "phantom", "best", epochs=1, freeze=2)
+
+
+def test_a_refusal_says_where_values_come_from_that_nobody_typed(here):
+    (here / "pipelines" / "own.yaml").write_text("data: x\nwarmup: 3\nmonitor: val_acc\n")
+    message = "warmup=3, freeze_after=1, epochs=4, lr_min=1e-06, augment=light, bs=2"
+    assert name_origins(message, "own", "fast", lr=1.0, epochs=4, bs=None) == (
+        " augment=light is the default. freeze_after=1 comes from --preset=fast. lr_min=1e-06 is the default. "
+        "warmup=3 comes from pipelines/own.yaml.")
+    assert not name_origins("Give --warmup=3 or warmup=30, or unwarmup=3", "own")  # no value that the training has
+    assert not name_origins("pipelines/none.yaml is not there: epochs=50", "none")
 
 
 def test_a_preset_goes_over_the_file_and_under_the_flags(tmp_path, monkeypatch):
