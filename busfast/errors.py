@@ -19,6 +19,10 @@ class UserError(Exception):
         self.message = message  # fastai overwrites args if a callback raises
 
 
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C, where the screen already says how to go on."""
+
+
 def choose(kind: str, value: str, choices: Iterable[str]) -> str:
     """Returns `value` if it is one of `choices`.
 

@@ -15,7 +15,7 @@ from busfast.cli.flags import read_keys, with_pixel_limit
 from busfast.cli.models import demo, ensemble, export, predict
 from busfast.cli.results import compare, evaluate, explain, report
 from busfast.cli.train import lr_find, sweep, train
-from busfast.errors import UserError, choose
+from busfast.errors import Interrupted, UserError, choose
 from busfast.pipelines.config import name_origins
 from busfast.terminal import Fitted, fit
 from busfast.text import CAUTION, plain_text
@@ -66,8 +66,8 @@ def _main(argv: list[str]) -> int:
             said = f"busfast: {plain_text(f'{error}{_name_origins(error, call)}')}"
             print(fit(said) if sys.stderr.isatty() else said, file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        if processes.rank() == 0:
+    except KeyboardInterrupt as stop:
+        if processes.rank() == 0 and not isinstance(stop, Interrupted):
             print("busfast: interrupted", file=sys.stderr)
         return 130
     except parse.FireExit as end:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from busfast.cli import parse
 from busfast.cli.flags import configure, with_settings
-from busfast.errors import UserError
+from busfast.errors import UserError, nearest
 from busfast.text import MANY
 from busfast.yamlfile import yaml_list
 
@@ -103,7 +103,12 @@ def audit(*, split: str = None, pipeline: str = None, out: str = None, quarantin
     from busfast.data.leaks import find_leaks, format_leaks
     from busfast.data.paths import claim_home, home_of
     from busfast.data.quarantine import clean_folder, write_clean
+    from busfast.data.split import SPLITS
 
+    if split and not os.path.exists(split) and (made := nearest(split, SPLITS, cutoff=0.8)):
+        raise UserError(f"--split={split}: audit checks lists of your own, by their path; in a split that busfast "
+                        f"makes, such as {made}, patients and duplicates are on one side. To write it to a file: "
+                        f"python -m busfast split --split={made}")
     table, config = _read(config)
     folder = Path(out) if out else home_of(table.file) / Path(AUDIT_FILE).parent
     clean = clean_folder(home_of(table.file)) if quarantine else None

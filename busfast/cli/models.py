@@ -12,7 +12,6 @@ from busfast.imports import heavy_imports
 from busfast.pipelines.config import Config
 from busfast.pipelines.settings import convert
 from busfast.text import NEW_IMAGES, counted, file_size, plain_text
-from busfast.training.runs import find_run
 
 MOST_JOBS = 1024
 
@@ -69,8 +68,9 @@ def ensemble(*, runs: str) -> str | None:
         runs: trained runs, separated by commas, such as phantom/stratified-seed42,phantom/stratified-seed43, or a group
             that compare lists, such as phantom/stratified-seeds.
     """
-    for name in filter(None, map(str.strip, runs.split(","))) if "," in runs else ():  # else it may be a group
-        find_run(name)
+    from busfast.results.run_groups import find_members
+
+    find_members(runs)  # what is misspelt is refused before torch is imported
     with heavy_imports():
         from busfast.results.ensemble import make_ensemble
 
@@ -117,12 +117,16 @@ def predict(*inputs: str, run: str = None, model: str = None, out: str = "predic
     check_range("jobs", jobs, 1, MOST_JOBS)
     number = None if target is None else convert("target", target, float)
     found = find_single(run) if run is not None else None
-    from busfast.inference.find_model import find_model
+    from busfast.inference.find_model import check_target, find_model
     from busfast.inference.inputs import list_inputs
     from busfast.inference.resumable_csv import check_output, check_same_inputs
 
     if model is not None:
-        find_model(model, engine, trust)
+        check_target(find_model(model, engine, trust), number)
+    elif number is not None:
+        from busfast.results.evaluation import check_target as check_sensitivity
+
+        check_sensitivity(number)
     names, paths = list_inputs(*inputs)
     if check_output(out, overwrite, resume):
         check_same_inputs(out, names)
@@ -144,6 +148,9 @@ def predict(*inputs: str, run: str = None, model: str = None, out: str = "predic
                   + ("" if predictor.operating_points else ", and it has no threshold to decide with"))
     if predictor.phantom:
         print("the model was trained on a PHANTOM (synthetic images): it says nothing about images of patients")
+    if predictor.lowest_auc <= 0.5:
+        print("the model is not shown to be better than chance: the interval of its macro AUC on the test part begins "
+              f"at {predictor.lowest_auc:.3f}, and chance is 0.5")
     old, bad = write_predictions(predictor, names, paths, out, resume=resume, bs=flags.get("bs", Config.bs),
                                  threads=flags.get("threads", 0), jobs=jobs)
     for line in summarize_predictions(out, predictor):

@@ -146,11 +146,15 @@ def report(*, run: str, target: float = 0.9, positive: str = None, prevalence: s
         prevalence: shares of positive patients to compute PPV and NPV for; recorded. Default: see evaluate.
     """
     found = find_single(run)
+    from busfast.results.evaluation import read_explanation
     from busfast.results.report import write_report
     from busfast.training.trackers import track_results
 
     for path in write_report(found, target=target, positive=positive, prevalence=prevalence):
         print(f"wrote {path}")
+    if read_explanation(found) is None:
+        print("the report has no Grad-CAM and no shortcut probes yet. To add them, run this, then report again:\n  "
+              + parse.command("explain", {"run": found.name}, explain))
     track_results(found)
     return parse.command("export", {"run": found.name}, report)
 

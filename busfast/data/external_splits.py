@@ -12,7 +12,7 @@ from busfast.data.finder import Finder
 from busfast.data.labels import match_label, plain
 from busfast.data.split import PARTS, SPLITS, UNUSED, Split
 from busfast.data.table import Table
-from busfast.errors import UserError
+from busfast.errors import UserError, suggest_path
 
 NAMES = {"train": "train", "training": "train", "trn": "train", "valid": "valid", "val": "valid",
          "validation": "valid", "dev": "valid", "test": "test", "testing": "test", "tst": "test", UNUSED: UNUSED}
@@ -75,7 +75,8 @@ def _find(path: Path) -> list[tuple[Path, str]]:
     if name not in sets:
         if not sets:
             files = [str(file) for file in sorted(folder.glob("*.csv"))[:3]] if folder.is_dir() else []
-            raise UserError(f"There are no lists at {path}. Name a CSV file with the columns image and part"
+            near = suggest_path(path, lambda one: os.path.isdir(one) or one.suffix in SUFFIXES and one.is_file())
+            raise UserError(f"There are no lists at {path}.{near} Name a CSV file with the columns image and part"
                             + (f" (such as {', '.join(files)})" if files else "")
                             + ", or a folder with train.csv, val.csv and test.csv.")
         what = f"no lists called '{name}'" if name else f"the lists of {len(sets)} splits"

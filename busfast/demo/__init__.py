@@ -11,7 +11,7 @@ from busfast.demo.page import INSTALL, make_app
 from busfast.demo.uploads import private_folder
 from busfast.errors import UserError
 from busfast.imports import heavy_imports, require_package
-from busfast.inference.find_model import find_bundle
+from busfast.inference.find_model import check_target, find_bundle, glance
 from busfast.text import CAUTION
 
 WARNING = ("WARNING: the demo is bound to {host}, without password or encryption: ANYBODY IN THE NETWORK CAN USE IT "
@@ -22,7 +22,10 @@ def serve(model: str | Path, *, host: str, port: int, most: int, target: float |
           device: str = "auto") -> None:
     """Serves the page of a bundle until it is stopped. Port 0: any free one; `most`: largest size of an image, bytes.
     Raises UserError as `load_predictor`, or if Gradio is not installed, or the port is taken."""
-    find_bundle(model)
+    path = find_bundle(model)
+    if glance(path).get("label_delim"):
+        raise UserError(f"The demo is for images of one label; {model} has several. Use predict.")
+    check_target(path, target)
     require_package("gradio", "The demo needs Gradio", INSTALL)
     with listen(host, port) as listener, private_folder(most) as folder:
         with heavy_imports():  # for nothing of what is refused above
@@ -31,8 +34,6 @@ def serve(model: str | Path, *, host: str, port: int, most: int, target: float |
             from busfast.inference.predictor import load_predictor
 
         bundle, port = read_bundle(model), listener.getsockname()[1]
-        if bundle.facts.get("label_delim"):
-            raise UserError(f"The demo is for images of one label; {model} has several. Use predict.")
         answerer = Answerer(bundle, load_predictor(model, target=target, device=device), most)
         app = Guard(make_app(answerer, folder, port), host, folder, most, render("page.js.j2", most=most))
         import uvicorn

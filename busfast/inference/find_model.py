@@ -1,13 +1,17 @@
 """Finds the exported model that a user names; torch is not imported for what is not there."""
 
+import json
 import os
+from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from busfast.errors import UserError, choose, suggest_path
 from busfast.text import listed
 
 ENGINES = ("torch", "onnx")
 FORMATS = ("bundle", "learner", "onnx")  # of an export
+MOST_BYTES = 2_000_000  # of a bundle.json
 PICKLES = (".pkl", ".pickle", ".pth", ".pt", ".ckpt")
 
 
@@ -46,6 +50,38 @@ def find_bundle(path: str | Path) -> Path:
     known = f" Exported models here: {listed(here)}." if here else ""
     raise UserError(f"{wrong}{hint}{known} predict and evaluate take a run as it is, too: --run=RUN. To export one: "
                     "python -m busfast export --run=RUN")
+
+
+def choose_points(facts: dict[str, Any], target: float | None) -> list[dict[str, Any]]:
+    """Returns the operating points of a bundle.json that decide: all, or the one for a sensitivity.
+    UserError if it has none for `target`, or if images have several labels."""
+    points = facts["operating_points"]
+    if target is None:
+        return points
+    if facts.get("label_delim"):
+        raise UserError(f"target={target:g}: a model of several labels has one threshold for each. Leave it out.")
+    if chosen := [point for point in points if f"{point['target']:g}" == f"{target:g}"]:
+        return chosen
+    there = ", ".join(f"{point['target']:g}" for point in points)
+    raise UserError(f"target={target:g}: the model has no threshold for that sensitivity"
+                    + (f", only for {there}. To have one" if there else ". Evaluate its run, then")
+                    + f": python -m busfast export --run=RUN --target={target:g}")
+
+
+def glance(folder: Path) -> dict[str, Any]:
+    """Returns a bundle.json without any check, which `read_bundle` makes; {} if it cannot be read. For what can be
+    refused before torch is imported."""
+    with suppress(OSError, ValueError, RecursionError), open(folder / "bundle.json", "rb") as file:
+        facts = json.loads(file.read(MOST_BYTES))
+        if isinstance(facts, dict):
+            return facts
+    return {}
+
+
+def check_target(folder: Path, target: float | None) -> None:
+    """Refuses a sensitivity as `choose_points`; says nothing of a bundle that `read_bundle` will refuse."""
+    with suppress(KeyError, TypeError, ValueError):
+        choose_points(glance(folder), target)
 
 
 def _has_bundle(path: Path) -> bool:

@@ -1,6 +1,7 @@
 """A trained model, whatever its form -> a table with a row for each image."""
 
 import hashlib
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +13,7 @@ from scipy.special import expit, softmax
 from torch.nn import BCEWithLogitsLoss
 
 from busfast.data.labels import name_predicted
-from busfast.errors import UserError, choose
+from busfast.errors import Interrupted, UserError
 from busfast.inference.bundle import read_bundle
 from busfast.inference.engines import (
     OLD_STAGES,
@@ -23,7 +24,7 @@ from busfast.inference.engines import (
     TorchEngine,
     load_pickle,
 )
-from busfast.inference.find_model import find_model
+from busfast.inference.find_model import choose_points, find_model
 from busfast.inference.outlier import Outlier
 from busfast.inference.resumable_csv import ResumableCsv
 from busfast.inference.stream import stream
@@ -46,6 +47,7 @@ class Predictor:
     label_delim: str = ""  # not "": an image may have several labels
     identity: Any = None  # JSON values that change whenever the predictions may
     phantom: bool = False  # trained on synthetic images
+    lowest_auc: float = math.nan  # where the interval of the test part's macro AUC begins; NaN: not known
 
     @property
     def columns(self) -> list[str]:
@@ -131,11 +133,13 @@ def write_predictions(predictor: Predictor, names: Sequence[str], paths: Sequenc
         for rows in predictor.rows(names[old:], paths[old:], **options):
             file.write(rows)
             unreadable += sum(row[1] != "ok" for row in rows)
-    except BaseException as error:
+    except BaseException as stop:
         file.close()
-        if not isinstance(error, UserError):
+        if not isinstance(stop, UserError):
             print(f"{file.part} has {file.rows} rows; to continue: the same command with --resume (and without "
                   "--overwrite)")
+        if isinstance(stop, KeyboardInterrupt):
+            raise Interrupted from stop
         raise
     file.finish()
     return old, unreadable
@@ -185,12 +189,17 @@ def load_predictor(path: str | Path, *, engine: str = "torch", trust: bool = Fal
 def make_predictor(engine: Engine, facts: dict[str, Any], outlier: Outlier | None = None,
                    target: float | None = None) -> Predictor:
     """Makes a Predictor from an engine and the content of a bundle.json; see `load_predictor`."""
-    points = facts["operating_points"]
-    if target is not None and facts.get("label_delim"):
-        raise UserError(f"target={target:g}: a model of several labels has one threshold for each. Leave it out.")
-    if target is not None:
-        targets = [f"{point['target']:g}" for point in points]
-        points = [points[targets.index(choose("operating point (sensitivity)", f"{target:g}", targets))]]
+    points = choose_points(facts, target)
     return Predictor(engine, tuple(facts["classes"]), facts["temperature"], points, outlier,
                      facts.get("label_delim", ""), [type(engine).__name__, facts, points],
-                     isinstance(facts["run"], dict) and bool(facts["run"].get("phantom")))
+                     isinstance(facts["run"], dict) and bool(facts["run"].get("phantom")),
+                     _lowest_auc(facts["metrics"]))
+
+
+def _lowest_auc(metrics: Any) -> float:
+    """Returns where the interval of the test part's macro AUC begins, by the key metrics of bundle.json; NaN if that
+    does not say it."""
+    match metrics:
+        case {"scores": {"macro_auc": [_, (float() | int()) as low, _]}}:
+            return low
+    return math.nan

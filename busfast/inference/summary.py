@@ -30,10 +30,13 @@ def summarize_predictions(file: Path, predictor: Predictor) -> list[str]:
                 unread = unread or f"  unreadable, the first of them: {row['image']}: {row['reason']}"
     place = {name: place for place, name in enumerate(predictor.classes)}  # sets of labels, and "not CLASS", come last
     lines = [f"  {title}: " + ", ".join(f"{counts[name]} {name}" for name in sorted(counts, key=lambda name: (
-        place.get(name, len(place)), -counts[name])) if name and counts[name])
-             for title, counts in (("predicted", predicted), ("decision", decisions)) if any(counts)]
+        place.get(name, len(place)), -counts[name])) if name and counts[name]) + source
+             for title, counts, source in (("predicted", predicted, ""), ("decision", decisions, _threshold(predictor)))
+             if any(counts)]
     lines += [f"  of {counted(count, 'image')}, {why}" for why, count in differ.items() if why]
-    lines += [f"  unlike the training images (outlier above 1): {unlike}"] if unlike else []
+    if predictor.outlier is not None:
+        lines.append(f"  unlike the training images (column outlier above 1): {unlike} of "
+                     f"{counted(predicted.total(), 'image')}")
     return lines + ([unread] if unread else [])
 
 
@@ -45,14 +48,22 @@ def _why_differ(row: dict[str, str], predictor: Predictor) -> str:
     return DIFFER.format(name=name) if (row["predicted"] == name) != (row["decision"] == name) else ""
 
 
+def _threshold(predictor: Predictor) -> str:
+    """Returns the threshold that decides, and where it comes from; "" if there is none, or one for each label."""
+    if predictor.label_delim or not predictor.operating_points:
+        return ""
+    point = predictor.operating_points[0]
+    return (f" (threshold for {point['class']}: {point['threshold']:.3f}, chosen on validation for a sensitivity of "
+            f"{point['target']:g})")
+
+
 def _describe(row: dict[str, str], predictor: Predictor) -> list[str]:
     shares = {name: float(row[f"p_{name}"]) for name in predictor.classes}
     shown = sorted(shares, key=lambda name: -shares[name])[:SHOWN]
     lines = [f"  {row['image']}: {row['predicted'] or 'no label'}; probabilities: "
              + ", ".join(f"{name} {shares[name]:.3f}" for name in shown) + (", ..." if len(shares) > SHOWN else "")]
     if row["decision"]:
-        point = predictor.operating_points[0]
-        lines.append(f"  decision: {row['decision']} (threshold for {point['class']}: {point['threshold']:.3f})")
+        lines.append(f"  decision: {row['decision']}{_threshold(predictor)}")
         lines += [f"  {why}"] if (why := _why_differ(row, predictor)) else []
     if float(row["outlier"] or 0) > 1:
         lines.append(f"  but it is unlike the training images (outlier {row['outlier']}): do not rely on this")

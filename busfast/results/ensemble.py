@@ -13,13 +13,12 @@ from busfast.data.split import UNUSED, Split, count_parts
 from busfast.data.split_file import read_split
 from busfast.errors import UserError
 from busfast.inference.bundle import describe_input
-from busfast.inference.load_bundle import MAX_MEMBERS
 from busfast.inference.run_model import join_states, run_image
 from busfast.pipelines.config import Config, folder_name
 from busfast.results.evaluation import choose_positive
 from busfast.results.predictions import check_weights, read_positive, require_single_label
 from busfast.results.printing import format_interval
-from busfast.results.run_groups import find_groups, is_scored, pool_tests
+from busfast.results.run_groups import find_groups, find_members, is_scored, pool_tests
 from busfast.results.scores import score
 from busfast.results.written import FORMAT
 from busfast.training.callbacks import save_weights
@@ -30,7 +29,6 @@ from busfast.training.runs import (
     all_runs,
     discard_run,
     file_sha256,
-    find_run,
     new_run,
     provenance,
     write_config,
@@ -61,7 +59,7 @@ def make_ensemble(names: str) -> Run:
     Raises:
         UserError: there are fewer than two runs, or one is unfinished, was changed, or does not fit the others.
     """
-    runs = _find_members(names)
+    runs = find_members(names)
     configs = [run.read_config() for run in runs]
     for config, _ in configs:
         require_single_label(config, "ensemble")
@@ -108,23 +106,6 @@ def _find_ensemble(sums: dict[str, str]) -> Run | None:
     """Returns the ensemble of these runs with the weights that they have now, if there is one."""
     return next((run for run in all_runs() if run.read_config()[1].get("members_sha256") == sums
                  and run.best_weights().is_file()), None)
-
-
-def _find_members(names: str) -> list[Run]:
-    groups = {group.name: group for group in find_groups(all_runs())}
-    if group := groups.get(names.strip()):
-        runs = list(group.runs)
-        if len(runs) < group.expected:
-            raise UserError(f"{names} has {len(runs)} of {group.expected} runs. Train the others first (--resume), or "
-                            "name the runs, separated by commas.")
-    else:
-        runs = [find_run(name.strip()) for name in names.split(",") if name.strip()]
-    if twice := [run.name for run in runs if runs.count(run) > 1]:
-        raise UserError(f"--runs={names} names {twice[0]} twice. Name each run once.")
-    if not 2 <= len(runs) <= MAX_MEMBERS:
-        raise UserError(f"--runs={names} does not name 2 to {MAX_MEMBERS} different runs, separated by commas, or a "
-                        f"group of them (groups here: {', '.join(groups) or 'none'}).")
-    return runs
 
 
 def _check_member(run: Run, record: dict[str, Any]) -> str:

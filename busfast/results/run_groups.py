@@ -9,15 +9,16 @@ from scipy import stats
 
 from busfast.csvfile import read_frame
 from busfast.data.split_file import read_split
+from busfast.errors import UserError, choose, nearest
 from busfast.pipelines.config import Config
 from busfast.pipelines.settings import format_value
-from busfast.pipelines.splits import name_split, seed_of_split
+from busfast.pipelines.splits import MOST_SEEDS, name_split, seed_of_split
 from busfast.results.differences import recipe_of
 from busfast.results.evaluation import choose_positive
 from busfast.results.intervals import LEVEL, RANGES
 from busfast.results.metrics import assess_rows
 from busfast.results.predictions import FILE, read_predictions
-from busfast.training.runs import DONE, Run
+from busfast.training.runs import DONE, Run, all_runs, find_run
 
 COLUMNS = ["group", "runs", "part", "score", "mean", "sd", "low", "high", "lowest", "highest", "interval"]
 LIMITS = RANGES | {"val_loss": (0.0, np.inf)}  # of scores that are not between 0 and 1
@@ -76,6 +77,27 @@ def find_groups(runs: list[Run]) -> list[Group]:
             namesakes.append(Group(f"{name}{number}", kind, group_runs, _count(kind, group_runs[0]) or len(group_runs),
                                    note))
     return [group for namesakes in groups.values() for group in namesakes]
+
+
+def find_members(names: str) -> list[Run]:
+    """Returns the runs that `ensemble` is asked for, by their names, separated by commas, or as a group.
+    UserError: a name is unknown or given twice, a group is incomplete, or there are too few or too many runs."""
+    groups = {group.name: group for group in find_groups(all_runs())}
+    if group := groups.get(names.strip()):
+        runs = list(group.runs)
+        if len(runs) < group.expected:
+            raise UserError(f"{names} has {len(runs)} of {group.expected} runs. Train the others first (--resume), or "
+                            "name the runs, separated by commas.")
+    elif "," not in names and nearest(names, [*groups, *(run.name for run in all_runs())]) in groups:
+        choose("group of runs", names, groups)
+    else:
+        runs = [find_run(name.strip()) for name in names.split(",") if name.strip()]
+    if twice := [run.name for run in runs if runs.count(run) > 1]:
+        raise UserError(f"--runs={names} names {twice[0]} twice. Name each run once.")
+    if not 2 <= len(runs) <= MOST_SEEDS:
+        raise UserError(f"--runs={names} does not name 2 to {MOST_SEEDS} different runs, separated by commas, or a "
+                        f"group of them (groups here: {', '.join(groups) or 'none'}).")
+    return runs
 
 
 def _memberships(config: Config, record: dict, summary: dict):

@@ -10,7 +10,7 @@ import torch
 from busfast.data.check import hash_pixels
 from busfast.data.split import Split
 from busfast.data.split_file import read_split, write_split
-from busfast.errors import UserError
+from busfast.errors import Interrupted, UserError
 from busfast.pipelines.config import Config
 from busfast.pipelines.splits import is_phantom
 from busfast.sweep.report import format_trial, write_end, write_tables
@@ -91,9 +91,11 @@ def run_sweep(pipeline: str, request: Request, name: str, split: Split, resume: 
         except OSError as error:
             raise UserError(f"Cannot write into {run.results}: {error.strerror or error}. Make room, then continue "
                             "with --resume.") from error
-        except (KeyboardInterrupt, SystemExit):
+        except (KeyboardInterrupt, SystemExit) as stop:
             print(f"\ninterrupted: {len(sweep.done())} of {counted(request.trials, 'trial')} done\n  to continue: "
                   f"{command} --resume")
+            if isinstance(stop, KeyboardInterrupt):
+                raise Interrupted from stop
             raise
         finally:
             with suppress(OSError, UserError):  # the first error is the one to report

@@ -7,6 +7,7 @@ from dataclasses import replace
 from typing import NamedTuple
 
 from busfast.data.split import Split
+from busfast.errors import Interrupted
 from busfast.once import saying_once
 from busfast.pipelines.config import Config
 from busfast.text import listed
@@ -30,8 +31,10 @@ def say_how_to_go_on(command: str) -> Iterator[None]:
     """Prints the command that continues everything, wherever it is interrupted."""
     try:
         yield
-    except (KeyboardInterrupt, SystemExit):
+    except (KeyboardInterrupt, SystemExit) as stop:
         print(f"\n  to continue: {command}")
+        if isinstance(stop, KeyboardInterrupt):
+            raise Interrupted from stop
         raise
 
 

@@ -314,6 +314,7 @@ def test_metadata_only_needs_no_image(mine, capsys):
     ("train --split=orignal", "Unknown split 'orignal'. Did you mean 'original'?"),
     ("split --split=orignal", "Unknown split 'orignal'. Did you mean 'original'?"),
     ("audit --split=no/such", "There are no lists at no/such"),
+    ("audit --split=stratfied", "To write it to a file: python -m busfast split --split=stratified"),
     ("split --split=kfold --folds=1", "folds=1 is out of range"),
     ("split --split=lists.csv", "Unknown split 'lists.csv'"),
     ("train --split=stratified --folds=3", "--folds=3 does not apply to --split=stratified"),

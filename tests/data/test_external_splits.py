@@ -84,6 +84,7 @@ def test_an_image_on_two_lists_is_there_twice_and_one_named_twice_in_a_list_once
     ({"a_train_csv": "x\n", "b_train_csv": "x\n"}, "", "has the lists of 2 splits. Name one: --split="),
     ({"a_train_csv": "x\n", "b_train_csv": "x\n"}, "c", "has no lists called 'c'. Name one: --split="),
     ({"kfold-1_csv": "x\n"}, "", "kfold-1.csv), or a folder"),
+    ({"kfold-1_csv": "x\n"}, "kflod-1.csv", "kfold-1.csv'? Name a CSV file"),
     ({"train_csv": "image\nz.jpeg\n"}, "", "train.csv, row 2: 'z.jpeg' is not in the table of images"),
     ({"train_csv": "image\ne.png\n"}, "", "'e.png' may be 'set/more/e.png' or 'x/e.png'"),
     ({"train_csv": "image,label\na.jpeg,benign\n"}, "", "train.csv, row 2: the label is 'benign', but the table has "

@@ -97,7 +97,8 @@ def test_a_pickle_is_refused_unless_it_is_trusted(exported_bundle, exported_once
 
 def test_an_operating_point_is_chosen_by_its_sensitivity(exported_bundle, capsys):
     assert main(["predict", str(IMAGES), f"--model={exported_bundle}", "--target=0.7"]) == 2
-    assert "Unknown operating point (sensitivity) '0.7'. Did you mean '0.9'?" in capsys.readouterr().err
+    assert ("target=0.7: the model has no threshold for that sensitivity, only for 0.9. To have one: python -m busfast "
+            "export --run=RUN --target=0.7") in capsys.readouterr().err
 
 
 def test_a_form_that_disagrees_is_not_handed_over(exported_run, monkeypatch, capsys):

@@ -1,5 +1,6 @@
 """A model or input that is misspelt is refused by name, with the nearest, before torch is imported."""
 
+import json
 import subprocess
 import sys
 from pathlib import Path
@@ -64,8 +65,25 @@ def test_wrong_values_are_refused_in_the_order_of_their_flags(exported, line, me
     assert message in capsys.readouterr().err
 
 
+@pytest.mark.parametrize(("facts", "words", "message"), [
+    ({"operating_points": [{"target": 0.9}]}, "--target=0.8", "only for 0.9. To have one: python -m busfast export"),
+    ({"operating_points": []}, "--target=0.8", "Evaluate its run, then: python -m busfast export"),
+    ({"operating_points": [{"target": None}], "label_delim": ";"}, "--target=0.8", "several"),
+    ({"operating_points": [], "label_delim": ";"}, "", "The demo is for images of one label")])
+def test_a_sensitivity_that_a_bundle_lacks_is_refused_before_gradio_is_asked_for(exported, facts, words, message,
+                                                                                capsys, monkeypatch):
+    monkeypatch.setattr("busfast.demo.require_package", lambda *_: pytest.fail("asked for Gradio"))
+    Path("models/mine/stratified/bundle/bundle.json").write_text(json.dumps(facts))
+    for line in ("demo", "predict scans") if words else ("demo",):
+        assert main([*line.split(), "--model=models/mine/stratified", *words.split()]) == 2
+        assert message in capsys.readouterr().err
+
+
 def test_none_of_these_refusals_imports_torch(exported):
-    lines = ["predict scan --run=mine/stratified", "predict scans --model=models/mine/stratified --out=scans/a.png",
+    Path("models/lacks").mkdir()
+    Path("models/lacks/bundle.json").write_text('{"operating_points": [{"target": 0.9}]}')
+    lines = ["predict scans --model=models/lacks --target=0.8", "demo --model=models/lacks --target=0.8",
+             "predict scan --run=mine/stratified", "predict scans --model=models/mine/stratified --out=scans/a.png",
              "predict scans --model=mine", "explain --run=mine/stratified --images=scan",
              "export --run=mine/stratified --format=onx", "export --run=mine/stratified --target=2"]
     code = f"""import sys

@@ -42,10 +42,11 @@ def test_predictions_that_were_meddled_with_are_refused_by_row_and_column(evalua
     assert message in error and "row 4" in error
 
 
-def test_the_report_needs_no_model_no_images_and_no_network(evaluated):
+def test_the_report_needs_no_model_no_images_and_no_network(evaluated, capsys):
     shutil.rmtree("models")
     shutil.rmtree("data/phantom/images")
     run("report", f"--run={NAME}")
+    assert f"run this, then report again:\n  python -m busfast explain --run={NAME}\n" in capsys.readouterr().out
     page = (Run(NAME).results / "report.html").read_text()
     assert not re.search(r"<script|https?://(?!arxiv)|src=\"(?!data:image/(?:png|jpeg);base64,)", page)
     assert page.count('src="data:image/png') == 9 and all(re.findall(r'<img [^>]*alt="([^"]+)"', page))

@@ -175,6 +175,8 @@ def test_a_group_that_lacks_a_fold_says_so_and_is_not_pooled(place, capsys):
     run("compare --runs=phantom/kfold-1of3,phantom/kfold-3of3")
     said = capsys.readouterr().out
     assert "phantom/kfold-3folds: 2 of 3 folds\n" in said and "pooled" not in said.lower()
+    run("ensemble --runs=phantom/kfold-3fold", code=2)
+    assert "group of runs 'phantom/kfold-3fold'. Did you mean 'phantom/kfold-3folds'?" in capsys.readouterr().err
     run("ensemble --runs=phantom/kfold-3folds", code=2)
     assert "phantom/kfold-3folds has 2 of 3 runs" in capsys.readouterr().err
 

@@ -159,8 +159,8 @@ def test_a_sweep_that_was_stopped_goes_on_to_the_same_trials(workdir, swept, mon
                 raise KeyboardInterrupt
         patch.setattr(TrialPruning, "after_epoch", stop)
         assert main(WORDS) == 130
-    said = capsys.readouterr().out
-    assert "interrupted: 1 of 3 trials done" in said
+    said, after = capsys.readouterr()
+    assert "interrupted: 1 of 3 trials done" in said and "busfast: interrupted" not in after
     assert "to continue: python -m busfast sweep --params=lr,augment --trials=3 --resume\n" in said
     assert table()["state"].tolist() == ["finished", "interrupted"]
     assert not [name for name in files(".") if "trial-001" in name]

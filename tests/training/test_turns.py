@@ -23,8 +23,9 @@ def test_one_line_continues_all_and_what_is_done_is_passed_over_in_one_line(work
     with monkeypatch.context() as patch:
         patch.setattr(evaluation, "evaluate_run", interrupt)  # after the first training
         assert main(TWO.split()) == 130
-    said = capsys.readouterr().out
+    said, after = capsys.readouterr()
     assert said.endswith(f"\n  to continue: python -m busfast {TWO} --resume\n") and "training 1 of 2 (seed 42)" in said
+    assert "interrupted" not in after  # nothing stands below the line to copy
     with monkeypatch.context() as patch:
         patch.setattr(SaveFinal, "after_fit", interrupt)  # within the second
         assert main([*TWO.split(), "--resume"]) == 130
