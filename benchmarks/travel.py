@@ -17,7 +17,7 @@ import torch
 from common import run_all, run_study, threads_of
 from fastai.callback.core import Callback
 from fastai.learner import Learner
-from option_parts import cut_borders
+from option_parts import Contrast, GroupDRO, MaskLoss, OtherBackground, cut_borders
 from options import BASE, Option, half_interval, prepare
 from scipy.special import log_softmax, softmax
 from sklearn.metrics import roc_auc_score
@@ -37,6 +37,10 @@ OPTIONS = {
     BASE: Option(),
     "borders cut": Option(change_data=partial(cut_borders, share=0.08)),
     "12 epochs": Option({"epochs": 12}),
+    "lesion masks drawn": Option(change_learner=lambda learn: learn.add_cb(MaskLoss(learn))),
+    "background replaced": Option(change_learner=lambda learn: learn.add_cb(OtherBackground(learn))),
+    "group DRO": Option(change_learner=lambda learn: learn.add_cb(GroupDRO(learn))),
+    "contrast across centers": Option(change_learner=lambda learn: learn.add_cb(Contrast(learn))),
 }
 
 
@@ -97,15 +101,19 @@ def train(option: Option, config: Config, split: Split, folder: Path) -> dict[st
     left_out = (rows["part"] == "test").to_numpy()[rows["part"].isin(["valid", "test"])]
     rows["part"] = rows["part"].replace({"test": "valid"})
     learn = build(config, replace(split, rows=rows.drop(columns="order").reset_index(drop=True)))
+    if option.change_learner:
+        option.change_learner(learn)
     watch = Watch()
     with learn.no_bar(), learn.no_logging():
         learn.fit(config.epochs, cbs=[*recipe_callbacks(config, learn), watch])
         found = {"epochs": np.stack(watch.logits), "mirrored": predict(learn, mirrored=True)}
         last = watch.states[-max(1, config.epochs // 3):]
-        learn.model.load_state_dict({name: torch.stack([state[name].float() for state in last]).mean(0).to(value.dtype)
-                                     for name, value in last[0].items()})
-        found |= {"average": predict(learn), "average_mirrored": predict(learn, mirrored=True)}
-        learn.model.load_state_dict(watch.states[-1])
+        found |= {"average": watch.logits[-1], "average_mirrored": found["mirrored"]}
+        if len(last) > 1:
+            learn.model.load_state_dict({name: torch.stack([state[name].float() for state in last]).mean(0)
+                                        .to(value.dtype) for name, value in last[0].items()})
+            found |= {"average": predict(learn), "average_mirrored": predict(learn, mirrored=True)}
+            learn.model.load_state_dict(watch.states[-1])
         for norm in (module for module in learn.model.modules() if isinstance(module, torch.nn.BatchNorm2d)):
             norm.track_running_stats, norm.running_mean, norm.running_var = False, None, None
         found["statistics"] = predict(learn)

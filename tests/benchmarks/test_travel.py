@@ -60,6 +60,17 @@ def test_the_left_out_center_trains_nothing(workdir, phantom_folder):
     assert not np.array_equal(found["mirrored"], found["epochs"][-1])
 
 
+@pytest.mark.parametrize("name", [name for name, option in travel.OPTIONS.items() if option.change_learner])
+def test_what_an_option_changes_in_the_learner_is_trained(workdir, phantom_folder, name):
+    names, config, *found = prepare(travel.OPTIONS, phantom_folder, 32, [BASE])
+    config = replace(config, epochs=1, arch=ARCH, weights="none", freeze=0, freeze_after=0)
+    task = next(travel._list_tasks(names, config, *found, [1]))
+    base, other = (travel.train(option, task.config, task.split, workdir) for option in (
+        Option(), travel.OPTIONS[name]))
+    assert np.isfinite(other["epochs"]).all() and not np.allclose(other["epochs"], base["epochs"])
+    assert np.array_equal(other["average"], other["epochs"][-1])  # of one epoch
+
+
 def test_the_views_choose_and_average_what_they_say():
     labels, left_out = np.array([0, 1, 2, 0, 1, 2]), np.array([False] * 3 + [True] * 3)
     right, wrong = 3.0 * np.eye(3)[labels], 3.0 * np.eye(3)[(labels + 1) % 3]
