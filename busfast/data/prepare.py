@@ -80,7 +80,8 @@ def prepare(sources: Sequence[str], paths: Sequence[str | Path], out: str | Path
     columns_found = dict.fromkeys([*REQUIRED, *OPTIONAL, *(name for row in rows for name in row)], "")
     result = pd.DataFrame([columns_found | row for row in rows], columns=list(columns_found), dtype=object)
     result = _write(out, result, listed, made, Path(link) if link else None, linked, partial, label_delim)
-    print(f"Written: {out} (table.csv: {len(result)} images" + (f"; {len(made)} files made" if made else "") + ")")
+    print(f"Written: {out} (table.csv: {counted(len(result), 'image')}"
+          + (f"; {counted(len(made), 'file')} made" if made else "") + ")")
     if link:
         print(f"  {link} names the DICOM file of each image, and so the patient: do not keep it with {out}")
     return Table(result, out, out / "table.csv")
