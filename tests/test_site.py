@@ -103,3 +103,16 @@ def test_the_search_works_on_a_site_that_was_opened_as_a_file(site, browser):
     page.keyboard.type("temperature")
     page.locator(".md-search-result__item").first.wait_for(timeout=60_000)
     assert "evaluation" in page.locator(".md-search-result__list").inner_html()
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="no Chromium is installed")
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_screen_readers_and_keyboards_can_use_the_site(site, browser, scheme):
+    axe = pytest.importorskip("axe_playwright_python.sync_playwright")
+    page = browser.new_page(viewport={"width": 1400, "height": 900}, color_scheme=scheme)
+    for name, width in (("gallery", 1400), ("data", 1400), ("data", 400)):
+        page.set_viewport_size({"width": width, "height": 900})
+        page.goto((site / f"{name}.html").as_uri())
+        assert page.evaluate("document.documentElement.scrollWidth") <= width
+        found = axe.Axe().run(page)
+        assert found.violations_count == 0, found.generate_report()

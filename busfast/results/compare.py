@@ -86,8 +86,7 @@ def compare_runs(names: str | None = None, every: bool = False) -> tuple[pd.Data
         from busfast.results.plots import draw_tests
 
         write_csv(differences, RESULTS / "differences.csv", float_format="%.6g")
-        scored = table.dropna(subset="test_macro_auc")
-        draw_tests(scored[scored["data"] == scored["data"].iloc[0]], RESULTS / "compare.png")
+        draw_tests(table.dropna(subset="test_macro_auc"), RESULTS / "compare.png")
         files += [RESULTS / "differences.csv", RESULTS / "compare.png"]
     ensembles_first = table.assign(single=table["best_epoch"] > 0).sort_values("single", kind="stable")["run"]
     return table, [*gaps, *pairs_of(differences, list(ensembles_first)), *group_texts], files

@@ -17,6 +17,7 @@ from busfast.results.evaluation import Evaluation
 from busfast.results.predictions import arrays
 from busfast.results.printing import format_interval
 from busfast.results.scores import BINS, confusion
+from busfast.text import counted
 
 GRID = np.linspace(0, 1, 101)
 MIN_BIN = 10  # images of a bin that is drawn
@@ -236,7 +237,7 @@ def draw_centers(found: Evaluation) -> tuple[Figure, str]:
     axes.set(xlim=(-0.02, 1.02), xlabel="score")  # markers at 0 and 1 are whole
     axes.invert_yaxis()
     add_legend(axes, "below")
-    return figure, f"Each center, {found.where}. " + ". ".join(texts) + "."
+    return figure, f"Each center, {found.where}; {'; '.join(texts)}."
 
 
 def draw_operating(found: Evaluation) -> tuple[Figure, str]:
@@ -247,15 +248,19 @@ def draw_operating(found: Evaluation) -> tuple[Figure, str]:
                                  f"{found.run.name}, {found.where}"
                                  + "; thresholds chosen on validation" * bool(found.thresholds))
     defined = 0 < is_positive.sum() < len(test)
-    called = values[:, None] >= GRID
+    called, curves = values[:, None] >= GRID, []
     for label, shares, style in (("sensitivity", called[is_positive], STYLES[0]),
                                  ("specificity", ~called[~is_positive], STYLES[1])):
-        axes.plot(GRID, shares.mean(0) if defined else np.full(len(GRID), np.nan), label=label, color=style["color"],
-                  linestyle=style["linestyle"])
+        curves.append(shares.mean(0) if defined else np.full(len(GRID), np.nan))
+        axes.plot(GRID, curves[-1], label=label, color=style["color"], linestyle=style["linestyle"])
     texts = []
     for (target, threshold), rows in found.points_of_test():
         axes.axvline(threshold, color="0.5", linewidth=1)
-        axes.annotate(f"for {target:.0%}", (threshold, 0.02), rotation=90, fontsize=8, color=GRAY, ha="right")
+        side = 1 if threshold < 0.85 else -1
+        near = np.array(curves)[:, abs(GRID - threshold - 0.06 * side) < 0.07].ravel()
+        height = max(np.linspace(0.04, 0.8, 20), key=lambda y, near=near: abs(near - y).min())  # the farthest from both
+        axes.annotate(f"for {target:.0%}", (threshold, height), (3 * side, 0), textcoords="offset points", fontsize=8,
+                      color=GRAY, ha="left" if side > 0 else "right", va="center")
         rates = found.show_point(threshold, found.tested, rows)
         texts.append(f"threshold {threshold:.3f}: sensitivity {rates['sensitivity']}, specificity "
                      f"{rates['specificity']}")
@@ -265,8 +270,8 @@ def draw_operating(found: Evaluation) -> tuple[Figure, str]:
         add_legend(axes)
     else:
         _write(axes, _needs_both(found))
-    shown = "; ".join(texts) or "No threshold was chosen"
-    return figure, f"Sensitivity and specificity for {positive} against the threshold. {shown}."
+    shown = "; ".join(texts) or "no threshold was chosen"
+    return figure, f"Sensitivity and specificity for {positive} against the threshold; {shown}."
 
 
 def draw_decision(found: Evaluation) -> tuple[Figure, str]:
@@ -299,13 +304,17 @@ CELL, GAP = (960, 660), 40  # pixels
 
 
 def draw_tests(table: pd.DataFrame, path: Path) -> None:
-    """Draws the columns test_macro_auc, test_low and test_high of compare.csv, for runs of one data set."""
-    figure, (axes,) = new_figure("Macro AUC of each run", "test parts; 95% intervals, by patients", grid="x")
+    """Draws the columns test_macro_auc, test_low and test_high of compare.csv, for the data set with the most runs:
+    values of others are not to be compared with them."""
+    data = table["data"].value_counts().index[0]
+    table, other = table[table["data"] == data], int((table["data"] != data).sum())
+    figure, (axes,) = new_figure("Macro AUC of each run", "test parts; 95% intervals, by patients"
+                                 + f"; {counted(other, 'run')} of other data not shown" * bool(other), grid="x")
     value = table["test_macro_auc"].astype(float)
     gaps = [(value - table["test_low"].astype(float)).fillna(0), (table["test_high"].astype(float) - value).fillna(0)]
     axes.errorbar(value, range(len(table)), xerr=gaps, color=STYLES[0]["color"], marker="o", linestyle="none",
                   capsize=3)
     axes.set_yticks(range(len(table)), table["run"])
-    axes.set(xlabel=f"macro AUC\n{table['data'].iloc[0]}", xlim=(min(0.5, (value - gaps[0]).min() - 0.02), 1.01),
+    axes.set(xlabel=f"macro AUC\n{data}", xlim=(min(0.5, (value - gaps[0]).min() - 0.02), 1.01),
              ylim=(len(table) - 0.5, -0.5))
     save_figure(figure, path)

@@ -249,14 +249,21 @@ def test_an_answer_gives_the_predictors_probabilities_the_decision_and_what_it_r
                  "not defined", "unknown", "Calibrated", "finds nothing unlike the training images"):
         assert text in said
     assert "PHANTOM" in answerer.describe() and "0.700 (0.600 to 0.800)" in answerer.describe()
+    assert "better than chance" not in answerer.describe()
 
 
-def test_doubts_are_said(make_answerer):
+def test_doubts_are_said(make_answerer, monkeypatch):
     data = encoded(GRAY, "png")
     said = make_answerer(threshold=1e-6).answer("a", data)
     assert "Cannot tell: this picture is unlike the training images" in said and "Decision: cannot tell</h3>" in said
     assert "its outlier score" in said.casefold() and "99% of the validation images have at most 1" in said
     assert not any(text in said for text in ("Most probable", "Decision: malignant", "Decision: not", "threshold"))
+    assert "decided about" not in said
+    unsure = make_answerer(metrics={"images": 7, "groups": 5, "scores": {"macro_auc": [0.6, 0.4, 0.8]}})
+    assert "not shown to be better than chance" in unsure.describe()
+    monkeypatch.setattr(unsure.explainer, "explain", lambda pixels, targets: np.zeros((1, SIZE, SIZE)))
+    said = unsure.answer("a", data)
+    assert "nothing in the image counted for it" in said and "bf-scale" not in said  # a scale of no color
     bare = make_answerer(threshold=None, temperature=None, operating_points=[], metrics=None, run=None)
     said = bare.answer("a", data)
     assert "The bundle has no outlier score" in said and "These probabilities are not calibrated" in said

@@ -100,6 +100,30 @@ def test_the_gallery_shows_each_case_in_its_class_and_below_it_the_same_image_wi
     assert "mask" not in figures[1].get_suptitle() and "no color" not in figures[1].get_suptitle()
 
 
+def test_a_picture_of_ones_own_image_shows_that_image_its_map_and_its_class(monkeypatch, tmp_path):
+    figures, rng = {}, np.random.default_rng(0)
+    pixels = {f"{name}.png": rng.integers(0, 256, (8, 8, 1)).astype(np.uint8) for name in ("b", "broken", "a")}
+    maps = rng.random((2, 8, 8))
+    config = SimpleNamespace(classes=CLASSES, arch="", label_delim="")
+    run = SimpleNamespace(read_config=lambda: (config, {}), best_weights=lambda: None)
+    monkeypatch.setattr(explain, "save_figure", lambda figure, path: figures.update({path.name: figure}))
+    monkeypatch.setattr(explain, "load_run_model", lambda *args, **flags: learner(None))
+    monkeypatch.setattr(explain, "predict_logits", lambda learn, paths: (
+        np.log([[0.9, 0.1], [0.5, 0.5], [0.25, 0.75]]), ["", "cut off", ""]))
+    monkeypatch.setattr(explain, "load_pixels", lambda path, *fit: pixels[path.name])
+    monkeypatch.setattr(explain, "explain_images", lambda learn, arch, given, targets: (
+        maps[targets] if [*map(id, given)] == [id(pixels["b.png"]), id(pixels["a.png"])] else None, "a note"))
+    explain.explain_inputs(run, list(pixels), [tmp_path / name for name in pixels], tmp_path / "out")
+    assert list(figures) == ["0001-b.png", "0002-a.png"]
+    expected = [("b.png", "benign (0.90)", maps[0]), ("a.png", "malignant (0.75)", maps[1])]
+    for figure, (name, called, heatmap) in zip(figures.values(), expected, strict=True):
+        image, overlay = figure.axes
+        assert figure.get_suptitle().startswith(f"{name}: {called}; research only")
+        assert all(np.array_equal(axes.images[0].get_array(), pixels[name].squeeze()) for axes in (image, overlay))
+        assert len(image.images) == 1
+        assert np.allclose(overlay.images[1].get_array()[..., 3], explain.COVER * heatmap)
+
+
 def test_explain_writes_its_files_and_the_report_shows_them(workdir, capsys):
     line, verbs, said = "python -m busfast train --epochs=1", [], ""
     while not line.startswith("python -m busfast demo "):  # each verb ends with the next one, to be pasted

@@ -3,6 +3,7 @@
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image, ImageOps
 from sklearn.metrics import (
     auc,
     average_precision_score,
@@ -148,6 +149,19 @@ def test_operating_points_are_the_rates_at_every_threshold_with_the_chosen_one_m
     assert f", {hits} of {positive.sum()}, specificity" in text
 
 
+def test_the_label_of_an_operating_point_is_crossed_by_no_line_wherever_the_threshold_is(found, monkeypatch):
+    blank = dict.fromkeys(("sensitivity", "specificity"), "")
+    for threshold in (0.0, 0.2, 0.4, 0.7, 0.99):
+        monkeypatch.setattr(type(found), "points_of_test", lambda self, at=threshold: [((0.9, at), None)])
+        monkeypatch.setattr(type(found), "show_point", lambda self, *args: blank)
+        axes = plots.draw_operating(found)[0].axes[0]
+        axes.figure.draw_without_rendering()
+        box = axes.texts[0].get_window_extent()
+        assert axes.bbox.x0 <= box.x0 and box.x1 <= axes.bbox.x1, threshold
+        paths = [line.get_path().transformed(line.get_transform()) for line in axes.lines]
+        assert not any(path.intersects_bbox(box, filled=False) for path in paths), threshold
+
+
 def test_the_decision_curve_is_the_net_benefit_counted_by_hand(found):
     axes, rows = plots.draw_decision(found)[0].axes[0], found.test
     positive, values = (rows["label"] == "Middle").to_numpy(), rows["c_Middle"].to_numpy()
@@ -157,3 +171,36 @@ def test_the_decision_curve_is_the_net_benefit_counted_by_hand(found):
     assert model.get_ydata()[place] == pytest.approx(((called & positive).sum() - (called & ~positive).sum() / 3) / 120)
     assert everyone.get_ydata()[place] == pytest.approx((positive.sum() - (~positive).sum() / 3) / 120)
     assert not np.any(nobody.get_ydata())
+
+
+def test_the_picture_of_compare_shows_each_run_of_one_data_set_in_the_tables_order_with_its_whole_interval(monkeypatch):
+    figures, nan = [], float("nan")
+    monkeypatch.setattr(plots, "save_figure", lambda figure, path: figures.append(figure))
+    table = pd.DataFrame({"run": ["d/other", "b/two", "a/one", "c/few"], "data": ["else", *["data/set"] * 3],
+                          "test_macro_auc": [1, 0.9, 0.5, 0.7], "test_low": [0.1, 0.8, 0.31, nan],
+                          "test_high": [1, 0.95, 0.8, nan]})
+    plots.draw_tests(table, None)
+    (axes,), table = figures[0].axes, table[1:]
+    assert "1 run of other data not shown" in axes.get_title()
+    names = dict(zip(axes.get_yticks(), texts(axes.get_yticklabels()), strict=True))
+    assert list(names.values()) == list(table["run"]) and axes.yaxis_inverted()  # the first one is the highest
+    points, _, (bars,) = axes.containers[0]
+    assert {names[y]: x for x, y in zip(*points.get_data(), strict=True)} == dict(
+        zip(table["run"], table["test_macro_auc"], strict=True))
+    shown = {names[low[1]]: (low[0], high[0]) for low, high in bars.get_segments()}
+    assert shown == {"b/two": pytest.approx((0.8, 0.95)), "a/one": pytest.approx((0.31, 0.8)), "c/few": (0.7, 0.7)}
+    assert axes.get_xlim()[0] < 0.31 and "data/set" in axes.get_xlabel()
+
+
+def test_the_sheet_shows_the_six_main_pictures_and_each_file_says_what_it_is(found, tmp_path):
+    said = plots.draw_all(found, tmp_path)
+    begins = {"roc": "ROC of each class", "pr": "Precision and recall", "confusion": "Confusion matrices",
+              "reliability": "Reliability", "operating_points": "Sensitivity and specificity for Middle",
+              "centers": "Each center", "decision_curve": "Decision curve for Middle"}
+    assert all(said[f"{name}.png"].startswith(begin) for name, begin in begins.items()) and len(said) == len(begins)
+    with Image.open(tmp_path / "results.png") as sheet:
+        for place, name in enumerate([*begins][:6]):
+            left, top = 20 + 1000 * (place % 3), 20 + 700 * (place // 3)
+            with Image.open(tmp_path / f"{name}.png") as picture:
+                whole = ImageOps.pad(picture.convert("RGB"), (960, 660), color="white")
+            assert sheet.crop((left, top, left + 960, top + 660)).tobytes() == whole.tobytes(), name

@@ -3,6 +3,7 @@
 Covers busfast/results/report.py and busfast/results/limits.py.
 """
 
+import base64
 import io
 import re
 import shutil
@@ -50,6 +51,12 @@ def test_the_report_needs_no_model_no_images_and_no_network(evaluated, capsys):
     page = (Run(NAME).results / "report.html").read_text()
     assert not re.search(r"<script|https?://(?!arxiv)|src=\"(?!data:image/(?:png|jpeg);base64,)", page)
     assert page.count('src="data:image/png') == 9 and all(re.findall(r'<img [^>]*alt="([^"]+)"', page))
+    shown = re.findall(r'<img src="data:image/png;base64,([^"]+)" alt="([^".:,]+)', page)
+    for name, title in {"confusion": "Confusion matrices", "roc": "ROC of each class", "pr": "Precision and recall",
+                        "reliability": "Reliability", "decision_curve": "Decision curve for malignant",
+                        "operating_points": "Sensitivity and specificity for malignant"}.items():
+        data = base64.b64encode((Run(NAME).results / f"{name}.png").read_bytes()).decode()
+        assert [alt.startswith(title) for content, alt in shown if content == data] == [True], name
     for words in ("PHANTOM", "not a medical device", "Limits", "All test images come from one center (gamma)",
                   "macro AUC", "python -m busfast evaluate --run=phantom/center_holdout", "has been scored once",
                   "DeLong, by patients", "Decision curve for malignant", "hold at its own prevalence only",
