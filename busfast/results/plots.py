@@ -258,9 +258,10 @@ def draw_operating(found: Evaluation) -> tuple[Figure, str]:
         axes.axvline(threshold, color="0.5", linewidth=1)
         side = 1 if threshold < 0.85 else -1
         near = np.array(curves)[:, abs(GRID - threshold - 0.06 * side) < 0.07].ravel()
-        height = max(np.linspace(0.04, 0.8, 20), key=lambda y, near=near: abs(near - y).min())  # the farthest from both
-        axes.annotate(f"for {target:.0%}", (threshold, height), (3 * side, 0), textcoords="offset points", fontsize=8,
-                      color=GRAY, ha="left" if side > 0 else "right", va="center")
+        heights = np.linspace(0.04, 0.8, 20)
+        farthest = abs(near - heights[:, None]).min(1).argmax()  # from both curves
+        axes.annotate(f"for {target:.0%}", (threshold, heights[farthest]), (3 * side, 0), fontsize=8, color=GRAY,
+                      textcoords="offset points", ha="left" if side > 0 else "right", va="center")
         rates = found.show_point(threshold, found.tested, rows)
         texts.append(f"threshold {threshold:.3f}: sensitivity {rates['sensitivity']}, specificity "
                      f"{rates['specificity']}")
