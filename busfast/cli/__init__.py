@@ -68,7 +68,7 @@ def _main(argv: list[str]) -> int:
         return 2
     except KeyboardInterrupt as stop:
         if processes.rank() == 0 and not isinstance(stop, Interrupted):
-            print("busfast: interrupted", file=sys.stderr)
+            print("\n" * sys.stderr.isatty() + "busfast: interrupted", file=sys.stderr)  # on a terminal ^C stands there
         return 130
     except parse.FireExit as end:
         return end.code

@@ -101,7 +101,7 @@ def describe_temperature(table: pd.DataFrame, valid: pd.DataFrame, temperature: 
         f"fitted on {counted(len(valid), 'validation image')} of {counted(patients, 'group')} (patients, duplicates)"
     did = "cannot be shown to improve" if unknown else "improved" if change["high"] < 0 else "worsened" \
         if change["low"] > 0 else "is not shown to improve"
-    few = [f"{counted(patients, 'group')} are few to fit a temperature on: others would give another temperature, so "
+    few = [f"{counted(patients, 'group')} are few to fit a temperature on: other patients would give another one, so "
            "calibrated probabilities are rough."] if 0 < patients < FEW else []
     return [f"The temperature, {temperature:.2f}, {fitted}, {did} the {where}'s calibration: Brier score {before:.3f} "
             f"before, {after:.3f} after, change {change['estimate']:+.3f} "

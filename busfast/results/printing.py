@@ -25,7 +25,8 @@ def print_evaluation(found: Any) -> None:
         print(f"  {name_part(part)}, {counted(int(rows[0]['images']), 'image')} of "
               f"{counted(int(rows[0]['groups']), 'group')} (patients, duplicates), with 95% intervals:")
         for row in rows:
-            print(f"    {row['score']:{width}} {format_interval(row)}")
+            name = "ece (calibration error)" if row["score"] == "ece" else row["score"]
+            print(f"    {name:{width}} {format_interval(row)}")
     for (target, threshold), rows in found.points_of_test():
         rates = {row["score"]: format_interval(row) for _, row in rows.iterrows()}
         print(f"  {found.positive} if its probability is {threshold:.3f} or more (chosen on validation for a "
@@ -76,11 +77,17 @@ def add_count(text: str, count: tuple[int, int] | None) -> str:
 def print_explanation(name: str, maps: pd.DataFrame, probes: pd.DataFrame) -> None:
     """Prints localisation.csv and probes.csv of a run."""
     print(f"\n{name}: where it looks (Grad-CAM for the predicted class)")
-    for _, row in maps.iterrows():
+    for _, row in maps[maps["measure"] != BLANK].iterrows():  # of which there is a sentence below
         value = f"{format_interval(row)}, {counted(int(row['images']), 'image')}" if row["images"] else ""
         print(f"  {row['measure']:38} {value}".rstrip())
-    if LIKENESS in set(maps["measure"]) and "pointing" not in set(maps["measure"]):
+    measures = set(maps["measure"])
+    if "pointing" in measures:
+        print("  pointing: the brightest point lies in the lesion; energy: share of the map inside it (by chance as "
+              "large as area); iou: overlap of the brightest pixels with it; area: the lesion's share of the image")
+    elif LIKENESS in measures:
         print("  the table names no lesion masks: the maps are not measured against lesions")
+    if LIKENESS in measures:
+        print("  likeness near 1: the maps show the image, not what the model has learned")
     if why := explain_blank(maps):
         print(f"  {why}")
     print("shortcut probes (validation part; changes with 95% intervals by patients; the model has seen no "

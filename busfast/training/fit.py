@@ -73,9 +73,10 @@ def fit_run(job: Job, learn: Learner, phantom: bool, smaller_bs: int, options: T
                  BatchPictures(run.results, config.classes, caption), *options.callbacks]
     if options.profile:
         callbacks.append(phases)
+    table = TableProgress(log, best, options.turn)
     if not in_notebook():
         learn.remove_cbs(ProgressCallback)
-        callbacks.append(TableProgress(log, best, options.turn) if sys.stdout.isatty() else PlainProgress(log))
+        callbacks.append(table if sys.stdout.isatty() else PlainProgress(log))
     if job.state is not None:
         callbacks.append(Resume(job.state, checkpoint, stop))
     command = options.command or train_command(run, job.record)
@@ -94,6 +95,7 @@ def fit_run(job: Job, learn: Learner, phantom: bool, smaller_bs: int, options: T
         outcome = "stopped early" if stop.stopped else "finished"
         finish_run(run, summary(), config, job.split, best.probabilities)
     except BaseException as error:
+        table.close()
         outcome = "failed" if isinstance(error, Exception) else "interrupted"
         out_of_memory = isinstance(error, Exception) and is_out_of_memory(error)
         if out_of_memory or isinstance(error, NonFiniteLoss) or (outcome == "interrupted" and options.command):

@@ -68,7 +68,8 @@ def find_lr(pipeline: str, config: Config, name: str, split: Split, backend: Bac
     with atomic(run.results / "lr_find.csv") as file:
         curve.to_csv(file, index=False)
     suggested = suggest(curve)
-    print("fastai's others: " + ", ".join(f"{one} {rate:.2e}" for one, rate in suggested.items() if one != "minimum"))
+    print("fastai's other suggestions: "
+          + ", ".join(f"{one} {rate:.2e}" for one, rate in suggested.items() if one != "minimum"))
     save_figure(draw(curve, suggested, f"{pipeline}/{name}, {config.arch}"
                      + (", PHANTOM (synthetic images)" if is_phantom(config) else "")), run.results / "lr_find.png")
     return suggested["minimum"], run.results

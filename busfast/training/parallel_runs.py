@@ -5,6 +5,7 @@ import queue
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING
 from busfast import processes
 from busfast.errors import UserError, check_range
 from busfast.pipelines.settings import convert
+from busfast.progress import duration
 from busfast.text import CAUTION, NEW_IMAGES
 
 if TYPE_CHECKING:
@@ -56,6 +58,8 @@ def run_jobs(commands: dict[str, Sequence[str]], jobs: int, device: "torch.devic
         slots.put(slot)
     running, ending = {}, threading.Event()
     common: set[str] = set()
+    began: dict[str, float] = {}  # of the runs in progress
+    took: list[float] = []
 
     def tell(name: str, lines: Iterable[str]) -> None:
         skip = False
@@ -81,10 +85,15 @@ def run_jobs(commands: dict[str, Sequence[str]], jobs: int, device: "torch.devic
             with subprocess.Popen([sys.executable, "-m", "busfast", *commands[name]], env=env, start_new_session=True,
                                   stdin=subprocess.DEVNULL, stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
                                   encoding="utf-8", errors="replace") as process:
-                running[name] = process
+                running[name], began[name] = process, time.monotonic()
                 if ending.is_set():  # since the check above
                     process.terminate()
                 tell(name, process.stdout or ())
+            took.append(time.monotonic() - began.pop(name))
+            if len(took) < len(commands) and not ending.is_set():
+                now = time.monotonic()
+                left = time_left(took, [now - start for start in [*began.values()]], len(commands), jobs)
+                print(f"jobs: {len(took)} of {len(commands)} runs have ended, about {duration(left)} left")
             return process.returncode
         finally:
             running.pop(name, None)
@@ -99,6 +108,13 @@ def run_jobs(commands: dict[str, Sequence[str]], jobs: int, device: "torch.devic
             pool.shutdown(wait=False, cancel_futures=True)
             processes.end_children(list(running.values()), PATIENCE)
             raise
+
+
+def time_left(took: Sequence[float], ages: Sequence[float], count: int, jobs: int) -> float:
+    """Returns in how many seconds `count` runs will have ended, `jobs` at a time: those in progress, which have run for
+    `ages`, and those that have not begun are expected to take as long as those that `took` so many seconds."""
+    mean, left = sum(took) / len(took), count - len(took)
+    return (mean * (left - len(ages)) + sum(max(0.0, mean - age) for age in ages)) / min(jobs, left)
 
 
 def _visible(slot: int) -> str:

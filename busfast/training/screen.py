@@ -42,6 +42,7 @@ class TableProgress(Callback):
 
     def __init__(self, log: TrainingLog, best: SaveBest, turn: Turn):
         self.log, self.best, self.turn = log, best, turn
+        self.bar: tqdm | None = None
 
     def before_fit(self):
         self.learn.logger, self.columns = lambda values: None, ()
@@ -54,12 +55,12 @@ class TableProgress(Callback):
             self.columns = choose_columns(names, self.best.monitor, self.n_epoch, self.width)
             say(f"* is the best epoch so far, by {self.best.monitor}")
             if self.turn.until:
-                say(f"left: {self.turn.until}")
+                say(f"left is the time {self.turn.until}")
             print(*format_header(self.columns), sep="\n")
         self.shown = time.monotonic()
         self.bar = tqdm(total=len(self.dls.train) + len(self.dls.valid), desc=f"epoch {self.epoch + 1}/{self.n_epoch}",
                         bar_format="{desc} {percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} batches{postfix}",
-                        file=sys.stdout, leave=False, ncols=self.width)
+                        file=sys.stdout, leave=False, ncols=self.width - 2)  # a terminal adds ^C
 
     def after_batch(self):
         self.bar.update()
@@ -69,7 +70,12 @@ class TableProgress(Callback):
             self.bar.set_postfix_str(f"loss {self.smooth_loss.item():.3f}, {left} left", refresh=False)
 
     def after_validate(self):
-        self.bar.close()
+        self.close()
+
+    def close(self):
+        """Clears the bar, also that of an epoch which was not completed."""
+        if self.bar is not None:
+            self.bar.close()
 
     def after_epoch(self):
         row, is_best = self.log.rows[-1], self.best.best_epoch == self.epoch + 1

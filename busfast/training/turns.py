@@ -102,7 +102,7 @@ def _until(count: int, counted: bool, follows: bool) -> str:
     if count == 1 and not follows:
         return ""
     trainings = f"all {count} trainings" if count > 1 else "the training"
-    return f"to the end of {trainings}" + (" and of --then" if counted else ", without --then" if follows else "")
+    return f"to the end of {trainings}" + (" and of --then" if counted else ", not counting --then" if follows else "")
 
 
 def _describe(training: Training, trainings: Sequence[Training]) -> str:

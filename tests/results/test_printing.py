@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from busfast.cli import main
-from busfast.results.printing import format_interval, name_part, print_explanation
+from busfast.results.printing import BLANK, LIKENESS, format_interval, name_part, print_explanation
 
 
 @pytest.mark.parametrize(("row", "text"), [
@@ -34,5 +34,14 @@ def test_a_probe_that_is_not_possible_has_its_reason_and_no_score(capsys):
     row = {"score": "macro AUC", "estimate": np.nan, "low": np.nan, "high": np.nan, "chance": 0.5, "images": 0}
     print_explanation("phantom/a", maps, pd.DataFrame([row | {"probe": "lesion alone", "verdict": "Not possible."}]))
     lines = capsys.readouterr().out.splitlines()
-    assert "0.500 (0.400 to 0.600), 1 image" in lines[2]
+    assert "0.500 (0.400 to 0.600), 1 image" in lines[2] and "brightest point lies in the lesion" in lines[3]
     assert lines[-1].split(None, 2) == ["lesion", "alone", "Not possible."]
+
+
+def test_each_measure_of_maps_has_its_meaning_and_none_is_said_twice(capsys):
+    found = {"estimate": 0.5, "low": 0.4, "high": 0.6, "images": 4}
+    print_explanation("phantom/a", pd.DataFrame([{"measure": name} | found for name in (LIKENESS, BLANK)]),
+                      pd.DataFrame(columns=["probe", "score", "images", "verdict"]))
+    said = capsys.readouterr().out
+    assert "likeness near 1: the maps show the image, not what the model has learned" in said
+    assert "2 of 4 maps have no color" in said and BLANK not in said and "names no lesion masks" in said

@@ -31,7 +31,7 @@ def test_on_a_terminal_the_bar_of_lr_find_is_wiped_and_none_of_fastai_s_is_left(
     assert main(["lr_find"]) == 0
     out, errors = capsys.readouterr()
     assert "trying learning rates: " in errors and errors.split("\r")[-2].isspace()
-    assert "\r" not in out and "\nfastai's others: " in out
+    assert "\r" not in out and "\nfastai's other suggestions: " in out
 
 
 def test_picture_shows_the_dip_and_marks_every_suggestion():

@@ -42,9 +42,18 @@ def test_what_runs_share_is_said_once_and_what_the_command_says_is_not_said_for_
         "stopping early\\n  to continue: this run\\nNext: evaluate')")
     assert parallel_runs.run_jobs({"one": [], "two": []}, 1, torch.device("cpu")) == []
     own = [["resume: a", "  details"], ["stopping early"]]
-    assert capsys.readouterr().out.splitlines()[1:] == [
+    said = capsys.readouterr().out.splitlines()
+    assert [line.partition(", about ")[0] for line in said if line.startswith("jobs: ")][1:] == [
+        "jobs: 1 of 2 runs have ended"]  # of the last one there is nothing to say
+    assert [line for line in said if not line.startswith("jobs: ")] == [
         *(f"[one] {line}" for line in own[0]), "device: cpu", "model: a", *(f"[one] {line}" for line in own[1]),
         *(f"[two] {line}" for line in own[0]), *(f"[two] {line}" for line in own[1])]
+
+
+def test_the_time_left_counts_what_waits_and_the_rest_of_what_runs_side_by_side():
+    assert parallel_runs.time_left([10, 20], [5], 4, 2) == (15 + 10) / 2
+    assert parallel_runs.time_left([10], [], 3, 1) == 20
+    assert parallel_runs.time_left([10], [12], 2, 2) == 0  # longer than the others: any moment now
 
 
 def test_an_interruption_ends_all_jobs_and_begins_no_other(tmp_path, monkeypatch):

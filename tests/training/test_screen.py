@@ -46,6 +46,17 @@ def test_the_time_left_counts_the_trainings_that_come_and_what_follows(monkeypat
         assert progress._left(1.0) == left
 
 
+def test_an_epoch_that_is_interrupted_leaves_no_bar(workdir, capsys, monkeypatch):
+    def stop(self, own=TableProgress.after_batch):
+        own(self)
+        raise KeyboardInterrupt
+    monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
+    monkeypatch.setattr(TableProgress, "after_batch", stop)
+    assert main(["train", "--epochs=1"]) == 130
+    out = capsys.readouterr().out
+    assert " batches" in out and not [line for line in out.split("\n") if " batches" in line.rpartition("\r")[2]]
+
+
 def test_each_epoch_is_one_line_and_the_best_one_is_marked(workdir, capsys, monkeypatch):
     monkeypatch.setattr(sys.stdout, "isatty", lambda: True)
     monkeypatch.setenv("COLUMNS", "80")

@@ -53,10 +53,10 @@ def test_runs_side_by_side_that_are_interrupted_are_continued_by_one_line(workdi
 @pytest.mark.parametrize(("follows", "more", "expected"), [
     (False, False, [(2, 0, "to the end of all 3 trainings"), (1, 0, "to the end of all 3 trainings"),
                     (0, 0, "to the end of all 3 trainings")]),
-    (True, False, [(2, 0, "to the end of all 3 trainings, without --then"),
+    (True, False, [(2, 0, "to the end of all 3 trainings, not counting --then"),
                    (1, 20, "to the end of all 3 trainings and of --then"),
                    (0, 10, "to the end of all 3 trainings and of --then")]),
-    (False, True, [(2, 0, "to the end of all 3 trainings, without --then")] * 1)])
+    (False, True, [(2, 0, "to the end of all 3 trainings, not counting --then")] * 1)])
 def test_the_time_left_counts_the_trainings_that_come_and_what_follows_each_once_its_length_is_known(
         parts, monkeypatch, follows, more, expected):
     clock, seen = [0.0], []
