@@ -187,7 +187,6 @@ def lr_find(*, split: str = None, pipeline: str = None, fold: str = None, learne
     backend = check_environment(config)
     run, made = next(iter(split_images(open_table(config, table), config, splits, fold=fold).items()))
     suggested, folder = find_lr(name, config, run, made, backend, user_learner)
-    print(f"suggested learning rate: {suggested:.2e}")
     print(f"curve: {folder}/lr_find.png, lr_find.csv")
     return parse.command("train", given | {"lr": f"{suggested:.1e}"}, train)
 

@@ -119,7 +119,8 @@ def print_comparison(table: pd.DataFrame, differences: list[str], files: list[Pa
     print("\n".join(format_rows(table)))
     positive = {*table["positive"]} - {""}
     print("AUC: macro AUC, of validation at the best epoch (best) and of the test part; sens.: sensitivity"
-          + (f" for {positive.pop()}" if len(positive) == 1 else "") + ", test part")
+          + (f" for {positive.pop()}" if len(positive) == 1 else "") + ", test part"
+          + ("; -: evaluate has not scored it" if table["test_macro_auc"].isna().any() else ""))
     for difference in differences:
         print(f"\n{difference}")
     print(f"wrote {', '.join(map(str, files))}")

@@ -68,6 +68,7 @@ def find_lr(pipeline: str, config: Config, name: str, split: Split, backend: Bac
     with atomic(run.results / "lr_find.csv") as file:
         curve.to_csv(file, index=False)
     suggested = suggest(curve)
+    print(f"suggested learning rate: {suggested['minimum']:.2e} (fastai's minimum)")
     print("fastai's other suggestions: "
           + ", ".join(f"{one} {rate:.2e}" for one, rate in suggested.items() if one != "minimum"))
     save_figure(draw(curve, suggested, f"{pipeline}/{name}, {config.arch}"
