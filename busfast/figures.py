@@ -22,6 +22,7 @@ STYLES = [{"color": color, "marker": marker, "linestyle": line} for color, marke
     ("#E69F00", "v", "-"), ("#56B4E9", "P", "--"), ("#000000", "X", "-."))]
 GRAY, GRID_GRAY = "0.35", "0.92"
 LEFT = 0.015  # of the figure's width, where its title begins
+DPI = 150
 USUAL_FONT = "DejaVu Sans"  # matplotlib's own
 _numbered: dict[str, str] = {}  # name that no font here can show -> what pictures show instead
 
@@ -90,7 +91,8 @@ def image_grid(rows: int, columns: int, cell: tuple[float, float], title: str = 
         The figure and its axes, (rows, columns).
     """
     figure = Figure(figsize=(cell[0] * columns, cell[1] * rows), layout="constrained")
-    axes = figure.subplots(rows, columns, squeeze=False)
+    unticked = {"xticks": [], "yticks": []}  # ticks take time, even if they are not seen
+    axes = figure.subplots(rows, columns, squeeze=False, subplot_kw=unticked)
     for one in axes.flat:
         one.axis("off")
     if title:
@@ -116,8 +118,12 @@ def save_figure(figure: Figure, path: Path) -> None:
     """Writes a figure as PNG; the file appears complete or not at all. Names of any script are shown in fonts that have
     it, or by a number, which is printed."""
     _choose_fonts(figure)
+    if layout := figure.get_layout_engine():  # once: matplotlib would draw the whole figure for it, and then again
+        figure.set_dpi(DPI)
+        layout.execute(figure)
+        figure.set_layout_engine(None)
     with atomic(path, "wb") as file:
-        figure.savefig(file, format="png", dpi=150)
+        figure.savefig(file, format="png", dpi=DPI)
 
 
 def _choose_fonts(figure: Figure) -> None:

@@ -78,7 +78,7 @@ class Evaluation:
         """The part that scores are reported of, for people."""
         return "EXTERNAL set" if self.external else "test part"
 
-    @property
+    @cached_property
     def parts(self) -> list[str]:
         """The parts that there are predictions of; a bundle has no validation part."""
         return [name for name in ("valid", self.tested) if len(self.part(name))]
@@ -217,7 +217,13 @@ class Evaluation:
 
     def pick(self, name: str, part: str = "", by: str = "all", value: str = "") -> pd.Series:
         """Returns a row of the metrics; by default of the part that scores are reported of."""
-        return self._rows(name, part or self.tested, by, value).iloc[0]
+        return self.metrics.iloc[self._places[part or self.tested, by, value, name]]
+
+    @cached_property
+    def _places(self) -> dict[tuple[str, str, str, str], int]:
+        """The row of the metrics for each part, by, value and score. A report asks for hundreds."""
+        keys = self.metrics[["part", "by", "value", "score"]].itertuples(index=False, name=None)
+        return {key: place for place, key in enumerate(keys)}
 
     @cached_property
     def shares(self) -> dict[tuple[str, str, str, str], tuple[int, int]]:
@@ -237,12 +243,7 @@ class Evaluation:
 
     def has(self, name: str, part: str = "") -> bool:
         """Returns whether there is such a score of a part."""
-        return len(self._rows(name, part or self.tested)) > 0
-
-    def _rows(self, name: str, part: str, by: str = "all", value: str = "") -> pd.DataFrame:
-        table = self.metrics
-        return table[(table["part"] == part) & (table["by"] == by) & (table["value"] == value)
-                     & (table["score"] == name)]
+        return (part or self.tested, "all", "", name) in self._places
 
 
 def check_target(target: float | str) -> float:
