@@ -16,6 +16,7 @@ os.environ["OMP_NUM_THREADS"] = "1"  # tiny models: threads would only wait for 
 import hypothesis
 import numpy as np
 import pytest
+from filelock import FileLock
 from PIL import Image
 from training.blank_curves import draw_blank_batch, draw_blank_curves
 
@@ -106,23 +107,42 @@ def write_pipeline(folder, data):
         "loader: torchvision\n")
 
 
-@pytest.fixture(scope="session")
-def exported_once(tmp_path_factory):
-    """A folder with a phantom and a run that was trained, evaluated and exported in every form; made once."""
+def run_in(folder, *lines):
     from busfast.cli import main  # not before the hub's library knows that there is no network
 
-    place = tmp_path_factory.mktemp("handed") / "over"
-    phantom.write_phantom(place / "data" / "phantom", images=120)
-    (place / "pipelines").mkdir()
-    (place / "pipelines" / "phantom.yaml").write_text(
-        f"data: data/phantom\nsource: phantom\nsize: {SIZE}\nepochs: 1\nbs: 16\narch: {ARCH}\nweights: none\n"
-        "device: cpu\nloader: torchvision\ncache: 'off'\n")
     with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(place)
-        for words in ("train", "evaluate --run=phantom/stratified",
-                      "export --run=phantom/stratified --format=bundle,onnx,learner"):
-            assert main(words.split()) == 0
-    return place
+        patch.chdir(folder)
+        for line in lines:
+            assert main(line.split()) == 0
+
+
+@pytest.fixture(scope="session")
+def make_once(tmp_path_factory):
+    """Has a folder made that nobody changes: by the first of several workers that needs it, for all."""
+    root = tmp_path_factory.getbasetemp()
+    root = root.parent if "PYTEST_XDIST_WORKER" in os.environ else root
+
+    def make_once(name, make):
+        with FileLock(root / f"{name}.lock"):
+            if not (done := root / f"{name}.made").exists():
+                make(root / name)
+                done.touch()
+        return root / name
+    return make_once
+
+
+@pytest.fixture(scope="session")
+def exported_once(make_once):
+    """A folder with a phantom and a run that was trained, evaluated and exported in every form; made once."""
+    def make(place):
+        phantom.write_phantom(place / "data" / "phantom", images=120)
+        (place / "pipelines").mkdir()
+        (place / "pipelines" / "phantom.yaml").write_text(
+            f"data: data/phantom\nsource: phantom\nsize: {SIZE}\nepochs: 1\nbs: 16\narch: {ARCH}\nweights: none\n"
+            "device: cpu\nloader: torchvision\ncache: 'off'\n")
+        run_in(place, "train", "evaluate --run=phantom/stratified",
+               "export --run=phantom/stratified --format=bundle,onnx,learner")
+    return make_once("exported", make)
 
 
 @pytest.fixture

@@ -8,6 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from conftest import run_in
 from sklearn.metrics import roc_auc_score
 
 from busfast.cli import main
@@ -15,7 +16,6 @@ from busfast.csvfile import write_csv
 from busfast.data.phantom import write_phantom
 from busfast.results import report
 from busfast.training.runs import Run, all_runs
-from results.conftest import run_in
 
 NAME = "phantom/center_holdout"
 PLACE = Run(f"{NAME}/external/far")
