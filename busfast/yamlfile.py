@@ -2,6 +2,8 @@
 
 import math
 from collections.abc import Hashable, Iterable
+from copy import deepcopy
+from functools import lru_cache
 from itertools import chain, islice
 from pathlib import Path
 from typing import Any
@@ -61,8 +63,7 @@ def read_yaml(path: Path) -> dict[str, Any]:
             text = file.read(MAX_BYTES + 1)
         if len(text) > MAX_BYTES:
             raise ValueError(f"it is larger than {MAX_BYTES:,} bytes")
-        values = yaml.load(text.decode("utf-8"), _StrictLoader)
-        _check_extent(values)
+        values = deepcopy(_parse(text))
     except OSError as error:
         raise UserError(f"{path} cannot be read: {error.strerror}.") from error
     except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, ArithmeticError,
@@ -73,6 +74,13 @@ def read_yaml(path: Path) -> dict[str, Any]:
         return {}
     if not isinstance(values, dict):
         raise UserError(f"{path} must consist of `key: value` lines.")
+    return values
+
+
+@lru_cache(16)  # a verb reads the same few files many times, and PyYAML is slow
+def _parse(text: bytes) -> Any:
+    values = yaml.load(text.decode("utf-8"), _StrictLoader)
+    _check_extent(values)
     return values
 
 
