@@ -35,13 +35,15 @@ hypothesis.settings.register_profile("search", database=None, deadline=None, max
 hypothesis.settings.load_profile("repeatable")
 
 
-LONG = ("test_notebooks.py", "test_readme.py", "test_distributed.py", "test_resume.py", "test_load_bundle.py",
-        "test_bench.py")  # 20 seconds or more each
+# The longest first, 20 seconds or more each.
+LONG = ("test_readme.py", "test_run_groups.py", "test_resume.py", "test_notebooks.py", "test_distributed.py",
+        "test_gpu.py", "test_load_bundle.py", "test_trackers.py", "test_sweep.py", "test_bench.py", "test_report.py",
+        "test_pickles.py")
 
 
 def pytest_collection_modifyitems(items):
     """Long files come first: of several workers, each of which takes a file at a time, none then ends much later."""
-    items.sort(key=lambda item: item.path.name not in LONG)
+    items.sort(key=lambda item: LONG.index(item.path.name) if item.path.name in LONG else len(LONG))
     gc.freeze()  # what all tests have imported is not garbage: looking through it takes time
 
 
@@ -59,6 +61,14 @@ def blank_curves():
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(curves, "draw_curves", draw_blank_curves)
         patch.setattr(curves, "draw_batch", draw_blank_batch)
+        yield
+
+
+@pytest.fixture(scope="session", autouse=True)
+def no_wait_for_the_disk():
+    """No file of a test is to outlive a power cut."""
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(os, "fsync", lambda handle: None)
         yield
 
 
