@@ -30,8 +30,9 @@ BYTES = $(if $(CPU),torch comes without CUDA.,On Linux torch brings CUDA (severa
 train: install
 	$(BIN)/python -m busfast train --split=$(SPLIT)
 
+# Many processes: they would compile busfast anew each, where Python is told to write no bytecode.
 test: $(VENV)/.test
-	$(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
+	PYTHONDONTWRITEBYTECODE= $(BIN)/python -m pytest --numprocesses=auto --maxprocesses=4 --dist=loadfile --no-loadscope-reorder
 
 test-gpu: $(VENV)/.test
 	$(BIN)/python -m pytest -m gpu -rs --no-header --durations=10
