@@ -6,8 +6,11 @@ import textwrap
 from typing import Any, TextIO
 
 WORD = """(?:'[^']*'|"[^"]*"|[^\\s'"])+"""
-# A command with its arguments: flags, quoted words, and words with a sign that those of sentences have at most last.
-COMMAND = re.compile(rf"""(?:python -m \w+|pip install) {WORD}(?: (?=[-'"]|\S*[=/.]\S){WORD})*""")
+START = r"(?:python -m \w+|pip install) "
+# A command with its arguments: all behind a colon or at the start of a line, if no sentence goes on there; else flags,
+# quoted words, and words with a sign that those of sentences have at most last.
+COMMAND = re.compile(rf"""(?:^\s*|(?<=: )){START}(?:(?!\. |[,;()] ).)+$|"""
+                     rf"""{START}{WORD}(?: (?=[-'"]|\S*[=/.]\S){WORD})*""")
 
 
 def fit(text: str) -> str:

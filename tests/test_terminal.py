@@ -31,6 +31,11 @@ def test_a_command_to_paste_stays_whole_behind_what_is_broken_and_a_line_in_bold
                                         "  one with a row for each image; columns: a"]
     command = "python -m busfast predict a.png 'b c/d.png' --out='my answers/of today.csv' --batch_size=8"
     assert fit(f"If so: {command}. Else nothing.").split("\n") == ["If so:", f"  {command}.", "  Else nothing."]
+    for words in ("predict NEW_IMAGES --model=models/mine/stratified-2/bundle", "ensemble a b"):
+        command = f"python -m busfast {words} {'--quiet ' * 4}".strip()
+        assert fit(f"Next: {command}").split("\n") == ["Next:", f"  {command}"]
+    packages = "ONNX is missing, and the file cannot be made without: pip install onnx onnxscript onnxruntime"
+    assert fit(packages).split("\n")[-1] == "  pip install onnx onnxscript onnxruntime"
     bold = f"\033[1m  1/8*  {'0.920  ' * 10}\033[0m"
     assert fit(bold) == bold
 
