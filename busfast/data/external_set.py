@@ -19,6 +19,7 @@ from busfast.errors import UserError, suggest
 from busfast.text import counted
 
 NAMED = ["image", "label", "center", "patient"]  # columns of images that are left out
+FOR_TRAINING = ("original_split", "class folders name no")  # words of notes about splits to train with
 
 
 def read_set(data: str, classes: Sequence[str], delim: str = "") -> tuple[Table, pd.DataFrame, list[str]]:
@@ -45,7 +46,7 @@ def read_set(data: str, classes: Sequence[str], delim: str = "") -> tuple[Table,
         raise UserError(f"No image of {data} has a class of the model. Its classes: {', '.join(classes)}; the labels "
                         f"there: {others}. Write them as the model's classes.")
     rows = table.rows.assign(label=[delim.join(name for name in classes if name in labels) for labels in known])
-    notes = [note for note in table.notes if "original_split" not in note]  # which is about a split to train with
+    notes = [note for note in table.notes if not any(words in note for words in FOR_TRAINING)]
     if unknown:
         notes.append(f"labels that the model does not know: {others}; images with no other are left out")
     if "original_split" in rows:

@@ -3,12 +3,13 @@
 import struct
 import warnings
 import zlib
+from contextlib import suppress
 
 import cv2
 import numpy as np
 import pytest
 import tifffile
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from busfast.data.images import load_pixels, read_image, resize_image, why_unreadable
 from busfast.data.sources.listing import is_image
@@ -213,7 +214,7 @@ def test_a_color_map_of_8_bits_in_16_is_not_black(tmp_path, gray, bits):
 def test_transparency_that_the_gray_is_multiplied_with_is_dropped_like_other(tmp_path, gray):
     tifffile.imwrite(tmp_path / "a.tif", np.dstack([gray, np.full_like(gray, 255)]), photometric="minisblack",
                      extrasamples=["assocalpha"], planarconfig="contig")
-    with Image.open(tmp_path / "a.tif") as image:
+    with suppress(UnidentifiedImageError), Image.open(tmp_path / "a.tif") as image:  # of Pillow before 13
         assert image.mode == "La"
     assert (pixels(tmp_path / "a.tif") == gray[..., None]).all()
 
