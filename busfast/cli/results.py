@@ -9,13 +9,14 @@ from busfast.cli.flags import MODEL, model_flags, with_settings
 from busfast.errors import UserError
 from busfast.imports import heavy_imports
 from busfast.text import counted, listed
-from busfast.training.runs import Run, all_runs, find_run
+from busfast.training.runs import Run, all_runs, describe_unfinished, find_run, refuse_while_training
 
 
 def find_single(name: str) -> Run:
-    """Returns a run as `find_run` does; UserError, too, for a group of runs, which says what takes one."""
+    """Returns a run as `find_run` does, and says so if its training ended too early; UserError, too, for a run that
+    another process trains, and for a group of runs, which says what takes one."""
     try:
-        return find_run(name)
+        found = find_run(name)
     except UserError:
         runs = [run for run in all_runs() if run.name.split("/")[0] == name.split("/")[0]]
         if len(runs) < 2:  # no group
@@ -29,6 +30,10 @@ def find_single(name: str) -> Run:
                     f", or one run that is their mean: python -m busfast ensemble {shlex.quote(f'--runs={name}')}"
                 raise UserError(f"'{name}' is a group of runs. Name each of them in turn ({members}){mean}") from None
         raise
+    refuse_while_training(found)
+    if unfinished := describe_unfinished(found, *found.read_config()):
+        print(f"{found.name}: {unfinished}")
+    return found
 
 
 @with_settings(MODEL, device="as in training", threads="as in training")

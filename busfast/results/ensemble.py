@@ -31,6 +31,7 @@ from busfast.training.runs import (
     file_sha256,
     new_run,
     provenance,
+    refuse_while_training,
     write_config,
 )
 
@@ -110,6 +111,7 @@ def _find_ensemble(sums: dict[str, str]) -> Run | None:
 
 def _check_member(run: Run, record: dict[str, Any]) -> str:
     """Returns the SHA-256 of a run's weights; raises if it cannot be a member."""
+    refuse_while_training(run)
     summary = run.read_summary()
     if record.get("members"):
         raise UserError(f"{run.name} is an ensemble. Name its members: {', '.join(record['members'])}.")

@@ -34,7 +34,7 @@ from busfast.results.printing import add_count, format_interval, print_evaluatio
 from busfast.results.scores import count_rates
 from busfast.results.written import FORMAT, read_intervals
 from busfast.text import MANY
-from busfast.training.runs import Run
+from busfast.training.runs import Run, describe_unfinished
 from busfast.yamlfile import read_yaml
 
 TARGET = 0.9
@@ -57,7 +57,7 @@ class Evaluation:
 
     run: Run  # on an external set: only names the folder of its files
     config: Config
-    record: dict[str, Any]  # the `run:` of its config.yaml
+    record: dict[str, Any]  # the `run:` of its config.yaml, with `unfinished`
     history: list[dict[str, Any]]  # each time that its test part was scored
     predictions: pd.DataFrame  # as `read_predictions` returns them, with calibrated probabilities c_CLASS
     temperature: float | None  # fitted on the validation part; None: the probabilities are not calibrated
@@ -290,6 +290,7 @@ def summarize(run: Run, *, target: float | str = TARGET, positive: str | None = 
     target, positive = check_request(run, config, target, positive)
     if prevalence is None and (run.results / RECORD).is_file():
         prevalence = read_yaml(run.results / RECORD).get("prevalence")
+    record = record | {"unfinished": describe_unfinished(run, config, record)}
     return make_evaluation(run, config, record, table, positive, target, reuse=reuse,
                            prevalences=check_prevalences(prevalence))
 

@@ -24,7 +24,7 @@ from busfast.inference.run_model import load_run_model
 from busfast.inference.stream import predict_logits
 from busfast.models.arch import make_timm
 from busfast.results.intervals import intervals
-from busfast.results.predictions import read_parts, read_predictions, require_single_label
+from busfast.results.predictions import read_parts, read_predictions, refuse_stale, require_single_label
 from busfast.results.printing import BLANK, LIKENESS, describe_blank
 from busfast.results.probes import compare_parts, draw_sample, predict_pixels, probe_run, read_pixels
 from busfast.results.written import FORMAT
@@ -49,10 +49,11 @@ def explain_run(run: Run, **flags) -> list[Path]:
         explain.png, localisation.csv and probes.csv, written into the run's folder.
 
     Raises:
-        UserError: there are no predictions, or images are missing or changed.
+        UserError: there are no predictions, or they are of other weights, or images are missing or changed.
     """
     config, record = run.read_config()
     require_single_label(config, "explain")
+    refuse_stale(run)
     predictions = read_predictions(run, config.classes)
     parts = read_parts(run, find_data(config.data).parent)
     check_unchanged(run.name, parts)

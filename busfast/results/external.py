@@ -56,7 +56,7 @@ from busfast.results.report import write_pages
 from busfast.results.written import FORMAT
 from busfast.text import counted
 from busfast.training.finish import read_valid
-from busfast.training.runs import Run
+from busfast.training.runs import Run, describe_unfinished
 from busfast.yamlfile import read_yaml
 
 
@@ -242,6 +242,7 @@ def _of_run(run: Run, data: str, **flags) -> Subject:
         return predict_logits(load_run_model(run.best_weights(), config, record, **flags), paths)
 
     seen = read_split(run.results / "split.csv", own.parent).only("train", "valid")
+    record = record | {"unfinished": describe_unfinished(run, config, record)}
     config = replace(config, positive=read_positive(run, config) or "")
     return Subject(f"{run.name}/{EXTERNAL}", f"--run={run.name}", config, record, weights, predict, source, valid,
                    seen=seen, own=own_rows, own_name=own_name)

@@ -119,9 +119,8 @@ def predict_parts(run: Run, *, again: bool = False, **flags) -> None:
                         "python -m busfast compare. On another labelled set it can be scored: --data=SET.")
     files = {"weights_sha256": check_weights(run, record), "split_sha256": file_sha256(run.results / "split.csv")}
     history = read_history(run)
-    earlier = [entry for entry in history if files.items() <= entry.items()]
-    if earlier and (run.results / FILE).is_file() and not again:
-        print(f"{run.name}: these weights were scored on {earlier[-1]['when']}; their {FILE} is reused (to predict "
+    if history and files.items() <= history[-1].items() and (run.results / FILE).is_file() and not again:
+        print(f"{run.name}: these weights were scored on {history[-1]['when']}; their {FILE} is reused (to predict "
               "again: --again)")
         return
     parts = read_parts(run, find_data(config.data).parent)
@@ -165,6 +164,14 @@ def read_history(run: Run) -> list[dict[str, Any]]:
                                                 for entry in history):
         raise UserError(f"{path} does not list when the test part was scored. Restore the file.")
     return history
+
+
+def refuse_stale(run: Run) -> None:
+    """Raises UserError if a run's weights are no longer those that predictions.csv is of: it was trained further."""
+    history, weights = read_history(run), run.models / "best.pth"
+    if history and weights.is_file() and file_sha256(weights) != history[-1]["weights_sha256"]:
+        raise UserError(f"{weights} has changed since {run.name} was scored on {history[-1]['when']}, so its scores "
+                        f"are of other weights. Score these first: python -m busfast evaluate --run={run.name}")
 
 
 def update_record(run: Run, **values: Any) -> None:

@@ -24,7 +24,7 @@ from busfast.results.evaluation import TARGET, Evaluation, read_explanation, sum
 from busfast.results.flow import ALL, count_flow
 from busfast.results.limits import find_limits
 from busfast.results.plots import draw_all
-from busfast.results.predictions import arrays, update_record
+from busfast.results.predictions import arrays, refuse_stale, update_record
 from busfast.results.printing import add_count, explain_blank, format_interval
 from busfast.results.scores import names, present
 from busfast.text import counted, markdown_table, times
@@ -66,8 +66,10 @@ def write_report(run: Run, *, target: float = TARGET, positive: str | None = Non
         report.html and model_card.md.
 
     Raises:
-        UserError: there are no predictions, or a file of these names was not written by busfast.
+        UserError: there are no predictions, or they are of other weights, or a file of these names was not written by
+            busfast.
     """
+    refuse_stale(run)
     found = summarize(run, target=target, positive=positive, prevalence=prevalence, reuse=True)
     if prevalence:
         update_record(run, prevalence=list(found.prevalences))
@@ -144,6 +146,8 @@ def format_alarms(record: dict[str, Any]) -> list[str]:
         alarms.append("The images are a PHANTOM, made by a program: nothing here says anything about patients.")
     if record.get("leaks"):
         alarms.append(f"The split leaks ({record['leaks']} in two parts): these scores are too good.")
+    if record.get("unfinished"):
+        alarms.append(record["unfinished"])
     return alarms
 
 

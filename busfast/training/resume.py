@@ -17,7 +17,7 @@ from busfast.files import file_lock, remove_leftovers
 from busfast.pipelines.config import Config
 from busfast.training.checkpoint import NAME, has_checkpoint, read_last, remove_checkpoints
 from busfast.training.job import Job, TrainOptions
-from busfast.training.runs import DONE, MODELS, RESULTS, Run, new_run, train_command
+from busfast.training.runs import DONE, LOCK, MODELS, RESULTS, Run, new_run, train_command
 from busfast.yamlfile import read_yaml
 
 # Keys of the configuration that may differ: where and how fast a run is trained, what other splits are made with, and
@@ -95,7 +95,7 @@ def lock_run(run: Run) -> Iterator[None]:
     Raises:
         UserError: another process trains it.
     """
-    path = run.models / ".lock"
+    path = run.models / LOCK
 
     def refuse() -> None:
         raise UserError(f"{run.name} is being trained by another process. Wait for it, or stop it first; without "

@@ -17,13 +17,14 @@ import yaml
 
 from busfast import __version__
 from busfast.errors import UserError, suggest
-from busfast.files import atomic
+from busfast.files import atomic, file_lock
 from busfast.pipelines.config import Config, load_config
 from busfast.text import listed
 from busfast.yamlfile import read_yaml
 
 RESULTS, MODELS = Path("results"), Path("models")
 DONE = ("finished", "stopped early")  # states in summary.yaml of a run that is completely trained
+LOCK = ".lock"  # in a run's folder of models, held by the process that trains it
 LEARNER_FILE = "learner.py"  # a copy of the file that was given as --learner
 PACKAGES = ("torch", "torchvision", "fastai", "timm", "nvidia-dali-cuda130", "numpy", "pandas", "pillow",
             "scikit-learn")
@@ -111,6 +112,27 @@ def find_run(name: str) -> Run:
     known = f"Runs here: {listed(names)}." if names else "There are no runs here yet: python -m busfast train."
     hint = suggest(run.name, [*names, *(one.split("/")[0] for one in names)])
     raise UserError(f"There is no run '{name}'.{hint} {known}")
+
+
+def refuse_while_training(run: Run) -> None:
+    """Raises UserError if another process trains a run: its weights are not its last."""
+    def refuse() -> None:
+        raise UserError(f"{run.name} is still training, in another process. Wait for its end.")
+
+    if (run.models / LOCK).is_file():  # left by a killed process, it locks nothing
+        with file_lock(run.models / LOCK, refuse, "trains this run"):
+            pass
+
+
+def describe_unfinished(run: Run, config: Config, record: dict[str, Any]) -> str:
+    """Returns how a training ended too early, and the command that goes on with it; "" if it did not."""
+    summary, log = run.read_summary(), run.results / "training_log.csv"
+    if summary.get("state") in DONE:
+        return ""
+    epochs = max(0, len(log.read_bytes().splitlines()) - 1) if log.is_file() else 0
+    return (f"Training {'failed' if summary.get('state') == 'failed' else 'was interrupted'} after {epochs} of "
+            f"{config.epochs} epochs; these are the weights of its best epoch so far. To go on: "
+            f"{train_command(run, record)} --resume")
 
 
 def all_runs() -> list[Run]:

@@ -293,6 +293,44 @@ def test_two_processes_cannot_train_one_run(stopped, capsys):
     assert (RUN.models / NAME).is_file()
 
 
+@pytest.mark.parametrize("verb", ["evaluate", "explain", "report", "export", "predict"])
+def test_a_run_that_another_process_trains_is_not_used_until_it_ends(stopped, verb, capsys):
+    with FileLock(RUN.models / ".lock"):
+        assert main([verb, f"--run={RUN.name}", *(["data/images"] if verb == "predict" else [])]) == 2
+    assert f"{RUN.name} is still training, in another process. Wait for its end." in capsys.readouterr().err
+    assert not (RUN.results / "evaluation.yaml").exists()
+
+
+def test_a_run_that_was_interrupted_is_scored_but_said_to_be_unfinished(stopped, capsys):
+    (RUN.models / ".lock").touch()  # as a killed process leaves it
+    ended = (f"Training was interrupted after 3 of 3 epochs; these are the weights of its best epoch so far. To go on: "
+             f"python -m busfast train --pipeline={RUN.results}/config.yaml --split=stratified --resume")
+    assert main(["evaluate", f"--run={RUN.name}"]) == 0
+    assert capsys.readouterr().out.startswith(f"{RUN.name}: {ended}\n")
+    assert main(["report", f"--run={RUN.name}"]) == 0
+    for name in ("report.html", "model_card.md"):
+        assert (RUN.results / name).read_text().count(ended) == 1
+    capsys.readouterr()
+    assert main(ended.partition(" -m busfast ")[2].split()) == 0
+    assert main(["evaluate", f"--run={RUN.name}"]) == 0
+    assert "epochs; these are" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("verb", ["report", "explain"])
+def test_scores_of_weights_that_were_trained_further_are_not_reported(stopped, verb, capsys):
+    best = RUN.models / "best.pth"
+    own = best.read_bytes()
+    assert main(["evaluate", f"--run={RUN.name}"]) == 0
+    torch.save({key: value + 1 for key, value in torch.load(best, weights_only=True).items()}, best)
+    assert main([verb, f"--run={RUN.name}"]) == 2
+    error = capsys.readouterr().err
+    assert f"{best} has changed since {RUN.name} was scored" in error
+    assert f"Score these first: python -m busfast evaluate --run={RUN.name}\n" in error
+    assert not (RUN.results / "report.html").exists()
+    best.write_bytes(own)  # with the weights that were scored, all is well
+    assert main([verb, f"--run={RUN.name}"]) == 0
+
+
 def test_weights_that_training_did_not_write_are_refused(finished, capsys):
     sums = yaml.safe_load((RUN.results / "summary.yaml").read_text())["sha256"]
     assert set(sums) == {"best.pth", "final.pth", "training_log.csv", "split.csv"}
