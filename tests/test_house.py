@@ -154,6 +154,23 @@ def test_a_public_function_says_the_types_of_all_that_it_takes_and_returns():
             if one.returns is None and one.name != "__init__"] == []
 
 
+def texts_of(tree):
+    """The texts of a file as they are printed, with VALUE for each value."""
+    inner = {id(part) for node in ast.walk(tree) if isinstance(node, ast.JoinedStr) for part in node.values}
+    for node in ast.walk(tree):
+        if isinstance(node, ast.JoinedStr):
+            yield "".join(part.value if isinstance(part, ast.Constant) else "VALUE" for part in node.values)
+        elif isinstance(node, ast.Constant) and isinstance(node.value, str) and id(node) not in inner:
+            yield node.value
+
+
+def test_a_command_in_a_message_can_be_copied_without_a_full_stop_at_its_end():
+    stopped = re.compile(r"python -m busfast \w+(?: (?:--|VALUE)[^\s)]*)*(?<!\.)\.(?=\s|$)")
+    assert stopped.search("Train: python -m busfast train --data=VALUE --out=data/NAME. Then") and not stopped.search(
+        "in python -m busfast compare are scores.")
+    assert [(module, text) for module, tree in TREES.items() for text in texts_of(tree) if stopped.search(text)] == []
+
+
 def test_every_file_has_its_test():
     """tests/ROOM/test_NAME.py, or a test file whose docstring names the path (busfast/ROOM/NAME.py)."""
     tests = {path.relative_to(ROOT / "tests"): ast.get_docstring(ast.parse(path.read_text(encoding="utf-8"))) or ""

@@ -265,7 +265,7 @@ def _centers(table: Table, split: str) -> list[str]:
         make = "python -m busfast prepare --source=folder"
         raise UserError(f"{split} needs the center of each image, and class folders name none. Make a table of them: "
                         f"{make} --path={quote(str(table.root))} --out=data/NAME\n"
-                        "Then fill the column center of data/NAME/table.csv and train with --data=data/NAME. Where "
+                        "Then fill the column center of data/NAME/table.csv and train with --data=data/NAME\nWhere "
                         "each center has a folder of class folders, the column is filled by: "
                         f"{make},folder --path=A,B --center=A,B --out=data/NAME\nWithout centers: --split=stratified.")
     if (rows["center"] == "").all():

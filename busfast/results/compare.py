@@ -60,7 +60,7 @@ def compare_runs(names: str | None = None, every: bool = False) -> tuple[pd.Data
         runs = all_runs() if every else _of_last_pipeline(all_runs())
     rows = [row for row in map(_row, runs) if row]
     if not rows:
-        raise UserError(f"There is no trained run below {RESULTS}/. Train one: python -m busfast train.")
+        raise UserError(f"There is no trained run below {RESULTS}/. Train one: python -m busfast train")
     table = pd.DataFrame(rows).sort_values("macro_auc", ascending=False, kind="stable", ignore_index=True)
     table = table.drop(columns=[name for name in SETTINGS if table[name].nunique() < 2])
     csv, markdown = RESULTS / "compare.csv", RESULTS / "compare.md"

@@ -115,8 +115,8 @@ def predict_parts(run: Run, *, again: bool = False, **flags) -> None:
     config, record = run.read_config()
     if record.get("unscored"):
         raise UserError(f"{run.name} cannot be scored: {record['unscored']}. Evaluate its "
-                        "members: their scores on images that they did not see are in the lines 'test, pooled' of "
-                        "python -m busfast compare. On another labelled set it can be scored: --data=SET.")
+                        "members: in the lines 'test, pooled' of python -m busfast compare are their scores on images "
+                        "that they did not see. On another labelled set it can be scored: --data=SET.")
     files = {"weights_sha256": check_weights(run, record), "split_sha256": file_sha256(run.results / "split.csv")}
     history = read_history(run)
     if history and files.items() <= history[-1].items() and (run.results / FILE).is_file() and not again:
@@ -149,7 +149,7 @@ def require_single_label(config: Config, verb: str) -> None:
     """Raises UserError for a run of several labels."""
     if config.label_delim:
         raise UserError(f"{verb} is for images of one label; this run has several (label_delim="
-                        f"'{config.label_delim}'). Its scores: python -m busfast evaluate.")
+                        f"'{config.label_delim}'). Its scores: python -m busfast evaluate")
 
 
 def read_history(run: Run) -> list[dict[str, Any]]:
@@ -202,7 +202,7 @@ def check_weights(run: Run, record: dict[str, Any]) -> str:
     weights = run.best_weights()
     if not weights.is_file():
         raise UserError(f"The run {run.name} has no {weights}: it stopped within its first epoch, or the file was "
-                        "moved. Train again: python -m busfast train.")
+                        "moved. Train again: python -m busfast train")
     version = str((record.get("versions") or {}).get("busfast", "an unknown version"))
     if version.split(".")[:2] != __version__.split(".")[:2]:
         raise UserError(f"The run {run.name} was made by busfast {version}; this is {__version__}, which may "

@@ -108,8 +108,8 @@ def find_run(name: str) -> Run:
     if inside := [one for one in names if one.startswith(f"{run.name}/")]:
         raise UserError(f"'{name}' is a pipeline. Name one of its runs: {listed(inside)}.")
     if os.path.isfile(Path(name) / "bundle.json"):
-        raise UserError(f"'{name}' is no run but an exported model: --model={name}.")
-    known = f"Runs here: {listed(names)}." if names else "There are no runs here yet: python -m busfast train."
+        raise UserError(f"'{name}' is no run but an exported model: --model={name}")
+    known = f"Runs here: {listed(names)}." if names else "There are no runs here yet: python -m busfast train"
     hint = suggest(run.name, [*names, *(one.split("/")[0] for one in names)])
     raise UserError(f"There is no run '{name}'.{hint} {known}")
 

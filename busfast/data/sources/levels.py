@@ -95,9 +95,9 @@ def read_levels(root: Path, paths: Mapping[str, tuple[str, ...]], known: Mapping
         outer = sorted(levels[above[0]].names)
         sources = ",".join(["folder"] * len(outer))
         paths_of_all = shlex.quote(",".join(str(root / name) for name in outer))
-        raise UserError(f"{root}: the class folders lie in {levels[above[0]]}. If these are centers, prepare the "
-                        f"folder of each as its own source: python -m busfast prepare --source={sources} "
-                        f"--path={paths_of_all} --center={shlex.quote(','.join(outer))} --out=data/NAME. If they are "
+        raise UserError(f"{root}: the class folders lie in other folders ({levels[above[0]]}). If these are centers, "
+                        f"prepare the folder of each as its own source: python -m busfast prepare --source={sources} "
+                        f"--path={paths_of_all} --center={shlex.quote(','.join(outer))} --out=data/NAME\nIf they are "
                         f"no centers: {_command(root, 'folder')} takes {levels[above[0] if found is None else found]} "
                         "for patients; with --patient_from=none, no folders are patients.")
     notes = [f"the folders {levels[depth]} ({len(levels[depth])}) mean neither a class nor a patient, and are not used"

@@ -113,7 +113,8 @@ def test_a_wrong_answer_is_refused(pattern, said, tmp_path):
 
 def test_a_center_above_patients_and_classes_is_not_lost_without_a_word(tmp_path):
     make(tmp_path, [f"Site {'XY'[p % 2]}/P{p}/{'benign' if p % 3 else 'malignant'}/1.png" for p in range(12)])
-    assert "--center='Site X,Site Y'" in refusal("folder", tmp_path)
+    command, other = refusal("folder", tmp_path).splitlines()
+    assert command.endswith("--center='Site X,Site Y' --out=data/NAME") and other.startswith("If they are no centers: ")
     assert set(read_source("folder", tmp_path / "Site X").rows["patient"]) == {f"P{p}" for p in range(0, 12, 2)}
     table = read_source("folder", tmp_path, patient_from="folder")
     assert table.rows["patient"].nunique() == 12
