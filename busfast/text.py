@@ -17,6 +17,11 @@ def counted(number: int, noun: str) -> str:
     return f"{number} {first}{'' if number == 1 else 's'}{space}{rest}"
 
 
+def signed(value: float) -> str:
+    """Returns a difference as "+0.012" or "-0.012", and never as "-0.000"."""
+    return f"{round(value, 3) + 0:+.3f}"  # -0.0 + 0 is 0.0
+
+
 def times(number: int) -> str:
     """Returns "once", "twice", "3 times"."""
     return {1: "once", 2: "twice"}.get(number, f"{number} times")

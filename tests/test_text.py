@@ -2,7 +2,7 @@
 
 import pytest
 
-from busfast.text import composed, counted, file_size, is_class_name, listed, markdown_table, plain_text, times
+from busfast.text import composed, counted, file_size, is_class_name, listed, markdown_table, plain_text, signed, times
 
 
 @pytest.mark.parametrize(("number", "noun", "text"), [
@@ -10,6 +10,11 @@ from busfast.text import composed, counted, file_size, is_class_name, listed, ma
     (2, "pair of images", "2 pairs of images")])
 def test_a_count_has_its_noun_in_the_right_number(number, noun, text):
     assert counted(number, noun) == text
+
+
+@pytest.mark.parametrize(("value", "text"), [(-0.0004, "+0.000"), (-0.0006, "-0.001"), (0.25, "+0.250")])
+def test_a_difference_has_its_sign_unless_it_is_zero(value, text):
+    assert signed(value) == text
 
 
 def test_how_often_is_said_in_words():

@@ -11,7 +11,7 @@ from busfast.results.calibration_line import calibration_line
 from busfast.results.intervals import LEVEL, intervals, leave_out, left_out_variance
 from busfast.results.predictions import arrays
 from busfast.results.scores import score
-from busfast.text import counted
+from busfast.text import counted, signed
 
 CHANGE = "change by the temperature"  # calibrated minus as trained, paired
 MIN_CHANGE_GROUPS = 40  # of fewer, the rare large errors that decide about a change are too often missing
@@ -104,5 +104,5 @@ def describe_temperature(table: pd.DataFrame, valid: pd.DataFrame, temperature: 
     few = [f"{counted(patients, 'group')} are few to fit a temperature on: other patients would give another one, so "
            "calibrated probabilities are rough."] if 0 < patients < FEW else []
     return [f"The temperature, {temperature:.2f}, {fitted}, {did} the {where}'s calibration: Brier score {before:.3f} "
-            f"before, {after:.3f} after, change {change['estimate']:+.3f} "
-            + ("(too few patients)." if unknown else f"({change['low']:+.3f} to {change['high']:+.3f})."), *few]
+            f"before, {after:.3f} after, change {signed(change['estimate'])} "
+            + ("(too few patients)." if unknown else f"({signed(change['low'])} to {signed(change['high'])})."), *few]

@@ -9,7 +9,7 @@ from busfast.results.calibration_line import calibration_line
 from busfast.results.intervals import Scored, differences, jackknife, subtract
 from busfast.results.predictions import arrays
 from busfast.results.scores import divide, rank_scores, rate_groups
-from busfast.text import counted, listed
+from busfast.text import counted, listed, signed
 
 COLUMNS = ["what", "own", "external", "difference", "low", "high"]
 
@@ -78,6 +78,6 @@ def _verdict(row) -> str:
     if np.isnan(row.difference):
         return "not comparable"
     if np.isnan(row.low):
-        return f"{row.difference:+.3f} (too few patients)"
+        return f"{signed(row.difference)} (too few patients)"
     moved = "higher" if row.low > 0 else "lower" if row.high < 0 else "no difference shown"
-    return f"{moved}, {row.difference:+.3f} ({row.low:+.3f} to {row.high:+.3f})"
+    return f"{moved}, {signed(row.difference)} ({signed(row.low)} to {signed(row.high)})"

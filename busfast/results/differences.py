@@ -15,7 +15,7 @@ from busfast.results.intervals import differences, jackknife
 from busfast.results.metrics import fewest_groups
 from busfast.results.predictions import FILE, arrays, read_predictions
 from busfast.results.scores import score
-from busfast.text import cut_middle
+from busfast.text import cut_middle, signed
 from busfast.training.runs import Run
 
 IN_DOMAIN, HELD_OUT = ("stratified", "kfold"), ("center_holdout", "leave_one_center_out")
@@ -100,9 +100,9 @@ def headline(differences: pd.DataFrame) -> list[str]:
     gaps = differences[(differences["score"] == "macro_auc") & (differences["images"] == "different")]
     return [f"{row.b} against {row.a}: macro AUC {row.value_b:.3f} at the held-out center, {row.value_a:.3f} at the "
             "training centers, "
-            + (f"difference {row.difference:+.3f} ({row.low:+.3f} to {row.high:+.3f})" if not np.isnan(row.low)
+            + (f"difference {signed(row.difference)} ({signed(row.low)} to {signed(row.high)})" if not np.isnan(row.low)
                else "the difference is not defined" if np.isnan(row.difference)
-               else f"difference {row.difference:+.3f} (too few patients)")
+               else f"difference {signed(row.difference)} (too few patients)")
             + (f"; but they also differ in {row.recipe}" if row.recipe else "") for row in gaps.itertuples()]
 
 
@@ -128,8 +128,8 @@ def pairs_of(differences: pd.DataFrame, order: Sequence[str]) -> list[str]:
         lines = [f"Test macro AUC minus that of {first} (the same test images, paired by patients):"]
         for name in names[:MOST_PAIRS]:
             apart, low, high = found[first, name]
-            interval = "too few patients" if np.isnan(low) else f"{low:+.3f} to {high:+.3f}"
-            lines.append(f"  {cut_middle(name, 50):50}  {apart:+.3f} ({interval})" if not np.isnan(apart) else
+            interval = "too few patients" if np.isnan(low) else f"{signed(low)} to {signed(high)}"
+            lines.append(f"  {cut_middle(name, 50):50}  {signed(apart)} ({interval})" if not np.isnan(apart) else
                          f"  {cut_middle(name, 50):50}  not defined")
         if len(names) > MOST_PAIRS:
             lines.append(f"  {len(names) - MOST_PAIRS} more are in differences.csv")

@@ -14,7 +14,7 @@ from busfast.errors import UserError
 from busfast.pipelines.config import Config
 from busfast.pipelines.positive import plain_positive, require_positive
 from busfast.results.calibration import calibrate, choose_threshold, fit_temperature, operate, refer
-from busfast.results.calibration_table import calibration_table, describe_temperature
+from busfast.results.calibration_table import CHANGE, calibration_table, describe_temperature
 from busfast.results.delong import delong
 from busfast.results.metrics import assess, count_shares
 from busfast.results.net_benefit import decision_curve
@@ -127,6 +127,13 @@ class Evaluation:
         return [*notes, f"Probabilities of {self.positive}, {self.states[-1][0]}: calibration intercept {intercept}, "
                 f"which is 0 if they are right and above 0 if they are too low; slope {slope}, which is 1 if they are "
                 "right and below 1 if they are too extreme."]
+
+    @property
+    def worsened(self) -> list[str]:
+        """The sentence on the temperature, if it is shown to make the reported probabilities worse."""
+        rows = self.calibration[self.calibration["part"] == self.tested]
+        change = rows[(rows["score"] == "brier") & (rows["probabilities"] == CHANGE)]
+        return self.calibration_notes[:1] if (change["low"] > 0).any() else []
 
     @property
     def failures(self) -> list[str]:

@@ -65,6 +65,8 @@ def describe_run(run: Run, *, target: float = TARGET, positive: str | None = Non
     found = summarize(run, target=target, positive=positive, reuse=True)
     facts |= {"temperature": found.temperature, "operating_points": _operating_points(found, target, scores)}
     if scores:
+        for text in found.worsened:
+            print(f"{run.name}: {text}")
         whole = found.metrics[(found.metrics["part"] == "test") & (found.metrics["by"] == "all")]
         facts["metrics"] = {"part": "test", "images": len(found.test), "groups": found.test["group"].nunique(),
                             "scores": _intervals(whole.set_index("score"))}

@@ -17,6 +17,7 @@ def find_limits(found: Evaluation) -> list[str]:
     test = found.test
     limits = [*found.failures, *_positive_limits(found, test), *_class_limits(found, test),
               *_center_limits(found, test)]
+    limits += found.worsened
     weights = (found.record.get("weights") or {}).get("text", "")
     if "random" in weights or "out of reach" in weights:
         limits.append(f"The model did not start from its own pretrained weights ({weights}).")

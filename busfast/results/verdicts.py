@@ -2,6 +2,8 @@
 
 import numpy as np
 
+from busfast.text import signed
+
 MATERIAL = 0.02  # a smaller difference of two scores is called small
 
 
@@ -38,7 +40,7 @@ def describe_change(what: str, value: float, low: float, high: float, words: tup
     if found in ("none", "open"):
         rest = f", and none of {MATERIAL:g} or more: {equal}." if found == "none" else \
             f"; one of {MATERIAL:g} or more is not ruled out."
-        return f"{what}: no difference shown ({low:+.3f} to {high:+.3f}){rest}"
+        return f"{what}: no difference shown ({signed(low)} to {signed(high)}){rest}"
     size, (least, most) = abs(value), sorted((abs(low), abs(high)))
     meaning = gains if value > 0 else loses
     tail = {"material": meaning, "unsure": f"{meaning}, perhaps only a little", "small": "shown, but small"}[found]

@@ -26,6 +26,7 @@ from busfast.data.split_file import read_split
 from busfast.models.metrics import macro_auc
 from busfast.results import plots, report
 from busfast.results.evaluation import summarize
+from busfast.results.facts import describe_run
 from busfast.results.limits import find_limits
 from busfast.results.plots import draw_reliability
 from busfast.results.predictions import arrays, read_predictions
@@ -111,6 +112,25 @@ def test_a_model_that_is_of_no_use_is_said_to_be_so_first_in_the_limits(evaluate
            f"{found.pick('macro_auc')['low']:.3f}" in chance
     assert len(thresholds) == 1 and "decides malignant for every image of the test part that is not" in thresholds[0]
     assert find_limits(found)[:2] == found.failures
+
+
+def test_a_temperature_that_worsened_the_test_part_is_among_the_limits_and_told_by_export(evaluated, capsys):
+    assert not summarize(Run(NAME)).worsened
+    table = pd.read_csv(Run(NAME).results / "predictions.csv", dtype=str, keep_default_na=False)
+    valid, test = table["part"] == "valid", table["part"] == "test"
+    table.loc[valid, "label"] = table.loc[valid, "label"].sample(frac=1, random_state=0).to_numpy()
+    table.loc[test, "group"] = [f"group {row}" for row in range(test.sum())]
+    for name in CLASSES:  # sure and right on the test part, while validation asks for a high temperature
+        right = table.loc[test, "label"] == name
+        table.loc[test, f"logit_{name}"] = np.where(right, "4", "0")
+        table.loc[test, f"p_{name}"] = np.where(right, "0.964664", "0.017668")
+    write_csv(table, Run(NAME).results / "predictions.csv")
+    found = summarize(Run(NAME))
+    text, = found.worsened
+    assert "worsened the test part's calibration" in text and text in find_limits(found)
+    capsys.readouterr()
+    describe_run(Run(NAME))
+    assert f"{NAME}: {text}" in capsys.readouterr().out
 
 
 def test_a_target_of_the_users_own_is_reached_on_validation(place, capsys):
