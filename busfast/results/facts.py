@@ -13,7 +13,7 @@ from busfast.pipelines.config import Config
 from busfast.results.evaluation import TARGET, Evaluation, summarize
 from busfast.results.multi_label import LabelEvaluation, summarize_labels
 from busfast.results.predictions import FILE, read_history, read_positive
-from busfast.results.run_groups import read_test_scores
+from busfast.results.run_groups import is_scored, read_test_scores
 from busfast.training.runs import Run, file_sha256
 
 DECIMALS = 6  # of the scores in bundle.json
@@ -37,7 +37,7 @@ def describe_run(run: Run, *, target: float = TARGET, positive: str | None = Non
     Args:
         run: a trained run. If `evaluate` has not scored these weights, temperature and metrics are None.
         target, positive: see `summarize`; the operating point of `target` comes first.
-        scores: include the scores of the test part; predicting needs only temperature and thresholds.
+        scores: include the scores of the test part; predicting needs only temperature, thresholds and the macro AUC.
 
     Raises:
         UserError: see `summarize` and `Run.read_config`; the run has no best weights.
@@ -60,6 +60,9 @@ def describe_run(run: Run, *, target: float = TARGET, positive: str | None = Non
     if not (run.results / FILE).is_file() or not history or history[-1]["weights_sha256"] != weights:
         print(f"{run.name}: these weights were not scored, {without} (python -m busfast evaluate --run={run.name})")
         return facts
+    if not scores and is_scored(run):  # predict says whether the model is shown to be better than chance
+        table = read_test_scores(run)
+        facts["metrics"] = {"scores": _intervals(table[table.index == "macro_auc"])}
     if config.label_delim:
         return facts | _describe_labels(summarize_labels(run), scores)
     found = summarize(run, target=target, positive=positive, reuse=True)

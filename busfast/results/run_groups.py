@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -50,10 +51,43 @@ def find_groups(runs: list[Run]) -> list[Group]:
     """Finds the groups of two or more finished runs.
 
     Seeds of a split have the same split.csv; folds and centers the same table, split seed and number of folds. All
-    other settings are the same, too; runs with another recipe are a group of their own, whose name gets a number.
-    Ensembles of folds and centers have as many members, of the same seeds.
+    other settings are the same, too; runs with another recipe are a group of their own, whose name gets a number. The
+    numbers are those among all runs here, so that a group has one name, whichever runs are asked for. Ensembles of
+    folds and centers have as many members, of the same seeds.
     """
-    members_by_key = {}
+    pipelines = {run.name.split("/")[0] for run in runs}
+    beside = [run for run in all_runs() if run.name.split("/")[0] in pipelines and (run in runs or _is_readable(run))]
+    asked = _members_by_key(runs)
+    groups: dict[str, list[Group]] = {}
+    firsts: dict[str, list[Run]] = {}
+    for key, members in _members_by_key(beside).items():
+        if len(members) < 2:
+            continue
+        kind, name = key[:2]
+        namesakes = firsts.setdefault(name, [])
+        first, number = members[min(members)][1], f"-{len(namesakes) + 1}" if namesakes else ""
+        if len(chosen := asked.get(key, {})) > 1:
+            group_runs = tuple(chosen[member][1] for member in sorted(chosen))
+            note = _format_difference(namesakes[0], group_runs[0], name) if namesakes else ""
+            groups.setdefault(name, []).append(Group(f"{name}{number}", kind, group_runs, _count(kind, group_runs[0])
+                                                     or len(group_runs), note))
+        namesakes.append(first)
+    return [group for namesakes in groups.values() for group in namesakes]
+
+
+def _is_readable(run: Run) -> bool:
+    """Returns whether a run's files can be read; one that was not asked for need not be."""
+    try:
+        run.read_summary(), run.read_config()
+    except UserError:
+        return False
+    return True
+
+
+def _members_by_key(runs: list[Run]) -> dict[tuple, dict[Any, tuple[int, Run]]]:
+    """Returns, by what the runs of a group share, its kind and name first, when the latest run of each seed, fold or
+    center was started, and that run."""
+    members_by_key: dict[tuple, dict[Any, tuple[int, Run]]] = {}
     for run in runs:
         summary = run.read_summary()
         if summary.get("state") not in DONE:
@@ -67,16 +101,7 @@ def find_groups(runs: list[Run]) -> list[Group]:
             key = (kind, f"{run.name.split('/')[0]}/{base}", *shared, _recipe(config), start)
             members = members_by_key.setdefault(key, {})
             members[member] = max(members.get(member, (0, run)), (started, run), key=lambda pair: pair[0])
-    groups = {}
-    for (kind, name, *_), members in members_by_key.items():
-        if len(members) > 1:
-            group_runs = tuple(members[member][1] for member in sorted(members))
-            namesakes = groups.setdefault(name, [])
-            note = _format_difference(namesakes[0].runs[0], group_runs[0], name) if namesakes else ""
-            number = f"-{len(namesakes) + 1}" if namesakes else ""
-            namesakes.append(Group(f"{name}{number}", kind, group_runs, _count(kind, group_runs[0]) or len(group_runs),
-                                   note))
-    return [group for namesakes in groups.values() for group in namesakes]
+    return members_by_key
 
 
 def find_members(names: str) -> list[Run]:

@@ -57,6 +57,17 @@ def test_the_bundle_the_learner_and_onnx_predict_as_the_run_does(exported_run, c
     assert np.abs(calibrated - run[CLASSES].astype(float).to_numpy()).max() <= 1e-4
 
 
+@pytest.mark.parametrize(("low", "said"), [(0.4321, True), (0.51, False)])
+def test_a_run_that_is_not_shown_to_be_better_than_chance_is_said_to_be(exported_run, low, said, capsys):
+    path = Path("results") / RUN / "metrics.csv"
+    table = pd.read_csv(path, dtype=str, keep_default_na=False)
+    table.loc[(table["part"] == "test") & (table["by"] == "all") & (table["score"] == "macro_auc"), "low"] = str(low)
+    table.to_csv(path, index=False)
+    predict(sorted(IMAGES.iterdir())[0], f"--run={RUN}")
+    line = "not shown to be better than chance: the interval of its macro AUC on the test part begins at 0.432"
+    assert (line in capsys.readouterr().out) == said
+
+
 def test_the_bundle_says_what_evaluate_found(exported_run):
     facts = json.loads(Path(f"models/{RUN}/bundle/bundle.json").read_text())
     calibration = pd.read_csv(f"results/{RUN}/calibration.csv")

@@ -169,6 +169,19 @@ def test_runs_of_another_recipe_and_runs_that_are_not_done_are_not_mixed_in(plac
     assert set(rows["part"][rows["group"] == "phantom/kfold-2folds"]) == {"valid"}  # not of the fold that was scored
 
 
+def test_a_group_has_the_same_name_for_compare_of_its_runs_alone_and_for_ensemble(place, capsys):
+    others = [copied(name, f"{name}-2", lr=5e-4).name for name in SEEDS]
+    (copied(FOLDS[0], "phantom/damaged").results / "config.yaml").write_text("[")  # not asked for
+    run(f"compare --runs={','.join(others)}")
+    assert "phantom/stratified-seeds-2: 2 seeds; differs from phantom/stratified-seeds in: lr" in \
+        capsys.readouterr().out
+    shutil.rmtree("results/phantom/damaged")
+    run("ensemble --runs=phantom/stratified-seeds-2")
+    assert f"the mean of 2 runs: {', '.join(others)}\n" in capsys.readouterr().out
+    run("ensemble --runs=phantom/stratified-seeds")
+    assert f"{OF_SEEDS.name}: there already" in capsys.readouterr().out
+
+
 def test_a_group_that_lacks_a_fold_says_so_and_is_not_pooled(place, capsys):
     for name, new in zip(FOLDS, ("phantom/kfold-1of3", "phantom/kfold-3of3"), strict=True):
         copied(name, new, folds=3)
@@ -254,7 +267,8 @@ def test_the_preset_best_makes_one_run_of_seeds_and_mirrored_images_and_goes_on_
     said = capsys.readouterr().out
     assert f"resume: {SEEDS[0]} has another configuration and is finished; a new run starts" in said
     assert "seeds: 2 trainings of each split (42, 43), then their mean as one run" in said
-    assert Run(f"{OF_SEEDS.name}-2").read_config()[1]["members"] == [f"{name}-2" for name in SEEDS]
+    second = Run("phantom/stratified-seeds-2-ensemble")  # after its group
+    assert second.read_config()[1]["members"] == [f"{name}-2" for name in SEEDS]
     run(f"{BEST} --resume --then=evaluate")  # passes over the newer ones
     assert f"{OF_SEEDS.name}: there already" in capsys.readouterr().out
 
