@@ -74,6 +74,8 @@ def format_audit(audit: Audit) -> str:
 
 def format_confounding(audit: Audit) -> str:
     """Returns a text on how well the center predicts the class."""
+    if (audit.table["center"] == "").all():
+        return "No image names its center, so it is unknown how much the center reveals about the class."
     if math.isnan(audit.cramers_v):
         return "There are no two centers and two classes, so the center cannot predict the class."
     gain = round(100 * audit.by_center) - round(100 * audit.by_class)

@@ -295,7 +295,7 @@ def draw_decision(found: Evaluation) -> tuple[Figure, str]:
     others = curve[["treat_all", "treat_none"]].max(axis=1)
     above, clearly = ((curve[name] > others).sum() for name in ("model", "low"))
     return figure, (f"{title}, {found.where}: the model is above acting on all and on none at {above} of {len(curve)} "
-                    f"thresholds, with its whole band at {clearly}.")
+                    f"thresholds; at {clearly} of them its whole band is, too.")
 
 
 PICTURES = {"roc": draw_roc, "pr": draw_pr, "confusion": draw_confusion, "reliability": draw_reliability,

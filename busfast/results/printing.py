@@ -11,7 +11,8 @@ from busfast.results.scores import present
 from busfast.text import MANY, counted, times
 
 LIKENESS, BLANK = "likeness to an untrained model's maps", "maps without color"  # measures of localisation.csv
-NO_INTERVAL = {"ece", "mean difference, of 255", LIKENESS}  # of any set
+PIXELS = "mean difference, of 255"  # score of the probe of preprocessing
+NO_INTERVAL = {"ece", PIXELS, LIKENESS}  # of any set
 
 
 def print_evaluation(found: Any) -> None:
@@ -85,7 +86,7 @@ def print_explanation(name: str, maps: pd.DataFrame, probes: pd.DataFrame) -> No
         print("  pointing: the brightest point lies in the lesion; energy: share of the map inside it (by chance as "
               "large as area); iou: overlap of the brightest pixels with it; area: the lesion's share of the image")
     elif LIKENESS in measures:
-        print("  the table names no lesion masks: the maps are not measured against lesions")
+        print("  there are no lesion masks: the maps are not measured against lesions")
     if LIKENESS in measures:
         print("  likeness near 1: the maps show the image, not what the model has learned")
     if why := explain_blank(maps):
@@ -94,7 +95,9 @@ def print_explanation(name: str, maps: pd.DataFrame, probes: pd.DataFrame) -> No
           "covered images)")
     for _, row in probes.iterrows():
         chance = f", chance {row['chance']:.2f}" if row["chance"] else ""  # a difference of pixels has none
-        value = f"{row['score']} {format_interval(row)}{chance}. " if row["images"] else ""
+        score = f"{row['score']} {format_interval(row)}" if row["score"] != PIXELS else \
+            f"mean difference {row['estimate']:.1f} of 255"
+        value = f"{score}{chance}. " if row["images"] else ""
         print(f"  {row['probe']:22} {value}{row['verdict']}")
 
 

@@ -5,7 +5,7 @@ import pandas as pd
 import pytest
 
 from busfast.cli import main
-from busfast.results.printing import BLANK, LIKENESS, format_interval, name_part, print_explanation
+from busfast.results.printing import BLANK, LIKENESS, PIXELS, format_interval, name_part, print_explanation
 
 
 @pytest.mark.parametrize(("row", "text"), [
@@ -38,10 +38,17 @@ def test_a_probe_that_is_not_possible_has_its_reason_and_no_score(capsys):
     assert lines[-1].split(None, 2) == ["lesion", "alone", "Not possible."]
 
 
+def test_a_difference_of_pixels_is_read_as_one(capsys):
+    print_explanation("phantom/a", pd.DataFrame(columns=["measure", "images"]), pd.DataFrame([
+        {"probe": "preprocessing", "score": PIXELS, "estimate": 1.121, "low": np.nan, "high": np.nan, "chance": 0.0,
+         "images": 48, "verdict": "Said."}]))
+    assert "mean difference 1.1 of 255. Said." in capsys.readouterr().out
+
+
 def test_each_measure_of_maps_has_its_meaning_and_none_is_said_twice(capsys):
     found = {"estimate": 0.5, "low": 0.4, "high": 0.6, "images": 4}
     print_explanation("phantom/a", pd.DataFrame([{"measure": name} | found for name in (LIKENESS, BLANK)]),
                       pd.DataFrame(columns=["probe", "score", "images", "verdict"]))
     said = capsys.readouterr().out
     assert "likeness near 1: the maps show the image, not what the model has learned" in said
-    assert "2 of 4 maps have no color" in said and BLANK not in said and "names no lesion masks" in said
+    assert "2 of 4 maps have no color" in said and BLANK not in said and "there are no lesion masks" in said

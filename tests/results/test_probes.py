@@ -126,7 +126,7 @@ def test_features_that_know_the_center_are_told(marked):
 def test_without_masks_only_the_border_is_probed(marked):
     bare = replace(marked, rows=marked.rows.assign(mask=""))
     found = probe_run(learner(Looks(CORNER)), bare, CLASSES).set_index("probe")
-    assert "names no lesion masks" in found.loc["lesion covered", "verdict"]
+    assert "there are no lesion masks" in found.loc["lesion covered", "verdict"]
     assert np.isnan(found.loc["lesion alone", "estimate"])
     assert found.loc["border alone", "estimate"] == 1
 
@@ -137,13 +137,13 @@ def test_parts_that_go_through_other_pixels_are_noticed(phantom_folder, parts, l
         pytest.importorskip("nvidia.dali")
     learn = learner(Looks(CORNER))
     row = compare_parts(learn, parts, loader)
-    assert row["estimate"] < 1 and "within 1 of 255" in row["verdict"]
+    assert row["estimate"] < 1 and "within 2 of 255" in row["verdict"]
     assert row["images"] == sum(parts.rows["part"].value_counts().clip(upper=16))
     learn.dls.valid.image = ImagePipeline(size=SIDE)
     from busfast.results import probes
     monkeypatch.setattr(probes, "load_pixels", lambda path, *fit: 255 - load_pixels(path, *fit))
     row = compare_parts(learn, parts, loader)
-    assert row["estimate"] > 20 and "other pixels" in row["verdict"]
+    assert row["estimate"] > 20 and "not Pillow's" in row["verdict"]
 
 
 def test_covers_hide_what_they_should_and_nothing_else():

@@ -175,7 +175,8 @@ def test_one_positive_patient_is_said_to_be_too_few(evaluated):
     assert all("too few patients" in cell or cell == "not defined" for row in facts["predictive_values"]["rows"]
                for cell in row[2:])
     assert "too few patients" in facts["delong"]["rows"][CLASSES.index("malignant")][2]
-    assert draw_decision(found)[1].endswith("with its whole band at 0.") and found.decision_curve["low"].isna().all()
+    assert draw_decision(found)[1].endswith("; at 0 of them its whole band is, too.")
+    assert found.decision_curve["low"].isna().all()
 
 
 def test_decisions_about_labels_that_training_heeded_are_said(evaluated):
