@@ -54,6 +54,11 @@ def export(*, run: str, format: str = "bundle", target: float = 0.9, positive: s
             print("  load it with fastai: load_learner(path). Like any pickle, only from someone you trust.")
     if (bundle := found.models / "bundle") not in written:
         return None
+    return predict_with(bundle)
+
+
+def predict_with(bundle: Path) -> str:
+    """Returns the command that predicts new images with a bundle, and what these are."""
     return (f"python -m busfast predict {shlex.join([NEW_IMAGES, f'--model={bundle}'])}\n"
             f"  {NEW_IMAGES}: in its place, a folder, files or a list (CSV) of images that the model has not seen")
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from busfast import processes
 from busfast.cli import parse
 from busfast.cli.flags import configure, flatten, read_keys, with_settings, without
-from busfast.cli.models import export
+from busfast.cli.models import ensemble, export, predict_with
 from busfast.cli.results import compare, evaluate, explain, report
 from busfast.errors import UserError, choose
 from busfast.imports import heavy_imports, require_package
@@ -151,9 +151,28 @@ def train(*, split: str = None, pipeline: str = None, preset: str = None, fold: 
                         f"runs are finished. To continue the failed ones: {typed} --resume")
     if several and not following:
         return f"{typed} --resume --then=evaluate"  # finished runs are not trained again
+    if several and not members and not config.label_delim:
+        from busfast.results.run_groups import find_groups
+
+        groups = find_groups(runs)
+        if [(group.kind, len(group.runs)) for group in groups] == [("seeds", count)]:
+            return parse.command("ensemble", {"runs": groups[0].name}, ensemble)
     if following or members:
         return nexts[-1] if nexts else None
-    return parse.command("evaluate", {"run": runs[-1].name}, evaluate)
+    return _next_of(runs[-1], config)
+
+
+def _next_of(run: "Run", config: Config) -> str:
+    """Returns the command of the first verb, of those that follow a training, that a run has no files of."""
+    from busfast.results.run_groups import is_scored
+
+    bundle = run.models / "bundle"
+    done = {"evaluate": is_scored(run), "explain": (run.results / "probes.csv").is_file(),
+            "report": (run.results / "report.html").is_file(), "export": bundle.is_dir()}
+    for verb in SEVERAL_LABELS if config.label_delim else THEN:
+        if not done[verb]:
+            return parse.command(verb, {"run": run.name}, THEN[verb])
+    return predict_with(bundle)
 
 
 @with_settings(without("folds", "freeze", "freeze_after", "unfreeze_after", "epochs", "lr", "lr_min", "lr_mult",

@@ -5,10 +5,12 @@ busfast/pipelines/splits.py (seeds and folds).
 """
 
 import csv
+import io
 import json
 import re
 import shutil
 import statistics
+from contextlib import redirect_stdout
 from pathlib import Path
 
 import numpy as np
@@ -66,12 +68,18 @@ def trained(tmp_path_factory):
     write_pipeline(place, "data/phantom")
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(place)
-        run("train --seeds=2 --then=evaluate")
+        with redirect_stdout(io.StringIO()) as said:
+            run("train --seeds=2 --then=evaluate")
+        (place / "said.txt").write_text(said.getvalue())
         run("train --split=kfold --folds=2 --epochs=1 --then=evaluate")
         run("ensemble --runs=phantom/stratified-seeds")
         run(f"ensemble --runs={','.join(FOLDS)}")
         run(f"evaluate --run={OF_SEEDS.name}")
     return place
+
+
+def test_after_seeds_were_evaluated_their_ensemble_is_next_by_the_name_of_the_group(place):
+    assert Path("said.txt").read_text().endswith("\nNext: python -m busfast ensemble --runs=phantom/stratified-seeds\n")
 
 
 def test_seeds_have_one_split_and_weights_of_their_own_and_each_is_run_again_from_its_config(place):

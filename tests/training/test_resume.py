@@ -176,6 +176,16 @@ def test_a_run_that_is_done_is_left_alone_and_what_follows_is_done(finished, cap
     assert (RUN.results / "predictions.csv").is_file()
 
 
+def test_after_a_run_that_is_done_the_first_verb_that_it_has_no_files_of_is_next(finished, capsys):
+    for verb in ("evaluate", "explain", "report", "export"):
+        assert train("--resume") == 0
+        assert capsys.readouterr().out.endswith(f"\nNext: python -m busfast {verb} --run={RUN.name}\n")
+        assert main([verb, f"--run={RUN.name}"]) == 0
+        following = capsys.readouterr().out.rpartition("\nNext: ")[2]
+    assert train("--resume") == 0
+    assert capsys.readouterr().out.endswith(f"\nNext: {following}") and f"--model={RUN.models}/bundle" in following
+
+
 def test_a_run_says_that_it_keeps_its_images_where_the_table_or_the_lists_have_changed(finished, capsys):
     rows = pd.read_csv(RUN.results / "split.csv", dtype=str, keep_default_na=False)
     rows.iloc[1:].to_csv(RUN.results / "split.csv", index=False)  # as if the table had one row more by now
