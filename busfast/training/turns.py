@@ -14,7 +14,7 @@ from busfast.text import listed
 from busfast.training.checkpoint import remove_checkpoints
 from busfast.training.job import TrainOptions, Turn
 from busfast.training.resume import find_finished, other_images
-from busfast.training.runs import Run
+from busfast.training.runs import LOCK, Run
 from busfast.training.train import full_config, train_run
 
 
@@ -52,6 +52,7 @@ def pass_over(done: dict[str, Run], trainings: Sequence[Training]) -> None:
         if run := done.get(training.name):
             with suppress(OSError):
                 remove_checkpoints(run.models)  # unless it was killed before it did so itself
+                (run.models / LOCK).unlink(missing_ok=True)
             warning = other_images(run, run.read_config()[1], training.split)
             names.setdefault(warning.replace(str(run.results), "results/RUN"), []).append(run.name)
     for warning, runs in names.items():

@@ -161,6 +161,7 @@ def test_a_kill_before_the_checkpoints_are_removed_leaves_a_finished_run(stopped
         patch.setattr(fit, "remove_checkpoints", lambda folder: None)
         assert train("--resume") == 0
     assert (RUN.models / NAME).exists()
+    (RUN.models / ".lock").touch()
     assert train("--resume") == 0
     assert "is finished; nothing is left to do" in capsys.readouterr().out
     assert {path.name for path in RUN.models.iterdir()} == {"best.pth", "final.pth"}
