@@ -130,9 +130,9 @@ def describe_unfinished(run: Run, config: Config, record: dict[str, Any]) -> str
     if summary.get("state") in DONE:
         return ""
     epochs = max(0, len(log.read_bytes().splitlines()) - 1) if log.is_file() else 0
+    more = f" To go on: {train_command(run, record)} --resume" if "split" in record else ""
     return (f"Training {'failed' if summary.get('state') == 'failed' else 'was interrupted'} after {epochs} of "
-            f"{config.epochs} epochs; these are the weights of its best epoch so far. To go on: "
-            f"{train_command(run, record)} --resume")
+            f"{config.epochs} epochs; these are the weights of its best epoch so far.{more}")
 
 
 def all_runs() -> list[Run]:

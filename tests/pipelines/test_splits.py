@@ -3,7 +3,6 @@
 Covers busfast/pipelines/read_images.py, too.
 """
 
-from types import SimpleNamespace
 
 import pandas as pd
 import pytest
@@ -14,6 +13,7 @@ from busfast.errors import UserError
 from busfast.pipelines import backends, splits
 from busfast.pipelines.config import Config
 from busfast.pipelines.splits import list_seeds, load_table, name_run, name_split, open_table, split_data, split_images
+from busfast.training.runs import Run
 
 
 @pytest.fixture
@@ -85,7 +85,7 @@ def test_on_the_way_to_a_training_nothing_is_read_or_chosen_twice(workdir, count
 
     def train_run(pipeline, config, name, split, options):
         trained.append(check.hash_pixels(split))
-        return SimpleNamespace(name=name)
+        return Run(f"{pipeline}/{name}")
     monkeypatch.setattr(turns, "train_run", train_run)
     assert main(["train"]) == 0
     assert [len(calls) for calls in (tables, images, devices, loaders, trained)] == [1] * 5
