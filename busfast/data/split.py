@@ -227,22 +227,15 @@ def count_parts(split: Table | pd.DataFrame, classes: Sequence[str] = (), label_
     columns = list(classes) or list(order_classes(rows["label"], label_delim))
     if label_delim:
         rows = rows.assign(label=rows["label"].map(lambda label: split_labels(label, label_delim))).explode("label")
-    return _cross(rows["part"], rows["label"]).reindex(index=index, columns=columns, fill_value=0)
+    counts = rows.groupby(["part", "label"]).size().unstack(fill_value=0)  # pd.crosstab takes four times as long
+    return counts.reindex(index=index, columns=columns, fill_value=0)
 
 
 def class_shares(rows: pd.DataFrame, parts: Sequence[str]) -> pd.DataFrame:
     """Returns which share of each class (rows) is in each part (columns), of the images in these parts, 0 to 1."""
     used = rows[rows["part"].isin(parts)]
-    counts = _cross(used["label"], used["part"])
+    counts = used.groupby(["label", "part"]).size().unstack(fill_value=0)
     return counts.div(counts.sum(axis=1), axis=0).reindex(columns=list(parts), fill_value=0.0)
-
-
-def _cross(down: pd.Series, across: pd.Series) -> pd.DataFrame:
-    """What `pd.crosstab` counts, in a tenth of its time."""
-    (row, rows), (column, columns) = (pd.factorize(values, sort=True) for values in (down, across))
-    counts = np.zeros((len(rows), len(columns)), dtype=int)
-    np.add.at(counts, (row, column), 1)
-    return pd.DataFrame(counts, pd.Index([*rows], name=down.name), pd.Index([*columns], name=across.name))
 
 
 def _make_split(table: Table, part: np.ndarray, parts: tuple[str, ...], shares: tuple[float, ...], **facts) -> Split:

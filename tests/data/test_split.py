@@ -248,6 +248,11 @@ def test_parts_are_counted_by_class_in_the_order_of_the_model():
     assert counts.to_numpy().tolist() == [[1, 1, 0], [0, 0, 0], [1, 0, 0]]
 
 
+def test_an_image_without_any_of_several_labels_counts_for_none():
+    rows = pd.DataFrame({"image": list("abcd"), "label": ["x|y", "", "x", ""], "part": "train"})
+    assert count_parts(rows, ("x", "y"), "|").loc["train"].to_list() == [2, 1]
+
+
 def test_a_table_of_images_and_labels_alone_is_split(tmp_path):
     lines = [f"{number}.png,{label}" for number, label in enumerate(CLASSES * 10)]
     (tmp_path / "table.csv").write_text("image,label\n" + "\n".join(lines) + "\n")
