@@ -25,6 +25,7 @@ from busfast.text import counted
 
 SHOWN_SIZE = 512  # side of the shown pictures, pixels
 SCORES = {"sensitivity": "sensitivity", "specificity": "specificity", "ppv": "PPV", "npv": "NPV"}
+CHANCE = "The model is not shown to be better than chance: the interval of its macro AUC reaches 0.5."
 TEMPLATES = Environment(loader=PackageLoader("busfast.demo"), autoescape=True, undefined=StrictUndefined,
                         trim_blocks=True, lstrip_blocks=True)
 
@@ -55,7 +56,7 @@ class Answerer:
         architecture = facts["architecture"] + (f", the mean of {facts['members']}" if "members" in facts else "")
         return render("head.html.j2", name=run.get("name", ""), architecture=architecture,
                       classes=self.predictor.classes, scored=scored,
-                      alarms=[*format_alarms(run), *_warn_of_chance(metrics.get("scores"))])
+                      alarms=[*format_alarms(run), *[CHANCE] * (self.predictor.lowest_auc <= 0.5)])
 
     def answer(self, name: str, data: bytes) -> str:
         """Returns the answer to an image file. UserError if it is refused, with a message that continues its name."""
@@ -117,14 +118,6 @@ def format_score(scores: Any, name: str) -> str:
         return "unknown"
     values = (math.nan if value is None else value for value in values)
     return format_interval(dict(zip(("estimate", "low", "high"), values, strict=True)))
-
-
-def _warn_of_chance(scores: Any) -> list[str]:
-    """Returns a warning if the interval of the macro AUC in bundle.json reaches chance."""
-    values = scores.get("macro_auc") if isinstance(scores, dict) else None
-    low = values[1] if isinstance(values, list) and len(values) == 3 else None
-    return ["The model is not shown to be better than chance: the interval of its macro AUC reaches 0.5."] \
-        if isinstance(low, int | float) and low <= 0.5 else []
 
 
 def _format_test(metrics: Any) -> str:
