@@ -19,7 +19,8 @@ from busfast.bench.report import Report
 from busfast.data.check import check_images
 from busfast.data.split import Split
 from busfast.data.table import Table, read_table
-from busfast.pipelines.config import Config, load_config
+from busfast.pipelines.config import Config
+from busfast.pipelines.pipeline_file import load_config
 from busfast.pipelines.splits import split_data
 from busfast.progress import progress
 from busfast.training.build import build

@@ -24,7 +24,8 @@ from busfast.data.check import check_images
 from busfast.data.split import UNUSED, Split
 from busfast.data.table import Table, read_table
 from busfast.files import make_folder
-from busfast.pipelines.config import MEMBERS, PRESETS, Config, load_config
+from busfast.pipelines.config import MEMBERS, PRESETS, Config
+from busfast.pipelines.pipeline_file import load_config
 from busfast.pipelines.splits import list_seeds, split_data
 from busfast.training.build import build
 from busfast.training.recipe import recipe_callbacks

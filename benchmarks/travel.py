@@ -26,7 +26,8 @@ from busfast.bench.report import Report
 from busfast.data.split import Split
 from busfast.data.table import Table
 from busfast.files import make_folder
-from busfast.pipelines.config import Config, folder_name
+from busfast.pipelines.config import Config
+from busfast.pipelines.pipeline_file import folder_name
 from busfast.pipelines.splits import split_data
 from busfast.training.build import build
 from busfast.training.recipe import recipe_callbacks

@@ -16,7 +16,7 @@ from busfast.cli.models import demo, ensemble, export, predict
 from busfast.cli.results import compare, evaluate, explain, report
 from busfast.cli.train import lr_find, sweep, train
 from busfast.errors import Interrupted, UserError, choose
-from busfast.pipelines.config import name_origins
+from busfast.pipelines.pipeline_file import name_origins
 from busfast.terminal import Fitted, fit
 from busfast.text import CAUTION, plain_text
 

@@ -53,7 +53,8 @@ def prepare(*, source: str, path: str, out: str = None, copy: bool = False, part
     centers = center.split(",") if len(sources) > 1 and "," in center else center
     from busfast.data.labels import order_classes
     from busfast.data.prepare import prepare as make
-    from busfast.pipelines.config import Config, folder_name
+    from busfast.pipelines.config import Config
+    from busfast.pipelines.pipeline_file import folder_name
 
     target = Path(out) if out else Path("data") / "_".join(sources)
     table = make(sources, paths, target, copy=copy, partial=partial, columns=_pairs(columns), images=images,

@@ -9,7 +9,8 @@ from dataclasses import fields
 from typing import Any
 
 from busfast.errors import UserError, check_range, choose
-from busfast.pipelines.config import Config, load_config
+from busfast.pipelines.config import Config
+from busfast.pipelines.pipeline_file import load_config
 from busfast.pipelines.settings import convert, describe
 
 FLAGS = tuple(item.name for item in fields(Config) if item.metadata["flag"])

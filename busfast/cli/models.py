@@ -75,11 +75,11 @@ def ensemble(*, runs: str) -> str | None:
     """
     from busfast.results.run_groups import find_members
 
-    find_members(runs)  # what is misspelt is refused before torch is imported
+    members = find_members(runs)  # what is misspelt is refused before torch is imported
     with heavy_imports():
         from busfast.results.ensemble import make_ensemble
 
-    made = make_ensemble(runs)
+    made = make_ensemble(members)
     record = made.read_config()[1]
     if record["unscored"]:
         print(f"it cannot be scored here: {record['unscored']}. On another labelled set it can: python -m busfast "
@@ -122,16 +122,16 @@ def predict(*inputs: str, run: str = None, model: str = None, out: str = "predic
     check_range("jobs", jobs, 1, MOST_JOBS)
     number = None if target is None else convert("target", target, float)
     found = find_single(run) if run is not None else None
-    from busfast.inference.find_model import check_target, find_model
+    from busfast.inference.find_model import check_bundle_target, find_model
     from busfast.inference.inputs import list_inputs
     from busfast.inference.resumable_csv import check_output, check_same_inputs
 
     if model is not None:
-        check_target(find_model(model, engine, trust), number)
+        check_bundle_target(find_model(model, engine, trust), number)
     elif number is not None:
-        from busfast.results.evaluation import check_target as check_sensitivity
+        from busfast.results.evaluation import check_target
 
-        check_sensitivity(number)
+        check_target(number)
     names, paths = list_inputs(*inputs)
     if check_output(out, overwrite, resume):
         check_same_inputs(out, names)

@@ -13,7 +13,8 @@ from busfast.cli.models import ensemble, export, predict_with
 from busfast.cli.results import compare, evaluate, explain, report
 from busfast.errors import UserError, choose
 from busfast.imports import heavy_imports, require_package
-from busfast.pipelines.config import MEMBERS, Config, describe_source, folder_name, require_weights
+from busfast.pipelines.config import MEMBERS, Config, require_weights
+from busfast.pipelines.pipeline_file import describe_source, folder_name
 from busfast.timm_names import refuse_unknown_model
 from busfast.training.runs import find_other_images
 
@@ -140,7 +141,7 @@ def train(*, split: str = None, pipeline: str = None, preset: str = None, fold: 
         if members and not failed:
             from busfast.results.ensemble import make_ensemble
 
-            runs = [make_ensemble(",".join(run.name for run in runs[first:first + len(configs)]))
+            runs = [make_ensemble(runs[first:first + len(configs)])
                     for first in range(0, count, len(configs))]
             nexts += [_follow(run, following, config) for run in runs]
         several = count > (len(configs) if members else 1)

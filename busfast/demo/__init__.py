@@ -11,7 +11,7 @@ from busfast.demo.page import INSTALL, make_app
 from busfast.demo.uploads import private_folder
 from busfast.errors import UserError
 from busfast.imports import heavy_imports, require_package
-from busfast.inference.find_model import check_target, find_bundle, glance
+from busfast.inference.find_model import check_bundle_target, find_bundle, glance
 from busfast.text import CAUTION
 
 WARNING = ("WARNING: the demo is bound to {host}, without password or encryption: ANYBODY IN THE NETWORK CAN USE IT "
@@ -25,7 +25,7 @@ def serve(model: str | Path, *, host: str, port: int, most: int, target: float |
     path = find_bundle(model)
     if glance(path).get("label_delim"):
         raise UserError(f"The demo is for images of one label; {model} has several. Use predict.")
-    check_target(path, target)
+    check_bundle_target(path, target)
     require_package("gradio", "The demo needs Gradio", INSTALL)
     with listen(host, port) as listener, private_folder(most) as folder:
         with heavy_imports():  # for nothing of what is refused above

@@ -78,7 +78,7 @@ def glance(folder: Path) -> dict[str, Any]:
     return {}
 
 
-def check_target(folder: Path, target: float | None) -> None:
+def check_bundle_target(folder: Path, target: float | None) -> None:
     """Refuses a sensitivity as `choose_points`; says nothing of a bundle that `read_bundle` will refuse."""
     with suppress(KeyError, TypeError, ValueError):
         choose_points(glance(folder), target)

@@ -4,7 +4,7 @@ from busfast.imports import lazy_names
 
 MODULES = {
     "Config": ".config",
-    "load_config": ".config",
+    "load_config": ".pipeline_file",
     "ImagePipeline": ".image",
     "make_dls": ".dataloaders",
     "TableDataLoaders": ".dataloaders",

@@ -17,7 +17,8 @@ from busfast.data.open_data import find_data
 from busfast.data.split import SPLITS, Split, count_parts, split_folds, split_table
 from busfast.data.table import Table
 from busfast.errors import UserError, choose
-from busfast.pipelines.config import Config, folder_name
+from busfast.pipelines.config import Config
+from busfast.pipelines.pipeline_file import folder_name
 from busfast.pipelines.read_images import read_images
 from busfast.pipelines.settings import convert
 from busfast.text import MANY, listed

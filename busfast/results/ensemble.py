@@ -14,11 +14,12 @@ from busfast.data.split_file import read_split
 from busfast.errors import UserError
 from busfast.inference.bundle import describe_input
 from busfast.inference.run_model import join_states, run_image
-from busfast.pipelines.config import Config, folder_name
+from busfast.pipelines.config import Config
+from busfast.pipelines.pipeline_file import folder_name
 from busfast.results.evaluation import choose_positive
 from busfast.results.predictions import check_weights, read_positive, require_single_label
 from busfast.results.printing import format_interval
-from busfast.results.run_groups import find_groups, find_members, is_scored, pool_tests
+from busfast.results.run_groups import find_groups, is_scored, pool_tests
 from busfast.results.scores import score
 from busfast.results.written import FORMAT
 from busfast.training.callbacks import save_weights
@@ -40,7 +41,7 @@ UNSCORED = ("its members were trained on different splits, so each image has tra
             "left to test their mean")
 
 
-def make_ensemble(names: str) -> Run:
+def make_ensemble(runs: list[Run]) -> Run:
     """Makes a run whose model is the mean of the probabilities of others; the others stay unchanged.
 
     If all members have the same split, the ensemble has it, too, and `evaluate` scores it on its test part. If their
@@ -52,15 +53,14 @@ def make_ensemble(names: str) -> Run:
     ensemble of these weights already, no second one is made.
 
     Args:
-        names: of runs, separated by commas, or of a group (see `find_groups`).
+        runs: as `find_members` returns them.
 
     Returns:
         The new run, or the one that there is.
 
     Raises:
-        UserError: there are fewer than two runs, or one is unfinished, was changed, or does not fit the others.
+        UserError: one of them is unfinished, was changed, or does not fit the others.
     """
-    runs = find_members(names)
     configs = [run.read_config() for run in runs]
     for config, _ in configs:
         require_single_label(config, "ensemble")

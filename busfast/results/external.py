@@ -26,7 +26,8 @@ from busfast.inference.bundle import read_bundle
 from busfast.inference.predictor import load_predictor
 from busfast.inference.run_model import load_run_model
 from busfast.inference.stream import predict_logits, stream_logits
-from busfast.pipelines.config import Config, folder_name, name_after
+from busfast.pipelines.config import Config
+from busfast.pipelines.pipeline_file import folder_name, name_after
 from busfast.pipelines.positive import require_positive
 from busfast.pipelines.splits import is_phantom
 from busfast.results.calibration import calibrate

@@ -17,7 +17,8 @@ from optuna.trial import FrozenTrial, Trial, TrialState
 
 from busfast.errors import UserError
 from busfast.files import atomic
-from busfast.pipelines.config import REMOVED, Config
+from busfast.pipelines.config import Config
+from busfast.pipelines.pipeline_file import REMOVED
 from busfast.sweep.request import Request
 from busfast.sweep.space import apply, own_values
 from busfast.sweep.trial import Outcome, trial_name

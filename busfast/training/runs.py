@@ -18,7 +18,8 @@ import yaml
 from busfast import __version__
 from busfast.errors import UserError, suggest
 from busfast.files import atomic, file_lock
-from busfast.pipelines.config import Config, load_config
+from busfast.pipelines.config import Config
+from busfast.pipelines.pipeline_file import load_config
 from busfast.text import listed
 from busfast.yamlfile import read_yaml
 

@@ -17,7 +17,8 @@ from conftest import ARCH
 
 from busfast.data.table import read_table
 from busfast.errors import UserError
-from busfast.pipelines.config import PRESETS, load_config
+from busfast.pipelines.config import PRESETS
+from busfast.pipelines.pipeline_file import load_config
 
 FAST, BEST = "busfast --preset=fast", "busfast --preset=best"
 TINY = {"epochs": 2, "size": 32, "arch": ARCH, "weights": "none", "bs": 16}

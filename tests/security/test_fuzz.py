@@ -25,7 +25,8 @@ from busfast.inference.bundle import read_bundle
 from busfast.inference.load_bundle import load_bundle
 from busfast.inference.resumable_csv import ResumableCsv
 from busfast.models.weights import load_state
-from busfast.pipelines.config import Config, load_config
+from busfast.pipelines.config import Config
+from busfast.pipelines.pipeline_file import load_config
 from security.hostile import RUN
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # a library may warn of such files

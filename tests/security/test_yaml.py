@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from busfast.errors import UserError
-from busfast.pipelines.config import load_config
+from busfast.pipelines.pipeline_file import load_config
 from busfast.training.runs import write_record
 from busfast.yamlfile import MAX_BYTES, read_yaml
 from security.hostile import RESULTS, RUN, refused
