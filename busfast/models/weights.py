@@ -100,8 +100,9 @@ def _why_hub_unreachable() -> str:
         return "HF_HUB_OFFLINE is set"
     try:
         urllib.request.urlopen(urllib.request.Request(constants.ENDPOINT, method="HEAD"), timeout=PROBE_SECONDS)
-    except OSError as error:
-        return f"{constants.ENDPOINT}: {getattr(error, 'reason', error)}"
+    except (OSError, ValueError) as error:  # ValueError: HF_ENDPOINT is no address
+        reason = getattr(error, "reason", error)
+        return f"{constants.ENDPOINT}: {getattr(reason, 'strerror', None) or reason}"
     return ""
 
 

@@ -1,5 +1,6 @@
 """A model starts from cached, packaged or random weights, and the choice is printed within seconds."""
 
+import socket
 import urllib.error
 
 import pytest
@@ -13,14 +14,17 @@ from busfast.models import weights
 from busfast.models.weights import make_model
 
 
-def test_a_hub_that_does_not_answer_is_given_up_within_the_probe(monkeypatch):
+@pytest.mark.parametrize(("error", "shown"), [
+    (TimeoutError("timed out"), "timed out"), (socket.gaierror(-2, "Name or service not known"), "Name or service not"),
+    ("no host given", "no host given")])
+def test_a_hub_that_does_not_answer_is_given_up_within_the_probe(monkeypatch, error, shown):
     def hang(request, timeout):
         assert timeout == weights.PROBE_SECONDS <= 5
-        raise urllib.error.URLError(TimeoutError("timed out"))
+        raise urllib.error.URLError(error)
     monkeypatch.setattr(weights.constants, "HF_HUB_OFFLINE", False)
     monkeypatch.setattr(weights.urllib.request, "urlopen", hang)
     _, start = make_model(ARCH)
-    assert "timed out" in start.text
+    assert f"are out of reach: {weights.constants.ENDPOINT}: {shown}" in start.text
 
 
 def test_weights_in_the_hub_cache_need_no_hub(monkeypatch, tmp_path):
