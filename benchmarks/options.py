@@ -45,7 +45,7 @@ class Option:
     change_data: Callable[[pd.DataFrame, Path], pd.DataFrame] | None = None
 
 
-def _balance(learn: Learner) -> None:
+def balance(learn: Learner) -> None:
     learn.loss_func = CrossEntropyLossFlat()
     balance_classes(learn.dls.train)
 
@@ -55,7 +55,7 @@ OPTIONS = {
     "label smoothing .1": Option({"label_smoothing": 0.1}),
     "focal loss, gamma 2": Option({"loss": "focal"}),
     "no class weights": Option({"loss": "cross_entropy"}),
-    "balanced sampling, no class weights": Option(change_learner=_balance),
+    "balanced sampling, no class weights": Option(change_learner=balance),
     "mixup .2": Option({"mixup": 0.2}),
     "cutmix 1": Option({"cutmix": 1.0}),
     "augmentation standard": Option({"augment": ("standard",)}),

@@ -17,8 +17,17 @@ import torch
 from common import run_all, run_study, threads_of
 from fastai.callback.core import Callback
 from fastai.learner import Learner
-from option_parts import Contrast, GroupDRO, MaskLoss, OtherBackground, cut_borders
-from options import BASE, Option, half_interval, prepare
+from option_looks import (
+    change_device,
+    change_images,
+    convolve_randomly,
+    mix_amplitudes,
+    mix_histograms,
+    mix_styles,
+    standardize,
+)
+from option_parts import Contrast, GroupDRO, MaskLoss, OtherBackground, cut_borders, equalize_contrast
+from options import BASE, Option, balance, half_interval, prepare
 from scipy.special import log_softmax, softmax
 from sklearn.metrics import roc_auc_score
 
@@ -42,6 +51,18 @@ OPTIONS = {
     "background replaced": Option(change_learner=lambda learn: learn.add_cb(OtherBackground(learn))),
     "group DRO": Option(change_learner=lambda learn: learn.add_cb(GroupDRO(learn))),
     "contrast across centers": Option(change_learner=lambda learn: learn.add_cb(Contrast(learn))),
+    "CLAHE in every part": Option(change_data=equalize_contrast),
+    "balanced sampling, no class weights": Option(change_learner=balance),
+    "z-score": Option(change_learner=change_images(standardize, share=1, everywhere=True)),
+    "MixStyle": Option(change_learner=mix_styles),
+    "histograms mixed": Option(change_learner=change_images(mix_histograms)),
+    "Fourier amplitudes mixed": Option(change_learner=change_images(mix_amplitudes, pixels=True)),
+    "brightness, blur and JPEG": Option(change_learner=change_images(change_device, pixels=True, share=1)),
+    "RandConv": Option(change_learner=change_images(convolve_randomly)),
+    "augmentation strong": Option({"augment": ("strong",)}),
+    "random resized crop": Option({"augment": ("flip", "rotate", "crop")}),
+    "zoom": Option({"augment": ("flip", "rotate", "zoom")}),
+    "strong augmentation, 12 epochs": Option({"augment": ("strong",), "epochs": 12}),
 }
 
 

@@ -60,13 +60,26 @@ def test_the_left_out_center_trains_nothing(workdir, phantom_folder):
     assert not np.array_equal(found["mirrored"], found["epochs"][-1])
 
 
+@pytest.fixture(scope="module")
+def train(tmp_path_factory, phantom_folder):
+    """Trains with an option for an epoch, without the first center."""
+    folder = tmp_path_factory.mktemp("travel")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.chdir(folder)
+        _, config, *found = prepare(travel.OPTIONS, phantom_folder, 32, [BASE])
+        config = replace(config, epochs=1, arch=ARCH, weights="none", freeze=0, freeze_after=0)
+        task = next(travel._list_tasks([BASE], config, *found, [1]))
+        yield lambda option: travel.train(option, task.config, task.split, folder)
+
+
+@pytest.fixture(scope="module")
+def base(train):
+    return train(Option())
+
+
 @pytest.mark.parametrize("name", [name for name, option in travel.OPTIONS.items() if option.change_learner])
-def test_what_an_option_changes_in_the_learner_is_trained(workdir, phantom_folder, name):
-    names, config, *found = prepare(travel.OPTIONS, phantom_folder, 32, [BASE])
-    config = replace(config, epochs=1, arch=ARCH, weights="none", freeze=0, freeze_after=0)
-    task = next(travel._list_tasks(names, config, *found, [1]))
-    base, other = (travel.train(option, task.config, task.split, workdir) for option in (
-        Option(), travel.OPTIONS[name]))
+def test_what_an_option_changes_in_the_learner_is_trained(train, base, name):
+    other = train(travel.OPTIONS[name])
     assert np.isfinite(other["epochs"]).all() and not np.allclose(other["epochs"], base["epochs"])
     assert np.array_equal(other["average"], other["epochs"][-1])  # of one epoch
 
