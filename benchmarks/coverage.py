@@ -132,12 +132,17 @@ def run(folder: Path, rounds: int, only: Sequence[str] = ()) -> Report:
         "mean_after: over all; width_before, width_after: mean width; given: share of the sets that have an interval."])
 
 
+def by_setting(found: pd.DataFrame, kind: str) -> pd.DataFrame:
+    """Returns of each score, number of patients, value of the column `kind` and setting: the share of intervals that
+    hold the truth, mean width, number of intervals and of sets; without those where few sets have an interval."""
+    each = found.groupby(["score", "patients", kind, "setting"], sort=False).agg(
+        held=("held", "mean"), width=("width", "mean"), given=("held", "count"), sets=("held", "size"))
+    return each[each["given"] >= 0.25 * each["sets"]]
+
+
 def tabulate(found: pd.DataFrame) -> pd.DataFrame:
     """Makes the rows of the report, one for each score and number of patients."""
-    each = found.groupby(["score", "patients", "kind", "setting"], sort=False).agg(
-        held=("held", "mean"), width=("width", "mean"), given=("held", "count"), sets=("held", "size"))
-    each = each[each["given"] >= 0.25 * each["sets"]]
-    by = each.groupby(["score", "patients", "kind"], sort=False).agg(
+    by = by_setting(found, "kind").groupby(["score", "patients", "kind"], sort=False).agg(
         lowest=("held", "min"), mean=("held", "mean"), width=("width", "mean"), given=("given", "sum"),
         sets=("sets", "sum")).unstack("kind")
     rows = pd.DataFrame({f"{name}{kind}": by.get((column, kind)) for name, column in (

@@ -27,7 +27,7 @@ class ChangeImages(Callback):
 
     def before_batch(self):
         images = self.x.as_subclass(torch.Tensor)
-        drawn = torch.rand(len(images), 1, 1, 1, device=images.device) < self.share
+        drawn = _random(images) < self.share
         self.learn.xb = (TensorImage(torch.where(drawn, self.change(images), images)),)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 from common import run_study
-from coverage import CLASSES, LARGE, PATIENTS, SETTINGS, measure_of, simulate
+from coverage import CLASSES, LARGE, PATIENTS, SETTINGS, by_setting, measure_of, simulate
 from scipy.special import expit, logit
 from scipy.stats import norm
 
@@ -112,17 +112,17 @@ def bounds(labels: np.ndarray, probabilities: np.ndarray, groups: np.ndarray) ->
     scores, count = estimates(labels, probabilities, groups), groups.max() + 1
     first = np.unique(groups, return_index=True)[1]
     counts = next(draw_weights(groups, labels, DRAWS))[:, first]
-    own = jackknife(lambda weights: {name: of(weights[:, first])[0] for name, of in scores.items()}, groups,
-                    fewest_groups(labels, probabilities.argmax(1), groups, CLASSES))[0]
+    own, left_out = jackknife(lambda weights: {name: of(weights[:, first])[0] for name, of in scores.items()}, groups,
+                              fewest_groups(labels, probabilities.argmax(1), groups, CLASSES))
     found = {(name, OWN): row.to_numpy() for name, row in own[["low", "high"]].iterrows()}
     for name, of in scores.items():
         (value,), (variance,) = of(np.ones((1, count)))
         draws, variances = of(counts)
         given = ~np.isnan(draws)
         vary = 1e-9 < value < 1 - 1e-9 and variance > 1e-12 and given.mean() >= 0.9
-        left_out = of(1 - np.eye(count))[0]
+        without = left_out[name].to_numpy()
         for method, bound in METHODS.items():
-            found[name, method] = bound(value, variance, draws[given], variances[given], left_out) if vary else NONE
+            found[name, method] = bound(value, variance, draws[given], variances[given], without) if vary else NONE
     return found
 
 
@@ -157,11 +157,8 @@ def run(folder: Path, rounds: int) -> Report:
 
 def tabulate(rows: pd.DataFrame) -> pd.DataFrame:
     """Makes a row for each score and method."""
-    each = rows.groupby(["score", "method", "patients", "setting"], sort=False).agg(
-        held=("held", "mean"), width=("width", "mean"), given=("held", "count"), sets=("held", "size"))
-    each = each[each["given"] >= 0.25 * each["sets"]]
-    by = each.groupby(["score", "method", "patients"], sort=False).agg(lowest=("held", "min"), width=("width", "mean"))
-    table = by.unstack("patients")
+    table = by_setting(rows, "method").groupby(["score", "method", "patients"], sort=False).agg(
+        lowest=("held", "min"), width=("width", "mean")).unstack("patients")
     table.columns = [f"{kind}_{patients}" for kind, patients in table.columns]
     return table.reset_index().assign(name=lambda made: made["score"] + ", " + made["method"])[["name", *table.columns]]
 

@@ -141,8 +141,7 @@ def train(*, split: str = None, pipeline: str = None, preset: str = None, fold: 
         if members and not failed:
             from busfast.results.ensemble import make_ensemble
 
-            runs = [make_ensemble(runs[first:first + len(configs)])
-                    for first in range(0, count, len(configs))]
+            runs = [make_ensemble(runs[first:first + len(configs)]) for first in range(0, count, len(configs))]
             nexts += [_follow(run, following, config) for run in runs]
         several = count > (len(configs) if members else 1)
         if several and runs:

@@ -86,7 +86,7 @@ def test_random_convolutions_change_textures_and_keep_flat_images_flat(pixels):
     assert torch.allclose(inner, inner[..., :1, :1], atol=1e-5)
 
 
-def test_a_changed_device_gives_pixels_of_the_same_picture(pixels):
+def test_a_changed_device_gives_pixels_of_the_same_picture():
     ramp = torch.linspace(0, 1, 32).expand(8, 3, 32, 32)
     torch.manual_seed(0)
     seen = change_device(ramp)
